@@ -1,0 +1,306 @@
+"""A denoiser estimates x0 from x_t, and everything that samples needs only that.
+
+The denoiser that minimises the squared error is the posterior mean, D(x, t) = E[x0 | x_t = x]. From it follow the
+noise estimate eps = (x - alpha D) / sigma and the score -eps / sigma (Tweedie's formula), so a process and a denoiser
+together (`Diffusion`) are all that there is to know of a trained model. This module makes them
+
+- from anybody's network: `from_network` holds every convention (what is predicted, how timesteps are counted) so that
+  no other module meets an integer timestep;
+- from other denoisers: `clipped`, `guided`;
+- exactly: `GaussianMixture` and `empirical`, whose posterior means have closed forms. They are the yardstick that every
+  sampler is tested against.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from leapstep.process import PREDICTIONS, Process, along, as_time
+
+CLOCKS = ("index", "index_from_1", "fraction", "sigma", "log_snr")
+Clip = tuple[float, float] | Callable[[Tensor], Tensor]
+
+
+class Denoiser(Protocol):
+    """E[x0 | x_t]: takes x_t `[b, *d]` and one time, or one per sample `[b]`; returns x0 `[b, *d]`."""
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor: ...  # noqa: D102
+
+
+class Diffusion(NamedTuple):
+    """A process and a denoiser for it: all that a sampler needs to know of a model."""
+
+    process: Process
+    denoise: Denoiser
+
+
+# --- networks ------------------------------------------------------------------------------------------------------
+
+
+def from_network(
+    net: Callable[..., Any],
+    process: Process,
+    predicts: str = "eps",
+    time: str | Callable[[Tensor], Tensor] = "index",
+    *,
+    timesteps: int | None = None,
+    fractional: bool = False,
+    reshape: Callable[[Tensor], Tensor] | None = None,
+    clip: Clip | None = None,
+    condition: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Diffusion:
+    """Adapt any network to the one convention of this library.
+
+    Arguments:
+        net: called as `net(x, timestep, **condition)` with x `[b, *d]` and timestep `[b]` on the device of x. Returns
+            the prediction `[b, *d]`, or an object that holds it as `.sample`; a prediction with twice the channels
+            `[b, 2c, ...]` is taken to carry a learned variance in its second half, which is left aside.
+        process: the process it was trained on, e.g. `leapstep.linear()`.
+        predicts: "eps" (the noise), "x0", "v", "score" or "flow"; defined in `leapstep.process`.
+        time: how the network counts time: "index" (trained levels from 0, so k - 1, as in the DDPM and diffusers code),
+            "index_from_1" (k), "fraction" (t in [0, 1]), "sigma", "log_snr", or a function from t (`[b]`, float64) to
+            the timestep.
+        timesteps: number of trained levels, where the process does not say.
+        fractional: whether an index may lie between two integers (sinusoidal embedding: yes; embedding table: no). If
+            not, the nearest trained level is passed, as int64.
+        reshape: last touch to the timestep, e.g. `lambda k: k[:, None]` for a network that wants `[b, 1]`.
+        clip: bound on the x0 estimate, see `clipped`.
+        condition: keyword arguments for every call of the network.
+        dtype: what x is cast to for the network, e.g. `torch.bfloat16`; the state of the sampler, the times and the
+            timesteps keep their own. None: the dtype of x.
+    Returns:
+        the Diffusion; its denoiser raises ValueError when the network's output does not fit x.
+    Raises:
+        ValueError: an unknown prediction or clock, or a clock that counts levels that nobody has numbered.
+    """
+    if predicts not in PREDICTIONS:
+        raise ValueError(f"unknown predicts={predicts!r}: use one of {', '.join(PREDICTIONS)}")
+    clock = time if callable(time) else _clock(process, time, timesteps or process.timesteps, fractional)
+    shaped = reshape or (lambda timestep: timestep)
+    extra = dict(condition or {})
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        t = as_time(t)
+        if predicts in ("eps", "score") and (process.alpha(t) == 0).any():
+            raise ValueError(
+                f"at alpha = 0 (zero terminal SNR) an {predicts} prediction says nothing of x0: start from a list of "
+                "times below 1, or use a network that predicts v, x0 or flow"
+            )
+        timestep = clock(t.expand(len(x)))
+        if timestep.is_floating_point():
+            timestep = timestep.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        output = net(x if dtype is None else x.to(dtype), shaped(timestep.to(x.device)), **extra)
+        value = _prediction(output, x).to(x.dtype)
+        return process.split(value, x, t, predicts)[0]
+
+    diffusion = Diffusion(process, denoise)
+    return diffusion if clip is None else clipped(diffusion, clip)
+
+
+def _clock(process: Process, kind: str, timesteps: int | None, fractional: bool) -> Callable[[Tensor], Tensor]:
+    """The one place where a time becomes a timestep. Nothing is ever asked below the first trained level, k = 1."""
+    if kind not in CLOCKS:
+        raise ValueError(f"unknown time={kind!r}: use one of {', '.join(CLOCKS)}, or a function of t")
+    if timesteps is None:
+        if kind.startswith("index"):
+            raise ValueError(f"time={kind!r} counts trained levels, but the process has none: pass timesteps=")
+        first = 0.0
+    else:
+        first = 1 / timesteps
+
+    def index(t: Tensor) -> Tensor:
+        assert timesteps is not None
+        level = (t * timesteps).clamp(min=1) - int(kind == "index")
+        return level if fractional else level.round().long()
+
+    return {
+        "fraction": lambda t: t.clamp(min=first),
+        "sigma": lambda t: process.sigma(t.clamp(min=first)),
+        "log_snr": lambda t: process.log_snr(t.clamp(min=first)),
+    }.get(kind, index)
+
+
+def _prediction(output: Any, x: Tensor) -> Tensor:
+    value = output if isinstance(output, Tensor) else getattr(output, "sample", None)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"the network returned {type(output).__name__}: return a tensor, or an object with .sample")
+    if value.ndim == x.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
+        value = value[:, : x.shape[1]]
+    if value.shape != x.shape:
+        raise ValueError(f"the network returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
+    return value
+
+
+# --- denoisers from denoisers --------------------------------------------------------------------------------------
+
+
+def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
+    """Bound the x0 estimate; eps and everything else that samplers use then follow from the bounded one.
+
+    Arguments:
+        clip: a range (low, high) that data cannot leave, or a function of x0 such as `dynamic_threshold()`.
+    Raises:
+        ValueError: a range with low >= high.
+    """
+    if callable(clip):
+        bound = clip
+    else:
+        low, high = clip
+        if not low < high:
+            raise ValueError(f"clip=({low}, {high}): the low end must lie below the high end")
+
+        def bound(x0: Tensor) -> Tensor:
+            return x0.clamp(low, high)
+
+    return Diffusion(diffusion.process, lambda x, t: bound(diffusion.denoise(x, t)))
+
+
+def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """Bound each x0 by its own quantile s of absolute values, then divide by s / limit, wherever s exceeds the limit.
+
+    Raises:
+        ValueError: quantile outside (0, 1], or a limit that is not positive.
+    References:
+        Saharia et al. 2022 (Imagen), section 2.3, arXiv:2205.11487.
+    """
+    if not 0 < quantile <= 1 or not limit > 0:
+        raise ValueError(f"dynamic_threshold({quantile}, {limit}): quantile must lie in (0, 1] and limit be above 0")
+
+    def bound(x0: Tensor) -> Tensor:
+        size = x0.flatten(1).abs().float().quantile(quantile, dim=1).clamp(min=limit).to(x0.dtype)
+        size = size.reshape(-1, *[1] * (x0.ndim - 1))
+        return x0.clamp(-size, size) * (limit / size)
+
+    return bound
+
+
+def guided(diffusion: Diffusion, scale: float) -> Diffusion:
+    """Classifier-free guidance: x0 = x0_free + scale (x0_conditional - x0_free), both halves in one call.
+
+    Since x0 and eps are affine in each other at a given x_t, guiding either guides both.
+
+    Arguments:
+        diffusion: answers a batch of 2b whose first half it conditions and whose second half it does not; make it with
+            `from_network(..., condition={"class_labels": torch.cat([labels, null])})`, and clip after guidance.
+        scale: 0 is unconditional, 1 conditional, above 1 exaggerates the condition.
+    References:
+        Ho and Salimans 2022, eq. 6 (scale = 1 + w), arXiv:2207.12598.
+    """
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        twice = torch.cat([x, x]), t if t.ndim == 0 else torch.cat([t, t])
+        conditional, free = diffusion.denoise(*twice).chunk(2)
+        return torch.lerp(free, conditional, scale)
+
+    return Diffusion(diffusion.process, denoise)
+
+
+# --- exact denoisers -----------------------------------------------------------------------------------------------
+
+
+class GaussianMixture(NamedTuple):
+    """Data with a known law, sum_m w_m N(mu_m, C_m), hence an exact denoiser, exact samples and an exact density.
+
+    At time t each component is N(alpha mu_m, alpha^2 C_m + sigma^2 I). With r_m the probability that x_t came from
+    component m,
+
+        E[x0 | x_t] = sum_m r_m (mu_m + alpha C_m (alpha^2 C_m + sigma^2 I)^-1 (x_t - alpha mu_m)).
+
+    Attributes:
+        means: `[m, *d]`.
+        covariances: variances `[m]` of isotropic components, or full matrices `[m, D, D]` on the flattened data.
+        weights: `[m]`, positive; None: all the same.
+    """
+
+    means: Tensor
+    covariances: Tensor
+    weights: Tensor | None = None
+
+    def diffusion(self, process: Process) -> Diffusion:
+        """Pair the process with this data's exact denoiser. Raises ValueError for shapes that do not fit."""
+        posterior = self._isotropic if self.covariances.ndim == 1 else self._full
+        self._check()
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            t = as_time(t)
+            alpha, sigma = (along(c, x.flatten(1)) for c in (process.alpha(t), process.sigma(t)))
+            logits, mean_of = posterior(x.flatten(1), alpha, sigma)
+            return mean_of(logits.softmax(1)).reshape(x.shape)
+
+        return Diffusion(process, denoise)
+
+    def log_density(self, x: Tensor, process: Process | None = None, t: Tensor | float = 0.0) -> Tensor:
+        """log q(x_t) `[b]` in nats, of the data itself (no process) or of what the process makes of it at time t."""
+        self._check()
+        flat = x.flatten(1)
+        if process is None:
+            alpha, sigma = torch.ones((), dtype=x.dtype), torch.zeros((), dtype=x.dtype)
+        else:
+            alpha, sigma = (along(c, flat) for c in (process.alpha(as_time(t)), process.sigma(as_time(t))))
+        logits, _ = (self._isotropic if self.covariances.ndim == 1 else self._full)(flat, alpha, sigma)
+        return logits.logsumexp(1) - flat.shape[1] / 2 * math.log(2 * math.pi)
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """Draw n points of the data, `[n, *d]`, in the dtype of the means."""
+        self._check()
+        generator = torch.Generator().manual_seed(seed)
+        component = torch.multinomial(self._log_weights().exp(), n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means[0].numel(), dtype=self.means.dtype, generator=generator)
+        if self.covariances.ndim == 1:
+            spread = self.covariances.sqrt()[component, None] * z
+        else:
+            values, vectors = torch.linalg.eigh(self.covariances)
+            root = vectors * values.clamp(min=0).sqrt()[:, None, :]
+            spread = torch.einsum("nij,nj->ni", root[component], z)
+        return self.means[component] + spread.reshape(n, *self.means.shape[1:])
+
+    def _check(self) -> None:
+        m, size = len(self.means), self.means[0].numel()
+        if self.covariances.shape not in [(m,), (m, size, size)]:
+            raise ValueError(
+                f"covariances of shape {tuple(self.covariances.shape)} do not fit {m} means of {size} values: "
+                f"give [{m}] variances or [{m}, {size}, {size}] matrices"
+            )
+        if self.weights is not None and (self.weights.shape != (m,) or not (self.weights > 0).all()):
+            raise ValueError(f"weights must be {m} positive numbers, one for each mean")
+
+    def _log_weights(self) -> Tensor:
+        weights = torch.ones(len(self.means), dtype=self.means.dtype) if self.weights is None else self.weights
+        return (weights / weights.sum()).log().to(self.means)
+
+    def _isotropic(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Joint log densities `[b, m]` of component and x (less the 2 pi), and the mean for weights `[b, m]`."""
+        means, variances = self.means.flatten(1).to(x), self.covariances.to(x)
+        spread = (alpha**2 * variances + sigma**2).clamp(min=1e-30)  # a point mass at t = 0: the nearest point
+        distance = (x**2).sum(1, keepdim=True) - 2 * alpha * (x @ means.T) + alpha**2 * (means**2).sum(1)
+        logits = self._log_weights().to(x) - distance.clamp(min=0) / (2 * spread) - x.shape[1] / 2 * spread.log()
+        gain = alpha * variances / spread
+        return logits, lambda r: (r * (1 - alpha * gain)) @ means + (r * gain).sum(1, keepdim=True) * x
+
+    def _full(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The same for full covariances, each in its own eigenbasis."""
+        means = self.means.flatten(1).to(x)
+        values, vectors = torch.linalg.eigh(self.covariances.to(x))  # [m, D], [m, D, D]
+        alpha, sigma = (c if c.ndim == 0 else c[:, :, None] for c in (alpha, sigma))
+        spread = alpha**2 * values + sigma**2  # [m, D] or [b, m, D]
+        offset = torch.einsum("bmi,mij->bmj", x[:, None] - alpha * means, vectors)
+        logits = self._log_weights().to(x) - (offset**2 / spread + spread.log()).sum(2) / 2
+        means_given = means + torch.einsum("bmj,mij->bmi", alpha * values / spread * offset, vectors)
+        return logits, lambda r: torch.einsum("bm,bmi->bi", r, means_given)
+
+
+def empirical(process: Process, data: Tensor) -> Diffusion:
+    """Pair the process with the exact denoiser of a finite data set, the softmax-weighted mean of its points.
+
+    This is what a network would become if it learned its training set perfectly; sampling it returns that set.
+
+    Arguments:
+        data: `[n, *d]`.
+    """
+    return GaussianMixture(data, torch.zeros(len(data), dtype=data.dtype)).diffusion(process)

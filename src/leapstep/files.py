@@ -1,0 +1,135 @@
+"""Writes that never harm what was there.
+
+Whatever happens while a file or folder is written (an exception, a full disk, a crash, a power cut), its final name
+holds either all of the old contents or all of the new, and never a part. The bytes go to a temporary name beside the
+final one, are flushed to the disk, and only then take the final name, which is one atomic step of the file system. An
+exception removes the temporary; after a crash it may stay behind, under a name that begins with `.leapstep-`.
+"""
+
+import contextlib
+import io
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Arguments:
+        path: the file to write or to replace; its folder must exist. A symbolic link is followed.
+        data: its contents.
+
+    Raises:
+        OSError: with the path in it, where the disk is full, the folder is missing or writing is not allowed. What
+            was there before is untouched.
+    """
+    final = Path(path).resolve()
+    temporary = _beside(final)
+    try:
+        with open(temporary, "xb", buffering=0) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[_write(file, rest) :]
+            os.fsync(file.fileno())
+        os.replace(temporary, final)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the caller knows
+        raise
+    _sync(final.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all: see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON, keys in the order they have, whole or not at all: see `write_bytes`.
+
+    Raises:
+        ValueError: where the value holds a NaN or an infinity, which JSON does not know.
+        TypeError: where it holds something else that JSON does not know.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def folder(path: str | Path) -> Iterator[Path]:
+    """Make a folder with contents, whole or not at all.
+
+        with folder("run/state") as temporary:
+            write_bytes(temporary / "weights", ...)
+
+    Arguments:
+        path: the folder to make. It must not exist; the one above it must.
+
+    Returns:
+        A context that gives a temporary folder to write in. When the block ends it takes the name `path`; when the
+        block raises it is removed.
+
+    Raises:
+        ValueError: where `path` exists already.
+    """
+    final = Path(path)
+    if os.path.lexists(final):
+        raise ValueError(f"{final} exists already: name a new folder, or remove this one")
+    temporary = _beside(final)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for above, _, names in os.walk(temporary):
+            for name in names:
+                _sync(Path(above, name))
+            _sync(Path(above))
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(final.parent)
+
+
+def check_writable(path: str | Path) -> None:
+    """Make sure, before hours of work, that files can be written in a folder; make it and those above it if need be.
+
+    Arguments:
+        path: the folder.
+
+    Raises:
+        ValueError: one line that says why nothing can be written there.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()  # permission bits alone do not tell of a read-only disk or a quota
+    except FileExistsError as error:
+        raise ValueError(f"{path} is a file, not a folder: name another folder to write in") from error
+    except OSError as error:
+        raise ValueError(f"cannot write in {path} ({error.strerror}): name another folder to write in") from error
+
+
+def _beside(path: Path) -> Path:
+    """A new name in the same folder, thus on the same disk."""
+    return path.with_name(f".leapstep-{secrets.token_hex(8)}")
+
+
+def _write(file: io.FileIO, data: memoryview) -> int:
+    """Hand bytes to the operating system; it says how many it took. Every byte written here passes through."""
+    return file.write(data)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open a folder, and keeps its names safe by itself
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

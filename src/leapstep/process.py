@@ -1,0 +1,310 @@
+"""A diffusion process is two curves.
+
+Data x0 seen at time t is a Gaussian around a shrunken copy of itself,
+
+    q(x_t | x0) = N(alpha(t) x0, sigma(t)^2 I),        x_t = alpha(t) x0 + sigma(t) eps,
+
+with t = 0 the data and t = 1 the noise. Neither the training loss nor any sampler needs more than this marginal
+(Song et al. 2021, arXiv:2010.02502, section 3), so a process *is* the pair (alpha, sigma). A network may be trained to
+predict x0, eps, or any mixture a x0 + b eps of the two. With the equation above, each of these is two linear equations
+in two unknowns, so all conversions are one formula (`Process.split` and its inverse `Process.combine`):
+
+    eps     a = 0        b = 1
+    x0      a = 1        b = 0
+    v       a = -sigma   b = alpha      Salimans and Ho 2022, arXiv:2202.00512
+    flow    a = alpha'   b = sigma'     the velocity dx_t/dt; Lipman et al. 2023, arXiv:2210.02747
+    score   a = 0        b = -1/sigma   grad log q(x_t | x0); Song et al. 2021, arXiv:2011.13456
+
+A DDPM is trained at T discrete levels k = 1..T, which stand at the times t = k / T. Writing alpha = cos(phi) and
+sigma = sin(phi), a table of levels becomes a curve by interpolating the angle phi: exact at every level, monotone
+between them, and finite at both ends (phi = 0 is data, phi = pi/2 is zero signal).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Curve = Callable[[Tensor], Tensor]
+"""A function of times in [0, 1], elementwise, in float64."""
+
+PREDICTIONS = ("eps", "x0", "v", "score", "flow")
+
+
+def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
+    """Bring a time, or one time per sample, to float64 on the CPU, where all coefficients are computed."""
+    return torch.as_tensor(t, dtype=torch.float64, device="cpu")
+
+
+def along(coefficient: Tensor, x: Tensor) -> Tensor:
+    """Shape a coefficient, one for all samples `[]` or one per sample `[b]`, so that it multiplies x `[b, *d]`."""
+    if coefficient.ndim == 0:
+        return coefficient  # a 0-dim tensor takes on the dtype and the device of x
+    return coefficient.to(x.dtype).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+
+
+class Process(NamedTuple):
+    """The marginals q(x_t | x0) = N(alpha(t) x0, sigma(t)^2 I) of a diffusion.
+
+    Attributes:
+        alpha: signal scale, a curve on [0, 1] that does not increase.
+        sigma: noise scale, a curve on [0, 1] with sigma(0) = 0.
+        timesteps: T, the number of levels k = 1..T (at t = k / T) at which networks are trained; None for a process in
+            continuous time, on which any number of steps is allowed.
+    """
+
+    alpha: Curve
+    sigma: Curve
+    timesteps: int | None = None
+
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """log(alpha^2 / sigma^2): +inf at t = 0, decreasing in t. The DPM-Solver papers' lambda is half of it."""
+        t = as_time(t)
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def time(self, log_snr: Tensor | float) -> Tensor:
+        """Invert `log_snr` by bisection, to the last bit of a float64 time. Values out of range give 0 or 1."""
+        target = as_time(log_snr)
+        low, high = torch.zeros_like(target), torch.ones_like(target)
+        for _ in range(60):
+            middle = (low + high) / 2
+            noisier = self.log_snr(middle) < target
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return high
+
+    def add_noise(self, x0: Tensor, t: Tensor | float, eps: Tensor) -> Tensor:
+        """Draw x_t = alpha(t) x0 + sigma(t) eps.
+
+        Arguments:
+            x0: data, `[b, *d]`.
+            t: one time, or one per sample `[b]`.
+            eps: standard normal noise, `[b, *d]`.
+        """
+        t = as_time(t)
+        return along(self.alpha(t), x0) * x0 + along(self.sigma(t), x0) * eps
+
+    def derivatives(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Differentiate the curves, (alpha'(t), sigma'(t)), by automatic differentiation."""
+        with torch.inference_mode(False), torch.enable_grad():
+            t = as_time(t).detach().clone().requires_grad_()
+            slopes = [
+                torch.autograd.grad(curve.sum(), t)[0] if curve.requires_grad else torch.zeros_like(t)
+                for curve in (self.alpha(t), self.sigma(t))
+            ]
+        return slopes[0].detach(), slopes[1].detach()
+
+    def mixture(self, kind: str, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Look up (a, b) of the prediction a x0 + b eps that `kind` names (the table in the module's docstring).
+
+        Raises:
+            ValueError: unknown kind.
+        """
+        t = as_time(t)
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        match kind:
+            case "eps":
+                return torch.zeros_like(t), torch.ones_like(t)
+            case "x0":
+                return torch.ones_like(t), torch.zeros_like(t)
+            case "v":
+                return -sigma, alpha
+            case "flow":
+                return self.derivatives(t)
+            case "score":
+                return torch.zeros_like(t), -1 / sigma
+        raise ValueError(f"unknown prediction {kind!r}: use one of {', '.join(PREDICTIONS)}")
+
+    def combine(self, x0: Tensor, eps: Tensor, t: Tensor | float, kind: str) -> Tensor:
+        """Mix x0 and eps into what a network of this kind predicts, a x0 + b eps: the target it is trained on."""
+        a, b = self.mixture(kind, t)
+        return along(a, x0) * x0 + along(b, x0) * eps
+
+    def split(self, value: Tensor, x: Tensor, t: Tensor | float, kind: str) -> tuple[Tensor, Tensor]:
+        """Solve x_t = alpha x0 + sigma eps and value = a x0 + b eps for (x0, eps).
+
+        Finite wherever the two equations determine the answer. At sigma = 0, x_t is x0 and says nothing of eps, which
+        is then 0, its limit for data with a smooth density. At alpha = 0, eps says nothing of x0, which is then not
+        finite.
+
+        Arguments:
+            value: the prediction, `[b, *d]`.
+            x: x_t, `[b, *d]`.
+            t: one time, or one per sample `[b]`.
+            kind: one of `PREDICTIONS`.
+        Returns:
+            (x0, eps), each `[b, *d]`.
+        Raises:
+            ValueError: unknown kind.
+        """
+        t = as_time(t)
+        alpha, sigma = along(self.alpha(t), x), along(self.sigma(t), x)
+        if kind == "x0":
+            return value, torch.where((sigma == 0).to(x.device), 0, (x - alpha * value) / sigma)
+        if kind == "score":
+            kind, value = "eps", -sigma * value
+        if kind == "eps":
+            return (x - sigma * value) / alpha, value
+        a, b = (along(c, x) for c in self.mixture(kind, t))
+        determinant = alpha * b - sigma * a
+        return (b * x - sigma * value) / determinant, (alpha * value - a * x) / determinant
+
+    def convert(self, value: Tensor, x: Tensor, t: Tensor | float, source: str, target: str) -> Tensor:
+        """Convert a prediction at x_t from one kind to another; see `split` for shapes and for the ends."""
+        if source == target:
+            return value
+        x0, eps = self.split(value, x, t, source)
+        return {"x0": x0, "eps": eps}[target] if target in ("x0", "eps") else self.combine(x0, eps, t, target)
+
+
+# --- from the numbers that a DDPM was trained with -----------------------------------------------------------------
+
+
+@torch.inference_mode(False)  # so that the table can be differentiated along, wherever it was made
+def from_alphas_cumprod(alphas_cumprod: Tensor | Sequence[float]) -> Process:
+    """Make the variance-preserving process with alpha(k / T)^2 = alphas_cumprod[k - 1], sigma^2 = 1 - alpha^2.
+
+    Arguments:
+        alphas_cumprod: `[T]`, strictly decreasing, below 1; the last may be 0 (zero terminal SNR).
+    Raises:
+        ValueError: not a non-empty, strictly decreasing list in [0, 1).
+    References:
+        Ho et al. 2020, eq. 4, arXiv:2006.11239 (there alpha-bar).
+    """
+    table = torch.as_tensor(alphas_cumprod, dtype=torch.float64, device="cpu")
+    if table.ndim != 1 or len(table) == 0:
+        raise ValueError(f"alphas_cumprod has shape {tuple(table.shape)}: give a list of T >= 1 numbers")
+    if (table.diff() >= 0).any() or table[-1] < 0 or table[0] >= 1:
+        raise ValueError(
+            "alphas_cumprod must fall strictly, from below 1 to 0 or above: give the running product of 1 - beta"
+        )
+    angles = torch.cat([torch.zeros(1, dtype=torch.float64), torch.atan2((1 - table).sqrt(), table.sqrt())])
+    timesteps = len(table)
+
+    def angle(t: Tensor) -> Tensor:
+        position = t * timesteps
+        level = position.detach().floor().clamp(0, timesteps - 1).long()
+        return torch.lerp(angles[level], angles[level + 1], position - level)
+
+    # sin(pi/2 - phi), not cos(phi), so that zero signal is exactly 0
+    return Process(lambda t: (math.pi / 2 - angle(t)).sin(), lambda t: angle(t).sin(), timesteps)
+
+
+def from_betas(betas: Tensor | Sequence[float]) -> Process:
+    """Make the process of a DDPM with q(x_k | x_{k-1}) = N(sqrt(1 - beta_k) x_{k-1}, beta_k I).
+
+    Arguments:
+        betas: `[T]`, each in (0, 1]; only the last may be 1.
+    Raises:
+        ValueError: a beta outside (0, 1].
+    References:
+        Ho et al. 2020, eq. 2 and 4, arXiv:2006.11239.
+    """
+    betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
+    if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all():
+        raise ValueError("betas must be a list of T >= 1 numbers in (0, 1]")
+    return from_alphas_cumprod((1 - betas).cumprod(0))
+
+
+def rescale_zero_terminal_snr(process: Process) -> Process:
+    """Shift and scale alpha so that the last trained level holds no signal and the first is unchanged.
+
+    Raises:
+        ValueError: a process without trained levels.
+    References:
+        Lin et al. 2024, algorithm 1, arXiv:2305.08891.
+    """
+    if process.timesteps is None:
+        raise ValueError("zero-terminal-SNR rescaling needs a process with trained levels: set its timesteps")
+    alpha = process.alpha(torch.arange(1, process.timesteps + 1, dtype=torch.float64) / process.timesteps)
+    alpha = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
+    return from_alphas_cumprod(alpha**2)
+
+
+# --- the schedules that have names ---------------------------------------------------------------------------------
+
+
+def _scaled(betas: Tensor) -> Process:
+    """Betas were published for T = 1000; with another T each step must do 1000 / T as much."""
+    return from_betas((betas * (1000 / len(betas))).clamp(max=0.999))
+
+
+def linear(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
+    """Linear betas, for T = 1000 from 1e-4 to 0.02 (Ho et al. 2020, arXiv:2006.11239), scaled for another T."""
+    return _scaled(torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64))
+
+
+def scaled_linear(timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Process:
+    """Betas linear in their square root, with latent diffusion's ends (Rombach et al. 2022, arXiv:2112.10752)."""
+    return _scaled(torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64) ** 2)
+
+
+def quadratic(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
+    """Betas linear in their square root, with the ends of the DDPM schedule ("quad" in the DDPM and DDIM code)."""
+    return scaled_linear(timesteps, beta_start, beta_end)
+
+
+def sigmoid(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
+    """Betas on a logistic curve from -6 to 6 (GeoDiff, Xu et al. 2022, arXiv:2203.02923)."""
+    curve = torch.linspace(-6, 6, timesteps, dtype=torch.float64).sigmoid()
+    return _scaled(beta_start + (beta_end - beta_start) * curve)
+
+
+def cosine(timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Process:
+    """Squared-cosine alphas_cumprod, betas clipped at 0.999 (Nichol and Dhariwal 2021, eq. 17, arXiv:2102.09672)."""
+    t = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    signal = ((t + offset) / (1 + offset) * (math.pi / 2)).cos() ** 2
+    return from_betas((1 - signal[1:] / signal[:-1]).clamp(max=max_beta))
+
+
+def exponential(timesteps: int | None = None, rate: float = 5.0, power: float = 2.0) -> Process:
+    """alpha(t) = exp(-rate t^power), variance preserving; rate 5 and power 2 are the continuous limit of `linear`."""
+    return Process(
+        alpha=lambda t: (-rate * t**power).exp(),
+        sigma=lambda t: (-torch.expm1(-2 * rate * t**power)).sqrt(),
+        timesteps=timesteps,
+    )
+
+
+def exponential_s(timesteps: int | None = None, rate: float = 5.0) -> Process:
+    """The process of `exponential` on the clock s = t^2: alpha(s) = exp(-rate s), a constant-rate (OU) noising."""
+    return exponential(timesteps, rate, power=1.0)
+
+
+def ve(timesteps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:
+    """Variance exploding: alpha = 1, sigma geometric over the trained levels from sigma_min to sigma_max.
+
+    Below the first level sigma falls linearly to 0, so that t = 0 is the data.
+
+    References:
+        Song and Ermon 2019, arXiv:1907.05600; Song et al. 2021, eq. 30, arXiv:2011.13456.
+    """
+
+    def sigma(t: Tensor) -> Tensor:
+        level = t * timesteps
+        geometric = sigma_min * (sigma_max / sigma_min) ** ((level - 1) / max(timesteps - 1, 1))
+        return torch.where(level < 1, sigma_min * level, geometric)
+
+    return Process(torch.ones_like, sigma, timesteps)
+
+
+def flow(timesteps: int | None = None) -> Process:
+    """The straight line alpha = 1 - t, sigma = t (rectified flow, Liu et al. 2023, arXiv:2209.03003)."""
+    return Process(lambda t: 1 - t, lambda t: t, timesteps)
+
+
+SCHEDULES: dict[str, Callable[..., Process]] = {
+    "linear": linear,
+    "scaled_linear": scaled_linear,
+    "quadratic": quadratic,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "exponential": exponential,
+    "exponential_s": exponential_s,
+    "ve": ve,
+    "flow": flow,
+}
+"""Every named schedule, by name; each takes `timesteps` first."""

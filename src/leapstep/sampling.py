@@ -1,0 +1,281 @@
+"""Sampling is one loop: apply a transition along a list of times.
+
+A list of times t_0 > t_1 > ... > t_n = 0 runs from noise to data; reversed, the same loop with the same transition runs
+from data to noise (`encode`). Any subsequence of the trained levels is allowed, because a transition between any two
+times has the right marginals (Song et al. 2021, section 4.2, arXiv:2010.02502).
+
+Randomness is per sample: the noise of sample i at step j is a function of (seed, i, j) alone (from a counter-based
+generator, Salmon et al. 2011), so neither the batch size nor the other samples change a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leapstep.denoiser import Diffusion
+from leapstep.process import Process, as_time
+from leapstep.transitions import Memory, Transition, ddim
+
+# --- times ---------------------------------------------------------------------------------------------------------
+
+
+def _ramp(n: int) -> Tensor:
+    """0 to 1 in n numbers; a single number is the noisy end, 1."""
+    return torch.linspace(1, 0, n, dtype=torch.float64).flip(0)
+
+
+def _even_in_noise(process: Process, n: int, levels: int, rho: float = math.inf) -> Tensor:
+    """Levels evenly spaced in (sigma / alpha)^(1 / rho), or in its logarithm where rho is infinite."""
+    ends = torch.tensor([1 / levels, 1.0], dtype=torch.float64)
+    if process.alpha(ends[1]) == 0:  # no signal, sigma / alpha is infinite: space from the level before
+        ends[1] -= ends[0]
+    low, high = -process.log_snr(ends) / 2
+    if rho == math.inf:
+        noise = torch.lerp(low, high, _ramp(n))
+    else:
+        noise = rho * torch.lerp((low / rho).exp(), (high / rho).exp(), _ramp(n)).log()
+    level = process.time(-2 * noise) * levels
+    level[-1] = levels
+    return level
+
+
+SPACINGS: dict[str, Callable[[Process, int, int], Tensor]] = {
+    "trailing": lambda _, n, levels: torch.arange(1, n + 1, dtype=torch.float64) * levels / n,
+    "leading": lambda _, n, levels: 1 + torch.arange(n, dtype=torch.float64) * levels / n,
+    "linspace": lambda _, n, levels: 1 + (levels - 1) * _ramp(n),
+    "quad": lambda _, n, levels: 1 + 0.8 * levels * _ramp(n) ** 2,
+    "log_snr": _even_in_noise,
+    "karras": partial(_even_in_noise, rho=7.0),
+}
+"""How to choose n of T levels, by name; each (process, n, T) -> n levels in [1, T], ascending, before rounding.
+
+trailing: every (T / n)th, counted from T down, so it starts at pure noise. leading: every (T / n)th, counted from 1 up,
+the DDIM paper's uniform subsequence (it starts below T). linspace: evenly, with both ends. quad: floor(c i^2), the DDIM
+paper's quadratic subsequence, up to 0.8 T. log_snr: even in log-SNR (Lu et al. 2022, arXiv:2206.00927). karras: even in
+(sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5, arXiv:2206.00364)."""
+
+
+def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str = "trailing") -> Tensor:
+    """List the times of a sampler that takes exactly `steps` steps.
+
+    On a process with trained levels every time is one of them (k / T), no two alike: where rounding would let levels
+    coincide, they move to the nearest free ones.
+
+    Arguments:
+        steps: number of steps n, from 1 to T, or the list of times itself, strictly decreasing in [0, 1] (a final 0 is
+            added where it is missing).
+        spacing: one of `SPACINGS`; does not apply to an explicit list.
+    Returns:
+        `[n + 1]`, float64, strictly decreasing, ending at 0.
+    Raises:
+        ValueError: steps out of range, unknown spacing, or a list that is not strictly decreasing in [0, 1].
+    """
+    if not isinstance(steps, int):
+        given = as_time(steps)
+        if given.ndim != 1 or len(given) == 0 or (given.diff() >= 0).any() or given[0] > 1 or given[-1] < 0:
+            raise ValueError("a list of times must be strictly decreasing and lie in [0, 1]")
+        return given if given[-1] == 0 and len(given) > 1 else torch.cat([given, given.new_zeros(1)])
+    if spacing not in SPACINGS:
+        raise ValueError(f"unknown spacing {spacing!r}: use one of {', '.join(SPACINGS)}")
+    if steps < 1:
+        raise ValueError(f"steps={steps}: at least 1 step is needed")
+    if process.timesteps is not None and steps > process.timesteps:
+        raise ValueError(
+            f"steps={steps}: the network was trained on {process.timesteps} levels, so at most as many steps"
+        )
+    levels = process.timesteps or max(1000, steps)
+    level = SPACINGS[spacing](process, steps, levels)
+    if process.timesteps is not None:
+        # level j = 1..n must leave room for j - 1 below and n - j above it
+        place = torch.arange(1, steps + 1)
+        level = (level + 1e-9).floor() if spacing in ("leading", "quad") else level.round()  # as in the papers
+        level = place + (level - place).clamp(0, levels - steps).cummax(0).values
+    return torch.cat([level.flip(0) / levels, level.new_zeros(1)]).double()
+
+
+# --- noise ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard normal noise of which every sample has its own, the same on every device.
+
+    Attributes:
+        seed: an integer from 0 to 2^64 - 1.
+        rows: the indices i of the samples in this batch, a contiguous range.
+        shape: `d`, the shape of one sample.
+        dtype: floating-point type of the noise.
+        device: where it is put.
+    """
+
+    seed: int
+    rows: range
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed={self.seed}: must be an integer from 0 to 2^64 - 1")
+
+    def __call__(self, step: int, draw: int = 0) -> Tensor:
+        """Draw `[b, *d]` for this step; step 0 is the start noise."""
+        size = math.prod(self.shape)
+        blocks = -(-size // 4)  # Philox makes four words a count, and row i owns the counts from i * blocks on
+        stream = np.random.Philox(key=self.seed, counter=[self.rows.start * blocks, 0, draw, step])
+        words = stream.random_raw((len(self.rows), 4 * blocks))[:, :size]
+        uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53  # strictly inside (0, 1)
+        z: Tensor = torch.special.ndtri(torch.from_numpy(uniform))
+        return z.reshape(-1, *self.shape).to(self.dtype).to(self.device)
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """Where a trajectory stands after a step.
+
+    Attributes:
+        x: `[b, *d]` at time s.
+        x0: the estimate of x0 that the step used, `[b, *d]`.
+        t, s: the times that the step went from and to, one for all or one each `[b]`.
+        step: the number of this step, from 1.
+        calls: calls of the denoiser so far.
+    """
+
+    x: Tensor
+    x0: Tensor
+    t: Tensor
+    s: Tensor
+    step: int
+    calls: int
+
+
+def trajectory(
+    diffusion: Diffusion,
+    x: Tensor,
+    times: Tensor,
+    transition: Transition | None = None,
+    noise: Callable[..., Tensor] | None = None,
+) -> Iterator[State]:
+    """Move x along the times, a step at a time. The only loop in this library; it holds no more than one state.
+
+    Arguments:
+        x: x at the first time, `[b, *d]`.
+        times: `[n + 1]`, or `[n + 1, b]` when each sample goes its own way (repeat a time to let a sample wait).
+            Decreasing samples, increasing encodes.
+        transition: default `ddim()`.
+        noise: called as noise(step, draw) -> `[b, *d]`; default `Noise` with seed 0.
+    Yields:
+        a State after every step.
+    """
+    transition = transition or ddim()
+    noise = noise or Noise(0, range(len(x)), tuple(x.shape[1:]), x.dtype, x.device)
+    times = as_time(times)
+    calls = 0
+    memory: Memory = None
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return diffusion.denoise(x, t)
+
+    counted = Diffusion(diffusion.process, denoise)
+    for step, (t, s) in enumerate(pairwise(times), start=1):
+        x, x0, memory = transition(counted, x, t, s, memory, partial(noise, step))
+        yield State(x, x0, t, s, step, calls)
+
+
+def _end(states: Iterator[State], on_step: Callable[[State], None] | None = None) -> Tensor:
+    for state in states:
+        if on_step is not None:
+            on_step(state)
+    return state.x
+
+
+@torch.no_grad()
+def sample(
+    diffusion: Diffusion | Callable[[range], Diffusion],
+    shape: Sequence[int],
+    steps: int | Sequence[float] | Tensor = 20,
+    transition: Transition | None = None,
+    *,
+    spacing: str = "trailing",
+    seed: int = 0,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[State], None] | None = None,
+) -> Tensor:
+    """Draw samples.
+
+    Arguments:
+        diffusion: the model. Where samples have conditions of their own, a function from the range of sample indices
+            in a batch to the Diffusion that is conditioned for them.
+        shape: `(n, *d)`.
+        steps, spacing: see `times`.
+        transition: the method, default `ddim()`.
+        seed: sample i is a function of (seed, i), whatever n and batch_size are.
+        batch_size: how many samples to work on at a time; None: all.
+        dtype, device: of the samples.
+        on_step: called with each State of each batch, for progress and previews.
+    Returns:
+        `[n, *d]`.
+    Raises:
+        ValueError: n or batch_size below 1, and what `times` and the transition raise.
+    """
+    n, *d = shape
+    if n < 1 or (batch_size is not None and batch_size < 1):
+        raise ValueError(f"n={n}, batch_size={batch_size}: both must be at least 1")
+    out = []
+    for start in range(0, n, batch_size or n):
+        rows = range(start, min(n, start + (batch_size or n)))
+        model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
+        noise = Noise(seed, rows, tuple(d), dtype, device)
+        path = times(model.process, steps, spacing)
+        start_noise = model.process.sigma(path[0]) * noise(0)
+        out.append(_end(trajectory(model, start_noise, path, transition, noise), on_step))
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def decode(
+    diffusion: Diffusion,
+    x: Tensor,
+    steps: int | Sequence[float] | Tensor = 20,
+    transition: Transition | None = None,
+    *,
+    spacing: str = "trailing",
+    on_step: Callable[[State], None] | None = None,
+) -> Tensor:
+    """Turn a latent into data: x `[b, *d]` at the first of the times, to t = 0. The inverse of `encode`."""
+    return _end(trajectory(diffusion, x, times(diffusion.process, steps, spacing), transition), on_step)
+
+
+@torch.no_grad()
+def encode(
+    diffusion: Diffusion,
+    x0: Tensor,
+    steps: int | Sequence[float] | Tensor = 20,
+    transition: Transition | None = None,
+    *,
+    spacing: str = "trailing",
+    on_step: Callable[[State], None] | None = None,
+) -> Tensor:
+    """Turn data x0 `[b, *d]` into its latent: the same loop, on the same times in reverse.
+
+    Raises:
+        ValueError: a transition that injects noise.
+    References:
+        Song et al. 2021, section 4.3 and eq. 14, arXiv:2010.02502.
+    """
+    return _end(trajectory(diffusion, x0, times(diffusion.process, steps, spacing).flip(0), transition), on_step)

@@ -1,0 +1,278 @@
+"""Every convention of a network gives the same denoiser, and the exact ones are posterior means."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import leapstep
+from leapstep.process import PREDICTIONS
+
+F64 = torch.float64
+MIXTURE = leapstep.GaussianMixture(
+    torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=F64),
+    torch.tensor([0.05, 0.2, 0.01], dtype=F64),
+    torch.tensor([0.5, 0.2, 0.3], dtype=F64),
+)
+PROCESSES = {"linear": leapstep.linear(), "cosine": leapstep.cosine(), "ve": leapstep.ve(), "flow": leapstep.flow(1000)}
+TO_TIME = {  # the inverse of each clock, as the network's author would have it
+    "index": lambda process, k: (k + 1) / 1000,
+    "index_from_1": lambda process, k: k / 1000,
+    "fraction": lambda process, u: u,
+    "log_snr": lambda process, value: process.time(value),
+}
+
+
+def network(process, predicts, clock, seen=None):
+    """A perfect network that somebody else trained, in their convention."""
+    exact = MIXTURE.diffusion(process)
+
+    def net(x, timestep):
+        if seen is not None:
+            seen.append(timestep)
+        t = TO_TIME[clock](process, timestep.double())
+        x0 = exact.denoise(x, t)
+        return process.convert(x0, x, t, "x0", predicts)
+
+    return net
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize("clock", ["index", "index_from_1", "fraction", "log_snr"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_every_convention_gives_the_same_denoiser(name, predicts, clock, per_sample):
+    process = PROCESSES[name]
+    diffusion = leapstep.from_network(network(process, predicts, clock), process, predicts, clock)
+    x = torch.randn(4, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([0.02, 0.3, 0.7, 0.98], dtype=F64) if per_sample else torch.tensor(0.42, dtype=F64)
+    torch.testing.assert_close(diffusion.denoise(x, t), MIXTURE.diffusion(process).denoise(x, t), rtol=1e-6, atol=1e-6)
+
+
+def test_sigma_clock():
+    seen = []
+    net = lambda x, timestep: seen.append(timestep) or torch.zeros_like(x)  # noqa: E731
+    process = leapstep.ve(sigma_min=0.1, sigma_max=10)
+    leapstep.from_network(net, process, "score", "sigma").denoise(torch.zeros(2, 3), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(seen[0], torch.tensor([0.1, 10.0]))
+
+
+@pytest.mark.parametrize(
+    ("time", "fractional", "t", "expected"),
+    [
+        ("index", False, [1.0, 0.001, 0.0, 0.4996], torch.tensor([999, 0, 0, 499])),
+        ("index_from_1", False, [1.0, 0.001, 0.0, 0.4996], torch.tensor([1000, 1, 1, 500])),
+        ("index", True, [1.0, 0.001, 0.0, 0.4996], torch.tensor([999.0, 0.0, 0.0, 498.6])),
+        ("fraction", False, [1.0, 0.0], torch.tensor([1.0, 0.001])),
+        (lambda t: 2 * t, False, [1.0, 0.25], torch.tensor([2.0, 0.5])),
+    ],
+)
+def test_timesteps_that_reach_the_network(time, fractional, t, expected):
+    """Off-by-one, rounding and types: integers where an embedding table needs them, float32 elsewhere."""
+    seen = []
+    net = lambda x, timestep: seen.append(timestep) or torch.zeros_like(x)  # noqa: E731
+    diffusion = leapstep.from_network(net, leapstep.linear(), "v", time, fractional=fractional)
+    diffusion.denoise(torch.zeros(len(t), 3), torch.tensor(t))
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_one_time_for_all_reaches_the_network_as_a_batch():
+    seen = []
+    net = lambda x, timestep: seen.append(timestep) or torch.zeros_like(x)  # noqa: E731
+    leapstep.from_network(net, leapstep.linear(), "v", reshape=lambda k: k[:, None]).denoise(
+        torch.zeros(5, 3), torch.tensor(0.5)
+    )
+    assert seen[0].shape == (5, 1)
+    assert (seen[0] == 499).all()
+
+
+def test_continuous_process_needs_a_number_of_levels_for_an_index():
+    with pytest.raises(ValueError, match="pass timesteps="):
+        leapstep.from_network(lambda x, k: x, leapstep.flow(), "flow", "index")
+    seen = []
+    net = lambda x, timestep: seen.append(timestep) or torch.zeros_like(x)  # noqa: E731
+    leapstep.from_network(net, leapstep.flow(), "flow", "index_from_1", timesteps=500).denoise(
+        torch.zeros(1, 2), torch.tensor(0.5)
+    )
+    assert seen[0].tolist() == [250]
+
+
+def test_outputs_as_objects_and_with_learned_variance():
+    x, t = torch.randn(2, 3, 4, 4), torch.tensor(0.5)
+    plain = leapstep.from_network(lambda x, k: 0.3 * x, leapstep.linear()).denoise(x, t)
+    wrapped = leapstep.from_network(lambda x, k: SimpleNamespace(sample=0.3 * x), leapstep.linear()).denoise(x, t)
+    learned = leapstep.from_network(lambda x, k: torch.cat([0.3 * x, 7 + x], 1), leapstep.linear()).denoise(x, t)
+    torch.testing.assert_close(wrapped, plain)
+    torch.testing.assert_close(learned, plain)
+
+
+def test_condition_reaches_the_network_and_dtype_is_only_the_networks():
+    def net(x, timestep, action, scale):
+        assert x.dtype == torch.bfloat16
+        assert timestep.dtype == torch.int64
+        return (x * scale + action).to(torch.bfloat16)
+
+    diffusion = leapstep.from_network(
+        net, leapstep.linear(), "x0", condition={"action": torch.ones(2, 3), "scale": 0.0}, dtype=torch.bfloat16
+    )
+    x0 = diffusion.denoise(torch.randn(2, 3, dtype=F64), torch.tensor(0.5))
+    assert x0.dtype == F64
+    assert (x0 == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 16), (2, 4, 5), (1, 3, 4, 5)])
+def test_any_shape_inside_inference_mode(shape):
+    with torch.inference_mode():
+        diffusion = leapstep.from_network(lambda x, k: torch.zeros_like(x), leapstep.linear(), "flow")
+        x = torch.randn(3, *shape)
+        assert leapstep.sample(diffusion, (3, *shape), 3).shape == x.shape
+        assert diffusion.denoise(x, torch.tensor([0.2, 0.5, 1.0])).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("net", "arguments", "message"),
+    [
+        (lambda x, k: x[:, :1], {}, r"returned shape \(2, 1, 4\) for x of shape \(2, 3, 4\)"),
+        (lambda x, k: None, {}, "returned NoneType"),
+        (lambda x, k: x, {"predicts": "noise"}, "unknown predicts='noise': use one of eps, x0, v, score, flow"),
+        (lambda x, k: x, {"time": "steps"}, "unknown time='steps': use one of index"),
+        (lambda x, k: x, {"clip": (1, -1)}, "low end"),
+    ],
+)
+def test_mistakes_get_one_line(net, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        leapstep.from_network(net, leapstep.linear(), **arguments).denoise(torch.zeros(2, 3, 4), torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("predicts", ["eps", "score"])
+def test_noise_prediction_without_signal_is_refused(predicts):
+    process = leapstep.rescale_zero_terminal_snr(leapstep.linear())
+    diffusion = leapstep.from_network(lambda x, k: x, process, predicts)
+    with pytest.raises(ValueError, match="zero terminal SNR"):
+        diffusion.denoise(torch.zeros(2, 3), torch.tensor(1.0))
+
+
+def test_clipping_bounds_x0_and_eps_follows():
+    """A clipped estimate changes eps: x = alpha x0 + sigma eps holds with the bounded x0."""
+    from leapstep.transitions import estimate
+
+    process, t = leapstep.linear(), torch.tensor(0.4, dtype=F64)
+    x = 3 * torch.randn(8, 5, dtype=F64, generator=torch.Generator().manual_seed(0))
+    free = leapstep.from_network(lambda x, k: 0.1 * x, process)
+    bounded = leapstep.from_network(lambda x, k: 0.1 * x, process, clip=(-1, 1))
+    x0, eps = estimate(bounded, x, t)
+    torch.testing.assert_close(x0, free.denoise(x, t).clamp(-1, 1))
+    torch.testing.assert_close(process.alpha(t) * x0 + process.sigma(t) * eps, x)
+    assert not torch.allclose(eps, 0.1 * x)
+
+
+def test_dynamic_threshold_is_imagens():
+    x0 = torch.linspace(-4, 4, 1001)[None].repeat(2, 1)
+    x0[1] /= 8
+    out = leapstep.dynamic_threshold(0.9)(x0)
+    s = x0[0].abs().quantile(0.9)
+    torch.testing.assert_close(out[0], x0[0].clamp(-s, s) / s)
+    torch.testing.assert_close(out[1], x0[1])  # already inside [-1, 1]: untouched
+    torch.testing.assert_close(leapstep.dynamic_threshold(0.9, limit=2.0)(x0)[0], 2 * out[0])
+    with pytest.raises(ValueError, match="quantile"):
+        leapstep.dynamic_threshold(1.5)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_guidance_is_affine_in_eps_and_one_call(per_sample):
+    calls = []
+
+    def net(x, timestep, class_labels):
+        calls.append(len(x))
+        return class_labels[:, None] * torch.tanh(x)
+
+    process, labels = leapstep.linear(), torch.tensor([1.0, 2.0, 0.5])
+    x = torch.randn(3, 4)
+    t = torch.tensor([0.2, 0.5, 0.8]) if per_sample else torch.tensor(0.5)
+    both = leapstep.from_network(net, process, condition={"class_labels": torch.cat([labels, torch.zeros(3)])})
+    guided = leapstep.guided(both, 3.0).denoise(x, t)
+    assert calls == [6]
+    eps = process.convert(guided, x, t, "x0", "eps")
+    torch.testing.assert_close(eps, 3.0 * labels[:, None] * torch.tanh(x), rtol=1e-4, atol=1e-5)
+
+
+# --- exact denoisers ---
+
+
+def full(mixture):
+    """The same mixture through the full-covariance formula."""
+    d = mixture.means[0].numel()
+    return mixture._replace(covariances=mixture.covariances[:, None, None] * torch.eye(d, dtype=F64))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("mixture", [MIXTURE, full(MIXTURE)], ids=["isotropic", "full"])
+def test_mixture_denoiser_obeys_tweedie(name, mixture):
+    """E[x0 | x_t] from the score of log q(x_t), by autodiff: alpha x0 = x + sigma^2 grad log q."""
+    process = PROCESSES[name]
+    x = torch.randn(6, 2, dtype=F64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    for t in (torch.tensor(0.3, dtype=F64), torch.tensor([0.01, 0.1, 0.3, 0.5, 0.9, 0.97], dtype=F64)):
+        (score,) = torch.autograd.grad(mixture.log_density(x, process, t).sum(), x)
+        alpha, sigma = (c.reshape(-1, 1) for c in (process.alpha(t), process.sigma(t)))
+        torch.testing.assert_close(
+            mixture.diffusion(process).denoise(x, t), (x + sigma**2 * score) / alpha, rtol=1e-8, atol=1e-8
+        )
+
+
+def test_full_covariance_is_the_conjugate_posterior():
+    """One correlated Gaussian: E[x0|x] = mu + alpha C (alpha^2 C + sigma^2 I)^-1 (x - alpha mu), by a linear solve."""
+    torch.manual_seed(0)
+    root, mu, x = torch.randn(5, 5, dtype=F64), torch.randn(5, dtype=F64), torch.randn(7, 5, dtype=F64)
+    covariance, process, t = root @ root.T, leapstep.cosine(), torch.tensor(0.6, dtype=F64)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(5, dtype=F64))
+    expected = mu + (x - alpha * mu) @ gain.T
+    mixture = leapstep.GaussianMixture(mu[None], covariance[None])
+    torch.testing.assert_close(mixture.diffusion(process).denoise(x, t), expected)
+
+
+def test_log_density_is_that_of_torch():
+    component = torch.distributions.Independent(
+        torch.distributions.Normal(MIXTURE.means, MIXTURE.covariances.sqrt()[:, None]), 1
+    )
+    torch_mixture = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(MIXTURE.weights), component)
+    x = torch.randn(9, 2, dtype=F64)
+    for mixture in (MIXTURE, full(MIXTURE)):
+        torch.testing.assert_close(mixture.log_density(x), torch_mixture.log_prob(x))
+
+
+@pytest.mark.parametrize("mixture", [MIXTURE, full(MIXTURE)], ids=["isotropic", "full"])
+def test_mixture_samples_have_its_moments(mixture):
+    n, weights = 200_000, MIXTURE.weights
+    x = mixture.sample(n, seed=1)
+    mean = weights @ MIXTURE.means
+    second = torch.einsum("m,mi,mj->ij", weights, MIXTURE.means, MIXTURE.means) + (
+        weights @ MIXTURE.covariances
+    ) * torch.eye(2, dtype=F64)
+    torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=5 / math.sqrt(n))
+    torch.testing.assert_close(x.T @ x / n, second, rtol=0, atol=10 / math.sqrt(n))
+
+
+def test_empirical_denoiser_is_the_softmax_over_the_data():
+    torch.manual_seed(0)
+    data, x = torch.randn(11, 2, 3, dtype=F64), torch.randn(4, 2, 3, dtype=F64)
+    process, t = leapstep.linear(), torch.tensor(0.3, dtype=F64)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    distance = (x[:, None] - alpha * data).flatten(2).square().sum(2)
+    expected = torch.einsum("bn,nij->bij", (-distance / (2 * sigma**2)).softmax(1), data)
+    diffusion = leapstep.empirical(process, data)
+    torch.testing.assert_close(diffusion.denoise(x, t), expected)
+    torch.testing.assert_close(diffusion.denoise(data, torch.tensor(0.0)), data)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        (leapstep.GaussianMixture(torch.zeros(3, 2), torch.ones(2)), r"do not fit 3 means of 2 values"),
+        (leapstep.GaussianMixture(torch.zeros(2, 2), torch.ones(2), torch.tensor([1.0, -1.0])), "positive"),
+    ],
+)
+def test_bad_mixtures(mixture, message):
+    with pytest.raises(ValueError, match=message):
+        mixture.diffusion(leapstep.linear())

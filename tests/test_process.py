@@ -1,0 +1,193 @@
+"""The curves are those of the papers, their algebra inverts itself, and all of it in float64."""
+
+import math
+
+import pytest
+import torch
+
+import leapstep
+from leapstep.process import PREDICTIONS, SCHEDULES
+
+F64 = torch.float64
+LEVELS = torch.arange(1, 1001, dtype=F64) / 1000
+
+
+def betas(process):
+    """Recover beta_k from the curves of a variance-preserving process."""
+    alpha = process.alpha(torch.arange(process.timesteps + 1, dtype=F64) / process.timesteps)
+    return 1 - (alpha[1:] / alpha[:-1]) ** 2
+
+
+def logistic(u):
+    return 1 / (1 + torch.exp(-u))
+
+
+@pytest.mark.parametrize(
+    ("process", "published"),
+    [
+        (leapstep.linear(), torch.linspace(1e-4, 0.02, 1000, dtype=F64)),
+        (leapstep.quadratic(), torch.linspace(0.01, math.sqrt(0.02), 1000, dtype=F64) ** 2),
+        (leapstep.scaled_linear(), torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=F64) ** 2),
+        (leapstep.sigmoid(), 1e-4 + (0.02 - 1e-4) * logistic(torch.linspace(-6, 6, 1000, dtype=F64))),
+    ],
+)
+def test_betas_are_the_published_ones(process, published):
+    torch.testing.assert_close(betas(process), published, rtol=1e-9, atol=1e-12)
+
+
+def test_cosine_is_nichol_and_dhariwal():
+    """alphas_cumprod = f(t) / f(0) with f = cos^2, until the clip at 0.999 bites in the last step."""
+    t = LEVELS[:-1]
+    f = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    process = leapstep.cosine()
+    torch.testing.assert_close(process.alpha(t) ** 2, f, rtol=1e-9, atol=1e-13)
+    assert betas(process)[-1].item() == pytest.approx(0.999, rel=1e-9)
+
+
+@pytest.mark.parametrize("timesteps", [250, 4000])
+def test_linear_scaled_for_another_t_ends_at_the_same_noise(timesteps):
+    """The total noising, log alpha(1), is that of T = 1000, to the size of a step."""
+    ends = [leapstep.linear(n).alpha(torch.ones((), dtype=F64)).log().item() for n in (1000, timesteps)]
+    assert ends[1] == pytest.approx(ends[0], rel=0.15)
+    plain = leapstep.from_betas(torch.linspace(1e-4, 0.02, timesteps, dtype=F64))
+    assert abs(plain.alpha(torch.ones((), dtype=F64)).log().item() / ends[0] - 1) > 0.5
+
+
+def test_exponential_is_the_continuous_limit_of_linear():
+    t = torch.linspace(0.2, 1, 9, dtype=F64)
+    torch.testing.assert_close(
+        leapstep.exponential().alpha(t).log(), leapstep.linear().alpha(t).log(), rtol=0.05, atol=0
+    )
+    torch.testing.assert_close(leapstep.exponential_s().alpha(t**2), leapstep.exponential().alpha(t))
+
+
+def test_ve_is_geometric_over_the_levels():
+    sigma = leapstep.ve(1000, 0.01, 50).sigma(LEVELS)
+    torch.testing.assert_close(sigma, torch.logspace(math.log10(0.01), math.log10(50), 1000, dtype=F64))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_curves_run_from_data_to_noise(name):
+    process = SCHEDULES[name]()
+    t = torch.linspace(0, 1, 7919, dtype=F64)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    assert alpha.dtype == sigma.dtype == F64
+    assert alpha[0] == 1
+    assert sigma[0] == 0
+    assert (alpha.diff() <= 0).all()
+    assert (sigma.diff() >= 0).all()
+    assert (process.log_snr(t).diff() < 0).all()
+    if name not in ("ve", "flow"):
+        torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_time_inverts_log_snr(name):
+    process = SCHEDULES[name]()
+    t = torch.linspace(0.002, 0.998, 313, dtype=F64)
+    torch.testing.assert_close(process.time(process.log_snr(t)), t, rtol=0, atol=1e-9)
+
+
+def test_table_curves_are_exact_at_the_levels():
+    table = torch.linspace(0.99, 0.01, 37, dtype=F64)
+    process = leapstep.from_alphas_cumprod(table)
+    torch.testing.assert_close(process.alpha(torch.arange(1, 38, dtype=F64) / 37) ** 2, table, rtol=1e-12, atol=1e-15)
+
+
+def test_one_jump_is_many_single_steps():
+    """alpha and sigma at level k are what k applications of q(x_k | x_{k-1}) make (Ho et al. eq. 2 against eq. 4)."""
+    process, schedule = leapstep.linear(), torch.linspace(1e-4, 0.02, 1000, dtype=F64)
+    signal, variance, worst = 1.0, 0.0, 0.0
+    for k, beta in enumerate(schedule.tolist(), start=1):
+        signal, variance = math.sqrt(1 - beta) * signal, (1 - beta) * variance + beta
+        t = torch.tensor(k / 1000, dtype=F64)
+        worst = max(worst, abs(process.alpha(t).item() - signal), abs(process.sigma(t).item() ** 2 - variance))
+    assert worst < 1e-12
+
+
+def test_zero_terminal_snr():
+    """Exactly no signal at t = 1, the first level untouched, the shape of alpha kept (Lin et al. 2024, alg. 1)."""
+    before = leapstep.scaled_linear()
+    after = leapstep.rescale_zero_terminal_snr(before)
+    assert after.alpha(LEVELS[-1]).item() == 0
+    assert after.sigma(LEVELS[-1]).item() == 1
+    assert after.log_snr(LEVELS[-1]).item() == -math.inf
+    assert after.alpha(LEVELS[0]).item() == pytest.approx(before.alpha(LEVELS[0]).item(), rel=1e-12)
+    ratio = after.alpha(LEVELS[:-1]) / (before.alpha(LEVELS[:-1]) - before.alpha(LEVELS[-1]))
+    torch.testing.assert_close(ratio, ratio[0].expand_as(ratio), rtol=1e-9, atol=0)
+    with pytest.raises(ValueError, match="trained levels"):
+        leapstep.rescale_zero_terminal_snr(leapstep.flow())
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "exponential", "ve", "flow"])
+@pytest.mark.parametrize("source", PREDICTIONS)
+@pytest.mark.parametrize("target", PREDICTIONS)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_conversions_round_trip(name, source, target, per_sample):
+    process = SCHEDULES[name]()
+    torch.manual_seed(0)
+    x0, eps = torch.randn(2, 5, 3, dtype=F64)
+    t = torch.tensor([0.05, 0.3, 0.5, 0.9, 0.99], dtype=F64) if per_sample else torch.tensor(0.37, dtype=F64)
+    x = process.add_noise(x0, t, eps)
+    value = process.combine(x0, eps, t, source)
+    there = process.convert(value, x, t, source, target)
+    torch.testing.assert_close(there, process.combine(x0, eps, t, target), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(process.convert(there, x, t, target, source), value, rtol=1e-6, atol=1e-8)
+
+
+def test_flow_velocity_and_v_are_what_they_are_called():
+    t, (x0, eps) = torch.tensor(0.25, dtype=F64), torch.randn(2, 4, 2, dtype=F64)
+    torch.testing.assert_close(leapstep.flow().combine(x0, eps, t, "flow"), eps - x0)
+    linear = leapstep.linear()
+    torch.testing.assert_close(linear.combine(x0, eps, t, "v"), linear.alpha(t) * eps - linear.sigma(t) * x0)
+    step = 1e-6  # inside one interval of the table
+    t = torch.tensor(0.2505, dtype=F64)
+    slope = (linear.add_noise(x0, t + step, eps) - linear.add_noise(x0, t - step, eps)) / (2 * step)
+    torch.testing.assert_close(linear.combine(x0, eps, t, "flow"), slope, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["x0", "v", "flow"])
+def test_conversions_are_finite_without_signal(kind):
+    """At alpha = 0 x0, v and flow still determine both x0 and eps."""
+    x0, eps = torch.randn(2, 4, 2, dtype=F64)
+    for process in (leapstep.flow(), leapstep.rescale_zero_terminal_snr(leapstep.linear())):
+        one = torch.ones((), dtype=F64)
+        split = process.split(process.combine(x0, eps, one, kind), process.add_noise(x0, one, eps), one, kind)
+        torch.testing.assert_close(split, (x0, eps), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v", "flow", "score"])
+def test_conversions_give_x0_without_noise(kind):
+    """At sigma = 0 every prediction gives x0 = x; x0 says nothing of eps, which is then 0."""
+    process, zero = leapstep.flow(), torch.zeros(4, dtype=F64)
+    x0 = torch.randn(4, 2, dtype=F64)
+    value = x0 if kind == "x0" else torch.zeros_like(x0) - (x0 if kind == "flow" else 0)
+    split = process.split(value, x0, zero, kind)
+    torch.testing.assert_close(split, (x0, torch.zeros_like(x0)))
+
+
+def test_conversions_keep_the_callers_dtype_inside_inference_mode():
+    process = leapstep.linear()
+    with torch.inference_mode():
+        x0, eps = torch.randn(2, 4, 2, dtype=torch.float32)
+        for t in (0.5, torch.full((4,), 0.5)):
+            x = process.add_noise(x0, t, eps)
+            value = process.combine(x0, eps, t, "flow")
+            assert x.dtype == value.dtype == process.split(value, x, t, "flow")[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("bad", [[], [[0.5]], [0.5, 0.6], [1.0, 0.5], [0.5, -0.1]])
+def test_bad_alphas_cumprod(bad):
+    with pytest.raises(ValueError, match="alphas_cumprod"):
+        leapstep.from_alphas_cumprod(bad)
+
+
+@pytest.mark.parametrize("bad", [[], [0.0, 0.1], [0.1, 1.5], [0.1, math.nan]])
+def test_bad_betas(bad):
+    with pytest.raises(ValueError, match="betas"):
+        leapstep.from_betas(bad)
+
+
+def test_unknown_prediction_lists_the_known():
+    with pytest.raises(ValueError, match=r"noise.*eps, x0, v, score, flow"):
+        leapstep.linear().mixture("noise", 0.5)
