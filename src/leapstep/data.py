@@ -218,7 +218,7 @@ def _read_folder(source: str, options: _Options) -> Data:
         return _read_images(source, images, options)
     if tables:
         return _read_tables(source, _tables_of_split(source, tables, options.split), options)
-    holds = f"holds {len(found)} other files, such as {found[0].name}" if found else "is empty"
+    holds = f"holds other files, such as {found[0].name}" if found else "is empty"
     raise ValueError(
         f"no images in {source}, which {holds}: name a folder of images ({', '.join(IMAGE_SUFFIXES)}), of parquet or "
         "of arrow files"
@@ -284,22 +284,24 @@ def _from_rows(rows: Any, source: str, options: _Options) -> Data:
     rows = rows.select_columns(images[:1] + labels[:1]).cast_column(images[0], datasets.Image(decode=False))
 
     def items() -> Iterator[_Item]:
-        for number, row in enumerate(rows):
-            image = row[images[0]] or {}
-            content = image.get("bytes") or (Path(image["path"]) if image.get("path") else None)
-            yield _Item(f"{source}, row {number}", row[labels[0]] if labels else None, content)
+        try:
+            for number, row in enumerate(rows):
+                image = row[images[0]] or {}
+                content = image.get("bytes") or (Path(image["path"]) if image.get("path") else None)
+                yield _Item(f"{source}, row {number}", row[labels[0]] if labels else None, content)
+        except Exception as error:  # whatever pyarrow raises in the middle of a broken file
+            raise ValueError(f"cannot read {source}: {_line(error)}") from error
 
     return _pictures(items(), tuple(features[labels[0]].names) if labels else (), source, options)
 
 
 def _read_arrays(source: str, options: _Options) -> Data:
     try:
-        loaded = np.load(source, mmap_mode="r" if source.lower().endswith(".npy") else None, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"x": loaded}
+        if source.lower().endswith(".npy"):
+            arrays = {"x": np.lib.format.open_memmap(source, mode="r")}
         else:
-            with loaded:
-                arrays = dict(loaded)
+            with open(source, "rb") as file:
+                arrays = dict(np.load(file, allow_pickle=False))
     except Exception as error:  # whatever numpy and zipfile raise on a broken file
         raise ValueError(f"cannot read {source}: {_line(error)}") from error
     labels = next((arrays.pop(name) for name in ("labels", "y") if name in arrays), None)

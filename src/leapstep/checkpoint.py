@@ -1,0 +1,380 @@
+"""Run folders: what is on disk between training, sampling and other people's tools.
+
+    model_index.json                                a diffusers pipeline folder: DDPMPipeline.from_pretrained opens it
+    unet/config.json
+    unet/diffusion_pytorch_model.safetensors        the EMA weights
+    scheduler/scheduler_config.json                 the process, and what the network predicts
+    leapstep.json                                   what diffusers has no place for: data, classes, training, step
+    state/step-00010000.safetensors                 everything that an exact resume needs
+
+A network that diffusers does not know (the MLP) lies in `mlp/`, in the same manner. Every file is replaced in one
+atomic step (`leapstep.files`), a training state is one file, and only safetensors and JSON are written: a run that is
+cut at any byte still has its last good checkpoint, and no file can execute anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from leapstep import files
+from leapstep.data import PIXELS, Scaling
+from leapstep.denoiser import Clip, Diffusion, clipped, from_network, guided
+from leapstep.networks import MLP, MLPConfig, UNet, UNetConfig, layout
+from leapstep.process import Process, cosine, from_betas, rescale_zero_terminal_snr, sigmoid
+
+PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+"""What a network predicts: our name, diffusers' name."""
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained network with everything that one must know to use it.
+
+    Attributes:
+        network: called as `network(x, timestep, class_labels)`, timesteps counted from 0.
+        process: the process it was trained on.
+        predicts: "eps", "x0" or "v".
+        shape: `d`, the shape of one sample.
+        scaling: how model space relates to pixels or values.
+        clip: the range that data cannot leave in model space, or None.
+        classes: names of the classes; empty for a network without labels.
+        null_label: the label that stands for "no label", where the network was trained with one.
+        details: the content of `leapstep.json`; empty for a folder that others wrote.
+    """
+
+    network: nn.Module
+    process: Process
+    predicts: str
+    shape: tuple[int, ...]
+    scaling: Scaling = PIXELS
+    clip: Clip | None = (-1.0, 1.0)
+    classes: tuple[str, ...] = ()
+    null_label: int | None = None
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def diffusion(
+        self, labels: Tensor | None = None, guidance: float = 1.0, dtype: torch.dtype | None = None
+    ) -> Diffusion:
+        """Adapt the network for sampling.
+
+        Arguments:
+            labels: the class of each sample in the batch, `[b]`; None for samples of any class.
+            guidance: scale of classifier-free guidance: 1 follows the labels, more exaggerates them.
+            dtype: what the network computes in.
+        Raises:
+            ValueError: labels for a network without, or none for a network that needs them; guidance without labels, or
+                of a network that was trained without dropping labels.
+        """
+        settings: dict[str, Any] = {"predicts": self.predicts, "fractional": self._fractional(), "dtype": dtype}
+        if labels is None:
+            if guidance != 1:
+                raise ValueError(f"guidance={guidance} needs a label to guide towards: pass one")
+            if self.classes and self.null_label is None:
+                raise ValueError(
+                    f"this network samples one class at a time: pass a label from 0 to {len(self.classes) - 1}"
+                )
+            condition = {} if self.null_label is None else {"class_labels": torch.tensor(self.null_label)}
+            diffusion = from_network(self._call(condition), self.process, **settings)
+        else:
+            if not self.classes:
+                raise ValueError("this network was trained without labels: it cannot be asked for one")
+            if ((labels < 0) | (labels >= len(self.classes))).any():
+                raise ValueError(f"labels must lie between 0 and {len(self.classes) - 1} ({', '.join(self.classes)})")
+            if guidance != 1 and self.null_label is None:
+                raise ValueError("guidance needs a network that was trained with some labels dropped (label_dropout)")
+            if guidance == 1:
+                diffusion = from_network(self._call({"class_labels": labels}), self.process, **settings)
+            else:
+                both = torch.cat([labels, torch.full_like(labels, self.null_label or 0)])
+                diffusion = guided(from_network(self._call({"class_labels": both}), self.process, **settings), guidance)
+        return diffusion if self.clip is None else clipped(diffusion, self.clip)
+
+    def _call(self, condition: Mapping[str, Tensor]) -> Any:
+        def call(x: Tensor, timestep: Tensor) -> Tensor:
+            here = {name: value.to(x.device).expand(len(x)) for name, value in condition.items()}
+            output: Tensor = self.network(x, timestep, **here)
+            return output
+
+        return call
+
+    def _fractional(self) -> bool:
+        config = getattr(self.network, "config", None)
+        return getattr(config, "time_embedding", None) == "sinusoidal"
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+def save(run: Path, model: Model) -> None:
+    """Write a model into its run folder, replacing an older one file by file.
+
+    Raises:
+        OSError: the disk is full, or the folder is not writable; each file is then old or new, never a part.
+    """
+    if isinstance(model.network, UNet):
+        folder, (_, height, width) = run / "unet", model.shape
+        size = height if height == width else (height, width)
+        config = layout.to_diffusers(dataclasses.asdict(model.network.config), size)
+    elif isinstance(model.network, MLP):
+        folder, config = run / "mlp", {"_class_name": "MLP", **dataclasses.asdict(model.network.config)}
+    else:
+        raise ValueError(f"only a UNet or an MLP can be saved in a run folder, not a {type(model.network).__name__}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (run / "scheduler").mkdir(exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    files.write_bytes(folder / WEIGHTS, safetensors.torch.save(state, {"format": "pt"}))
+    files.write_json(folder / "config.json", config)
+    files.write_json(run / "scheduler" / "scheduler_config.json", scheduler_config(model))
+    files.write_json(run / "leapstep.json", dict(model.details))
+    if isinstance(model.network, UNet):
+        index = {"scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+        files.write_json(run / "model_index.json", {"_class_name": "DDPMPipeline", **index})
+
+
+def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
+    """Load a model: a run folder, a diffusers pipeline folder with a UNet2DModel, or such a folder's name on the Hub.
+
+    Arguments:
+        source: a folder, or `owner/name`.
+        device: where the network goes; it is in evaluation mode.
+    Raises:
+        ValueError: one line that names the file that is missing, broken or not supported.
+    """
+    folder = _folder(str(source))
+    details = _json(folder / "leapstep.json") if (folder / "leapstep.json").exists() else {}
+    try:
+        network, shape = _network(folder, details)
+        network.load_state_dict(_weights(network, folder))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: the configuration lacks or has a wrong value for {error}") from error
+    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    process, predicts, clip = read_scheduler(scheduler, folder / "scheduler" / "scheduler_config.json")
+    data = details.get("data", {})
+    classes = network.config.classes
+    names = tuple(data.get("classes", ())) or tuple(str(label) for label in range(classes or 0))
+    return Model(
+        network=network.to(device).eval(),
+        process=process,
+        predicts=predicts,
+        shape=shape,
+        scaling=Scaling(**data["scaling"]) if "scaling" in data else PIXELS,
+        clip=clip,
+        classes=names if classes else (),
+        null_label=details.get("null_label"),
+        details=details,
+    )
+
+
+def _folder(source: str) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "unet" / "config.json").exists() and not (folder / "mlp" / "config.json").exists():
+            raise ValueError(f"{source} is not a model: it has neither unet/config.json nor mlp/config.json")
+        return folder
+    if folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
+        raise ValueError(
+            f"there is no model folder {source}: name a run folder, a diffusers folder, or owner/name on the Hub"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = [
+        "*.json",
+        "scheduler/*.json",
+        "unet/*.json",
+        f"unet/{WEIGHTS}",
+        "unet/*.bin",
+        f"mlp/{WEIGHTS}",
+        "mlp/*.json",
+    ]
+    try:
+        return Path(snapshot_download(source, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"there is no folder {source}, and the Hub did not give a model of that name: {reason}"
+        ) from error
+
+
+def _network(folder: Path, details: Mapping[str, Any]) -> tuple[UNet | MLP, tuple[int, ...]]:
+    if (folder / "mlp" / "config.json").exists():
+        options = _json(folder / "mlp" / "config.json")
+        options.pop("_class_name", None)
+        mlp = MLP(MLPConfig(**options))
+        return mlp, mlp.config.shape
+    config = _json(folder / "unet" / "config.json")
+    try:
+        unet = UNet(UNetConfig(**layout.from_diffusers(config)))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'unet' / 'config.json'}: {error}") from error
+    size = config.get("sample_size") or details.get("data", {}).get("shape", [None])[-1]
+    if size is None:
+        raise ValueError(
+            f"{folder / 'unet' / 'config.json'} has no sample_size: add the height and width of the pictures"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    return unet, (unet.config.in_channels, height, width)
+
+
+def _weights(network: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The state dict in a model's folder, from safetensors or else from a pickle that may hold tensors only."""
+    inner = folder / ("mlp" if isinstance(network, MLP) else "unet")
+    path, pickled = inner / WEIGHTS, inner / "diffusion_pytorch_model.bin"
+    if path.exists():
+        try:
+            state = safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): it is truncated or not a safetensors file") from error
+    elif pickled.exists():
+        try:
+            state = torch.load(pickled, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds; none of them may run the file's code
+            raise ValueError(f"{pickled} was not loaded: it holds more than tensors, or is truncated") from error
+        path = pickled
+    else:
+        raise ValueError(f"{inner} has no weights: expected {WEIGHTS}")
+    state, expected = layout.modern_keys(state), network.state_dict()
+    if wrong := sorted(set(state) ^ set(expected)):
+        raise ValueError(
+            f"{path} does not fit its config.json: {len(wrong)} keys differ, among them {', '.join(wrong[:3])}"
+        )
+    for name, value in expected.items():
+        if state[name].shape != value.shape:
+            raise ValueError(
+                f"{path} does not fit its config.json: {name} is {list(state[name].shape)}, not {list(value.shape)}"
+            )
+    return state
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}: expected a JSON object")
+    return value
+
+
+# --- the process, as diffusers writes it ---------------------------------------------------------------------------
+
+
+def scheduler_config(model: Model) -> dict[str, Any]:
+    """Describe a model's process as the configuration of a diffusers `DDPMScheduler`.
+
+    The betas are written out (`trained_betas`) so that every variance-preserving process, known by name or not, is read
+    back as it was.
+
+    Raises:
+        ValueError: a process that is not variance preserving or not on trained levels, or a prediction that diffusers
+            has no name for.
+    """
+    process, timesteps = model.process, model.process.timesteps
+    if timesteps is None or model.predicts not in PREDICTION_TYPES:
+        raise ValueError("only eps, x0 and v predictions on trained levels can be saved in the diffusers layout")
+    t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+    alpha = process.alpha(t)
+    if not torch.allclose(alpha**2 + process.sigma(t) ** 2, torch.ones_like(t)):
+        raise ValueError("only variance-preserving processes can be saved in the diffusers layout")
+    config = {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": timesteps,
+        "beta_schedule": "linear",  # not used where trained_betas is given
+        "trained_betas": (1 - (alpha[1:] / alpha[:-1]) ** 2).tolist(),
+        "prediction_type": PREDICTION_TYPES[model.predicts],
+        "variance_type": "fixed_small",
+        "clip_sample": isinstance(model.clip, tuple),
+        "timestep_spacing": "trailing",
+    }
+    return config | ({"clip_sample_range": model.clip[1]} if isinstance(model.clip, tuple) else {})
+
+
+def read_scheduler(config: Mapping[str, Any], path: Path) -> tuple[Process, str, Clip | None]:
+    """Read the process, the prediction and the clipping of a diffusers scheduler configuration.
+
+    Arguments:
+        config: the content of `scheduler_config.json`.
+        path: its name, for messages.
+    Raises:
+        ValueError: a key that is missing or a value that is not supported.
+    """
+    for key in ("num_train_timesteps", "beta_schedule"):
+        if key not in config:
+            raise ValueError(f"{path} lacks {key}")
+    timesteps, name = config["num_train_timesteps"], config["beta_schedule"]
+    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    if config.get("trained_betas") is not None:
+        process = from_betas(config["trained_betas"])
+    elif name == "linear":
+        process = from_betas(torch.linspace(start, end, timesteps, dtype=torch.float64))
+    elif name == "scaled_linear":
+        process = from_betas(torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64) ** 2)
+    elif name == "squaredcos_cap_v2":
+        process = cosine(timesteps)
+    elif name == "sigmoid":
+        process = sigmoid(timesteps, start * timesteps / 1000, end * timesteps / 1000)
+    else:
+        raise ValueError(
+            f"{path}: beta_schedule {name!r} is not one of linear, scaled_linear, squaredcos_cap_v2, sigmoid"
+        )
+    if config.get("rescale_betas_zero_snr"):
+        process = rescale_zero_terminal_snr(process)
+    predictions = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
+    predicts = config.get("prediction_type", "epsilon")
+    if predicts not in predictions:
+        raise ValueError(f"{path}: prediction_type {predicts!r} is not one of {', '.join(predictions)}")
+    limit = config.get("clip_sample_range", 1.0)
+    return process, predictions[predicts], (-limit, limit) if config.get("clip_sample", True) else None
+
+
+# --- training states -----------------------------------------------------------------------------------------------
+
+
+def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Write the training state after a step, whole or not at all; then remove the states of earlier steps.
+
+    Arguments:
+        tensors: by name, on any device.
+        values: what is not a tensor, as JSON.
+    Raises:
+        OSError: the disk is full; the last good state is still there.
+    """
+    folder = run / "state"
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    newest = folder / f"step-{step:08d}.safetensors"
+    files.write_bytes(newest, safetensors.torch.save(state, {"values": json.dumps({**values, "step": step})}))
+    for old in folder.glob("step-*.safetensors"):
+        if old != newest:
+            old.unlink()
+
+
+def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the newest training state that is whole: its tensors, and its values with "step" among them.
+
+    Raises:
+        ValueError: there is none.
+    """
+    broken = ""
+    for path in sorted((run / "state").glob("step-*.safetensors"), reverse=True):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                values = json.loads(file.metadata()["values"])
+                return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118
+        except (safetensors.SafetensorError, OSError) as error:
+            broken = f" ({path.name}: {error})"
+    raise ValueError(f"{run} has no training state to resume from{broken}: train from the start with --overwrite")

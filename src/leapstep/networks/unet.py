@@ -1,0 +1,310 @@
+"""The U-Net of denoising diffusion: an image and a timestep in, an image out.
+
+    conv_in -> down_blocks -> mid_block -> up_blocks -> conv_norm_out, SiLU, conv_out
+
+Each level halves the height and width, then the way up doubles them again; every feature map on the way down is
+concatenated to its counterpart on the way up (skips). A level is a row of residual blocks, each one followed by
+self-attention where the level has it:
+
+    h = conv1(SiLU(norm1(x))) + time_emb_proj(embedding)
+    y = shortcut(x) + conv2(dropout(SiLU(norm2(h))))
+
+It is the same function, with the same parameter names, as `UNet2DModel` of diffusers for every configuration that
+`leapstep.networks.layout` translates, so that weights move between the two unchanged.
+
+A network starts as zero: the last convolution of every residual block, the last projection of every attention and
+`conv_out` begin with zero weights, as Ho et al. do, so that each block starts as its shortcut.
+
+References:
+    Ronneberger, Fischer, Brox (2015), U-Net, arXiv:1505.04597.
+    Ho, Jain, Abbeel (2020), Denoising Diffusion Probabilistic Models, appendix B, arXiv:2006.11239.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .embedding import Conditioned, Conditioning, Sinusoids, zeroed
+
+__all__ = ["UNet", "UNetConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(Conditioning):
+    """The shape of a `UNet`; the defaults are the CIFAR-10 network of Ho et al. (google/ddpm-cifar10-32).
+
+    Arguments:
+        in_channels: channels of the input.
+        out_channels: channels of the output; None for as many as the input.
+        channels: feature channels of each level, finest first; the time embedding is four times as wide as the first.
+        blocks: residual blocks a level on the way down; there is one more on the way up.
+        attention: for each level, whether self-attention follows each residual block.
+        middle_attention: whether self-attention stands between the two residual blocks in the middle.
+        head_channels: channels of an attention head; None for one head as wide as the level.
+        groups: groups of each group normalisation.
+        norm_eps: what each group normalisation adds to the variance.
+        downsample_padding: 1 pads all four sides before a strided convolution; 0 only the right and the bottom.
+        flip_sin_to_cos: cosines before sines in the sinusoidal time embedding.
+        freq_shift: see `Sinusoids`.
+        time_embedding, timesteps, classes, dropout: see `Conditioning`.
+
+    Raises:
+        ValueError: if the values do not fit together.
+    """
+
+    in_channels: int = 3
+    out_channels: int | None = None
+    channels: tuple[int, ...] = (128, 256, 256, 256)
+    blocks: int = 2
+    attention: tuple[bool, ...] = (False, True, False, False)
+    middle_attention: bool = True
+    head_channels: int | None = None
+    groups: int = 32
+    norm_eps: float = 1e-6
+    downsample_padding: int = 0
+    flip_sin_to_cos: bool = False
+    freq_shift: float = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.in_channels, self.out_channels or 1, self.blocks, self.groups, len(self.channels)) < 1:
+            raise ValueError("in_channels, out_channels, blocks, groups and the number of levels must be at least 1")
+        if len(self.attention) != len(self.channels):
+            raise ValueError(
+                f"attention has {len(self.attention)} entries for {len(self.channels)} levels; give one flag a level"
+            )
+        if any(width < 1 or width % self.groups for width in self.channels):
+            raise ValueError(
+                f"channels {self.channels} are not all multiples of groups={self.groups};"
+                " give widths that are, or other groups"
+            )
+        heads = self.head_channels
+        if heads is not None and (heads < 1 or any(width % heads for width in self._attending())):
+            raise ValueError(
+                f"head_channels={heads} does not divide the channels {self._attending()} where attention stands;"
+                " give a common divisor, or None for one head"
+            )
+        if self.downsample_padding not in (0, 1):
+            raise ValueError(
+                f"downsample_padding is {self.downsample_padding}; use 0 (right and bottom) or 1 (all sides)"
+            )
+
+    def _attending(self) -> list[int]:
+        """List the channels of the levels with attention, the middle's last."""
+        levels = [width for width, attends in zip(self.channels, self.attention, strict=True) if attends]
+        return levels + [self.channels[-1]] * self.middle_attention
+
+
+class UNet(Conditioned):
+    """The U-Net of Ho et al. (2020).
+
+    Arguments:
+        config: the network's shape; kept as `.config`.
+        options: fields of `UNetConfig` that replace those of `config`: `UNet(in_channels=1)`.
+
+    Raises:
+        ValueError: if the configuration does not fit together.
+
+    References:
+        Ho, Jain, Abbeel (2020), appendix B, arXiv:2006.11239.
+    """
+
+    def __init__(self, config: UNetConfig | None = None, **options: Any) -> None:
+        self.config = config = replace(config or UNetConfig(), **options)
+        first, last = config.channels[0], config.channels[-1]
+        sinusoids = Sinusoids(first, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
+        super().__init__(config, sinusoids, width=4 * first)
+
+        self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1)
+        skips = [first]  # the channels of every feature map that the way up will meet again
+        self.down_blocks = nn.ModuleList(DownBlock(config, level, skips) for level in range(len(config.channels)))
+        self.mid_block = MiddleBlock(config)
+        self.up_blocks = nn.ModuleList()
+        width = last
+        for level in reversed(range(len(config.channels))):
+            self.up_blocks.append(UpBlock(config, level, width, skips))
+            width = config.channels[level]
+        self.conv_norm_out = nn.GroupNorm(config.groups, first, config.norm_eps)
+        self.conv_out = zeroed(nn.Conv2d(first, config.out_channels or config.in_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
+        """Evaluate the network.
+
+        Arguments:
+            x: images [b, c, h, w]; h and w multiples of 2^(levels - 1).
+            timestep: [b], 0-dim or a number; integers, or fractions between them.
+            class_labels: [b] or 0-dim, integers in 0 .. classes - 1; None for a network without labels.
+
+        Returns:
+            [b, out_channels, h, w].
+
+        Raises:
+            ValueError: if x or the timestep has another shape, the timestep is half precision, or labels are missing
+                or not expected.
+        """
+        self._check(x)
+        embedding = self.embed(x, timestep, class_labels)
+        skips = [self.conv_in(x)]
+        for block in self.down_blocks:
+            skips += block(skips[-1], embedding)
+        h = self.mid_block(skips[-1], embedding)
+        for block in self.up_blocks:
+            h = block(h, embedding, skips)
+        y: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
+        return y
+
+    def _check(self, x: Tensor) -> None:
+        channels, levels = self.config.in_channels, len(self.config.channels)
+        multiple = 2 ** (levels - 1)
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise ValueError(f"x has shape {list(x.shape)}; this network takes [batch, {channels}, height, width]")
+        if x.shape[2] % multiple or x.shape[3] % multiple:
+            raise ValueError(
+                f"x is {x.shape[2]} x {x.shape[3]} pixels; with {levels} levels height and width must be multiples"
+                f" of {multiple}: pad or resize x, or build the network with fewer levels"
+            )
+
+
+class DownBlock(nn.Module):
+    """One level on the way down; appends the channels of its feature maps to `skips`."""
+
+    def __init__(self, config: UNetConfig, level: int, skips: list[int]) -> None:
+        super().__init__()
+        width, attends = config.channels[level], config.attention[level]
+        self.resnets = nn.ModuleList()
+        for _ in range(config.blocks):
+            self.resnets.append(ResidualBlock(config, skips[-1], width))
+            skips.append(width)
+        self.attentions = nn.ModuleList(attention(config, width, attends) for _ in self.resnets)
+        self.downsamplers = nn.ModuleList()
+        if level < len(config.channels) - 1:
+            self.downsamplers.append(Downsample(width, config.downsample_padding))
+            skips.append(width)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+        """Return all feature maps; the last one is the next level's input."""
+        maps = []
+        for resnet, attend in zip(self.resnets, self.attentions, strict=True):
+            x = attend(resnet(x, embedding))
+            maps.append(x)
+        for downsample in self.downsamplers:
+            maps.append(downsample(x))
+        return maps
+
+
+class MiddleBlock(nn.Module):
+    """A residual block, attention, and another residual block, at the coarsest level."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        width = config.channels[-1]
+        self.resnets = nn.ModuleList(ResidualBlock(config, width, width) for _ in range(2))
+        self.attentions = nn.ModuleList([attention(config, width, config.middle_attention)])
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map [b, c, h, w] to the same shape."""
+        before, after = self.resnets
+        y: Tensor = after(self.attentions[0](before(x, embedding)), embedding)
+        return y
+
+
+class UpBlock(nn.Module):
+    """One level on the way up; takes the channels that it concatenates from the end of `skips`."""
+
+    def __init__(self, config: UNetConfig, level: int, in_channels: int, skips: list[int]) -> None:
+        super().__init__()
+        width, attends = config.channels[level], config.attention[level]
+        self.resnets = nn.ModuleList()
+        for _ in range(config.blocks + 1):
+            self.resnets.append(ResidualBlock(config, in_channels + skips.pop(), width))
+            in_channels = width
+        self.attentions = nn.ModuleList(attention(config, width, attends) for _ in self.resnets)
+        self.upsamplers = nn.ModuleList([Upsample(width)] if level > 0 else [])
+
+    def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+        """Map [b, in_channels, h, w] to the next level's input, taking feature maps from the end of `skips`."""
+        for resnet, attend in zip(self.resnets, self.attentions, strict=True):
+            x = attend(resnet(torch.cat((x, skips.pop()), dim=1), embedding))
+        for upsample in self.upsamplers:
+            x = upsample(x)
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3x3 convolutions with the embedding added in between, around a shortcut."""
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(config.groups, in_channels, config.norm_eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(4 * config.channels[0], out_channels)
+        self.norm2 = nn.GroupNorm(config.groups, out_channels, config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map [b, in_channels, h, w] and the embedding [b, width] to [b, out_channels, h, w]."""
+        h = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(embedding)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        y: Tensor = self.conv_shortcut(x) + h
+        return y
+
+
+class Attention(nn.Module):
+    """Self-attention among the pixels of a feature map, around a shortcut."""
+
+    def __init__(self, config: UNetConfig, channels: int) -> None:
+        super().__init__()
+        self.heads = channels // (config.head_channels or channels)
+        self.group_norm = nn.GroupNorm(config.groups, channels, config.norm_eps)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.Sequential(zeroed(nn.Linear(channels, channels)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [b, c, h, w] to the same shape."""
+        batch, channels, height, width = x.shape
+        pixels = self.group_norm(x).flatten(2).transpose(1, 2)  # [b, h w, c]
+        q, k, v = (
+            project(pixels).reshape(batch, height * width, self.heads, -1).transpose(1, 2)  # [b, heads, h w, c / heads]
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        y: Tensor = x + self.to_out(mixed).transpose(1, 2).reshape(batch, channels, height, width)
+        return y
+
+
+def attention(config: UNetConfig, channels: int, attends: bool) -> nn.Module:
+    """Build attention, or what stands in its place where there is none."""
+    return Attention(config, channels) if attends else nn.Identity()
+
+
+class Downsample(nn.Module):
+    """A 3x3 convolution of stride 2."""
+
+    def __init__(self, channels: int, padding: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [b, c, h, w] to [b, c, h / 2, w / 2]."""
+        y: Tensor = self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
+        return y
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [b, c, h, w] to [b, c, 2 h, 2 w]."""
+        y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return y

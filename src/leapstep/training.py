@@ -1,0 +1,499 @@
+"""Training a denoiser.
+
+The loss is the squared error of the x0 estimate, weighted by noise level,
+
+    L(t) = w(t) |x0 - D(x_t, t)|^2,        x_t = alpha(t) x0 + sigma(t) eps.
+
+A squared error in anything else that a network may predict is this one with another weight: a value a x0 + b eps (see
+`leapstep.process`) is off by (a - b alpha / sigma) times what x0 is off by, since x_t is given. So Ho et al.'s simple
+loss on eps is w = SNR, whatever the network predicts.
+
+All randomness of step i is drawn anew from (seed, i, process), and the order of the data is a function of (seed,
+epoch): the step count is the whole state of the random numbers, so a resumed run goes on exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from leapstep import checkpoint, files
+from leapstep.configuration import TrainingConfig
+from leapstep.data import Data, grid, read, save_image
+from leapstep.denoiser import Diffusion, from_network
+from leapstep.networks import MLP, UNet
+from leapstep.process import PREDICTIONS, SCHEDULES, Process, rescale_zero_terminal_snr
+from leapstep.sampling import sample
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# --- the loss ------------------------------------------------------------------------------------------------------
+
+
+def _squared_error_of(kind: str) -> Callable[[Process, Tensor, float], Tensor]:
+    def weight(process: Process, t: Tensor, gamma: float) -> Tensor:
+        a, b = process.mixture(kind, t)
+        return (a - b * process.alpha(t) / process.sigma(t)) ** 2
+
+    return weight
+
+
+def _min_snr(process: Process, t: Tensor, gamma: float) -> Tensor:
+    return process.log_snr(t).exp().clamp(max=gamma)
+
+
+def _variational(process: Process, t: Tensor, gamma: float) -> Tensor:
+    if process.timesteps is None:
+        raise ValueError("the variational weight needs a process with trained levels")
+    before = (t - 1 / process.timesteps).clamp(min=1 / process.timesteps)
+    level = torch.maximum(t, before + 1 / process.timesteps)  # level 1 has the weight of level 2: its own is infinite
+    return process.timesteps / 2 * (process.log_snr(before).exp() - process.log_snr(level).exp())
+
+
+WEIGHTS: dict[str, Callable[[Process, Tensor, float], Tensor]] = {
+    **{kind: _squared_error_of(kind) for kind in PREDICTIONS},
+    "min_snr": _min_snr,
+    "variational": _variational,
+}
+"""Weights w(t) on the squared error of x0, by name: each (process, t, gamma) -> w.
+
+eps, x0, v, score, flow: the plain squared error of that prediction (eps: L_simple, Ho et al. 2020, eq. 14). min_snr:
+min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556). variational: T/2 (SNR(s) - SNR(t)) for neighbouring levels s < t,
+the variational bound in nats (Kingma et al. 2021, eq. 13, arXiv:2107.00630)."""
+
+
+def loss(diffusion: Diffusion, x0: Tensor, t: Tensor, eps: Tensor, weight: str = "eps", gamma: float = 5.0) -> Tensor:
+    """Score a denoiser on noised data.
+
+    Arguments:
+        x0: data, `[b, *d]`.
+        t: times in (0, 1], `[b]`.
+        eps: standard normal noise, `[b, *d]`.
+        weight: one of `WEIGHTS`.
+        gamma: of "min_snr".
+    Returns:
+        the weighted squared error of each sample, averaged over its dimensions, `[b]`.
+    Raises:
+        ValueError: unknown weight.
+    """
+    if weight not in WEIGHTS:
+        raise ValueError(f"unknown weight {weight!r}: use one of {', '.join(WEIGHTS)}")
+    process = diffusion.process
+    error = diffusion.denoise(process.add_noise(x0, t, eps), t) - x0
+    w = WEIGHTS[weight](process, t.cpu().double(), gamma).to(error.dtype).to(error.device)
+    return w * error.square().flatten(1).mean(1)
+
+
+def stratified_times(n: int, timesteps: int) -> Tensor:
+    """Draw n levels from 1..T, one from each n-th of the range, in random order: uniform, with less variance.
+
+    Returns:
+        times k / T, `[n]`, float64.
+    """
+    position = (torch.randperm(n) + torch.rand(n, dtype=torch.float64)) / n
+    return ((position * timesteps).floor().clamp(max=timesteps - 1) + 1) / timesteps
+
+
+# --- the parts of a run --------------------------------------------------------------------------------------------
+
+
+def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
+    """Make the network that a configuration describes, for the data at hand, with fresh weights.
+
+    Raises:
+        ValueError: pictures that the U-Net's levels do not divide, labels that the data does not have, and other
+            settings that do not fit the data.
+    """
+    shared: dict[str, Any] = {
+        "classes": (len(data.classes) + (config.label_dropout > 0)) if config.labels else None,
+        "dropout": config.dropout,
+        "time_embedding": config.time_embedding,
+        "timesteps": config.timesteps,
+    }
+    if config.labels and data.labels is None:
+        raise ValueError(f"labels were asked for, but {data.source} has none: train without --labels")
+    if config.flip and not data.is_pictures:
+        raise ValueError(f"flip mirrors pictures, but {data.source} holds arrays: train without --flip")
+    if (config.network or ("unet" if data.is_pictures else "mlp")) == "mlp":
+        return MLP(shape=data.shape, width=config.width, depth=config.depth, **shared)
+    if len(data.shape) != 3:
+        raise ValueError(
+            f"a U-Net takes samples of shape (channels, height, width), not {data.shape}: use --network mlp"
+        )
+    multiple = 2 ** (len(config.channels) - 1)
+    if data.shape[1] % multiple or data.shape[2] % multiple:
+        raise ValueError(
+            f"pictures of {data.shape[1]}x{data.shape[2]} pixels do not fit {len(config.channels)} levels, which need "
+            f"multiples of {multiple}: pass another --size, or fewer --channels and --attention"
+        )
+    return UNet(
+        in_channels=data.shape[0],
+        channels=config.channels,
+        attention=config.attention,
+        blocks=config.blocks,
+        head_channels=config.head_channels,
+        groups=config.groups,
+        **shared,
+    )
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Learning rate of a step counted from 0: linear warm-up, then constant, or half a cosine down to 0."""
+    warm = min(1.0, (step + 1) / (config.warmup + 1))
+    if config.lr_schedule == "constant":
+        return config.learning_rate * warm
+    progress = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * warm * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Average weights with min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights soon fade."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
+        kept = min(decay, (1 + n.item()) / (10 + n.item()))
+        torch._foreach_lerp_(averaged, current, 1 - kept)
+
+    return update
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512_BF16"
+
+
+@functools.lru_cache(maxsize=2)  # a batch may lie across two epochs
+def _order(seed: int, epoch: int, n: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """A training run between two checkpoints: the network, its average, the optimiser, and where they stand."""
+
+    def __init__(self, config: TrainingConfig, source: str, device: str | None = None, progress: bool = True) -> None:
+        from accelerate import Accelerator
+
+        bf16 = config.precision == "bf16"
+        if config.precision == "auto":
+            bf16 = _native_bf16(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        self.accelerator: Accelerator = Accelerator(
+            cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no", gradient_accumulation_steps=config.accumulate
+        )
+        self.config, self.progress = config, progress and self.accelerator.is_main_process
+        channels = None if config.grey is None else (1 if config.grey else 3)
+        self.data = read(source, size=config.size, channels=channels, strict=config.strict, progress=self.progress)
+        if config.batch_size % (config.accumulate * self.accelerator.num_processes):
+            raise ValueError(
+                f"batch_size {config.batch_size} is not a multiple of accumulate {config.accumulate} times "
+                f"{self.accelerator.num_processes} processes"
+            )
+        process = SCHEDULES[config.schedule](config.timesteps)
+        self.process = rescale_zero_terminal_snr(process) if config.zero_terminal_snr else process
+        torch.manual_seed(config.seed)
+        self.network: nn.Module = build_network(config, self.data)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(config.ema_decay), use_buffers=True)  # type: ignore[arg-type]
+        self.ema.to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay)
+        self.network, self.optimizer = self.accelerator.prepare(self.network, optimizer)
+        self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
+        self.step = 0
+
+    # one step
+
+    def advance(self) -> dict[str, Any]:
+        """Take one optimiser step; return its loss, the loss of each sample with its time, and the gradient's norm.
+
+        Raises:
+            FloatingPointError: a loss that is not finite; the weights are then as they were.
+        """
+        self.network.train()
+        losses, times = [], []
+        for part in range(self.config.accumulate):
+            with self.accelerator.accumulate(self.network):
+                each, t = self._loss(part)
+                mean = each.mean()
+                if not math.isfinite(mean.item()):
+                    raise FloatingPointError(f"the loss of step {self.step + 1} is {mean.item()}")
+                self.accelerator.backward(mean)
+                norm = (
+                    self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
+                    if (self.accelerator.sync_gradients)
+                    else None
+                )
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(self.config, self.step)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            losses.append(each.detach().cpu())
+            times.append(t)
+        self.ema.update_parameters(self.accelerator.unwrap_model(self.network))
+        self.step += 1
+        each = torch.cat(losses)
+        return {"loss": each.mean().item(), "each": each, "times": torch.cat(times), "gradient_norm": float(norm or 0)}
+
+    def _loss(self, part: int) -> tuple[Tensor, Tensor]:
+        config, device = self.config, self.accelerator.device
+        x0, labels = self._batch(part)
+        entropy = (config.seed, self.step, part, self.accelerator.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        if config.flip:
+            x0 = torch.where(torch.rand(len(x0), 1, 1, 1) < 0.5, x0.flip(-1), x0)
+        condition = {}
+        if labels is not None:
+            if self.null_label is not None:
+                labels = torch.where(torch.rand(len(labels)) < config.label_dropout, self.null_label, labels)
+            condition["class_labels"] = labels.to(device)
+        t = stratified_times(len(x0), config.timesteps)
+        eps = torch.randn_like(x0)
+        fractional = config.time_embedding == "sinusoidal"
+        diffusion = from_network(
+            self.network, self.process, config.predicts, fractional=fractional, condition=condition
+        )
+        weight = config.loss or config.predicts
+        return loss(diffusion, x0.to(device), t, eps.to(device), weight, config.min_snr_gamma), t
+
+    def _batch(self, part: int) -> tuple[Tensor, Tensor | None]:
+        """This process's share of a part of the batch, from an endless stream of shuffled epochs."""
+        config, world = self.config, self.accelerator.num_processes
+        size, n = config.batch_size // (config.accumulate * world), len(self.data)
+        start = self.step * config.batch_size + (part * world + self.accelerator.process_index) * size
+        chosen = np.array([_order(config.seed, i // n, n)[i % n] for i in range(start, start + size)])
+        labels = self.data.labels if config.labels else None
+        return self.data.batch(chosen), None if labels is None else torch.from_numpy(labels[chosen])
+
+    # what is kept
+
+    def model(self) -> checkpoint.Model:
+        """The trained model as it stands, with the averaged weights."""
+        config, data = self.config, self.data
+        network: nn.Module = self.ema.module
+        return checkpoint.Model(
+            network=network.eval(),
+            process=self.process,
+            predicts=config.predicts,
+            shape=data.shape,
+            scaling=data.scaling,
+            clip=(-1.0, 1.0) if data.is_pictures else None,
+            classes=data.classes if config.labels else (),
+            null_label=self.null_label,
+            details=self._details(),
+        )
+
+    def _details(self) -> dict[str, Any]:
+        from leapstep import __version__
+
+        data = self.data
+        return {
+            "versions": {"leapstep": __version__, "torch": str(torch.__version__)},
+            "step": self.step,
+            "data": {
+                "source": data.source,
+                "samples": len(data),
+                "shape": list(data.shape),
+                "scaling": data.scaling._asdict(),
+                "classes": list(data.classes) if self.config.labels else [],
+            },
+            "null_label": self.null_label,
+            "training": self.config.model_dump(mode="json"),
+        }
+
+    def save(self, run: Path) -> None:
+        """Write a checkpoint, first the training state and then the model for sampling (on the main process only)."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"network.{name}": value for name, value in self._unwrapped().state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        states = self.optimizer.state_dict()["state"]
+        tensors |= {f"optimizer.{i}.{name}": value for i, state in states.items() for name, value in state.items()}
+        checkpoint.save_state(run, self.step, tensors, self._details())
+        checkpoint.save(run, self.model())
+
+    def restore(self, run: Path) -> None:
+        """Go back to the last checkpoint of a run.
+
+        Raises:
+            ValueError: there is none, or it belongs to another network.
+        """
+        tensors, values = checkpoint.load_state(run)
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        try:
+            self._unwrapped().load_state_dict(parts["network"])
+            self.ema.load_state_dict(parts["ema"])
+        except RuntimeError as error:
+            raise ValueError(f"the training state in {run} belongs to another network: {error}") from error
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, _, rest = name.partition(".")
+            states.setdefault(int(index), {})[rest] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        self.step = values["step"]
+
+    def _unwrapped(self) -> nn.Module:
+        network: nn.Module = self.accelerator.unwrap_model(self.network)
+        return network
+
+    def preview(self, run: Path, n: int = 64) -> None:
+        """Write a grid of samples, always from the same start noise, by 20 DDIM steps of the averaged weights."""
+        if not self.accelerator.is_main_process or not self.data.is_pictures:
+            return
+        model = self.model()
+        labels = torch.arange(n) % len(model.classes) if model.classes else None
+        x = sample(
+            model.diffusion(labels), (n, *model.shape), min(20, self.config.timesteps), device=self.accelerator.device
+        )
+        (run / "samples").mkdir(parents=True, exist_ok=True)
+        save_image(grid(model.scaling.to_pixels(x)), run / "samples" / f"step-{self.step:08d}.png")
+
+
+CHANGEABLE = {"steps", "log_every", "sample_every", "save_every", "strict"}
+"""Settings that a resumed run may change."""
+
+
+def train(
+    config: TrainingConfig,
+    data: str,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+    progress: bool = True,
+) -> checkpoint.Model:
+    """Train a network and leave a run folder (see `leapstep.checkpoint`).
+
+    Under `accelerate launch` or `torchrun` the same call trains on all processes. A checkpoint is also written on
+    Ctrl-C.
+
+    Arguments:
+        config: the settings.
+        data: what to train on, see `leapstep.data.read`.
+        out: the run folder.
+        resume: go on from the last checkpoint in `out`, exactly as if never stopped.
+        overwrite: replace the run that lies in `out`.
+        device: "cpu" to leave a GPU alone; None: the best there is.
+        progress: show a progress bar on stderr.
+    Returns:
+        the model with the averaged weights.
+    Raises:
+        ValueError: settings that do not fit the data; a run folder that exists and neither `resume` nor `overwrite`; a
+            resumed run with other settings.
+        FloatingPointError: a loss that is not finite; the last good checkpoint is kept.
+    """
+    run = Path(out)
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run} is a file: name a folder for the run")
+    occupied = run.is_dir() and any(run.iterdir())
+    if resume:
+        _check_resumable(run, config, data)
+    elif occupied and not overwrite:
+        raise ValueError(f"{run} exists and is not empty: --resume it, --overwrite it, or name another folder")
+    elif occupied and not (run / "leapstep.json").exists():
+        raise ValueError(f"{run} is not a run folder, so it is not overwritten: name another folder")
+    files.check_writable(run)
+    trainer = Trainer(config, data, device, progress)
+    for line in trainer.data.skipped if trainer.progress else ():
+        print(f"skipped {line}", file=sys.stderr)
+    if trainer.progress and trainer.data.skipped:
+        print(f"skipped {len(trainer.data.skipped)} images that could not be read", file=sys.stderr)
+    if resume:
+        trainer.restore(run)
+    elif occupied and trainer.accelerator.is_main_process:
+        for name in ("state", "unet", "mlp", "scheduler", "samples", "log"):
+            shutil.rmtree(run / name, ignore_errors=True)
+        for name in ("leapstep.json", "model_index.json"):
+            (run / name).unlink(missing_ok=True)
+    trainer.accelerator.wait_for_everyone()
+    _loop(trainer, run)
+    return trainer.model()
+
+
+def _check_resumable(run: Path, config: TrainingConfig, data: str) -> None:
+    _, values = checkpoint.load_state(run)
+    if values["data"]["source"] != data:
+        raise ValueError(
+            f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"
+        )
+    wanted = config.model_dump(mode="json")
+    for name, had in values["training"].items():
+        if name not in CHANGEABLE and wanted.get(name) != had:
+            raise ValueError(
+                f"{run} was trained with {name}={had}, not {wanted.get(name)}: resume it without changing that"
+            )
+
+
+def _loop(trainer: Trainer, run: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+    from tqdm import tqdm
+
+    config = trainer.config
+    main = trainer.accelerator.is_main_process
+    writer = SummaryWriter(str(run / "log"), purge_step=trainer.step + 1) if main else None
+    bar = tqdm(
+        total=config.steps,
+        initial=trainer.step,
+        disable=not trainer.progress,
+        unit="step",
+        desc="training",
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )
+    quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
+    saved = trainer.step
+    try:
+        while trainer.step < config.steps:
+            result = trainer.advance()
+            quarter = (result["times"] * 4).ceil().long() - 1
+            np.add.at(quarters, (0, quarter), result["each"])
+            np.add.at(quarters, (1, quarter), 1)
+            bar.update()
+            bar.set_postfix(loss=f"{result['loss']:.4f}", refresh=False)
+            if writer is not None and trainer.step % config.log_every == 0:
+                rate = (bar.format_dict["rate"] or 0.0) * config.batch_size
+                _log(writer, trainer.step, result, quarters, learning_rate(config, trainer.step - 1), rate)
+                quarters[:] = 0
+            if trainer.step % config.sample_every == 0 or trainer.step == config.steps:
+                trainer.preview(run)
+            if trainer.step % config.save_every == 0 or trainer.step == config.steps:
+                trainer.save(run)
+                saved = trainer.step
+    except KeyboardInterrupt:
+        if trainer.step > saved:
+            trainer.save(run)
+        raise
+    except FloatingPointError as error:
+        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
+        raise FloatingPointError(f"{error}; {kept}: lower the learning rate, or look at the data") from error
+    finally:
+        bar.close()
+        if writer is not None:
+            writer.close()
+
+
+def _log(
+    writer: Any, step: int, result: Mapping[str, Any], quarters: np.ndarray[Any, Any], rate: float, speed: float
+) -> None:
+    scalars = {"loss": result["loss"], "gradient_norm": result["gradient_norm"], "learning_rate": rate}
+    scalars["samples_per_second"] = speed
+    for i, (total, count) in enumerate(quarters.T, start=1):
+        if count:
+            scalars[f"loss_by_time/quarter_{i}"] = total / count
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, step)
