@@ -15,6 +15,7 @@ cut at any byte still has its last good checkpoint, and no file can execute anyt
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -63,6 +64,11 @@ class Model:
     classes: tuple[str, ...] = ()
     null_label: int | None = None
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_pictures(self) -> bool:
+        """Whether samples are pictures with pixels from 0 to 255."""
+        return self.scaling == PIXELS
 
     def diffusion(
         self, labels: Tensor | None = None, guidance: float = 1.0, dtype: torch.dtype | None = None
@@ -175,6 +181,12 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         null_label=details.get("null_label"),
         details=details,
     )
+
+
+def fingerprint(network: nn.Module) -> str:
+    """SHA-256 of a network's weights, hexadecimal: the same weights, the same fingerprint, wherever they lie."""
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    return hashlib.sha256(safetensors.torch.save(state)).hexdigest()
 
 
 def _folder(source: str) -> Path:
@@ -363,8 +375,8 @@ def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapp
             old.unlink()
 
 
-def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the newest training state that is whole: its tensors, and its values with "step" among them.
+def find_state(run: Path) -> tuple[Path, dict[str, Any]]:
+    """Find the newest training state that is whole: its file, and its values with "step" among them.
 
     Raises:
         ValueError: there is none.
@@ -373,8 +385,7 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for path in sorted((run / "state").glob("step-*.safetensors"), reverse=True):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                values = json.loads(file.metadata()["values"])
-                return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118
+                return path, json.loads(file.metadata()["values"])
         except (safetensors.SafetensorError, OSError) as error:
             broken = f" ({path.name}: {error})"
     raise ValueError(f"{run} has no training state to resume from{broken}: train from the start with --overwrite")

@@ -195,7 +195,7 @@ def trajectory(
         yield State(x, x0, t, s, step, calls)
 
 
-def _end(states: Iterator[State], on_step: Callable[[State], None] | None = None) -> Tensor:
+def _end(states: Iterator[State], on_step: Callable[[State], object] | None = None) -> Tensor:
     for state in states:
         if on_step is not None:
             on_step(state)
@@ -214,7 +214,8 @@ def sample(
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    on_step: Callable[[State], None] | None = None,
+    on_step: Callable[[State], object] | None = None,
+    on_batch: Callable[[range, Tensor], object] | None = None,
 ) -> Tensor:
     """Draw samples.
 
@@ -228,6 +229,7 @@ def sample(
         batch_size: how many samples to work on at a time; None: all.
         dtype, device: of the samples.
         on_step: called with each State of each batch, for progress and previews.
+        on_batch: called with the sample indices and the samples of each finished batch, so that they can be kept.
     Returns:
         `[n, *d]`.
     Raises:
@@ -244,6 +246,8 @@ def sample(
         path = times(model.process, steps, spacing)
         start_noise = model.process.sigma(path[0]) * noise(0)
         out.append(_end(trajectory(model, start_noise, path, transition, noise), on_step))
+        if on_batch is not None:
+            on_batch(rows, out[-1])
     return torch.cat(out)
 
 
@@ -255,7 +259,7 @@ def decode(
     transition: Transition | None = None,
     *,
     spacing: str = "trailing",
-    on_step: Callable[[State], None] | None = None,
+    on_step: Callable[[State], object] | None = None,
 ) -> Tensor:
     """Turn a latent into data: x `[b, *d]` at the first of the times, to t = 0. The inverse of `encode`."""
     return _end(trajectory(diffusion, x, times(diffusion.process, steps, spacing), transition), on_step)
@@ -269,7 +273,7 @@ def encode(
     transition: Transition | None = None,
     *,
     spacing: str = "trailing",
-    on_step: Callable[[State], None] | None = None,
+    on_step: Callable[[State], object] | None = None,
 ) -> Tensor:
     """Turn data x0 `[b, *d]` into its latent: the same loop, on the same times in reverse.
 

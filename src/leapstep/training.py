@@ -9,7 +9,7 @@ A squared error in anything else that a network may predict is this one with ano
 loss on eps is w = SNR, whatever the network predicts.
 
 All randomness of step i is drawn anew from (seed, i, process), and the order of the data is a function of (seed,
-epoch): the step count is the whole state of the random numbers, so a resumed run goes on exactly as if it had never stopped.
+epoch): the step count is the whole state of the random numbers, so a resumed run goes on as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -330,9 +331,9 @@ class Trainer:
         Raises:
             ValueError: there is none, or it belongs to another network.
         """
-        tensors, values = checkpoint.load_state(run)
+        path, values = checkpoint.find_state(run)
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
-        for name, value in tensors.items():
+        for name, value in safetensors.torch.load_file(path).items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value
         try:
@@ -408,8 +409,14 @@ def train(
         raise ValueError(f"{run} exists and is not empty: --resume it, --overwrite it, or name another folder")
     elif occupied and not (run / "leapstep.json").exists():
         raise ValueError(f"{run} is not a run folder, so it is not overwritten: name another folder")
+    existed = run.exists()
     files.check_writable(run)
-    trainer = Trainer(config, data, device, progress)
+    try:
+        trainer = Trainer(config, data, device, progress)
+    except BaseException:
+        if not existed:
+            run.rmdir()
+        raise
     for line in trainer.data.skipped if trainer.progress else ():
         print(f"skipped {line}", file=sys.stderr)
     if trainer.progress and trainer.data.skipped:
@@ -427,7 +434,7 @@ def train(
 
 
 def _check_resumable(run: Path, config: TrainingConfig, data: str) -> None:
-    _, values = checkpoint.load_state(run)
+    _, values = checkpoint.find_state(run)
     if values["data"]["source"] != data:
         raise ValueError(
             f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"

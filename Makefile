@@ -1,0 +1,39 @@
+# make demo: install, train on real digits, sample in 1000 and in 20 steps.   make test: install, run the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test slow check format clean
+
+demo: .venv/installed
+	$(BIN)/leapstep demo --out demo --overwrite
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2
+
+slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("leapstep needs Python >= 3.11; try make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	touch $@ .venv/installed

@@ -1,0 +1,55 @@
+"""`leapstep info`: what a model is."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+EXAMPLES = """**Examples**
+
+`leapstep info runs/digits`
+
+`leapstep info google/ddpm-cifar10-32 --json`
+"""
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a model is: its network, its noise schedule, what it was trained on."""
+    facts = _facts(model)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        shown = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
+        typer.echo(f"{name.replace('_', ' '):<16}{shown}")
+
+
+def _facts(source: str) -> dict[str, Any]:
+    from leapstep import checkpoint
+
+    model = checkpoint.load(source)
+    data, training = model.details.get("data", {}), model.details.get("training", {})
+    first, last = (model.process.log_snr(t).item() for t in (1 / (model.process.timesteps or 1), 1.0))
+    facts = {
+        "model": source,
+        "network": type(model.network).__name__,
+        "weights": sum(parameter.numel() for parameter in model.network.parameters()),
+        "weights_sha256": checkpoint.fingerprint(model.network),
+        "sample_shape": list(model.shape),
+        "predicts": model.predicts,
+        "noise_levels": model.process.timesteps,
+        "log_snr": {"first level": round(first, 3), "last level": round(last, 3) if last > float("-inf") else "-inf"},
+        "clip": None if model.clip is None else str(model.clip),
+        "classes": ", ".join(model.classes) or None,
+        "trained_on": f"{data['samples']} samples of {data['source']}" if data else None,
+        "trained_steps": model.details.get("step"),
+        "training": {name: training[name] for name in ("schedule", "batch_size", "learning_rate") if name in training},
+    }
+    return {name: value for name, value in facts.items() if value}

@@ -1,0 +1,165 @@
+"""`leapstep sample`: draw samples of a model into a folder."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from leapstep.cli import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from leapstep.checkpoint import Model
+    from leapstep.denoiser import Diffusion
+
+EXAMPLES = """**Examples**
+
+`leapstep sample runs/digits --out samples`
+
+`leapstep sample runs/digits --steps 1000 --method ddpm --out slow`
+
+`leapstep sample runs/mnist --label 3 --guidance 2 --n 16 --out threes`
+
+`leapstep sample google/ddpm-cifar10-32 --steps 50 --eta 0 --spacing quad --n 5000 --batch-size 250 --out cifar`
+"""
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make: images, a grid and a manifest.")],
+    n: Annotated[int, typer.Option(help="How many samples.")] = 64,
+    steps: Annotated[int, typer.Option(help="Network calls a sample.")] = 20,
+    method: Annotated[str, typer.Option(help="ddim | ddpm")] = "ddim",
+    eta: Annotated[float | None, typer.Option(help="ddim: noise injected, 0 (default) to 1.")] = None,
+    variance: Annotated[str | None, typer.Option(help="ddpm: posterior (default) | beta | none.")] = None,
+    spacing: Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")] = "trailing",
+    seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i.")] = 0,
+    label: Annotated[list[str] | None, typer.Option(help="Class, by name or number; repeat it to cycle.")] = None,
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
+    format: Annotated[str | None, typer.Option(help="png (default for pictures) | npz")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+    dtype: Annotated[str, typer.Option(help="What the network computes in: float32 | bfloat16 | float64")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the samples in the folder.")] = False,
+) -> None:
+    """Draw samples of a trained model, in as few network calls as you like."""
+    import torch
+
+    import leapstep
+    from leapstep import checkpoint
+
+    transition = options.transition(method, {"eta": eta, "variance": variance})
+    place, precision = options.device(device), options.dtype(dtype)
+    loaded = checkpoint.load(model, place)
+    form = _form(format, loaded)
+    labels = _labels(loaded, label or [], n)
+    times = leapstep.times(loaded.process, steps, spacing)
+    manifest = {
+        "model": model,
+        "trained_steps": loaded.details.get("step"),
+        "weights_sha256": checkpoint.fingerprint(loaded.network),
+        "n": n,
+        "steps": steps,
+        "method": method,
+        "eta": eta,
+        "variance": variance,
+        "spacing": spacing,
+        "times": times.tolist(),
+        "seed": seed,
+        "labels": None if labels is None else labels.tolist(),
+        "guidance": guidance,
+        "batch_size": batch_size,
+        "device": str(place),
+        "dtype": dtype,
+        "versions": {"leapstep": leapstep.__version__, "torch": str(torch.__version__)},
+    }
+    loaded.network.to(precision)
+
+    def diffusion(rows: range) -> Diffusion:
+        chosen = None if labels is None else labels[rows.start : rows.stop]
+        return loaded.diffusion(chosen, guidance, precision)
+
+    diffusion(range(1))  # a wrong label or guidance shows before anything is written
+    options.claim(out, overwrite, mark="manifest.json")
+    finished: list[np.ndarray[Any, Any]] = []
+    began = time.perf_counter()
+    bar = options.progress(-(-n // max(batch_size, 1)) * steps, "sampling", "call")
+    try:
+        leapstep.sample(
+            diffusion,
+            (n, *loaded.shape),
+            times,
+            transition,
+            seed=seed,
+            batch_size=batch_size,
+            dtype=torch.float64 if precision == torch.float64 else torch.float32,
+            device=place,
+            on_step=lambda _: bar.update(),
+            on_batch=lambda rows, x: finished.append(_keep(out, form, loaded, rows, x)),
+        )
+    finally:  # Ctrl-C keeps what is finished
+        bar.close()
+        if finished:
+            seconds = round(time.perf_counter() - began, 3)
+            _finish(out, form, loaded, np.concatenate(finished), manifest | {"calls": steps, "seconds": seconds})
+    typer.echo(f"{n} samples in {seconds} s, {steps} network calls each: {out}")
+
+
+def _form(asked: str | None, model: Model) -> str:
+    allowed = ("png", "npz") if model.is_pictures else ("npz",)
+    if asked is not None and asked not in allowed:
+        raise ValueError(f"--format {asked}: this model's samples can be written as {' or '.join(allowed)}")
+    return asked or allowed[0]
+
+
+def _labels(model: Model, asked: list[str], n: int) -> Tensor | None:
+    """The class of each of n samples: those that were asked for, in turn."""
+    import torch
+
+    if not asked:
+        return None
+    if not model.classes:
+        raise ValueError("--label: this model was trained without labels")
+    for name in asked:
+        if name not in model.classes and name not in map(str, range(len(model.classes))):
+            raise ValueError(f"--label {name}: the model's classes are {', '.join(model.classes)}")
+    numbers = [model.classes.index(name) if name in model.classes else int(name) for name in asked]
+    return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
+
+
+def _keep(out: Path, form: str, model: Model, rows: range, x: Tensor) -> np.ndarray[Any, Any]:
+    """Turn a finished batch into pixels or values; write the pictures one by one."""
+    from leapstep.data import grid, save_image
+
+    if not model.is_pictures:
+        return model.scaling.to_values(x)
+    pixels = model.scaling.to_pixels(x)
+    if form == "png":
+        for row, picture in zip(rows, pixels, strict=True):
+            save_image(grid(picture[None], padding=0, zoom=1), out / f"{row:05d}.png")
+    return pixels
+
+
+def _finish(out: Path, form: str, model: Model, values: np.ndarray[Any, Any], manifest: dict[str, Any]) -> None:
+    """Write the array, the grid, and what is needed to repeat it all."""
+    from leapstep import files
+    from leapstep.data import grid, save_image
+
+    if form == "npz":
+        buffer = io.BytesIO()
+        arrays = {"samples": values}
+        if manifest["labels"] is not None:
+            arrays["labels"] = np.array(manifest["labels"][: len(values)])
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        files.write_bytes(out / "samples.npz", buffer.getvalue())
+    if model.is_pictures:
+        save_image(grid(values[:400]), out / "grid.png")
+    files.write_json(out / "manifest.json", manifest | {"finished": len(values)})

@@ -1,0 +1,90 @@
+"""`leapstep train`: its options are the fields of `TrainingConfig`."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leapstep.configuration import PRESETS, TrainingConfig, configure
+
+EXAMPLES = """**Examples**
+
+`leapstep train digits --out runs/digits`
+
+`leapstep train photos/ --out runs/photos --size 64 --flip --steps 50000`
+
+`leapstep train mnist/ --preset mnist --labels --out runs/mnist`
+
+`leapstep train signals.npy --out runs/signals --config settings.yaml`
+
+`leapstep train photos/ --out runs/photos --resume`
+
+`accelerate launch -m leapstep train photos/ --out runs/photos`
+"""
+
+
+def command(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="`digits`, a folder of images (sub-folders are labels), a parquet, arrow, npy or npz file, a folder "
+            "of parquet files, or `owner/name` on the Hub."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    preset: Annotated[
+        str | None, typer.Option(help=f"Settings known to work: {', '.join(PRESETS)}. For `digits` data: digits.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; the options below win over it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the run folder.")] = False,
+    device: Annotated[str | None, typer.Option(help="`cpu` to leave a GPU alone; default: the best there is.")] = None,
+    **settings: Any,
+) -> None:
+    """Train a denoising network and leave a run folder that leapstep and diffusers can open."""
+    from leapstep import checkpoint
+    from leapstep.training import train
+
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: choose one")
+    if device not in (None, "cpu", "cuda", "mps"):
+        raise ValueError(f"--device {device}: use cpu, cuda or mps")
+    given = {name: value for name, value in settings.items() if value is not None}
+    base = checkpoint.find_state(out)[1]["training"] if resume else {}
+    if preset is None and data == "digits" and not resume:
+        preset = "digits"
+    train(configure(given, preset, config, base), data, out, resume=resume, overwrite=overwrite, device=device)
+    typer.echo(f"trained: {out}    next: leapstep sample {out} --out samples")
+
+
+def _options() -> list[inspect.Parameter]:
+    """An option for every setting. Numbers and switches are parsed here, everything else by the configuration."""
+    options = []
+    for name, field in TrainingConfig.model_fields.items():
+        kinds = {kind for kind in (field.annotation, *typing.get_args(field.annotation)) if isinstance(kind, type)}
+        kind = next((kind for kind in (bool, int, float) if kind in kinds), str)
+        choices = [c for part in (field.annotation, *typing.get_args(field.annotation)) for c in _literals(part)]
+        shown = ",".join(map(str, map(int, field.default))) if isinstance(field.default, tuple) else field.default
+        notes = ([" | ".join(choices)] if choices else []) + ([] if shown is None else [f"default: {shown}"])
+        text = f"{field.description} [{'; '.join(notes)}]" if notes else field.description
+        annotation: Any = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings")]
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    return options
+
+
+def _literals(annotation: Any) -> tuple[str, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+
+
+def _with_options(function: types.FunctionType) -> None:
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    function.__signature__ = inspect.Signature([*own, *_options()])  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in [*own, *_options()]}
+
+
+_with_options(command)  # type: ignore[arg-type]
