@@ -164,7 +164,7 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         network, shape = _network(folder, details)
         network.load_state_dict(_weights(network, folder))
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: the configuration lacks or has a wrong value for {error}") from error
+        raise ValueError(f"{folder}: in config.json a value is missing or of the wrong type ({error})") from error
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
     process, predicts, clip = read_scheduler(scheduler, folder / "scheduler" / "scheduler_config.json")
     data = details.get("data", {})

@@ -30,9 +30,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from leapstep import checkpoint, files
 from leapstep.configuration import TrainingConfig
-from leapstep.data import Data, grid, read, save_image
+from leapstep.data import Data, read
 from leapstep.denoiser import Diffusion, from_network
 from leapstep.networks import MLP, UNet
+from leapstep.pictures import grid, save_image
 from leapstep.process import PREDICTIONS, SCHEDULES, Process, rescale_zero_terminal_snr
 from leapstep.sampling import sample
 
@@ -188,7 +189,9 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, source: str, device: str | None = None, progress: bool = True) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
+        AcceleratorState._reset_state()  # or else the precision of an earlier run in this process would be in force
         bf16 = config.precision == "bf16"
         if config.precision == "auto":
             bf16 = _native_bf16(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))

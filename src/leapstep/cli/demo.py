@@ -30,30 +30,35 @@ def command(
     """Train on 8x8 digits, sample the same weights in 1000 DDPM and in 20 and 10 DDIM steps, and compare."""
     from leapstep import files
     from leapstep.configuration import configure
-    from leapstep.data import grid, read, save_image
+    from leapstep.data import read
+    from leapstep.pictures import captioned, grid, save_image
     from leapstep.training import train
 
     if n < 2:
         raise ValueError(f"--n {n}: a distance between distributions needs at least 2 samples")
     options.claim(out, overwrite, mark="results.json")
-    given = {"seed": seed} | ({} if train_steps is None else {"steps": train_steps})
     files.write_json(out / "results.json", [])
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
+    given = {"seed": seed} | ({} if train_steps is None else {"steps": train_steps})
     model = train(configure(given, "digits"), "digits", out / "run", device="cpu")
     held_out = read("digits", split="test")
-    save_image(grid(held_out.values[:64]), out / "real.png")
-    results = []
+    results = [_reference(n, held_out)]
+    pictures = {"real digits, not trained on": held_out.values}
     for method, steps in ROWS:
-        results.append(_measure(model, method, steps, n, seed, held_out, out))
-    results.append(_reference(n, held_out))
+        result, pixels = _measure(model, method, steps, n, seed, held_out)
+        results.append(result)
+        pictures[f"{method.upper()}, {steps} network calls, {result['seconds']:.1f} s for {n}"] = pixels
+    for result, pixels in zip(results, pictures.values(), strict=True):
+        save_image(grid(pixels[:64]), out / result["grid"])
+    rows = {caption: grid(pixels[:32], columns=16) for caption, pixels in pictures.items()}
+    save_image(captioned(rows), out / "comparison.png")
     files.write_json(out / "results.json", results)
     _print(results, out)
 
 
-def _measure(model: Any, method: str, steps: int, n: int, seed: int, held_out: Any, out: Path) -> dict[str, Any]:
-    """Sample with one method, from the start noise that all methods share; write the grid."""
+def _measure(model: Any, method: str, steps: int, n: int, seed: int, held_out: Any) -> tuple[dict[str, Any], Any]:
+    """Sample with one method, from the start noise that all methods share: the row of the table, and the pixels."""
     from leapstep import sample
-    from leapstep.data import grid, save_image
     from leapstep.evaluation import frechet_distance
 
     began = time.perf_counter()
@@ -66,12 +71,11 @@ def _measure(model: Any, method: str, steps: int, n: int, seed: int, held_out: A
             seed=seed,
             on_step=lambda _: bar.update(),
         )
-    seconds = time.perf_counter() - began
+    seconds = round(time.perf_counter() - began, 2)
     pixels = model.scaling.to_pixels(x)
-    name = f"{method}-{steps}.png"
-    save_image(grid(pixels[:64]), out / name)
     distance = frechet_distance(model.scaling.to_model(pixels), held_out.batch(range(len(held_out))))
-    return {"method": method, "calls": steps, "seconds": round(seconds, 2), "distance": distance, "grid": name}
+    row = {"method": method, "calls": steps, "seconds": seconds, "distance": distance, "grid": f"{method}-{steps}.png"}
+    return row, pixels
 
 
 def _reference(n: int, held_out: Any) -> dict[str, Any]:
@@ -92,11 +96,12 @@ def _print(results: list[dict[str, Any]], out: Path) -> None:
     for row in results:
         calls, seconds = row["calls"] or "-", "-" if row["seconds"] is None else f"{row['seconds']:.1f}"
         typer.echo(f"{row['method']:<14}{calls:>14}{seconds:>10}{row['distance']:>10.3f}   {out / row['grid']}")
-    slow, fast = results[0], results[1]
+    _, slow, fast, _ = results
     change, speed = fast["distance"] / slow["distance"] - 1, slow["seconds"] / fast["seconds"]
     typer.echo(
         f"\nSame network, same start noise: the distance of {fast['calls']} DDIM steps is {100 * change:+.0f}% from\n"
         f"that of {slow['calls']} DDPM steps, at 1/{slow['calls'] // fast['calls']} of the calls and 1/{speed:.0f} of "
         "the time.\nDistance: Fréchet distance on the pixels to held-out real digits. Less is nearer; finitely many\n"
-        f"real digits do not reach 0 either.\n\nNext: leapstep sample {out / 'run'} --steps 5 --out samples"
+        f"real digits do not reach 0 either. All side by side: {out / 'comparison.png'}\n\n"
+        f"Next: leapstep sample {out / 'run'} --steps 5 --out samples"
     )

@@ -137,7 +137,7 @@ def _labels(model: Model, asked: list[str], n: int) -> Tensor | None:
 
 def _keep(out: Path, form: str, model: Model, rows: range, x: Tensor) -> np.ndarray[Any, Any]:
     """Turn a finished batch into pixels or values; write the pictures one by one."""
-    from leapstep.data import grid, save_image
+    from leapstep.pictures import grid, save_image
 
     if not model.is_pictures:
         return model.scaling.to_values(x)
@@ -151,7 +151,7 @@ def _keep(out: Path, form: str, model: Model, rows: range, x: Tensor) -> np.ndar
 def _finish(out: Path, form: str, model: Model, values: np.ndarray[Any, Any], manifest: dict[str, Any]) -> None:
     """Write the array, the grid, and what is needed to repeat it all."""
     from leapstep import files
-    from leapstep.data import grid, save_image
+    from leapstep.pictures import grid, save_image
 
     if form == "npz":
         buffer = io.BytesIO()

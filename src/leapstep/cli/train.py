@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -66,19 +66,19 @@ def _options() -> list[inspect.Parameter]:
     """An option for every setting. Numbers and switches are parsed here, everything else by the configuration."""
     options = []
     for name, field in TrainingConfig.model_fields.items():
-        kinds = {kind for kind in (field.annotation, *typing.get_args(field.annotation)) if isinstance(kind, type)}
-        kind = next((kind for kind in (bool, int, float) if kind in kinds), str)
-        choices = [c for part in (field.annotation, *typing.get_args(field.annotation)) for c in _literals(part)]
-        shown = ",".join(map(str, map(int, field.default))) if isinstance(field.default, tuple) else field.default
-        notes = ([" | ".join(choices)] if choices else []) + ([] if shown is None else [f"default: {shown}"])
+        annotation: Any = field.annotation
+        union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+        kinds = typing.get_args(annotation) if union else (annotation,)
+        kind: Any = next((kind for kind in (bool, int, float) if kind in kinds), str)
+        choices = [
+            str(choice) for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)
+        ]
+        default = ",".join(map(str, map(int, field.default))) if isinstance(field.default, tuple) else field.default
+        notes = [" | ".join(choices)] * bool(choices) + [f"default: {default}"] * (default is not None)
         text = f"{field.description} [{'; '.join(notes)}]" if notes else field.description
-        annotation: Any = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings")]
-        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+        option = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings")]
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option))
     return options
-
-
-def _literals(annotation: Any) -> tuple[str, ...]:
-    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
 
 
 def _with_options(function: types.FunctionType) -> None:

@@ -1,0 +1,59 @@
+"""Which way imports run, and how light `import leapstep` is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
+FLOORS = [
+    {"files"},
+    {"process", "networks", "data", "pictures", "evaluation", "configuration"},
+    {"denoiser"},
+    {"transitions"},
+    {"sampling", "checkpoint"},
+    {"training"},
+    {"cli"},
+    {"__main__"},
+]
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
+
+def part_of(path):
+    """The module, or the folder that it lies in, below leapstep."""
+    first = path.relative_to(SOURCE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path):
+    """Names below leapstep that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            parts = node.module.split(".")
+            if parts[0] == "leapstep":
+                yield from parts[1:2] or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] == "leapstep" and len(parts) > 1:
+                    yield parts[1]
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_import_from_lower_floors_only(path):
+    here = part_of(path)
+    if here == "__init__":
+        return  # the front door may open every room
+    assert here in FLOOR, f"{here} has no floor: give it one on purpose"
+    for name in imports(path):
+        if name in FLOOR and name != here:
+            assert FLOOR[name] < FLOOR[here], f"{here} (floor {FLOOR[here]}) imports {name} (floor {FLOOR[name]})"
+
+
+def test_import_is_light():
+    heavy = ["PIL", "accelerate", "datasets", "huggingface_hub", "pydantic", "sklearn", "tensorboard", "typer"]
+    program = f"import leapstep, sys; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,331 @@
+"""Run folders: diffusers opens ours, we open theirs, and nothing on disk can be lost or do harm."""
+
+import dataclasses
+import errno
+import json
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+
+import leapstep
+from leapstep import checkpoint, files
+from leapstep.data import Scaling
+from leapstep.networks import MLP, UNet
+
+diffusers = pytest.importorskip("diffusers")
+
+CHANNELS = {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4}
+
+
+def randomised(network, seed=0):
+    """A network without zeros, so that every weight matters."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.2 * torch.randn_like(parameter))
+    return network
+
+
+def model(process=None, **settings):
+    network = randomised(UNet(in_channels=3, **CHANNELS))
+    return checkpoint.Model(
+        network, process or leapstep.linear(), **{"predicts": "eps", "shape": (3, 8, 8), **settings}
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    checkpoint.save(tmp_path / "run", model())
+    return tmp_path / "run"
+
+
+# --- to and from diffusers ---
+
+
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "quadratic", "cosine", "sigmoid", "exponential"])
+def test_diffusers_opens_what_we_save(tmp_path, name, predicts):
+    process = leapstep.SCHEDULES[name](100)
+    ours = model(process, predicts=predicts)
+    checkpoint.save(tmp_path / "run", ours)
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "run")
+    x, k = torch.randn(2, 3, 8, 8), torch.tensor([3, 70])
+    with torch.no_grad():
+        torch.testing.assert_close(pipeline.unet(x, k).sample, ours.network(x, k), rtol=1e-4, atol=1e-5)
+    alphas = process.alpha(torch.arange(1, 101, dtype=torch.float64) / 100) ** 2
+    torch.testing.assert_close(pipeline.scheduler.alphas_cumprod.double(), alphas, rtol=1e-3, atol=1e-6)
+    assert pipeline.scheduler.config.prediction_type == checkpoint.PREDICTION_TYPES[predicts]
+    assert pipeline.scheduler.config.clip_sample
+    assert pipeline.scheduler.config.clip_sample_range == 1
+    image = pipeline(batch_size=1, num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize("settings", [{"predicts": "eps"}, {"predicts": "v", "clip": None}])
+def test_what_we_save_we_load(tmp_path, name, settings):
+    saved = model(leapstep.rescale_zero_terminal_snr(leapstep.SCHEDULES[name](50)), **settings)
+    if settings["predicts"] == "eps":
+        saved = model(leapstep.SCHEDULES[name](50), **settings)
+    checkpoint.save(tmp_path / "run", dataclasses.replace(saved, details={"step": 7}))
+    loaded = checkpoint.load(tmp_path / "run")
+    t = torch.linspace(0, 1, 301, dtype=torch.float64)
+    torch.testing.assert_close(loaded.process.alpha(t), saved.process.alpha(t), rtol=1e-9, atol=1e-12)
+    assert (loaded.predicts, loaded.shape, loaded.clip) == (saved.predicts, saved.shape, saved.clip)
+    assert loaded.details == {"step": 7}
+    assert checkpoint.fingerprint(loaded.network) == checkpoint.fingerprint(saved.network)
+    assert not loaded.network.training
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+        {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
+        {"beta_schedule": "sigmoid", "clip_sample": False},
+        {"num_train_timesteps": 50, "beta_end": 0.3},
+        {"num_train_timesteps": 50, "beta_schedule": "sigmoid"},
+        {"rescale_betas_zero_snr": True, "prediction_type": "sample", "clip_sample_range": 2.0},
+        {"trained_betas": [0.1, 0.2, 0.4], "num_train_timesteps": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("scheduler", ["DDPMScheduler", "DDIMScheduler"])
+def test_we_open_what_diffusers_saves(tmp_path, settings, scheduler):
+    if scheduler == "DDIMScheduler" and settings.get("beta_schedule") == "sigmoid":
+        pytest.skip("diffusers has no sigmoid schedule for DDIM")
+    network = randomised(
+        diffusers.UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
+            norm_num_groups=4, attention_head_dim=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        )
+    ).eval()  # fmt: skip
+    theirs = getattr(diffusers, scheduler)(**settings)
+    diffusers.DDPMPipeline(network, theirs).save_pretrained(tmp_path / "pipeline")
+    loaded = checkpoint.load(tmp_path / "pipeline")
+    timesteps = theirs.config.num_train_timesteps
+    t = torch.arange(1, timesteps + 1, dtype=torch.float64) / timesteps
+    torch.testing.assert_close(loaded.process.alpha(t) ** 2, theirs.alphas_cumprod.double(), rtol=2e-3, atol=1e-6)
+    assert checkpoint.PREDICTION_TYPES[loaded.predicts] == theirs.config.prediction_type
+    limit = theirs.config.clip_sample_range
+    assert loaded.clip == ((-limit, limit) if theirs.config.clip_sample else None)
+    assert loaded.shape == (1, 8, 8)
+    x, k = torch.randn(2, 1, 8, 8), torch.tensor([0, timesteps - 1])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.network(x, k), network(x, k).sample, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("predicts", ["eps", "v", "x0"])
+@pytest.mark.parametrize("steps", [5, 20])
+def test_samples_are_those_of_diffusers_ddim(folder, eta, predicts, steps):
+    """Same weights, start noise, injected noise and timesteps; step counts that divide T, where diffusers is right."""
+    loaded = dataclasses.replace(checkpoint.load(folder), predicts=predicts)
+    scheduler = diffusers.DDIMScheduler(
+        prediction_type=checkpoint.PREDICTION_TYPES[predicts], timestep_spacing="trailing", set_alpha_to_one=True
+    )
+    scheduler.set_timesteps(steps)
+    noise = leapstep.Noise(1, range(2), (3, 8, 8))
+    x = noise(0)
+    path = leapstep.times(loaded.process, steps)
+    assert [round(1000 * t) - 1 for t in path[:-1].tolist()] == scheduler.timesteps.tolist()
+    with torch.no_grad():
+        *_, ours = leapstep.trajectory(loaded.diffusion(), x, path, leapstep.ddim(eta), noise)
+        for step, k in enumerate(scheduler.timesteps, start=1):
+            value = loaded.network(x, k)
+            x = scheduler.step(
+                value, k, x, eta=eta, use_clipped_model_output=True, variance_noise=noise(step)
+            ).prev_sample
+    torch.testing.assert_close(ours.x, x, rtol=1e-3, atol=1e-4)
+
+
+def test_an_mlp_keeps_its_units_and_classes(tmp_path):
+    network = randomised(MLP(shape=(5,), width=16, depth=1, classes=3))
+    details = {"data": {"scaling": {"shift": 7.0, "scale": 3.0}, "classes": ["a", "b"]}, "null_label": 2}
+    saved = checkpoint.Model(network, leapstep.cosine(), "v", (5,), Scaling(7.0, 3.0), None, ("a", "b"), 2, details)
+    checkpoint.save(tmp_path / "run", saved)
+    loaded = checkpoint.load(tmp_path / "run")
+    assert not (tmp_path / "run" / "model_index.json").exists()
+    assert (loaded.scaling, loaded.classes, loaded.null_label, loaded.clip) == (Scaling(7.0, 3.0), ("a", "b"), 2, None)
+    assert not loaded.is_pictures
+    assert checkpoint.fingerprint(loaded.network) == checkpoint.fingerprint(network)
+
+
+# --- labels and guidance ---
+
+
+@pytest.fixture
+def labelled():
+    network = randomised(MLP(shape=(2,), width=16, depth=1, classes=4))
+    return checkpoint.Model(network, leapstep.cosine(), "v", (2,), Scaling(0, 1), None, ("a", "b", "c"), null_label=3)
+
+
+def test_labels_reach_the_network_and_guidance_extrapolates(labelled):
+    x, t, labels = torch.randn(3, 2), torch.tensor(0.5), torch.tensor([2, 0, 1])
+    free = labelled.diffusion().denoise(x, t)
+    conditional = labelled.diffusion(labels).denoise(x, t)
+    assert not torch.allclose(free, conditional)
+    torch.testing.assert_close(labelled.diffusion(torch.zeros(3).long()).denoise(x, t)[1], conditional[1])
+    guided = labelled.diffusion(labels, guidance=2.5).denoise(x, t)
+    torch.testing.assert_close(guided, free + 2.5 * (conditional - free), rtol=1e-4, atol=1e-5)
+    bounded = dataclasses.replace(labelled, clip=(-0.1, 0.1)).diffusion(labels, guidance=2.5).denoise(x, t)
+    torch.testing.assert_close(bounded, guided.clamp(-0.1, 0.1))
+
+
+def test_wrong_labels(labelled):
+    always = dataclasses.replace(labelled, null_label=None)
+    plain = dataclasses.replace(labelled, classes=(), null_label=None)
+    for action, message in [
+        (lambda: labelled.diffusion(torch.tensor([3])), r"between 0 and 2 \(a, b, c\)"),
+        (lambda: labelled.diffusion(torch.tensor([-1])), "between 0 and 2"),
+        (lambda: labelled.diffusion(guidance=2.0), "needs a label"),
+        (lambda: always.diffusion(), "pass a label from 0 to 2"),
+        (lambda: always.diffusion(torch.tensor([0]), 2.0), "some labels dropped"),
+        (lambda: plain.diffusion(torch.tensor([0])), "trained without labels"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            action()
+
+
+# --- broken and hostile files ---
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_pickles_load_tensors_only(folder, tmp_path):
+    weights = folder / "unet" / checkpoint.WEIGHTS
+    before = checkpoint.fingerprint(checkpoint.load(folder).network)
+    pickled = weights.with_suffix(".bin")
+    torch.save(safetensors.torch.load_file(weights), pickled)
+    weights.unlink()
+    assert checkpoint.fingerprint(checkpoint.load(folder).network) == before
+    torch.save({"conv_in.weight": Payload(tmp_path / "ran")}, pickled)
+    with pytest.raises(ValueError, match="was not loaded: it holds more than tensors"):
+        checkpoint.load(folder)
+    pickled.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    with pytest.raises(ValueError, match="was not loaded"):
+        checkpoint.load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_pickle_is_written(folder):
+    checkpoint.save_state(folder, 3, {"a": torch.ones(2)}, {"b": 1})
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_truncated_weights(folder, size):
+    path = folder / "unet" / checkpoint.WEIGHTS
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"safetensors cannot be read \(.*truncated"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("unet/config.json", "{", "is not JSON"),
+        ("unet/config.json", "[]", "expected a JSON object"),
+        ("unet/config.json", {"block_out_channels": ...}, "block_out_channels"),
+        ("unet/config.json", {"block_out_channels": None}, "a value is missing or of the wrong type"),
+        ("unet/config.json", {"sample_size": None}, "no sample_size"),
+        ("unet/config.json", {"act_fn": "gelu"}, "act_fn"),
+        ("unet/config.json", {"block_out_channels": [8, 12]}, "does not fit its config.json: .* is"),
+        ("unet/config.json", {"layers_per_block": 2}, "keys differ, among them"),
+        ("scheduler/scheduler_config.json", "nonsense", "is not JSON"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": ...}, "lacks num_train_timesteps"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "'flow' is not one of epsilon, sample"),
+        ("scheduler/scheduler_config.json", {"trained_betas": None, "beta_schedule": "x"}, "'x' is not one of linear"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [0.5, 7]}, "betas must be"),
+        ("scheduler/scheduler_config.json", None, "is missing"),
+        ("leapstep.json", "", "is not JSON"),
+        ("unet/" + checkpoint.WEIGHTS, None, "has no weights"),
+        ("unet/config.json", None, "is not a model"),
+    ],
+)
+def test_broken_folders(folder, file, change, message):
+    path = folder / file
+    if change is None:
+        path.unlink()
+    elif isinstance(change, str):
+        path.write_text(change)
+    else:
+        config = {key: value for key, value in {**json.loads(path.read_text()), **change}.items() if value is not ...}
+        path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message) as error:
+        checkpoint.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="there is no model folder"):
+        checkpoint.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="there is no model folder nothing"):
+        checkpoint.load("nothing")
+
+
+def test_what_cannot_be_saved(tmp_path):
+    for bad, message in [
+        (model(leapstep.ve()), "variance-preserving"),
+        (model(leapstep.exponential()), "trained levels"),
+        (model(predicts="score"), "only eps, x0 and v"),
+        (dataclasses.replace(model(), network=torch.nn.Linear(2, 2)), "not a Linear"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            checkpoint.save(tmp_path / "run", bad)
+
+
+# --- training states ---
+
+
+def test_the_last_good_state_survives_a_cut_at_any_byte(tmp_path, monkeypatch):
+    """The disk fills up after n bytes, for n all over the file: the state before is whole, and is what resumes."""
+    good, new = {"a": torch.arange(100.0)}, {"a": torch.arange(100.0) + 1}
+    checkpoint.save_state(tmp_path, 1, good, {"note": "good"})
+    size = (tmp_path / "state" / "step-00000001.safetensors").stat().st_size
+    write = files._write
+    for limit in [0, 1, 7, 8, 9, *range(16, size, 23), size - 1]:
+        left = limit
+
+        def cut(file, data):
+            nonlocal left
+            if left == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written = write(file, data[:left])
+            left -= written
+            return written
+
+        monkeypatch.setattr(files, "_write", cut)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save_state(tmp_path, 2, new, {"note": "new!"})
+        monkeypatch.undo()
+        path, values = checkpoint.find_state(tmp_path)
+        assert values == {"note": "good", "step": 1}
+        assert torch.equal(safetensors.torch.load_file(path)["a"], good["a"])
+        assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000001.safetensors"]
+    checkpoint.save_state(tmp_path, 2, new, {"note": "new!"})
+    assert checkpoint.find_state(tmp_path)[1] == {"note": "new!", "step": 2}
+    assert len(list((tmp_path / "state").iterdir())) == 1
+
+
+def test_a_damaged_state_gives_way_to_an_older_one(tmp_path):
+    checkpoint.save_state(tmp_path, 1, {"a": torch.zeros(3)}, {})
+    broken = tmp_path / "state" / "step-00000002.safetensors"
+    broken.write_bytes((tmp_path / "state" / "step-00000001.safetensors").read_bytes()[:-5])
+    assert checkpoint.find_state(tmp_path)[1]["step"] == 1
+    (tmp_path / "state" / "step-00000001.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no training state to resume from.*step-00000002"):
+        checkpoint.find_state(tmp_path)

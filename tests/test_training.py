@@ -1,0 +1,444 @@
+"""The loss against the papers' formulas; a run that learns, is recorded, is killed and goes on."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import leapstep
+import leapstep.checkpoint
+from leapstep.configuration import TrainingConfig, configure
+from leapstep.data import read
+from leapstep.training import Trainer, ema_update, learning_rate, loss, stratified_times, train
+
+F64 = torch.float64
+TINY = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 16, "warmup": 2}
+
+
+def tiny(**settings):
+    return configure({**TINY, **settings})
+
+
+@pytest.fixture
+def trainer():
+    def make(source="digits", **settings):
+        return Trainer(tiny(**settings), source, device="cpu", progress=False)
+
+    return make
+
+
+# --- the loss ---
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "flow", "ve"])
+@pytest.mark.parametrize("kind", ["eps", "x0", "v", "flow", "score"])
+def test_weights_are_squared_errors_of_the_prediction(name, kind):
+    """|value - value_hat|^2 of any prediction, computed directly, is the weighted loss on x0."""
+    process = leapstep.SCHEDULES[name](1000)
+    x0, eps, guess = torch.randn(3, 5, 4, dtype=F64)
+    t = torch.tensor([0.001, 0.1, 0.4, 0.8, 0.99], dtype=F64)
+    x = process.add_noise(x0, t, eps)
+    target = process.combine(x0, eps, t, kind)
+    estimate = process.convert(guess, x, t, "x0", kind)
+    ours = loss(leapstep.Diffusion(process, lambda x, t: guess), x0, t, eps, kind)
+    torch.testing.assert_close(ours, (target - estimate).square().mean(1), rtol=1e-7, atol=1e-9)
+
+
+def test_min_snr_is_hang_et_al():
+    process, t = leapstep.linear(), torch.tensor([0.01, 0.3, 0.9], dtype=F64)
+    snr = process.log_snr(t).exp()
+    x0, eps = torch.randn(2, 3, 4, dtype=F64)
+    diffusion = leapstep.Diffusion(process, lambda x, t: torch.zeros_like(x))
+    for gamma in (1.0, 5.0):
+        ours = loss(diffusion, x0, t, eps, "min_snr", gamma)
+        by_eps = loss(diffusion, x0, t, eps, "eps") * snr.clamp(max=gamma) / snr
+        torch.testing.assert_close(ours, by_eps)
+
+
+def test_variational_weight_is_the_term_of_the_bound():
+    """T times L_{k-1} = |mu - mu_hat|^2 / (2 beta~_k), Ho et al. eq. 8, for every level k >= 2."""
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=F64)
+    bar = (1 - betas).cumprod(0)
+    process = leapstep.from_betas(betas)
+    k = torch.tensor([2, 3, 50, 500, 1000])
+    now, before, beta = bar[k - 1], bar[k - 2], betas[k - 1]
+    x0, eps, guess = torch.randn(3, 5, 4, dtype=F64)
+    mean_gap = (before.sqrt() * beta / (1 - now))[:, None] * (x0 - guess)
+    term = mean_gap.square().mean(1) / (2 * beta * (1 - before) / (1 - now))
+    ours = loss(leapstep.Diffusion(process, lambda x, t: guess), x0, k / 1000, eps, "variational")
+    torch.testing.assert_close(ours, 1000 * term, rtol=1e-6, atol=1e-9)
+    first, second = (
+        loss(leapstep.Diffusion(process, lambda x, t: guess), x0, torch.full((5,), t, dtype=F64), eps, "variational")
+        for t in (0.001, 0.002)
+    )
+    torch.testing.assert_close(first, second)
+
+
+def test_the_exact_denoiser_has_the_least_loss():
+    """On Gaussian data the exact denoiser's loss is the posterior variance, and any perturbation costs more."""
+    process, c, t = leapstep.linear(), 0.5, torch.full((20_000,), 0.3, dtype=F64)
+    data = leapstep.GaussianMixture(torch.zeros(1, 2, dtype=F64), torch.tensor([c], dtype=F64))
+    exact, x0, eps = data.diffusion(process), data.sample(20_000), torch.randn(20_000, 2, dtype=F64)
+    alpha, sigma = process.alpha(t[0]), process.sigma(t[0])
+    least = loss(exact, x0, t, eps, "x0").mean()
+    assert least.item() == pytest.approx((c * sigma**2 / (alpha**2 * c + sigma**2)).item(), rel=0.03)
+    worse = leapstep.Diffusion(process, lambda x, t: 1.1 * exact.denoise(x, t))
+    assert loss(worse, x0, t, eps, "x0").mean() > least
+
+
+def test_unknown_weight():
+    diffusion = leapstep.Diffusion(leapstep.linear(), lambda x, t: x)
+    with pytest.raises(ValueError, match="unknown weight 'simple': use one of eps"):
+        loss(diffusion, torch.zeros(1, 2), torch.ones(1), torch.zeros(1, 2), "simple")
+
+
+def test_stratified_times():
+    """One level from each n-th of the range, uniform over all, and a mean that varies far less than by chance."""
+    torch.manual_seed(0)
+    draws = torch.stack([stratified_times(10, 1000) for _ in range(2000)])
+    k = (draws * 1000).round()
+    assert ((k.sort(1).values - 1) // 100 == torch.arange(10)).all()
+    assert k.min() == 1
+    assert k.max() == 1000
+    assert abs(draws[:, 0].mean() - 0.5005) < 0.02  # in random order
+    assert draws.mean(1).var() < draws.flatten().var() / 10 / 50
+    assert stratified_times(7, 3).unique().tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+# --- the optimiser ---
+
+
+def test_learning_rate():
+    config = tiny(steps=110, warmup=9, learning_rate=1.0)
+    assert [learning_rate(config, step) for step in (0, 4, 9, 109)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    cosine = config.model_copy(update={"lr_schedule": "cosine"})
+    middle = 9 + (110 - 9) / 2
+    assert learning_rate(cosine, 9) == pytest.approx(1.0)
+    assert learning_rate(cosine, middle) == pytest.approx(0.5)
+    assert learning_rate(cosine, 110) == pytest.approx(0.0)
+
+
+def test_ema_warms_up_to_its_decay():
+    averaged, kept = [torch.zeros(2)], []
+    for n in (1, 10, 100, 100_000):
+        averaged = [torch.zeros(2)]
+        ema_update(0.99)(averaged, [torch.ones(2)], torch.tensor(n))
+        kept.append(1 - averaged[0][0].item())
+    assert kept == pytest.approx([2 / 11, 11 / 20, 101 / 110, 0.99], abs=1e-6)
+
+
+def test_ema_is_what_is_saved(trainer, tmp_path):
+    run = trainer(steps=4)
+    for _ in range(4):
+        run.advance()
+    run.save(tmp_path)
+    saved = leapstep.checkpoint.load(tmp_path).network.state_dict()
+    live = run.network.state_dict()
+    for name, value in run.ema.module.state_dict().items():
+        assert torch.equal(saved[name], value)
+    assert any(not torch.equal(saved[name], live[name]) for name in live)
+
+
+def test_accumulation_averages_the_parts(trainer):
+    """The gradient of a batch in two parts is the mean of the gradients of the parts, each half a batch."""
+    whole, grads = trainer(accumulate=2, clip_gradient=1e9), []
+    sizes = []
+    for part in range(2):
+        each, _ = whole._loss(part)
+        sizes.append(len(each))
+        grads.append(torch.autograd.grad(each.mean(), list(whole.network.parameters()), allow_unused=True))
+    assert sizes == [8, 8]
+    seen = {}
+    step = whole.optimizer.step
+
+    def spy():
+        if whole.accelerator.sync_gradients:
+            seen["grad"] = [None if p.grad is None else p.grad.clone() for p in whole.network.parameters()]
+        step()
+
+    whole.optimizer.step = spy
+    whole.advance()
+    for a, b, got in zip(*grads, seen["grad"], strict=True):
+        if got is not None:
+            torch.testing.assert_close(got, (a + b) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_is_clipped(trainer):
+    run = trainer(clip_gradient=1e-3)
+    seen = {}
+    step = run.optimizer.step
+    run.optimizer.step = lambda: (
+        seen.update(norm=torch.stack([p.grad.norm() for p in run.network.parameters() if p.grad is not None]).norm()),
+        step(),
+    )
+    assert run.advance()["gradient_norm"] > 1e-3
+    assert seen["norm"].item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": 1e-2},
+        {"weight_decay": 0.5},
+        {"loss": "x0"},
+        {"loss": "min_snr"},
+        {"loss": "variational"},
+        {"predicts": "v"},
+        {"predicts": "x0"},
+        {"predicts": "v", "zero_terminal_snr": True},
+        {"schedule": "cosine"},
+        {"timesteps": 50},
+        {"flip": True},
+        {"labels": True},
+        {"labels": True, "label_dropout": 0.9},
+        {"dropout": 0.5},
+        {"time_embedding": "learned"},
+        {"head_channels": 4},
+        {"attention": (False, False)},
+        {"blocks": 2},
+        {"groups": 2},
+        {"seed": 1},
+        {"batch_size": 32},
+        {"accumulate": 2},
+        {"warmup": 0},
+        {"precision": "bf16"},
+        {"network": "mlp"},
+        {"network": "mlp", "width": 32},
+        {"network": "mlp", "depth": 2},
+        {"lr_schedule": "cosine", "steps": 4},
+        {"loss": "min_snr", "min_snr_gamma": 1.0},
+        {"size": 16},
+        {"grey": False},
+    ],
+    ids=str,
+)
+def test_every_setting_changes_the_training(trainer, settings):
+    """Four steps with the setting differ from four steps without it, in losses, learning rate or shapes."""
+    reference = {name: value for name, value in settings.items() if name in ("labels", "network", "loss", "predicts")}
+    if set(reference) == set(settings):
+        reference = {}
+
+    def trace(chosen):
+        run = trainer(**chosen)
+        losses = [run.advance()["loss"] for _ in range(4)]
+        rate = run.optimizer.param_groups[0]["lr"]
+        return losses, rate, [tuple(p.shape) for p in run.network.parameters()], run.data.shape
+
+    ours, plain = trace(settings), trace(reference)
+    assert all(math.isfinite(value) for value in ours[0])
+    assert ours != plain
+
+
+def test_flip_mirrors_half_of_the_pictures(trainer, monkeypatch):
+    from leapstep import training
+
+    run, seen = trainer(flip=True, batch_size=256), []
+    monkeypatch.setattr(training, "loss", lambda diffusion, x0, *rest: (seen.append(x0), x0.flatten(1).mean(1))[1])
+    plain, _ = run._batch(0)
+    run._loss(0)
+    mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(seen[0], plain, strict=True)]
+    assert 80 < sum(mirrored) < 176
+    assert all(m or torch.equal(a, b) for m, a, b in zip(mirrored, seen[0], plain, strict=True))
+
+
+def test_labels_are_dropped_as_often_as_asked(trainer):
+    run, seen = trainer(labels=True, label_dropout=0.25, batch_size=1024), []
+    forward = run.network.forward
+    run.network.forward = lambda x, k, class_labels: (seen.append(class_labels), forward(x, k, class_labels))[1]
+    _, labels = run._batch(0)
+    run._loss(0)
+    dropped = seen[0] == 10
+    assert 0.2 < dropped.double().mean() < 0.3
+    assert torch.equal(seen[0][~dropped], labels[~dropped])
+    assert run.network.config.classes == 11
+    assert trainer(labels=True, label_dropout=0.0).network.config.classes == 10
+
+
+def test_every_sample_is_seen_once_an_epoch(trainer):
+    run, seen = trainer(batch_size=103, network="mlp"), []
+    n = len(run.data)
+    run.data.batch.__self__.__class__.batch, original = (
+        lambda self, chosen: (seen.extend(chosen.tolist()), original(self, chosen))[1],
+        run.data.__class__.batch,
+    )
+    try:
+        for run.step in range(-(-2 * n // 103)):
+            run._batch(0)
+    finally:
+        run.data.__class__.batch = original
+    assert sorted(seen[:n]) == sorted(seen[n : 2 * n]) == list(range(n))
+    assert seen[:n] != seen[n : 2 * n]
+
+
+# --- runs ---
+
+
+def test_a_run_learns_its_data(tmp_path):
+    """From an array of points to samples: an MLP trained on a known mixture draws points with its moments."""
+    mixture = leapstep.GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 1.0]]), torch.tensor([0.1, 0.3]))
+    np.save(tmp_path / "points.npy", 50 + 10 * mixture.sample(5000).numpy())
+    config = configure(
+        {"width": 64, "depth": 2, "steps": 800, "learning_rate": 3e-3, "lr_schedule": "cosine", "warmup": 20,
+         "ema_decay": 0.99, "batch_size": 256, "sample_every": 10_000, "save_every": 10_000}
+    )  # fmt: skip
+    model = train(config, str(tmp_path / "points.npy"), tmp_path / "run", device="cpu", progress=False)
+    x = torch.from_numpy(model.scaling.to_values(leapstep.sample(model.diffusion(), (4000, 2), 50)))
+    truth = 50 + 10 * mixture.sample(4000, seed=9).double()
+    torch.testing.assert_close(x.mean(0), truth.mean(0), rtol=0, atol=1.5)
+    torch.testing.assert_close(x.T.cov(), truth.T.cov(), rtol=0.12, atol=10)
+    assert (x[:, 0] > 50).double().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def run_folder(path):
+    """Everything in a run that training decides, bit for bit."""
+    (state,) = (path / "state").iterdir()
+    return {
+        "state": safetensors.torch.load_file(state),
+        "weights": safetensors.torch.load_file(path / "unet" / "diffusion_pytorch_model.safetensors"),
+    }
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for part in a:
+        assert a[part].keys() == b[part].keys()
+        for name in a[part]:
+            assert torch.equal(a[part][name], b[part][name]), (part, name)
+
+
+def test_killed_and_resumed_is_bit_identical(tmp_path):
+    """30 steps straight, against 15 steps, kill -9, --resume: weights, EMA, optimiser state, samples on the way."""
+    options = ["--channels", "8,8", "--attention", "0,1", "--groups", "4", "--dropout", "0.1", "--labels", "--flip",
+               "--batch-size", "96", "--steps", "30", "--sample-every", "10"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(out, *more):
+        return [sys.executable, "-m", "leapstep", "train", "digits", "--out", str(out), *options, *more]
+
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    subprocess.run(command(straight, "--save-every", "30"), check=True, capture_output=True, env=environment)
+    process = subprocess.Popen(command(broken, "--save-every", "15"), stderr=subprocess.DEVNULL, env=environment)
+    while not (broken / "leapstep.json").exists():  # the last file of the checkpoint at step 15
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert leapstep.checkpoint.find_state(broken)[1]["step"] == 15
+    subprocess.run(command(broken, "--save-every", "30", "--resume"), check=True, capture_output=True, env=environment)
+    same(run_folder(straight), run_folder(broken))
+    for name in ("step-00000020.png", "step-00000030.png"):
+        assert (straight / "samples" / name).read_bytes() == (broken / "samples" / name).read_bytes()
+
+
+def test_not_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    original = Trainer._loss
+
+    def broken(self, part):
+        each, t = original(self, part)
+        return (each * math.nan if self.step == 5 else each), t
+
+    monkeypatch.setattr(Trainer, "_loss", broken)
+    with pytest.raises(FloatingPointError, match="loss of step 6 is nan; the checkpoint of step 4 is kept"):
+        train(tiny(steps=8, save_every=2), "digits", tmp_path / "run", device="cpu", progress=False)
+    monkeypatch.undo()
+    model = train(tiny(steps=8), "digits", tmp_path / "run", resume=True, device="cpu", progress=False)
+    assert model.details["step"] == 8
+
+
+def test_ctrl_c_saves_where_it_stood(tmp_path, monkeypatch):
+    original = Trainer.advance
+
+    def interrupted(self):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(steps=8), "digits", tmp_path / "run", device="cpu", progress=False)
+    assert leapstep.checkpoint.find_state(tmp_path / "run")[1]["step"] == 3
+    assert leapstep.checkpoint.load(tmp_path / "run").details["step"] == 3
+
+
+def test_existing_runs_are_safe(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(steps=2), "digits", run, device="cpu", progress=False)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    for out, settings, options, message in [
+        (run, {}, {}, "is not empty: --resume it, --overwrite it"),
+        (run, {"batch_size": 8}, {"resume": True}, "trained with batch_size=16, not 8"),
+        (run, {"channels": (8, 8, 8), "attention": (0, 0, 1)}, {"resume": True}, "trained with channels"),
+        (tmp_path / "other", {}, {"overwrite": True}, "is not a run folder"),
+        (tmp_path / "other", {}, {"resume": True}, "no training state"),
+        (run, {"channels": (8, 8, 8, 8, 8), "attention": (0,) * 5}, {"overwrite": True}, "do not fit 5 levels"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            train(tiny(**{"steps": 4, **settings}), "digits", out, device="cpu", progress=False, **options)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
+    train(tiny(steps=3), "digits", run, overwrite=True, device="cpu", progress=False)
+    assert leapstep.checkpoint.find_state(run)[1]["step"] == 3
+    assert not (run / "samples" / "step-00000002.png").exists()
+
+
+def test_a_run_that_cannot_start_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="there is no"):
+        train(tiny(), "digts", tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labels": True}, "has none: train without --labels"),
+        ({"flip": True}, "train without --flip"),
+        ({"network": "unet"}, "use --network mlp"),
+        ({"batch_size": 10, "accumulate": 3}, "not a multiple of accumulate 3"),
+        ({"zero_terminal_snr": True}, "needs --predicts v or x0"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, settings, message):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20, 3)))
+    with pytest.raises(ValueError, match=message):
+        Trainer(configure(settings), str(tmp_path / "x.npy"), device="cpu", progress=False)
+
+
+def test_tensorboard_tells_the_story(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny(steps=6, log_every=2, timesteps=8), "digits", tmp_path / "run", device="cpu", progress=False)
+    log = EventAccumulator(str(tmp_path / "run" / "log"))
+    log.Reload()
+    quarters = {f"loss_by_time/quarter_{i}" for i in range(1, 5)}
+    assert set(log.Tags()["scalars"]) == {
+        "loss", "gradient_norm", "learning_rate", "samples_per_second", *quarters
+    }  # fmt: skip
+    for name in log.Tags()["scalars"]:
+        assert [event.step for event in log.Scalars(name)] == [2, 4, 6]
+    rate = [event.value for event in log.Scalars("learning_rate")]
+    assert rate == pytest.approx([2e-4 * 2 / 3, 2e-4, 2e-4])
+
+
+def test_configuration_in_force_is_kept_with_the_run(tmp_path):
+    config = tiny(steps=2, loss="min_snr")
+    model = train(config, "digits", tmp_path / "run", device="cpu", progress=False)
+    assert TrainingConfig(**leapstep.checkpoint.load(tmp_path / "run").details["training"]) == config
+    assert model.details["data"]["samples"] == len(read("digits"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run(tmp_path):
+    """The same command under torchrun on two processes leaves one whole run folder."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "leapstep"]
+    options = ["--channels", "8,8", "--attention", "0,1", "--groups", "4", "--steps", "5", "--device", "cpu"]
+    subprocess.run([*launch, "train", "digits", "--out", str(tmp_path / "run"), *options], check=True)
+    assert leapstep.checkpoint.load(tmp_path / "run").details["step"] == 5
