@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -143,7 +144,8 @@ class Process(NamedTuple):
         t = as_time(t)
         alpha, sigma = along(self.alpha(t), x), along(self.sigma(t), x)
         if kind == "x0":
-            return value, torch.where((sigma == 0).to(x.device), 0, (x - alpha * value) / sigma)
+            eps = (x - alpha * value) / sigma
+            return value, torch.where(sigma == 0, 0, eps) if (self.sigma(t) == 0).any() else eps
         if kind == "score":
             kind, value = "eps", -sigma * value
         if kind == "eps":
@@ -190,7 +192,19 @@ def from_alphas_cumprod(alphas_cumprod: Tensor | Sequence[float]) -> Process:
         return torch.lerp(angles[level], angles[level + 1], position - level)
 
     # sin(pi/2 - phi), not cos(phi), so that zero signal is exactly 0
-    return Process(lambda t: (math.pi / 2 - angle(t)).sin(), lambda t: angle(t).sin(), timesteps)
+    alpha, sigma = _remembered(lambda t: (math.pi / 2 - angle(t)).sin()), _remembered(lambda t: angle(t).sin())
+    return Process(alpha, sigma, timesteps)
+
+
+def _remembered(curve: Curve) -> Curve:
+    """Keep the values at single times: a sampler asks for the same few again and again, between small networks."""
+
+    @lru_cache(maxsize=4096)
+    @torch.inference_mode(False)
+    def at(t: float) -> Tensor:
+        return curve(torch.tensor(t, dtype=torch.float64))
+
+    return lambda t: at(t.item()) if t.ndim == 0 and not t.requires_grad else curve(t)
 
 
 def from_betas(betas: Tensor | Sequence[float]) -> Process:

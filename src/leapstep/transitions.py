@@ -78,6 +78,8 @@ def ddim(eta: float = 0.0) -> Transition:
         raise ValueError(f"eta={eta}: must lie between 0 (DDIM) and 1 (DDPM); for more noise use ddpm(variance='beta')")
 
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        if eta == 0:
+            return _leap(diffusion, x, t, s, noise)
         posterior = diffusion.process.sigma(s) * younger(diffusion.process, t, s).clamp(min=0).sqrt()
         return _leap(diffusion, x, t, s, noise, replaced=eta, std=eta * posterior)
 
@@ -108,7 +110,15 @@ def ddpm(variance: str = "posterior") -> Transition:
     return transition
 
 
-def _leap(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, noise: Noise, *, replaced: float, std: Tensor) -> Step:
+def _leap(
+    diffusion: Diffusion,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    noise: Noise,
+    replaced: float = 0.0,
+    std: Tensor | None = None,
+) -> Step:
     """The formula at the head of this module; eps gives up what `replaced` (an eta) says, std z comes in its place."""
     process = diffusion.process
     sigma = process.sigma(s)
@@ -118,7 +128,7 @@ def _leap(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, noise: Noise, *
         sigma = sigma * (1 - replaced**2 * younger(process, t, s)).sqrt()
     x0, eps = estimate(diffusion, x, t)
     x_s = along(process.alpha(s), x) * x0 + along(sigma, x) * eps
-    if (std > 0).any():
+    if std is not None and (std > 0).any():
         x_s = x_s + along(std, x) * noise()
     return Step(x_s, x0)
 
