@@ -352,19 +352,24 @@ def test_not_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkey
     assert model.details["step"] == 8
 
 
-def test_ctrl_c_saves_where_it_stood(tmp_path, monkeypatch):
-    original = Trainer.advance
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_between_steps_and_saved(tmp_path, monkeypatch, number):
+    """A signal amid a step waits for its end, so that the checkpoint is that of a whole step."""
+    original = Trainer._loss
 
-    def interrupted(self):
+    def interrupted(self, part):
         if self.step == 3:
-            raise KeyboardInterrupt
-        return original(self)
+            os.kill(os.getpid(), number)
+        return original(self, part)
 
-    monkeypatch.setattr(Trainer, "advance", interrupted)
+    monkeypatch.setattr(Trainer, "_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tiny(steps=8), "digits", tmp_path / "run", device="cpu", progress=False)
-    assert leapstep.checkpoint.find_state(tmp_path / "run")[1]["step"] == 3
-    assert leapstep.checkpoint.load(tmp_path / "run").details["step"] == 3
+    monkeypatch.undo()
+    assert leapstep.checkpoint.find_state(tmp_path / "run")[1]["step"] == 4
+    train(tiny(steps=4), "digits", tmp_path / "straight", device="cpu", progress=False)
+    same(run_folder(tmp_path / "straight"), run_folder(tmp_path / "run"))
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
 
 
 def test_existing_runs_are_safe(tmp_path):

@@ -7,6 +7,7 @@
 Read `process`, `denoiser`, `transitions` and `sampling` in this order; together they are the whole theory.
 """
 
+from leapstep.checkpoint import Model, load
 from leapstep.denoiser import (
     Denoiser,
     Diffusion,
@@ -45,6 +46,7 @@ __all__ = [
     "Denoiser",
     "Diffusion",
     "GaussianMixture",
+    "Model",
     "Noise",
     "Process",
     "State",
@@ -66,6 +68,7 @@ __all__ = [
     "from_network",
     "guided",
     "linear",
+    "load",
     "quadratic",
     "rescale_zero_terminal_snr",
     "sample",

@@ -14,11 +14,13 @@ cut at any byte still has its last good checkpoint, and no file can execute anyt
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from torch import Tensor, nn
 from leapstep import files
 from leapstep.data import PIXELS, Scaling
 from leapstep.denoiser import Clip, Diffusion, clipped, from_network, guided
-from leapstep.networks import MLP, MLPConfig, UNet, UNetConfig, layout
+from leapstep.networks import MLP, UNet, layout
 from leapstep.process import Process, cosine, from_betas, rescale_zero_terminal_snr, sigmoid
 
 PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -83,41 +85,37 @@ class Model:
             ValueError: labels for a network without, or none for a network that needs them; guidance without labels, or
                 of a network that was trained without dropping labels.
         """
-        settings: dict[str, Any] = {"predicts": self.predicts, "fractional": self._fractional(), "dtype": dtype}
-        if labels is None:
-            if guidance != 1:
-                raise ValueError(f"guidance={guidance} needs a label to guide towards: pass one")
-            if self.classes and self.null_label is None:
-                raise ValueError(
-                    f"this network samples one class at a time: pass a label from 0 to {len(self.classes) - 1}"
-                )
-            condition = {} if self.null_label is None else {"class_labels": torch.tensor(self.null_label)}
-            diffusion = from_network(self._call(condition), self.process, **settings)
-        else:
-            if not self.classes:
-                raise ValueError("this network was trained without labels: it cannot be asked for one")
-            if ((labels < 0) | (labels >= len(self.classes))).any():
-                raise ValueError(f"labels must lie between 0 and {len(self.classes) - 1} ({', '.join(self.classes)})")
-            if guidance != 1 and self.null_label is None:
-                raise ValueError("guidance needs a network that was trained with some labels dropped (label_dropout)")
-            if guidance == 1:
-                diffusion = from_network(self._call({"class_labels": labels}), self.process, **settings)
-            else:
-                both = torch.cat([labels, torch.full_like(labels, self.null_label or 0)])
-                diffusion = guided(from_network(self._call({"class_labels": both}), self.process, **settings), guidance)
+        self._check(labels, guidance)
+        free = None if self.null_label is None else torch.tensor(self.null_label)
+        wanted = free if labels is None else labels
+        if guidance != 1 and labels is not None and free is not None:
+            wanted = torch.cat([labels, free.expand(len(labels))])
+
+        def call(x: Tensor, timestep: Tensor) -> Any:
+            if wanted is None:
+                return self.network(x, timestep)
+            return self.network(x, timestep, class_labels=wanted.to(x.device).expand(len(x)))
+
+        fractional = getattr(getattr(self.network, "config", None), "time_embedding", None) == "sinusoidal"
+        diffusion = from_network(call, self.process, self.predicts, fractional=fractional, dtype=dtype)
+        if guidance != 1:
+            diffusion = guided(diffusion, guidance)
         return diffusion if self.clip is None else clipped(diffusion, self.clip)
 
-    def _call(self, condition: Mapping[str, Tensor]) -> Any:
-        def call(x: Tensor, timestep: Tensor) -> Tensor:
-            here = {name: value.to(x.device).expand(len(x)) for name, value in condition.items()}
-            output: Tensor = self.network(x, timestep, **here)
-            return output
-
-        return call
-
-    def _fractional(self) -> bool:
-        config = getattr(self.network, "config", None)
-        return getattr(config, "time_embedding", None) == "sinusoidal"
+    def _check(self, labels: Tensor | None, guidance: float) -> None:
+        last = len(self.classes) - 1
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance={guidance} must be a finite number")
+        if guidance != 1 and labels is None:
+            raise ValueError(f"guidance={guidance} needs a label to guide towards: pass one")
+        if labels is None and self.classes and self.null_label is None:
+            raise ValueError(f"this network samples one class at a time: pass a label from 0 to {last}")
+        if labels is not None and not self.classes:
+            raise ValueError("this network was trained without labels: it cannot be asked for one")
+        if labels is not None and ((labels < 0) | (labels > last)).any():
+            raise ValueError(f"labels must lie between 0 and {last} ({', '.join(self.classes)})")
+        if guidance != 1 and self.null_label is None:
+            raise ValueError("guidance needs a network that was trained with some labels dropped (label_dropout)")
 
 
 # --- models --------------------------------------------------------------------------------------------------------
@@ -159,28 +157,48 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         ValueError: one line that names the file that is missing, broken or not supported.
     """
     folder = _folder(str(source))
-    details = _json(folder / "leapstep.json") if (folder / "leapstep.json").exists() else {}
-    try:
-        network, shape = _network(folder, details)
-        network.load_state_dict(_weights(network, folder))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: in config.json a value is missing or of the wrong type ({error})") from error
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-    process, predicts, clip = read_scheduler(scheduler, folder / "scheduler" / "scheduler_config.json")
-    data = details.get("data", {})
-    classes = network.config.classes
-    names = tuple(data.get("classes", ())) or tuple(str(label) for label in range(classes or 0))
+    details: dict[str, Any] = {}
+    scaling, names, null_label = PIXELS, (), None
+    if (folder / "leapstep.json").exists():
+        with _reading(folder / "leapstep.json") as details:
+            data, null_label = details.get("data", {}), details.get("null_label")
+            scaling, names = Scaling(**data.get("scaling", PIXELS._asdict())), tuple(data.get("classes", ()))
+    inner = folder / ("mlp" if (folder / "mlp" / "config.json").exists() else "unet")
+    with _reading(inner / "config.json") as config:
+        network, shape = _mlp(config) if inner.name == "mlp" else _unet(config)
+        classes = network.config.classes
+    with _reading(folder / "scheduler" / "scheduler_config.json") as scheduler:
+        process, predicts, clip = read_scheduler(scheduler)
+    network.load_state_dict(_weights(network, inner))
     return Model(
         network=network.to(device).eval(),
         process=process,
         predicts=predicts,
         shape=shape,
-        scaling=Scaling(**data["scaling"]) if "scaling" in data else PIXELS,
+        scaling=scaling,
         clip=clip,
-        classes=names if classes else (),
-        null_label=details.get("null_label"),
+        classes=(names or tuple(str(label) for label in range(classes))) if classes else (),
+        null_label=null_label,
         details=details,
     )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[dict[str, Any]]:
+    """Give what a JSON file holds; whatever then proves wrong with it is one line that begins with the file's name."""
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"holds a {type(value).__name__} where a JSON object is expected")
+        yield value
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -220,30 +238,23 @@ def _folder(source: str) -> Path:
         ) from error
 
 
-def _network(folder: Path, details: Mapping[str, Any]) -> tuple[UNet | MLP, tuple[int, ...]]:
-    if (folder / "mlp" / "config.json").exists():
-        options = _json(folder / "mlp" / "config.json")
-        options.pop("_class_name", None)
-        mlp = MLP(MLPConfig(**options))
-        return mlp, mlp.config.shape
-    config = _json(folder / "unet" / "config.json")
-    try:
-        unet = UNet(UNetConfig(**layout.from_diffusers(config)))
-    except ValueError as error:
-        raise ValueError(f"{folder / 'unet' / 'config.json'}: {error}") from error
-    size = config.get("sample_size") or details.get("data", {}).get("shape", [None])[-1]
-    if size is None:
-        raise ValueError(
-            f"{folder / 'unet' / 'config.json'} has no sample_size: add the height and width of the pictures"
-        )
-    height, width = (size, size) if isinstance(size, int) else size
-    return unet, (unet.config.in_channels, height, width)
+def _mlp(config: Mapping[str, Any]) -> tuple[MLP, tuple[int, ...]]:
+    mlp = MLP(**{name: value for name, value in config.items() if name != "_class_name"})
+    return mlp, mlp.config.shape
+
+
+def _unet(config: Mapping[str, Any]) -> tuple[UNet, tuple[int, ...]]:
+    unet, size = UNet(**layout.from_diffusers(config)), config.get("sample_size")
+    if isinstance(size, int):
+        size = (size, size)
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError(f"sample_size is {size}: it must be the height and width of the pictures")
+    return unet, (unet.config.in_channels, *size)
 
 
 def _weights(network: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The state dict in a model's folder, from safetensors or else from a pickle that may hold tensors only."""
-    inner = folder / ("mlp" if isinstance(network, MLP) else "unet")
-    path, pickled = inner / WEIGHTS, inner / "diffusion_pytorch_model.bin"
+    """The state dict in a network's folder, from safetensors or else from a pickle that may hold tensors only."""
+    path, pickled = folder / WEIGHTS, folder / "diffusion_pytorch_model.bin"
     if path.exists():
         try:
             state = safetensors.torch.load_file(path)
@@ -256,7 +267,7 @@ def _weights(network: nn.Module, folder: Path) -> dict[str, Tensor]:
             raise ValueError(f"{pickled} was not loaded: it holds more than tensors, or is truncated") from error
         path = pickled
     else:
-        raise ValueError(f"{inner} has no weights: expected {WEIGHTS}")
+        raise ValueError(f"{folder} has no weights: expected {WEIGHTS}")
     state, expected = layout.modern_keys(state), network.state_dict()
     if wrong := sorted(set(state) ^ set(expected)):
         raise ValueError(
@@ -268,18 +279,6 @@ def _weights(network: nn.Module, folder: Path) -> dict[str, Tensor]:
                 f"{path} does not fit its config.json: {name} is {list(state[name].shape)}, not {list(value.shape)}"
             )
     return state
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}: expected a JSON object")
-    return value
 
 
 # --- the process, as diffusers writes it ---------------------------------------------------------------------------
@@ -315,22 +314,19 @@ def scheduler_config(model: Model) -> dict[str, Any]:
     return config | ({"clip_sample_range": model.clip[1]} if isinstance(model.clip, tuple) else {})
 
 
-def read_scheduler(config: Mapping[str, Any], path: Path) -> tuple[Process, str, Clip | None]:
+def read_scheduler(config: Mapping[str, Any]) -> tuple[Process, str, Clip | None]:
     """Read the process, the prediction and the clipping of a diffusers scheduler configuration.
 
     Arguments:
         config: the content of `scheduler_config.json`.
-        path: its name, for messages.
     Raises:
-        ValueError: a key that is missing or a value that is not supported.
+        KeyError: a key that is missing.
+        ValueError, TypeError: a value that is not supported.
     """
-    for key in ("num_train_timesteps", "beta_schedule"):
-        if key not in config:
-            raise ValueError(f"{path} lacks {key}")
     timesteps, name = config["num_train_timesteps"], config["beta_schedule"]
     start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
     if config.get("trained_betas") is not None:
-        process = from_betas(config["trained_betas"])
+        process = from_betas([float(beta) for beta in config["trained_betas"]])
     elif name == "linear":
         process = from_betas(torch.linspace(start, end, timesteps, dtype=torch.float64))
     elif name == "scaled_linear":
@@ -340,16 +336,14 @@ def read_scheduler(config: Mapping[str, Any], path: Path) -> tuple[Process, str,
     elif name == "sigmoid":
         process = sigmoid(timesteps, start * timesteps / 1000, end * timesteps / 1000)
     else:
-        raise ValueError(
-            f"{path}: beta_schedule {name!r} is not one of linear, scaled_linear, squaredcos_cap_v2, sigmoid"
-        )
+        raise ValueError(f"beta_schedule {name!r} is not one of linear, scaled_linear, squaredcos_cap_v2, sigmoid")
     if config.get("rescale_betas_zero_snr"):
         process = rescale_zero_terminal_snr(process)
     predictions = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
     predicts = config.get("prediction_type", "epsilon")
     if predicts not in predictions:
-        raise ValueError(f"{path}: prediction_type {predicts!r} is not one of {', '.join(predictions)}")
-    limit = config.get("clip_sample_range", 1.0)
+        raise ValueError(f"prediction_type {predicts!r} is not one of {', '.join(predictions)}")
+    limit = float(config.get("clip_sample_range", 1.0))
     return process, predictions[predicts], (-limit, limit) if config.get("clip_sample", True) else None
 
 
@@ -381,11 +375,13 @@ def find_state(run: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         ValueError: there is none.
     """
+    if not run.is_dir():
+        raise ValueError(f"there is no run folder {run} to resume")
     broken = ""
     for path in sorted((run / "state").glob("step-*.safetensors"), reverse=True):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 return path, json.loads(file.metadata()["values"])
-        except (safetensors.SafetensorError, OSError) as error:
+        except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             broken = f" ({path.name}: {error})"
     raise ValueError(f"{run} has no training state to resume from{broken}: train from the start with --overwrite")

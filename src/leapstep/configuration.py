@@ -16,8 +16,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 
 def _listed(value: Any) -> Any:
-    """Accept "32,64" for [32, 64]: a list on the command line."""
-    return value.split(",") if isinstance(value, str) else value
+    """Accept "32,64" for [32, 64], as a list on the command line, and a single value for a list of one."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",")]
+    return [value] if isinstance(value, int) else value
 
 
 Widths = Annotated[tuple[int, ...], BeforeValidator(_listed)]
@@ -27,7 +29,7 @@ Flags = Annotated[tuple[bool, ...], BeforeValidator(_listed)]
 class TrainingConfig(BaseModel):
     """The settings of a training run; each field's description is its help text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # data
     size: int | None = Field(None, ge=1, description="side that pictures are cropped and resized to, pixels")
@@ -93,7 +95,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "blocks": 1,
         "groups": 8,
         "schedule": "cosine",
-        "steps": 900,
+        "batch_size": 64,
+        "steps": 1200,
         "learning_rate": 1e-3,
         "lr_schedule": "cosine",
         "warmup": 50,
@@ -148,7 +151,8 @@ def configure(
     settings = {**(base or {}), **PRESETS.get(preset or "", {}), **_read_yaml(file), **overrides}
     for key in settings:
         if key not in TrainingConfig.model_fields:
-            near = difflib.get_close_matches(str(key), TrainingConfig.model_fields, n=1, cutoff=0.0)
+            begins = [name for name in TrainingConfig.model_fields if name.startswith(str(key))]
+            near = begins or difflib.get_close_matches(str(key), TrainingConfig.model_fields, n=1, cutoff=0.0)
             raise ValueError(f"unknown setting {key!r}: did you mean {near[0]!r}?")
     try:
         return TrainingConfig(**settings)

@@ -14,11 +14,14 @@ epoch): the step count is the whole state of the random numbers, so a resumed ru
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,8 +216,17 @@ class Trainer:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(config.ema_decay), use_buffers=True)  # type: ignore[arg-type]
         self.ema.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay)
+        optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(self.network, optimizer)
+        # a posterior mean of x0 lies in the convex hull of the data, so no estimate has a reason to leave this range
+        self.bound = (
+            1.0
+            if self.data.is_pictures
+            else max(
+                self.data.batch(range(i, min(i + 4096, len(self.data)))).abs().max().item()
+                for i in range(0, len(self.data), 4096)
+            )
+        )
         self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
         self.step = 0
 
@@ -293,13 +305,14 @@ class Trainer:
             predicts=config.predicts,
             shape=data.shape,
             scaling=data.scaling,
-            clip=(-1.0, 1.0) if data.is_pictures else None,
+            clip=(-self.bound, self.bound),
             classes=data.classes if config.labels else (),
             null_label=self.null_label,
-            details=self._details(),
+            details=self.details(),
         )
 
-    def _details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
+        """What `leapstep.json` records of the run as it stands."""
         from leapstep import __version__
 
         data = self.data
@@ -325,7 +338,7 @@ class Trainer:
         tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         states = self.optimizer.state_dict()["state"]
         tensors |= {f"optimizer.{i}.{name}": value for i, state in states.items() for name, value in state.items()}
-        checkpoint.save_state(run, self.step, tensors, self._details())
+        checkpoint.save_state(run, self.step, tensors, self.details())
         checkpoint.save(run, self.model())
 
     def restore(self, run: Path) -> None:
@@ -412,14 +425,8 @@ def train(
         raise ValueError(f"{run} exists and is not empty: --resume it, --overwrite it, or name another folder")
     elif occupied and not (run / "leapstep.json").exists():
         raise ValueError(f"{run} is not a run folder, so it is not overwritten: name another folder")
-    existed = run.exists()
-    files.check_writable(run)
-    try:
-        trainer = Trainer(config, data, device, progress)
-    except BaseException:
-        if not existed:
-            run.rmdir()
-        raise
+    files.check_writable(next(path for path in (run, *run.absolute().parents) if path.exists()))
+    trainer = Trainer(config, data, device, progress)
     for line in trainer.data.skipped if trainer.progress else ():
         print(f"skipped {line}", file=sys.stderr)
     if trainer.progress and trainer.data.skipped:
@@ -431,6 +438,9 @@ def train(
             shutil.rmtree(run / name, ignore_errors=True)
         for name in ("leapstep.json", "model_index.json"):
             (run / name).unlink(missing_ok=True)
+    if trainer.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
+        run.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(run, trainer.model()) if resume else files.write_json(run / "leapstep.json", trainer.details())
     trainer.accelerator.wait_for_everyone()
     _loop(trainer, run)
     return trainer.model()
@@ -468,26 +478,26 @@ def _loop(trainer: Trainer, run: Path) -> None:
     quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
     saved = trainer.step
     try:
-        while trainer.step < config.steps:
-            result = trainer.advance()
-            quarter = (result["times"] * 4).ceil().long() - 1
-            np.add.at(quarters, (0, quarter), result["each"])
-            np.add.at(quarters, (1, quarter), 1)
-            bar.update()
-            bar.set_postfix(loss=f"{result['loss']:.4f}", refresh=False)
-            if writer is not None and trainer.step % config.log_every == 0:
-                rate = (bar.format_dict["rate"] or 0.0) * config.batch_size
-                _log(writer, trainer.step, result, quarters, learning_rate(config, trainer.step - 1), rate)
-                quarters[:] = 0
-            if trainer.step % config.sample_every == 0 or trainer.step == config.steps:
-                trainer.preview(run)
-            if trainer.step % config.save_every == 0 or trainer.step == config.steps:
-                trainer.save(run)
-                saved = trainer.step
-    except KeyboardInterrupt:
-        if trainer.step > saved:
-            trainer.save(run)
-        raise
+        with _interrupts() as asked:
+            while trainer.step < config.steps and not asked:
+                result = trainer.advance()
+                quarter = (result["times"] * 4).ceil().long() - 1
+                np.add.at(quarters, (0, quarter), result["each"])
+                np.add.at(quarters, (1, quarter), 1)
+                bar.update()
+                bar.set_postfix(loss=f"{result['loss']:.4f}", refresh=False)
+                if writer is not None and trainer.step % config.log_every == 0:
+                    speed = (bar.format_dict["rate"] or 0.0) * config.batch_size
+                    _log(writer, trainer.step, result, quarters, learning_rate(config, trainer.step - 1), speed)
+                    quarters[:] = 0
+                last = trainer.step == config.steps
+                if trainer.step % config.sample_every == 0 or last:
+                    trainer.preview(run)
+                if trainer.step % config.save_every == 0 or last or asked:
+                    trainer.save(run)
+                    saved = trainer.step
+            if asked:
+                raise KeyboardInterrupt
     except FloatingPointError as error:
         kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
         raise FloatingPointError(f"{error}; {kept}: lower the learning rate, or look at the data") from error
@@ -495,6 +505,27 @@ def _loop(trainer: Trainer, run: Path) -> None:
         bar.close()
         if writer is not None:
             writer.close()
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note Ctrl-C and requests to end in a list, which is looked at between two steps; a second one acts at once."""
+    asked: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may catch signals
+        yield asked
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _log(

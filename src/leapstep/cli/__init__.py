@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -44,11 +45,19 @@ def _one_line(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
+        except BrokenPipeError:  # the reader of our output had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except (ValueError, OSError, FloatingPointError) as error:
             if os.environ.get("LEAPSTEP_TRACEBACK"):
                 raise
             message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
             typer.echo(f"leapstep: {' '.join(str(message).split())}", err=True)
+            raise typer.Exit(2) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+                raise
+            typer.echo("leapstep: not enough memory on the device: pass a smaller --batch-size", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("leapstep: stopped; what was finished is kept", err=True)

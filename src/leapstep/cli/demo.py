@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from leapstep.cli import options
@@ -23,11 +24,11 @@ ROWS = [("ddpm", 1000), ("ddim", 20), ("ddim", 10)]
 def command(
     out: Annotated[Path, typer.Option(help="The folder to make.")] = Path("demo"),
     train_steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: those of the preset.")] = None,
-    n: Annotated[int, typer.Option(help="Samples a method; the distance needs them.")] = 128,
+    n: Annotated[int, typer.Option(help="Samples a method; the distance needs them.")] = 120,
     seed: Annotated[int, typer.Option(help="Of training and of the start noise.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
 ) -> None:
-    """Train on 8x8 digits, sample the same weights in 1000 DDPM and in 20 and 10 DDIM steps, and compare."""
+    """Train on 8x8 digits with their labels, sample the same weights in 1000, 20 and 10 steps, and compare."""
     from leapstep import files
     from leapstep.configuration import configure
     from leapstep.data import read
@@ -36,38 +37,45 @@ def command(
 
     if n < 2:
         raise ValueError(f"--n {n}: a distance between distributions needs at least 2 samples")
-    options.claim(out, overwrite, mark="results.json")
-    files.write_json(out / "results.json", [])
+    config = configure(
+        {"seed": seed, "labels": True} | ({} if train_steps is None else {"steps": train_steps}), "digits"
+    )
+    options.claim(out, overwrite, "results.json", "demo", r"results\.json|run|real\.png|comparison\.png|dd.m-\d+\.png")
+    files.write_json(out / "results.json", {"demo": []})
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
-    given = {"seed": seed} | ({} if train_steps is None else {"steps": train_steps})
-    model = train(configure(given, "digits"), "digits", out / "run", device="cpu")
+    model = train(config, "digits", out / "run", device="cpu")
     held_out = read("digits", split="test")
     results = [_reference(n, held_out)]
-    pictures = {"real digits, not trained on": held_out.values}
+    labels = np.asarray(held_out.labels)
+    rank = [np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)]
+    order = np.lexsort((labels, rank))  # 0 to 9, again and again, as the samples are
+    pictures = {"real digits, not trained on": held_out.values[order]}
     for method, steps in ROWS:
         result, pixels = _measure(model, method, steps, n, seed, held_out)
         results.append(result)
         pictures[f"{method.upper()}, {steps} network calls, {result['seconds']:.1f} s for {n}"] = pixels
     for result, pixels in zip(results, pictures.values(), strict=True):
-        save_image(grid(pixels[:64]), out / result["grid"])
-    rows = {caption: grid(pixels[:32], columns=16) for caption, pixels in pictures.items()}
+        save_image(grid(pixels[:100], columns=10), out / result["grid"])
+    rows = {caption: grid(pixels[:40], columns=20) for caption, pixels in pictures.items()}
     save_image(captioned(rows), out / "comparison.png")
-    files.write_json(out / "results.json", results)
+    files.write_json(out / "results.json", {"demo": results})
     _print(results, out)
 
 
 def _measure(model: Any, method: str, steps: int, n: int, seed: int, held_out: Any) -> tuple[dict[str, Any], Any]:
     """Sample with one method, from the start noise that all methods share: the row of the table, and the pixels."""
-    from leapstep import sample
+    import torch
+
+    from leapstep import TRANSITIONS, sample
     from leapstep.evaluation import frechet_distance
 
     began = time.perf_counter()
     with options.progress(steps, f"{method}, {steps} steps", "call") as bar:
         x = sample(
-            model.diffusion(),
+            model.diffusion(torch.arange(n) % len(model.classes)),
             (n, *model.shape),
             steps,
-            options.transition(method, {}),
+            TRANSITIONS[method](),
             seed=seed,
             on_step=lambda _: bar.update(),
         )
@@ -80,8 +88,6 @@ def _measure(model: Any, method: str, steps: int, n: int, seed: int, held_out: A
 
 def _reference(n: int, held_out: Any) -> dict[str, Any]:
     """How far as many real training digits are from the held-out ones: what a perfect model would reach."""
-    import numpy as np
-
     from leapstep.data import read
     from leapstep.evaluation import frechet_distance
 

@@ -27,7 +27,9 @@ def command(
         typer.echo(json.dumps(facts, indent=2))
         return
     for name, value in facts.items():
-        shown = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            value = [f"{key} {item}" for key, item in value.items()]
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         typer.echo(f"{name.replace('_', ' '):<16}{shown}")
 
 
@@ -46,8 +48,8 @@ def _facts(source: str) -> dict[str, Any]:
         "predicts": model.predicts,
         "noise_levels": model.process.timesteps,
         "log_snr": {"first level": round(first, 3), "last level": round(last, 3) if last > float("-inf") else "-inf"},
-        "clip": None if model.clip is None else str(model.clip),
-        "classes": ", ".join(model.classes) or None,
+        "clip": list(model.clip) if isinstance(model.clip, tuple) else None,
+        "classes": list(model.classes),
         "trained_on": f"{data['samples']} samples of {data['source']}" if data else None,
         "trained_steps": model.details.get("step"),
         "training": {name: training[name] for name in ("schedule", "batch_size", "learning_rate") if name in training},

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leapstep import files
+
 if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
-
-    from leapstep.transitions import Transition
 
 
 def device(name: str | None) -> torch.device:
@@ -21,11 +23,14 @@ def device(name: str | None) -> torch.device:
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name is None:
-        return torch.device(next(kind for kind, is_there in there.items() if is_there))
-    if not there.get(name.partition(":")[0]):
-        raise ValueError(f"--device {name}: this machine has {', '.join(kind for kind in there if there[kind])}")
-    return torch.device(name)
+    kinds = [kind for kind, is_there in there.items() if is_there]
+    try:
+        found = torch.device(kinds[0] if name is None else name)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in kinds:
+        raise ValueError(f"--device {name}: this machine has {', '.join(kinds)}")
+    return found
 
 
 def dtype(name: str) -> torch.dtype:
@@ -38,38 +43,40 @@ def dtype(name: str) -> torch.dtype:
     return found
 
 
-def transition(method: str, given: Mapping[str, Any]) -> Transition:
-    """The sampling method of that name with the options given (those that are None were not)."""
+def method_options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a sampling method, with the values given (those that are None were not) or else its defaults."""
     from leapstep.transitions import TRANSITIONS
 
     if method not in TRANSITIONS:
         raise ValueError(f"--method {method}: use one of {', '.join(TRANSITIONS)}")
-    takes = inspect.signature(TRANSITIONS[method]).parameters
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in given:
-        if name not in takes:
-            raise ValueError(f"--{name} does not apply to --method {method}, which takes --{', --'.join(takes)}")
-    return TRANSITIONS[method](**given)
+    used = {name: option.default for name, option in inspect.signature(TRANSITIONS[method]).parameters.items()}
+    for name, value in given.items():
+        if value is not None and name not in used:
+            raise ValueError(f"--{name} does not apply to --method {method}, which takes --{', --'.join(used)}")
+    return used | {name: value for name, value in given.items() if value is not None}
 
 
-def claim(out: Path, overwrite: bool, mark: str) -> None:
-    """Make a folder for results. One that holds anything is emptied only if it has our mark, and we are told to.
+def claim(out: Path, overwrite: bool, mark: str, key: str, names: str) -> None:
+    """Make a folder for results, or clear one of earlier results if told to; nothing else is ever removed.
 
     Arguments:
-        mark: the file by which a folder is known to be an earlier result of the same command.
+        mark: the JSON file by which a folder is known to hold results of the same command ...
+        key: ... if it has this key.
+        names: a regular expression for the names of results.
     """
-    from leapstep import files
-
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
             raise ValueError(f"{out} exists and is not empty: --overwrite it, or name another folder")
-        if not (out / mark).exists():
-            raise ValueError(
-                f"{out} holds something else (it has no {mark}), so it is not overwritten: name another folder"
-            )
+        try:
+            is_ours = key in json.loads((out / mark).read_text())
+        except (OSError, ValueError):
+            is_ours = False
+        if not is_ours:
+            raise ValueError(f"{out} holds something else, so it is not overwritten: name another folder")
         files.check_writable(out)
         for path in out.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if re.fullmatch(names, path.name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     files.check_writable(out)
 
 

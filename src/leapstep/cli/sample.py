@@ -36,7 +36,9 @@ def command(
     ],
     out: Annotated[Path, typer.Option(help="The folder to make: images, a grid and a manifest.")],
     n: Annotated[int, typer.Option(help="How many samples.")] = 64,
-    steps: Annotated[int, typer.Option(help="Network calls a sample.")] = 20,
+    steps: Annotated[
+        int | None, typer.Option(help="Network calls a sample; default: 20, or T where that is less.")
+    ] = None,
     method: Annotated[str, typer.Option(help="ddim | ddpm")] = "ddim",
     eta: Annotated[float | None, typer.Option(help="ddim: noise injected, 0 (default) to 1.")] = None,
     variance: Annotated[str | None, typer.Option(help="ddpm: posterior (default) | beta | none.")] = None,
@@ -54,14 +56,19 @@ def command(
     import torch
 
     import leapstep
-    from leapstep import checkpoint
+    from leapstep import checkpoint, files
 
-    transition = options.transition(method, {"eta": eta, "variance": variance})
+    used = options.method_options(method, {"eta": eta, "variance": variance})
+    transition = leapstep.TRANSITIONS[method](**used)
     place, precision = options.device(device), options.dtype(dtype)
     loaded = checkpoint.load(model, place)
     form = _form(format, loaded)
     labels = _labels(loaded, label or [], n)
+    steps = min(20, loaded.process.timesteps or 20) if steps is None else steps
     times = leapstep.times(loaded.process, steps, spacing)
+    leapstep.Noise(seed, range(0), ())  # a wrong seed, number, label or guidance shows before anything is written
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n={n}, batch_size={batch_size}: both must be at least 1")
     manifest = {
         "model": model,
         "trained_steps": loaded.details.get("step"),
@@ -69,8 +76,7 @@ def command(
         "n": n,
         "steps": steps,
         "method": method,
-        "eta": eta,
-        "variance": variance,
+        **used,
         "spacing": spacing,
         "times": times.tolist(),
         "seed": seed,
@@ -79,6 +85,7 @@ def command(
         "batch_size": batch_size,
         "device": str(place),
         "dtype": dtype,
+        "format": form,
         "versions": {"leapstep": leapstep.__version__, "torch": str(torch.__version__)},
     }
     loaded.network.to(precision)
@@ -87,11 +94,14 @@ def command(
         chosen = None if labels is None else labels[rows.start : rows.stop]
         return loaded.diffusion(chosen, guidance, precision)
 
-    diffusion(range(1))  # a wrong label or guidance shows before anything is written
-    options.claim(out, overwrite, mark="manifest.json")
+    diffusion(range(1))
+    options.claim(
+        out, overwrite, "manifest.json", "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|manifest\.json"
+    )
+    files.write_json(out / "manifest.json", manifest | {"finished": 0})
     finished: list[np.ndarray[Any, Any]] = []
     began = time.perf_counter()
-    bar = options.progress(-(-n // max(batch_size, 1)) * steps, "sampling", "call")
+    bar = options.progress(-(-n // batch_size) * steps, "sampling", "call")
     try:
         leapstep.sample(
             diffusion,

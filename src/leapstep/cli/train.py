@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from leapstep.cli import options
 from leapstep.configuration import PRESETS, TrainingConfig, configure
 
 EXAMPLES = """**Examples**
@@ -52,19 +53,22 @@ def command(
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: choose one")
-    if device not in (None, "cpu", "cuda", "mps"):
-        raise ValueError(f"--device {device}: use cpu, cuda or mps")
+    if device is not None:
+        options.device(device)
     given = {name: value for name, value in settings.items() if value is not None}
-    base = checkpoint.find_state(out)[1]["training"] if resume else {}
+    last = checkpoint.find_state(out)[1] if resume else {}
     if preset is None and data == "digits" and not resume:
         preset = "digits"
-    train(configure(given, preset, config, base), data, out, resume=resume, overwrite=overwrite, device=device)
+    chosen = configure(given, preset, config, last.get("training"))
+    train(chosen, data, out, resume=resume, overwrite=overwrite, device=device)
+    if last.get("step", 0) >= chosen.steps:
+        typer.echo(f"{out} already was at step {last['step']}: to train on, --resume it with more --steps")
     typer.echo(f"trained: {out}    next: leapstep sample {out} --out samples")
 
 
 def _options() -> list[inspect.Parameter]:
     """An option for every setting. Numbers and switches are parsed here, everything else by the configuration."""
-    options = []
+    parameters = []
     for name, field in TrainingConfig.model_fields.items():
         annotation: Any = field.annotation
         union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
@@ -77,8 +81,8 @@ def _options() -> list[inspect.Parameter]:
         notes = [" | ".join(choices)] * bool(choices) + [f"default: {default}"] * (default is not None)
         text = f"{field.description} [{'; '.join(notes)}]" if notes else field.description
         option = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings")]
-        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option))
-    return options
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option))
+    return parameters
 
 
 def _with_options(function: types.FunctionType) -> None:
