@@ -325,7 +325,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     subprocess.run(command(straight, "--save-every", "30"), check=True, capture_output=True, env=environment)
     process = subprocess.Popen(command(broken, "--save-every", "15"), stderr=subprocess.DEVNULL, env=environment)
-    while not (broken / "leapstep.json").exists():  # the last file of the checkpoint at step 15
+    while not (broken / "state" / "step-00000015.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

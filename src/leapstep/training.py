@@ -357,9 +357,12 @@ class Trainer:
             self.ema.load_state_dict(parts["ema"])
         except RuntimeError as error:
             raise ValueError(f"the training state in {run} belongs to another network: {error}") from error
+        parameters = list(self.network.parameters())
         states: dict[int, dict[str, Tensor]] = {}
         for name, value in parts["optimizer"].items():
             index, _, rest = name.partition(".")
+            if value.ndim:  # fused AdamW needs the memory layout of the parameter, which files do not keep
+                value = torch.empty_like(parameters[int(index)]).copy_(value)
             states.setdefault(int(index), {})[rest] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
         self.step = values["step"]

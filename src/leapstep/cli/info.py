@@ -29,8 +29,9 @@ def command(
     for name, value in facts.items():
         if isinstance(value, dict):
             value = [f"{key} {item}" for key, item in value.items()]
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        typer.echo(f"{name.replace('_', ' '):<16}{shown}")
+        if isinstance(value, list) and isinstance(value[0], str):
+            value = ", ".join(value)
+        typer.echo(f"{name.replace('_', ' '):<16}{value}")
 
 
 def _facts(source: str) -> dict[str, Any]:
