@@ -145,7 +145,8 @@ class Process(NamedTuple):
         alpha, sigma = along(self.alpha(t), x), along(self.sigma(t), x)
         if kind == "x0":
             eps = (x - alpha * value) / sigma
-            return value, torch.where(sigma == 0, 0, eps) if (self.sigma(t) == 0).any() else eps
+            clean = self.sigma(t) == 0
+            return value, torch.where(along(clean, x).bool().to(x.device), 0, eps) if clean.any() else eps
         if kind == "score":
             kind, value = "eps", -sigma * value
         if kind == "eps":

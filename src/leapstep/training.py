@@ -153,6 +153,12 @@ def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
     )
 
 
+def largest(data: Data) -> float:
+    """The largest absolute value of the data in model space."""
+    parts = (range(i, min(i + 4096, len(data))) for i in range(0, len(data), 4096))
+    return max(data.batch(part).abs().max().item() for part in parts)
+
+
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """Learning rate of a step counted from 0: linear warm-up, then constant, or half a cosine down to 0."""
     warm = min(1.0, (step + 1) / (config.warmup + 1))
@@ -219,14 +225,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(self.network, optimizer)
         # a posterior mean of x0 lies in the convex hull of the data, so no estimate has a reason to leave this range
-        self.bound = (
-            1.0
-            if self.data.is_pictures
-            else max(
-                self.data.batch(range(i, min(i + 4096, len(self.data)))).abs().max().item()
-                for i in range(0, len(self.data), 4096)
-            )
-        )
+        self.bound = 1.0 if self.data.is_pictures else largest(self.data)
         self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
         self.step = 0
 
@@ -247,11 +246,8 @@ class Trainer:
                 if not math.isfinite(mean.item()):
                     raise FloatingPointError(f"the loss of step {self.step + 1} is {mean.item()}")
                 self.accelerator.backward(mean)
-                norm = (
-                    self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
-                    if (self.accelerator.sync_gradients)
-                    else None
-                )
+                if self.accelerator.sync_gradients:  # the last part
+                    norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate(self.config, self.step)
                 self.optimizer.step()
@@ -261,7 +257,7 @@ class Trainer:
         self.ema.update_parameters(self.accelerator.unwrap_model(self.network))
         self.step += 1
         each = torch.cat(losses)
-        return {"loss": each.mean().item(), "each": each, "times": torch.cat(times), "gradient_norm": float(norm or 0)}
+        return {"loss": each.mean().item(), "each": each, "times": torch.cat(times), "gradient_norm": float(norm)}
 
     def _loss(self, part: int) -> tuple[Tensor, Tensor]:
         config, device = self.config, self.accelerator.device
