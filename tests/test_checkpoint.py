@@ -119,6 +119,27 @@ def test_we_open_what_diffusers_saves(tmp_path, settings, scheduler):
         torch.testing.assert_close(loaded.network(x, k), network(x, k).sample, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("change", "clip"),
+    [
+        ({"_class_name": "PNDMScheduler", "clip_sample": ...}, None),
+        ({"_class_name": "DDIMScheduler", "clip_sample": ...}, (-1.0, 1.0)),
+        ({"clip_sample": False}, None),
+        ({"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0}, "dynamic"),
+    ],
+)
+def test_clipping_is_that_of_the_scheduler(folder, change, clip):
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = {key: value for key, value in {**json.loads(path.read_text()), **change}.items() if value is not ...}
+    path.write_text(json.dumps(config))
+    loaded = checkpoint.load(folder).clip
+    if clip == "dynamic":
+        x0 = torch.linspace(-9, 9, 101)[None]
+        torch.testing.assert_close(loaded(x0), leapstep.dynamic_threshold(0.9, 2.0)(x0))
+    else:
+        assert loaded == clip
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("predicts", ["eps", "v", "x0"])
 @pytest.mark.parametrize("steps", [5, 20])
@@ -251,6 +272,7 @@ def test_truncated_weights(folder, size):
         ("scheduler/scheduler_config.json", {"trained_betas": [0.5, 7]}, "betas must be"),
         ("scheduler/scheduler_config.json", None, "is missing"),
         ("leapstep.json", "", "is not JSON"),
+        ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "a pipeline with vqvae is not supported"),
         ("unet/" + checkpoint.WEIGHTS, None, "has no weights"),
         ("unet/config.json", None, "is not a model"),
     ],
@@ -282,6 +304,7 @@ def test_what_cannot_be_saved(tmp_path):
         (model(leapstep.ve()), "variance-preserving"),
         (model(leapstep.exponential()), "trained levels"),
         (model(predicts="score"), "only eps, x0 and v"),
+        (model(clip=(0.0, 1.0)), "only a symmetric range"),
         (dataclasses.replace(model(), network=torch.nn.Linear(2, 2)), "not a Linear"),
     ]:
         with pytest.raises(ValueError, match=message):

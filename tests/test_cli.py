@@ -1175,8 +1175,21 @@ def test_too_little_memory_is_one_line(model, tmp_path, monkeypatch):
     def full(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(leapstep, "sample", full)
+    monkeypatch.setattr(leapstep, "sample_in_batches", full)
     refused(invoke("sample", model, "--out", tmp_path / "s"), "memory", "batch-size")
+
+
+@pytest.mark.parametrize(("method", "calls"), [("ddim", 4), ("dpmpp_2m", 4), ("dpmpp_2s", 7), ("heun", 7), ("rk4", 13)])
+def test_every_method_samples_and_counts_its_calls(model, tmp_path, method, calls):
+    said = done("sample", model, "--out", tmp_path / "s", "--n", 2, "--steps", 4, "--method", method).stdout
+    assert json.loads((tmp_path / "s" / "manifest.json").read_text())["calls"] == calls
+    assert f"{calls} network calls" in said
+
+
+def test_help_names_every_method_and_spacing():
+    said = " ".join(done("sample", "--help").stdout.replace("│", " ").split())
+    assert " | ".join(leapstep.TRANSITIONS) in said
+    assert " | ".join(leapstep.SPACINGS) in said
 
 
 # --- demo ----------------------------------------------------------------------------------------------------------

@@ -88,8 +88,10 @@ def test_one_time_for_all_reaches_the_network_as_a_batch():
 
 
 def test_continuous_process_needs_a_number_of_levels_for_an_index():
-    with pytest.raises(ValueError, match="pass timesteps="):
+    with pytest.raises(ValueError, match="pass timesteps=, or time='fraction'"):
         leapstep.from_network(lambda x, k: x, leapstep.flow(), "flow", "index")
+    with pytest.raises(ValueError, match="has 1000 trained levels: leave it out"):
+        leapstep.from_network(lambda x, k: x, leapstep.linear(), timesteps=100)
     seen = []
     net = lambda x, timestep: seen.append(timestep) or torch.zeros_like(x)  # noqa: E731
     leapstep.from_network(net, leapstep.flow(), "flow", "index_from_1", timesteps=500).denoise(
@@ -252,6 +254,21 @@ def test_mixture_samples_have_its_moments(mixture):
     ) * torch.eye(2, dtype=F64)
     torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=5 / math.sqrt(n))
     torch.testing.assert_close(x.T @ x / n, second, rtol=0, atol=10 / math.sqrt(n))
+
+
+def test_isotropic_mixture_far_from_the_origin_in_float32():
+    """Distances are between far points; they must not cancel."""
+    means = torch.tensor([[1000.0, 1000.0], [1001.0, 1000.0]], dtype=F64)
+    process, t = leapstep.linear(), torch.tensor(0.05, dtype=F64)
+    x = process.alpha(t) * torch.tensor([[1000.52, 1000.05]], dtype=F64)
+    low, high = (leapstep.empirical(process, means.to(d)).denoise(x.to(d), t).double() for d in (torch.float32, F64))
+    torch.testing.assert_close(low, high, rtol=0, atol=0.02)
+
+
+def test_point_masses_of_full_covariance_at_the_data():
+    mixture = leapstep.GaussianMixture(torch.eye(2, dtype=F64), torch.zeros(2, 2, 2, dtype=F64))
+    x = torch.tensor([[0.9, 0.0]], dtype=F64)
+    torch.testing.assert_close(mixture.diffusion(leapstep.linear()).denoise(x, torch.tensor(0.0)), mixture.means[:1])
 
 
 def test_empirical_denoiser_is_the_softmax_over_the_data():

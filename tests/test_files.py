@@ -136,56 +136,6 @@ def test_json_that_others_cannot_read_is_refused(tmp_path, value, error):
     assert json.loads((tmp_path / "json").read_text()) == {"a": 1}
 
 
-def test_a_folder_appears_whole(tmp_path):
-    with files.folder(tmp_path / "run") as temporary:
-        assert temporary.parent == tmp_path
-        files.write_bytes(temporary / "a", b"1")
-        (temporary / "b").mkdir()
-        files.write_bytes(temporary / "b" / "c", b"2")
-        assert not (tmp_path / "run").exists()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
-    assert (tmp_path / "run" / "a").read_bytes() + (tmp_path / "run" / "b" / "c").read_bytes() == b"12"
-
-
-@pytest.mark.parametrize("error", [RuntimeError(), KeyboardInterrupt()])
-def test_a_folder_that_fails_leaves_nothing(tmp_path, error):
-    def write():
-        with files.folder(tmp_path / "run") as temporary:
-            files.write_bytes(temporary / "a", b"1")
-            raise error
-
-    with pytest.raises(type(error)):
-        write()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("n", CUTS[:-1])
-def test_a_folder_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch, n):
-    cut_after(monkeypatch, n, OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(OSError, match="No space left"), files.folder(tmp_path / "run") as temporary:
-        files.write_bytes(temporary / "a", NEW)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_is_flushed_before_it_takes_its_name(tmp_path, monkeypatch):
-    flushed = []
-    monkeypatch.setattr(files, "_sync", lambda path: flushed.append((path.name, (tmp_path / "run").exists())))
-    with files.folder(tmp_path / "run") as temporary:
-        (temporary / "a").write_bytes(b"1")
-    assert flushed == [("a", False), (temporary.name, False), (tmp_path.name, True)]
-
-
-def test_a_folder_replaces_nothing(tmp_path):
-    (tmp_path / "file").write_bytes(OLD)
-    (tmp_path / "broken link").symlink_to("nowhere")
-    for name in ("file", "broken link"):
-        with pytest.raises(ValueError, match="exists already: name a new folder"), files.folder(tmp_path / name):
-            pass
-    with pytest.raises(OSError, match="not empty"), files.folder(tmp_path / "run"):  # made by someone else meanwhile
-        (tmp_path / "run" / "a").mkdir(parents=True)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["broken link", "file", "run"]
-
-
 def test_a_writable_folder_is_made_and_left_empty(tmp_path):
     files.check_writable(tmp_path / "a" / "b")
     files.check_writable(tmp_path / "a" / "b")

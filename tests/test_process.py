@@ -176,6 +176,27 @@ def test_conversions_keep_the_callers_dtype_inside_inference_mode():
             assert x.dtype == value.dtype == process.split(value, x, t, "flow")[0].dtype == torch.float32
 
 
+def test_values_that_are_remembered_cannot_be_changed():
+    process, t = leapstep.linear(), torch.tensor(0.5, dtype=F64)
+    before = process.alpha(t).item()
+    process.alpha(t).mul_(2)
+    assert process.alpha(t).item() == before
+
+
+@pytest.mark.parametrize("t", [1.5, -0.1, 500, math.nan, [0.1, 10.0]])
+def test_timesteps_are_not_times(t):
+    with pytest.raises(ValueError, match=r"times lie in \[0, 1\]; the trained level k of T is t = k / T"):
+        leapstep.linear().add_noise(torch.zeros(2, 3), torch.tensor(t), torch.zeros(2, 3))
+
+
+def test_flow_of_the_exponential_process_is_finite_at_the_data():
+    """x_t = exp(-5 t^2) x0 + sqrt(1 - exp(-10 t^2)) eps moves off with sqrt(10) eps."""
+    x0, eps = torch.randn(2, 4, 2, dtype=F64)
+    for t in (0.0, [0.0] * 4):
+        velocity = leapstep.exponential().combine(x0, eps, torch.tensor(t, dtype=F64), "flow")
+        torch.testing.assert_close(velocity, math.sqrt(10) * eps)
+
+
 @pytest.mark.parametrize("bad", [[], [[0.5]], [0.5, 0.6], [1.0, 0.5], [0.5, -0.1]])
 def test_bad_alphas_cumprod(bad):
     with pytest.raises(ValueError, match="alphas_cumprod"):

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -107,8 +108,9 @@ def test_explicit_lists():
     process = leapstep.linear()
     assert leapstep.times(process, [1.0, 0.25, 0.0]).tolist() == [1.0, 0.25, 0.0]
     assert leapstep.times(process, torch.tensor([0.5, 0.25])).tolist() == [0.5, 0.25, 0.0]
-    for bad in ([0.1, 0.2], [1.5, 0.2], [0.5, -0.1], [], [[0.5]]):
-        with pytest.raises(ValueError, match="strictly decreasing"):
+    assert torch.equal(leapstep.times(process, np.int64(20)), leapstep.times(process, 20))
+    for bad in ([0.1, 0.2], [1.5, 0.2], [0.5, -0.1], [], [[0.5]], [0.0], [math.nan]):
+        with pytest.raises(ValueError, match=r"strictly decreasing|times lie in"):
             leapstep.times(process, bad)
 
 
@@ -165,6 +167,14 @@ def test_batch_size_does_not_change_a_sample(transition):
     more = leapstep.sample(diffusion, (30, 2), 9, transition, seed=3, dtype=F64)
     torch.testing.assert_close(more[:11], whole, rtol=0, atol=1e-12)
     assert not torch.allclose(leapstep.sample(diffusion, (11, 2), 9, transition, seed=4, dtype=F64), whole)
+
+
+def test_batches_come_one_by_one():
+    diffusion = MIXTURE.diffusion(leapstep.cosine())
+    whole = leapstep.sample(diffusion, (11, 2), 3, dtype=F64)
+    batches = list(leapstep.sample_in_batches(diffusion, (11, 2), 3, batch_size=4, dtype=F64))
+    assert [rows for rows, _ in batches] == [range(4), range(4, 8), range(8, 11)]
+    torch.testing.assert_close(torch.cat([x for _, x in batches]), whole)
 
 
 def test_same_start_noise_whatever_the_steps_and_the_method():

@@ -352,6 +352,35 @@ def test_not_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkey
     assert model.details["step"] == 8
 
 
+def test_not_finite_gradient_leaves_the_weights_alone(trainer):
+    run = trainer()
+    run.advance()
+    before = {name: value.clone() for name, value in run.ema.state_dict().items()}
+    run.accelerator.clip_grad_norm_ = lambda *_: torch.tensor(math.nan)
+    with pytest.raises(FloatingPointError, match="gradient of step 2 is not finite"):
+        run.advance()
+    assert all(torch.equal(value, before[name]) for name, value in run.ema.state_dict().items())
+    assert run.step == 1
+
+
+def test_changed_data_are_noticed(tmp_path):
+    data, values = tmp_path / "x.npy", np.random.default_rng(0).normal(size=(64, 3))
+    settings = {"width": 8, "depth": 1, "batch_size": 8, "steps": 2}
+    np.save(data, values)
+    train(configure(settings), str(data), tmp_path / "run", device="cpu", progress=False)
+    train(configure({**settings, "steps": 3}), f"{tmp_path}/./x.npy", tmp_path / "run", resume=True, device="cpu")
+    for changed, message in [
+        (values[:40], "samples was 64, now it is 40"),
+        (2 * values, "scaling was"),
+        (values[:, :2], "shape"),
+    ]:
+        np.save(data, changed)
+        with pytest.raises(ValueError, match=message):
+            train(configure({**settings, "steps": 4}), str(data), tmp_path / "run", resume=True, device="cpu")
+    with pytest.raises(ValueError, match=r"was trained on .*, not on digits"):
+        train(configure({**settings, "steps": 4}), "digits", tmp_path / "run", resume=True, device="cpu")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_between_steps_and_saved(tmp_path, monkeypatch, number):
     """A signal amid a step waits for its end, so that the checkpoint is that of a whole step."""
@@ -409,6 +438,7 @@ def test_a_run_that_cannot_start_leaves_nothing(tmp_path):
         ({"network": "unet"}, "use --network mlp"),
         ({"batch_size": 10, "accumulate": 3}, "not a multiple of accumulate 3"),
         ({"zero_terminal_snr": True}, "needs --predicts v or x0"),
+        ({"zero_terminal_snr": True, "predicts": "v", "loss": "min_snr"}, "gives level T no weight"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path, settings, message):
@@ -429,6 +459,7 @@ def test_tensorboard_tells_the_story(tmp_path):
     }  # fmt: skip
     for name in log.Tags()["scalars"]:
         assert [event.step for event in log.Scalars(name)] == [2, 4, 6]
+    assert all(event.value > 0 for event in log.Scalars("samples_per_second"))
     rate = [event.value for event in log.Scalars("learning_rate")]
     assert rate == pytest.approx([2e-4 * 2 / 3, 2e-4, 2e-4])
 

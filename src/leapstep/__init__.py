@@ -34,8 +34,8 @@ from leapstep.process import (
     sigmoid,
     ve,
 )
-from leapstep.sampling import SPACINGS, Noise, State, decode, encode, sample, times, trajectory
-from leapstep.transitions import TRANSITIONS, Step, Transition, ddim, ddpm
+from leapstep.sampling import SPACINGS, Noise, State, decode, encode, sample, sample_in_batches, times, trajectory
+from leapstep.transitions import TRANSITIONS, Step, Transition, ddim, ddpm, dpmpp_2m, dpmpp_2s, heun, rk4
 
 __version__ = "0.1.0"
 
@@ -57,6 +57,8 @@ __all__ = [
     "ddim",
     "ddpm",
     "decode",
+    "dpmpp_2m",
+    "dpmpp_2s",
     "dynamic_threshold",
     "empirical",
     "encode",
@@ -67,11 +69,14 @@ __all__ = [
     "from_betas",
     "from_network",
     "guided",
+    "heun",
     "linear",
     "load",
     "quadratic",
     "rescale_zero_terminal_snr",
+    "rk4",
     "sample",
+    "sample_in_batches",
     "scaled_linear",
     "sigmoid",
     "times",

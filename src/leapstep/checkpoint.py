@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from leapstep import files
 from leapstep.data import PIXELS, Scaling
-from leapstep.denoiser import Clip, Diffusion, clipped, from_network, guided
+from leapstep.denoiser import Clip, Diffusion, clipped, dynamic_threshold, from_network, guided
 from leapstep.networks import MLP, UNet, layout
 from leapstep.process import Process, cosine, from_betas, rescale_zero_terminal_snr, sigmoid
 
@@ -163,6 +163,11 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         with _reading(folder / "leapstep.json") as details:
             data, null_label = details.get("data", {}), details.get("null_label")
             scaling, names = Scaling(**data.get("scaling", PIXELS._asdict())), tuple(data.get("classes", ()))
+    if (folder / "model_index.json").exists():
+        with _reading(folder / "model_index.json") as index:
+            others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]
+            if others:
+                raise ValueError(f"a pipeline with {', '.join(others)} is not supported, only a unet and a scheduler")
     inner = folder / ("mlp" if (folder / "mlp" / "config.json").exists() else "unet")
     with _reading(inner / "config.json") as config:
         network, shape = _mlp(config) if inner.name == "mlp" else _unet(config)
@@ -299,6 +304,8 @@ def scheduler_config(model: Model) -> dict[str, Any]:
         raise ValueError("only eps, x0 and v predictions on trained levels can be saved in the diffusers layout")
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     alpha = process.alpha(t)
+    if isinstance(model.clip, tuple) and model.clip[0] != -model.clip[1]:
+        raise ValueError(f"only a symmetric range can be saved in the diffusers layout, not clip={model.clip}")
     if not torch.allclose(alpha**2 + process.sigma(t) ** 2, torch.ones_like(t)):
         raise ValueError("only variance-preserving processes can be saved in the diffusers layout")
     config = {
@@ -344,7 +351,12 @@ def read_scheduler(config: Mapping[str, Any]) -> tuple[Process, str, Clip | None
     if predicts not in predictions:
         raise ValueError(f"prediction_type {predicts!r} is not one of {', '.join(predictions)}")
     limit = float(config.get("clip_sample_range", 1.0))
-    return process, predictions[predicts], (-limit, limit) if config.get("clip_sample", True) else None
+    clip: Clip | None = None
+    if config.get("thresholding"):
+        clip = dynamic_threshold(config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
+    elif config.get("clip_sample", config.get("_class_name") in ("DDPMScheduler", "DDIMScheduler")):
+        clip = (-limit, limit)
+    return process, predictions[predicts], clip
 
 
 # --- training states -----------------------------------------------------------------------------------------------
@@ -362,6 +374,8 @@ def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapp
     folder = run / "state"
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for left in folder.glob(".leapstep-*"):  # by a crash in the middle of a write
+        left.unlink()
     newest = folder / f"step-{step:08d}.safetensors"
     files.write_bytes(newest, safetensors.torch.save(state, {"values": json.dumps({**values, "step": step})}))
     for old in folder.glob("step-*.safetensors"):

@@ -85,6 +85,8 @@ class TrainingConfig(BaseModel):
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
         if self.predicts == "eps" and self.zero_terminal_snr:
             raise ValueError("zero_terminal_snr needs --predicts v or x0: at zero signal eps says nothing of the data")
+        if self.zero_terminal_snr and self.loss in ("eps", "min_snr"):
+            raise ValueError(f"loss {self.loss} gives level T no weight under zero_terminal_snr: use v or x0")
         return self
 
 

@@ -553,14 +553,15 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _tables_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
-    """The files whose path in the folder contains the name of the split."""
+    """The files that have the name of the split as a word of their path in the folder."""
     names = {path: path.relative_to(source).as_posix().lower() for path in paths}
+    words = {path: set(re.split(r"[^a-z]+", name)) for path, name in names.items()}
     if split == "all":
         return paths
-    if not any(known in name for known in SPLITS for name in names.values()):
+    if not any(word in SPLITS for some in words.values() for word in some):
         _check_whole(source, split)
         return paths
-    chosen = [path for path, name in names.items() if split in name]
+    chosen = [path for path, some in words.items() if split in some]
     if not chosen:
         raise ValueError(f"{source} has no split {split!r} among {', '.join(names.values())}: name one of them, or all")
     return chosen

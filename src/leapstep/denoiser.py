@@ -81,6 +81,8 @@ def from_network(
     """
     if predicts not in PREDICTIONS:
         raise ValueError(f"unknown predicts={predicts!r}: use one of {', '.join(PREDICTIONS)}")
+    if timesteps is not None and process.timesteps not in (None, timesteps):
+        raise ValueError(f"timesteps={timesteps}, but the process has {process.timesteps} trained levels: leave it out")
     clock = time if callable(time) else _clock(process, time, timesteps or process.timesteps, fractional)
     shaped = reshape or (lambda timestep: timestep)
     extra = dict(condition or {})
@@ -109,7 +111,9 @@ def _clock(process: Process, kind: str, timesteps: int | None, fractional: bool)
         raise ValueError(f"unknown time={kind!r}: use one of {', '.join(CLOCKS)}, or a function of t")
     if timesteps is None:
         if kind.startswith("index"):
-            raise ValueError(f"time={kind!r} counts trained levels, but the process has none: pass timesteps=")
+            raise ValueError(
+                f"time={kind!r} counts trained levels, but the process has none: pass timesteps=, or time='fraction'"
+            )
         first = 0.0
     else:
         first = 1 / timesteps
@@ -204,6 +208,9 @@ def guided(diffusion: Diffusion, scale: float) -> Diffusion:
 # --- exact denoisers -----------------------------------------------------------------------------------------------
 
 
+_Posterior = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
+
+
 class GaussianMixture(NamedTuple):
     """Data with a known law, sum_m w_m N(mu_m, C_m), hence an exact denoiser, exact samples and an exact density.
 
@@ -224,27 +231,23 @@ class GaussianMixture(NamedTuple):
 
     def diffusion(self, process: Process) -> Diffusion:
         """Pair the process with this data's exact denoiser. Raises ValueError for shapes that do not fit."""
-        posterior = self._isotropic if self.covariances.ndim == 1 else self._full
-        self._check()
+        posterior = self._posterior()
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            t = as_time(t)
-            alpha, sigma = (along(c, x.flatten(1)) for c in (process.alpha(t), process.sigma(t)))
-            logits, mean_of = posterior(x.flatten(1), alpha, sigma)
+            t, flat = as_time(t), x.flatten(1)
+            logits, mean_of = posterior(flat, along(process.alpha(t), flat), along(process.sigma(t), flat))
             return mean_of(logits.softmax(1)).reshape(x.shape)
 
         return Diffusion(process, denoise)
 
     def log_density(self, x: Tensor, process: Process | None = None, t: Tensor | float = 0.0) -> Tensor:
         """log q(x_t) `[b]` in nats, of the data itself (no process) or of what the process makes of it at time t."""
-        self._check()
-        flat = x.flatten(1)
+        flat, t = x.flatten(1), as_time(t)
         if process is None:
             alpha, sigma = torch.ones((), dtype=x.dtype), torch.zeros((), dtype=x.dtype)
         else:
-            alpha, sigma = (along(c, flat) for c in (process.alpha(as_time(t)), process.sigma(as_time(t))))
-        logits, _ = (self._isotropic if self.covariances.ndim == 1 else self._full)(flat, alpha, sigma)
-        return logits.logsumexp(1) - flat.shape[1] / 2 * math.log(2 * math.pi)
+            alpha, sigma = along(process.alpha(t), flat), along(process.sigma(t), flat)
+        return self._posterior()(flat, alpha, sigma)[0].logsumexp(1) - flat.shape[1] / 2 * math.log(2 * math.pi)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """Draw n points of the data, `[n, *d]`, in the dtype of the means."""
@@ -274,25 +277,43 @@ class GaussianMixture(NamedTuple):
         weights = torch.ones(len(self.means), dtype=self.means.dtype) if self.weights is None else self.weights
         return (weights / weights.sum()).log().to(self.means)
 
-    def _isotropic(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Joint log densities `[b, m]` of component and x (less the 2 pi), and the mean for weights `[b, m]`."""
-        means, variances = self.means.flatten(1).to(x), self.covariances.to(x)
-        spread = (alpha**2 * variances + sigma**2).clamp(min=1e-30)  # a point mass at t = 0: the nearest point
-        distance = (x**2).sum(1, keepdim=True) - 2 * alpha * (x @ means.T) + alpha**2 * (means**2).sum(1)
-        logits = self._log_weights().to(x) - distance.clamp(min=0) / (2 * spread) - x.shape[1] / 2 * spread.log()
-        gain = alpha * variances / spread
-        return logits, lambda r: (r * (1 - alpha * gain)) @ means + (r * gain).sum(1, keepdim=True) * x
+    def _posterior(self) -> _Posterior:
+        """Of (x `[b, D]`, alpha, sigma): joint log densities `[b, m]` less the 2 pi, and the mean that weights give."""
+        self._check()
+        return self._isotropic() if self.covariances.ndim == 1 else self._full()
 
-    def _full(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def _isotropic(self) -> _Posterior:
+        center = self.means.flatten(1).mean(0)  # distances are taken from here, where they cancel least
+        offsets = self.means.flatten(1) - center
+
+        def posterior(x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            mu, variances, y = offsets.to(x), self.covariances.to(x), x - alpha * center.to(x)
+            spread = (alpha**2 * variances + sigma**2).clamp(min=1e-30)  # a point mass at t = 0: the nearest point
+            distance = (y**2).sum(1, keepdim=True) - 2 * alpha * (y @ mu.T) + alpha**2 * (mu**2).sum(1)
+            logits = self._log_weights().to(x) - distance.clamp(min=0) / (2 * spread) - x.shape[1] / 2 * spread.log()
+            gain = alpha * variances / spread
+
+            def mean_of(r: Tensor) -> Tensor:
+                return center.to(x) + (r * (1 - alpha * gain)) @ mu + (r * gain).sum(1, keepdim=True) * y
+
+            return logits, mean_of
+
+        return posterior
+
+    def _full(self) -> _Posterior:
         """The same for full covariances, each in its own eigenbasis."""
-        means = self.means.flatten(1).to(x)
-        values, vectors = torch.linalg.eigh(self.covariances.to(x))  # [m, D], [m, D, D]
-        alpha, sigma = (c if c.ndim == 0 else c[:, :, None] for c in (alpha, sigma))
-        spread = alpha**2 * values + sigma**2  # [m, D] or [b, m, D]
-        offset = torch.einsum("bmi,mij->bmj", x[:, None] - alpha * means, vectors)
-        logits = self._log_weights().to(x) - (offset**2 / spread + spread.log()).sum(2) / 2
-        means_given = means + torch.einsum("bmj,mij->bmi", alpha * values / spread * offset, vectors)
-        return logits, lambda r: torch.einsum("bm,bmi->bi", r, means_given)
+        eigenvalues, eigenvectors = torch.linalg.eigh(self.covariances)  # [m, D], [m, D, D]
+
+        def posterior(x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            means, values, vectors = (c.to(x) for c in (self.means.flatten(1), eigenvalues, eigenvectors))
+            alpha, sigma = (c if c.ndim == 0 else c[:, :, None] for c in (alpha, sigma))
+            spread = (alpha**2 * values + sigma**2).clamp(min=1e-30)  # [m, D] or [b, m, D]
+            offset = torch.einsum("bmi,mij->bmj", x[:, None] - alpha * means, vectors)
+            logits = self._log_weights().to(x) - (offset**2 / spread + spread.log()).sum(2) / 2
+            given = means + torch.einsum("bmj,mij->bmi", alpha * values / spread * offset, vectors)
+            return logits, lambda r: torch.einsum("bm,bmi->bi", r, given)
+
+        return posterior
 
 
 def empirical(process: Process, data: Tensor) -> Diffusion:

@@ -1,19 +1,16 @@
 """Writes that never harm what was there.
 
-Whatever happens while a file or folder is written (an exception, a full disk, a crash, a power cut), its final name
+Whatever happens while a file is written (an exception, a full disk, a crash, a power cut), its final name
 holds either all of the old contents or all of the new, and never a part. The bytes go to a temporary name beside the
 final one, are flushed to the disk, and only then take the final name, which is one atomic step of the file system. An
 exception removes the temporary; after a crash it may stay behind, under a name that begins with `.leapstep-`.
 """
 
-import contextlib
 import io
 import json
 import os
 import secrets
-import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,41 +56,6 @@ def write_json(path: str | Path, value: Any) -> None:
         TypeError: where it holds something else that JSON does not know.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-@contextlib.contextmanager
-def folder(path: str | Path) -> Iterator[Path]:
-    """Make a folder with contents, whole or not at all.
-
-        with folder("run/state") as temporary:
-            write_bytes(temporary / "weights", ...)
-
-    Arguments:
-        path: the folder to make. It must not exist; the one above it must.
-
-    Returns:
-        A context that gives a temporary folder to write in. When the block ends it takes the name `path`; when the
-        block raises it is removed.
-
-    Raises:
-        ValueError: where `path` exists already.
-    """
-    final = Path(path)
-    if os.path.lexists(final):
-        raise ValueError(f"{final} exists already: name a new folder, or remove this one")
-    temporary = _beside(final)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for above, _, names in os.walk(temporary):
-            for name in names:
-                _sync(Path(above, name))
-            _sync(Path(above))
-        temporary.rename(final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _sync(final.parent)
 
 
 def check_writable(path: str | Path) -> None:

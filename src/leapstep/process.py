@@ -37,8 +37,16 @@ PREDICTIONS = ("eps", "x0", "v", "score", "flow")
 
 
 def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
-    """Bring a time, or one time per sample, to float64 on the CPU, where all coefficients are computed."""
-    return torch.as_tensor(t, dtype=torch.float64, device="cpu")
+    """Bring a time, or one time per sample, to float64 on the CPU, where all coefficients are computed.
+
+    Raises:
+        ValueError: a time outside [0, 1], such as an integer timestep.
+    """
+    t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+    inside = 0 <= t.item() <= 1 if t.ndim == 0 else bool(((t >= 0) & (t <= 1)).all())
+    if not inside:
+        raise ValueError(f"t={t.tolist()}: times lie in [0, 1]; the trained level k of T is t = k / T")
+    return t
 
 
 def along(coefficient: Tensor, x: Tensor) -> Tensor:
@@ -69,13 +77,13 @@ class Process(NamedTuple):
 
     def time(self, log_snr: Tensor | float) -> Tensor:
         """Invert `log_snr` by bisection, to the last bit of a float64 time. Values out of range give 0 or 1."""
-        target = as_time(log_snr)
-        low, high = torch.zeros_like(target), torch.ones_like(target)
-        for _ in range(60):
+        target = torch.as_tensor(log_snr, dtype=torch.float64, device="cpu")
+        low, high = torch.zeros(target.numel(), dtype=torch.float64), torch.ones(target.numel(), dtype=torch.float64)
+        for _ in range(53):
             middle = (low + high) / 2
-            noisier = self.log_snr(middle) < target
+            noisier = 2 * (self.alpha(middle).log() - self.sigma(middle).log()) < target.flatten()
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        return high
+        return high.reshape(target.shape)
 
     def add_noise(self, x0: Tensor, t: Tensor | float, eps: Tensor) -> Tensor:
         """Draw x_t = alpha(t) x0 + sigma(t) eps.
@@ -205,7 +213,7 @@ def _remembered(curve: Curve) -> Curve:
     def at(t: float) -> Tensor:
         return curve(torch.tensor(t, dtype=torch.float64))
 
-    return lambda t: at(t.item()) if t.ndim == 0 and not t.requires_grad else curve(t)
+    return lambda t: at(t.item()).clone() if t.ndim == 0 and not t.requires_grad else curve(t)
 
 
 def from_betas(betas: Tensor | Sequence[float]) -> Process:
@@ -277,11 +285,13 @@ def cosine(timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
 
 def exponential(timesteps: int | None = None, rate: float = 5.0, power: float = 2.0) -> Process:
     """alpha(t) = exp(-rate t^power), variance preserving; rate 5 and power 2 are the continuous limit of `linear`."""
-    return Process(
-        alpha=lambda t: (-rate * t**power).exp(),
-        sigma=lambda t: (-torch.expm1(-2 * rate * t**power)).sqrt(),
-        timesteps=timesteps,
-    )
+
+    def sigma(t: Tensor) -> Tensor:
+        exponent = 2 * rate * t**power
+        nonzero = torch.where(exponent == 0, 1.0, exponent)  # so that the slope at t = 0 is its limit, not 0 / 0
+        return t ** (power / 2) * (2 * rate * torch.where(exponent == 0, 1.0, -torch.expm1(-nonzero) / nonzero)).sqrt()
+
+    return Process(lambda t: (-rate * t**power).exp(), sigma, timesteps)
 
 
 def exponential_s(timesteps: int | None = None, rate: float = 5.0) -> Process:

@@ -11,11 +11,12 @@ generator, Salmon et al. 2011), so neither the batch size nor the other samples 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -79,11 +80,12 @@ def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str 
     Raises:
         ValueError: steps out of range, unknown spacing, or a list that is not strictly decreasing in [0, 1].
     """
-    if not isinstance(steps, int):
+    if not isinstance(steps, SupportsIndex) or isinstance(steps, Tensor):
         given = as_time(steps)
-        if given.ndim != 1 or len(given) == 0 or (given.diff() >= 0).any() or given[0] > 1 or given[-1] < 0:
+        if given.ndim != 1 or len(given) == 0 or (given.diff() >= 0).any() or given[0] == 0:
             raise ValueError("a list of times must be strictly decreasing and lie in [0, 1]")
-        return given if given[-1] == 0 and len(given) > 1 else torch.cat([given, given.new_zeros(1)])
+        return given if given[-1] == 0 else torch.cat([given, given.new_zeros(1)])
+    steps = operator.index(steps)
     if spacing not in SPACINGS:
         raise ValueError(f"unknown spacing {spacing!r}: use one of {', '.join(SPACINGS)}")
     if steps < 1:
@@ -169,6 +171,8 @@ def trajectory(
 ) -> Iterator[State]:
     """Move x along the times, a step at a time. The only loop in this library; it holds no more than one state.
 
+    Gradients flow through it: iterate it under `torch.no_grad()` unless you want them.
+
     Arguments:
         x: x at the first time, `[b, *d]`.
         times: `[n + 1]`, or `[n + 1, b]` when each sample goes its own way (repeat a time to let a sample wait).
@@ -202,8 +206,7 @@ def _end(states: Iterator[State], on_step: Callable[[State], object] | None = No
     return state.x
 
 
-@torch.no_grad()
-def sample(
+def sample_in_batches(
     diffusion: Diffusion | Callable[[range], Diffusion],
     shape: Sequence[int],
     steps: int | Sequence[float] | Tensor = 20,
@@ -215,7 +218,32 @@ def sample(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     on_step: Callable[[State], object] | None = None,
-    on_batch: Callable[[range, Tensor], object] | None = None,
+) -> Iterator[tuple[range, Tensor]]:
+    """Draw samples batch by batch, for more of them than memory holds. Arguments as of `sample`.
+
+    Yields:
+        the sample indices of a batch, and its samples, `[b, *d]`.
+    """
+    n, *d = shape
+    if n < 1 or (batch_size is not None and batch_size < 1):
+        raise ValueError(f"n={n}, batch_size={batch_size}: both must be at least 1")
+    for start in range(0, n, batch_size or n):
+        rows = range(start, min(n, start + (batch_size or n)))
+        model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
+        noise = Noise(seed, rows, tuple(d), dtype, device)
+        path = times(model.process, steps, spacing)
+        with torch.no_grad():
+            start_noise = model.process.sigma(path[0]) * noise(0)
+            x = _end(trajectory(model, start_noise, path, transition, noise), on_step)
+        yield rows, x
+
+
+def sample(
+    diffusion: Diffusion | Callable[[range], Diffusion],
+    shape: Sequence[int],
+    steps: int | Sequence[float] | Tensor = 20,
+    transition: Transition | None = None,
+    **options: Any,
 ) -> Tensor:
     """Draw samples.
 
@@ -223,32 +251,26 @@ def sample(
         diffusion: the model. Where samples have conditions of their own, a function from the range of sample indices
             in a batch to the Diffusion that is conditioned for them.
         shape: `(n, *d)`.
-        steps, spacing: see `times`.
+        steps: their number, or the list of times; see `times`.
         transition: the method, default `ddim()`.
-        seed: sample i is a function of (seed, i), whatever n and batch_size are.
-        batch_size: how many samples to work on at a time; None: all.
-        dtype, device: of the samples.
+        spacing: see `times`; default "trailing".
+        seed: sample i is a function of (seed, i), whatever n and batch_size are; default 0.
+        batch_size: how many samples to work on at a time; default: all.
+        dtype: of the state of the sampler, default float32. For a network in half precision leave it, and tell
+            `from_network` the network's dtype: a state in half precision loses what small steps add.
+        device: where the samples are made, default "cpu"; the network must be there.
         on_step: called with each State of each batch, for progress and previews.
-        on_batch: called with the sample indices and the samples of each finished batch, so that they can be kept.
     Returns:
         `[n, *d]`.
     Raises:
         ValueError: n or batch_size below 1, and what `times` and the transition raise.
     """
-    n, *d = shape
-    if n < 1 or (batch_size is not None and batch_size < 1):
-        raise ValueError(f"n={n}, batch_size={batch_size}: both must be at least 1")
-    out = []
-    for start in range(0, n, batch_size or n):
-        rows = range(start, min(n, start + (batch_size or n)))
-        model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
-        noise = Noise(seed, rows, tuple(d), dtype, device)
-        path = times(model.process, steps, spacing)
-        start_noise = model.process.sigma(path[0]) * noise(0)
-        out.append(_end(trajectory(model, start_noise, path, transition, noise), on_step))
-        if on_batch is not None:
-            on_batch(rows, out[-1])
-    return torch.cat(out)
+    out: Tensor | None = None
+    for rows, x in sample_in_batches(diffusion, shape, steps, transition, **options):
+        out = x.new_empty(tuple(shape)) if out is None else out
+        out[rows.start : rows.stop] = x
+    assert out is not None
+    return out
 
 
 @torch.no_grad()

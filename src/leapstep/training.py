@@ -17,10 +17,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,7 +202,8 @@ class Trainer:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
-        AcceleratorState._reset_state()  # or else the precision of an earlier run in this process would be in force
+        # or else the precision and the device of an earlier run in this process would be in force
+        AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
         bf16 = config.precision == "bf16"
         if config.precision == "auto":
             bf16 = _native_bf16(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
@@ -235,7 +238,7 @@ class Trainer:
         """Take one optimiser step; return its loss, the loss of each sample with its time, and the gradient's norm.
 
         Raises:
-            FloatingPointError: a loss that is not finite; the weights are then as they were.
+            FloatingPointError: a loss or a gradient that is not finite; the weights are then as they were.
         """
         self.network.train()
         losses, times = [], []
@@ -248,6 +251,8 @@ class Trainer:
                 self.accelerator.backward(mean)
                 if self.accelerator.sync_gradients:  # the last part
                     norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
+                    if not math.isfinite(norm):
+                        raise FloatingPointError(f"the gradient of step {self.step + 1} is not finite")
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate(self.config, self.step)
                 self.optimizer.step()
@@ -272,13 +277,14 @@ class Trainer:
                 labels = torch.where(torch.rand(len(labels)) < config.label_dropout, self.null_label, labels)
             condition["class_labels"] = labels.to(device)
         t = stratified_times(len(x0), config.timesteps)
+        x0 = x0.to(device)
         eps = torch.randn_like(x0)
         fractional = config.time_embedding == "sinusoidal"
         diffusion = from_network(
             self.network, self.process, config.predicts, fractional=fractional, condition=condition
         )
         weight = config.loss or config.predicts
-        return loss(diffusion, x0.to(device), t, eps.to(device), weight, config.min_snr_gamma), t
+        return loss(diffusion, x0, t, eps, weight, config.min_snr_gamma), t
 
     def _batch(self, part: int) -> tuple[Tensor, Tensor | None]:
         """This process's share of a part of the batch, from an endless stream of shuffled epochs."""
@@ -341,9 +347,13 @@ class Trainer:
         """Go back to the last checkpoint of a run.
 
         Raises:
-            ValueError: there is none, or it belongs to another network.
+            ValueError: there is none, or it belongs to another network or to data that have changed since.
         """
         path, values = checkpoint.find_state(run)
+        now = self.details()["data"]
+        for name, had in values["data"].items():
+            if name != "source" and now[name] != had:
+                raise ValueError(f"the data of {run} have changed since: {name} was {had}, now it is {now[name]}")
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
         for name, value in safetensors.torch.load_file(path).items():
             part, _, rest = name.partition(".")
@@ -363,6 +373,13 @@ class Trainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
         self.step = values["step"]
 
+    def any_process(self, flag: bool) -> bool:
+        """Whether the flag is up on any process, so that all of them stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        raised = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
+        return bool(raised.item() > 0)
+
     def _unwrapped(self) -> nn.Module:
         network: nn.Module = self.accelerator.unwrap_model(self.network)
         return network
@@ -372,10 +389,13 @@ class Trainer:
         if not self.accelerator.is_main_process or not self.data.is_pictures:
             return
         model = self.model()
-        labels = torch.arange(n) % len(model.classes) if model.classes else None
-        x = sample(
-            model.diffusion(labels), (n, *model.shape), min(20, self.config.timesteps), device=self.accelerator.device
-        )
+
+        def diffusion(rows: range) -> Diffusion:
+            return model.diffusion(torch.tensor(rows) % len(model.classes) if model.classes else None)
+
+        size = self.config.batch_size // (self.config.accumulate * self.accelerator.num_processes)
+        steps = min(20, self.config.timesteps)
+        x = sample(diffusion, (n, *model.shape), steps, batch_size=size, device=self.accelerator.device)
         (run / "samples").mkdir(parents=True, exist_ok=True)
         save_image(grid(model.scaling.to_pixels(x)), run / "samples" / f"step-{self.step:08d}.png")
 
@@ -447,7 +467,7 @@ def train(
 
 def _check_resumable(run: Path, config: TrainingConfig, data: str) -> None:
     _, values = checkpoint.find_state(run)
-    if values["data"]["source"] != data:
+    if not _same_source(values["data"]["source"], data):
         raise ValueError(
             f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"
         )
@@ -457,6 +477,10 @@ def _check_resumable(run: Path, config: TrainingConfig, data: str) -> None:
             raise ValueError(
                 f"{run} was trained with {name}={had}, not {wanted.get(name)}: resume it without changing that"
             )
+
+
+def _same_source(a: str, b: str) -> bool:
+    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
 
 
 def _loop(trainer: Trainer, run: Path) -> None:
@@ -475,10 +499,10 @@ def _loop(trainer: Trainer, run: Path) -> None:
         mininterval=0.5 if sys.stderr.isatty() else 30,
     )
     quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
-    saved = trainer.step
+    saved, since = trainer.step, time.perf_counter()
     try:
         with _interrupts() as asked:
-            while trainer.step < config.steps and not asked:
+            while trainer.step < config.steps and not trainer.any_process(bool(asked)):
                 result = trainer.advance()
                 quarter = (result["times"] * 4).ceil().long() - 1
                 np.add.at(quarters, (0, quarter), result["each"])
@@ -486,16 +510,18 @@ def _loop(trainer: Trainer, run: Path) -> None:
                 bar.update()
                 bar.set_postfix(loss=f"{result['loss']:.4f}", refresh=False)
                 if writer is not None and trainer.step % config.log_every == 0:
-                    speed = (bar.format_dict["rate"] or 0.0) * config.batch_size
+                    speed = config.log_every * config.batch_size / (time.perf_counter() - since)
                     _log(writer, trainer.step, result, quarters, learning_rate(config, trainer.step - 1), speed)
-                    quarters[:] = 0
+                    quarters[:], since = 0, time.perf_counter()
                 last = trainer.step == config.steps
                 if trainer.step % config.sample_every == 0 or last:
                     trainer.preview(run)
-                if trainer.step % config.save_every == 0 or last or asked:
+                if trainer.step % config.save_every == 0 or last:
                     trainer.save(run)
                     saved = trainer.step
-            if asked:
+            if trainer.step < config.steps:
+                if trainer.step > saved:
+                    trainer.save(run)
                 raise KeyboardInterrupt
     except FloatingPointError as error:
         kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"

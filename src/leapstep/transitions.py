@@ -13,6 +13,9 @@ be the fraction of x_t's noise variance that is younger than s. Then std = eta s
 a deterministic map, and eta = 1 the posterior q(x_s | x_t, x0) of the Markov chain, so DDPM (eq. 12 and 16 of Song et
 al. 2021, arXiv:2010.02502, for a general alpha and sigma).
 
+The deterministic map is Euler's step on an ordinary differential equation, d(x / alpha) = eps d(sigma / alpha), so
+every solver of such equations is a sampler as well: those below take better steps of the same ODE.
+
 A transition keeps no state: memory of earlier steps and randomness come in, memory goes out.
 """
 
@@ -133,5 +136,122 @@ def _leap(
     return Step(x_s, x0)
 
 
-TRANSITIONS: dict[str, Callable[..., Transition]] = {"ddim": ddim, "ddpm": ddpm}
+# --- the deterministic map as an ordinary differential equation -------------------------------------------------------
+
+
+def heun() -> Transition:
+    """Heun's method on the ODE: a DDIM step, then the slope averaged over both of its ends. Second order, two calls.
+
+    References:
+        Karras et al. 2022, algorithm 1, arXiv:2206.00364.
+    """
+    return _runge_kutta(nodes=[0.0, 1.0], stages=[[], [1.0]], weights=[0.5, 0.5])
+
+
+def rk4() -> Transition:
+    """The classical Runge-Kutta method on the ODE. Fourth order, four calls."""
+    return _runge_kutta(
+        nodes=[0.0, 0.5, 0.5, 1.0],
+        stages=[[], [0.5], [0.0, 0.5], [0.0, 0.0, 1.0]],
+        weights=[1 / 6, 1 / 3, 1 / 3, 1 / 6],
+    )
+
+
+def _runge_kutta(nodes: list[float], stages: list[list[float]], weights: list[float]) -> Transition:
+    """An explicit Runge-Kutta step, by its Butcher tableau, of d(x / alpha) = eps d(sigma / alpha).
+
+    Its Euler step is DDIM, which is also taken where one end has no noise or no signal: eps is not known at the one,
+    and the coordinates are infinite at the other.
+
+    References:
+        Song et al. 2021, eq. 14, arXiv:2010.02502.
+    """
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        x0, eps = estimate(diffusion, x, t)
+        euler = along(process.alpha(s), x) * x0 + along(process.sigma(s), x) * eps
+        plain = (process.sigma(t) * process.sigma(s) == 0) | (process.alpha(t) * process.alpha(s) == 0)
+        if plain.all():
+            return Step(euler, x0)
+        start, end = (torch.exp(-process.log_snr(u) / 2) for u in (t, s))  # sigma / alpha
+        slopes = [eps]
+
+        def ahead(shares: list[float], u: Tensor) -> Tensor:
+            slope = torch.stack([share * known for share, known in zip(shares, slopes, strict=True) if share]).sum(0)
+            return along(process.alpha(u), x) * (x / along(process.alpha(t), x) + along(end - start, x) * slope)
+
+        for node, shares in zip(nodes[1:], stages[1:], strict=True):
+            u = s if node == 1 else process.time(-2 * torch.lerp(start, end, node).log())
+            slopes.append(estimate(diffusion, ahead(shares, u), u)[1])
+        x_s = ahead(weights, s)
+        return Step(torch.where(along(plain, x).bool().to(x.device), euler, x_s) if plain.any() else x_s, x0)
+
+    return transition
+
+
+# --- the same, exact in the linear part: DPM-Solver++ -----------------------------------------------------------------
+
+
+def dpmpp_2m() -> Transition:
+    """DPM-Solver++ 2M: a DDIM step with x0 extrapolated from this step's estimate and the last one's. Second order.
+
+    In lambda = log(alpha / sigma) the estimate is taken as a line, and the rest of the ODE is solved exactly. One call
+    a step. The first step, and a step that begins or ends without noise or signal, is DDIM's.
+
+    References:
+        Lu et al. 2022, algorithm 2, arXiv:2211.01095.
+    """
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        x0, _ = estimate(diffusion, x, t)
+        ahead = x0
+        if memory is not None:
+            last_x0, last_t = memory
+            now, then, before = (process.log_snr(u) for u in (t, s, last_t))
+            share = ((then - now) / (2 * (now - before))).nan_to_num(0.0, 0.0, 0.0)
+            share = torch.where(torch.isfinite(then - now), share, 0.0)
+            ahead = x0 + along(share, x) * (x0 - last_x0)
+        return Step(_with_estimate(process, x, ahead, t, s), x0, (x0, t))
+
+    return transition
+
+
+def dpmpp_2s() -> Transition:
+    """DPM-Solver++ 2S: a DDIM step with the x0 estimate from its middle in lambda. Second order, two calls, no memory.
+
+    References:
+        Lu et al. 2022, algorithm 1 with r = 1/2, arXiv:2211.01095.
+    """
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        x0, _ = estimate(diffusion, x, t)
+        middle = (process.log_snr(t) + process.log_snr(s)) / 2
+        plain = ~torch.isfinite(middle)
+        if plain.all():
+            return Step(_with_estimate(process, x, x0, t, s), x0)
+        u = torch.where(plain, t, process.time(middle))
+        inner, _ = estimate(diffusion, _with_estimate(process, x, x0, t, u), u)
+        inner = torch.where(along(plain, x).bool().to(x.device), x0, inner) if plain.any() else inner
+        return Step(_with_estimate(process, x, inner, t, s), x0)
+
+    return transition
+
+
+def _with_estimate(process: Process, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """DDIM's step from x_t with this x0, and the eps that goes with it."""
+    x0, eps = process.split(x0, x, t, "x0")
+    return along(process.alpha(s), x) * x0 + along(process.sigma(s), x) * eps
+
+
+TRANSITIONS: dict[str, Callable[..., Transition]] = {
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "heun": heun,
+    "rk4": rk4,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2s": dpmpp_2s,
+}
 """Every sampling method, by the name that the command line uses."""

@@ -28,7 +28,7 @@ def device(name: str | None) -> torch.device:
         found = torch.device(kinds[0] if name is None else name)
     except RuntimeError:
         found = None
-    if found is None or found.type not in kinds:
+    if found is None or found.type not in kinds or (found.index or 0) >= max(1, torch.cuda.device_count()):
         raise ValueError(f"--device {name}: this machine has {', '.join(kinds)}")
     return found
 
@@ -52,7 +52,8 @@ def method_options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     used = {name: option.default for name, option in inspect.signature(TRANSITIONS[method]).parameters.items()}
     for name, value in given.items():
         if value is not None and name not in used:
-            raise ValueError(f"--{name} does not apply to --method {method}, which takes --{', --'.join(used)}")
+            takes = " and ".join(f"--{option}" for option in used) or "no options"
+            raise ValueError(f"--{name} does not apply to --method {method}, which takes {takes}")
     return used | {name: value for name, value in given.items() if value is not None}
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from leapstep.checkpoint import Model
     from leapstep.denoiser import Diffusion
+    from leapstep.sampling import State
 
 EXAMPLES = """**Examples**
 
@@ -29,6 +30,9 @@ EXAMPLES = """**Examples**
 `leapstep sample google/ddpm-cifar10-32 --steps 50 --eta 0 --spacing quad --n 5000 --batch-size 250 --out cifar`
 """
 
+GRID = 400
+"""How many pictures the grid shows."""
+
 
 def command(
     model: Annotated[
@@ -37,9 +41,9 @@ def command(
     out: Annotated[Path, typer.Option(help="The folder to make: images, a grid and a manifest.")],
     n: Annotated[int, typer.Option(help="How many samples.")] = 64,
     steps: Annotated[
-        int | None, typer.Option(help="Network calls a sample; default: 20, or T where that is less.")
+        int | None, typer.Option(help="Steps from noise to data; default: 20, or T where that is less.")
     ] = None,
-    method: Annotated[str, typer.Option(help="ddim | ddpm")] = "ddim",
+    method: Annotated[str, typer.Option(help="ddim | ddpm | heun | rk4 | dpmpp_2m | dpmpp_2s")] = "ddim",
     eta: Annotated[float | None, typer.Option(help="ddim: noise injected, 0 (default) to 1.")] = None,
     variance: Annotated[str | None, typer.Option(help="ddpm: posterior (default) | beta | none.")] = None,
     spacing: Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")] = "trailing",
@@ -99,11 +103,17 @@ def command(
         out, overwrite, "manifest.json", "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|manifest\.json"
     )
     files.write_json(out / "manifest.json", manifest | {"finished": 0})
-    finished: list[np.ndarray[Any, Any]] = []
-    began = time.perf_counter()
-    bar = options.progress(-(-n // batch_size) * steps, "sampling", "call")
+    kept: list[np.ndarray[Any, Any]] = []  # all of them, or as many as the grid shows
+    finished, calls, began = 0, 0, time.perf_counter()
+    bar = options.progress(-(-n // batch_size) * steps, "sampling", "step")
+
+    def note(state: State) -> None:
+        nonlocal calls
+        calls = state.calls
+        bar.update()
+
     try:
-        leapstep.sample(
+        for rows, x in leapstep.sample_in_batches(
             diffusion,
             (n, *loaded.shape),
             times,
@@ -112,15 +122,19 @@ def command(
             batch_size=batch_size,
             dtype=torch.float64 if precision == torch.float64 else torch.float32,
             device=place,
-            on_step=lambda _: bar.update(),
-            on_batch=lambda rows, x: finished.append(_keep(out, form, loaded, rows, x)),
-        )
+            on_step=note,
+        ):
+            values = _keep(out, form, loaded, rows, x)
+            if form == "npz" or finished < GRID:
+                kept.append(values)
+            finished = rows.stop
     finally:  # Ctrl-C keeps what is finished
         bar.close()
         if finished:
             seconds = round(time.perf_counter() - began, 3)
-            _finish(out, form, loaded, np.concatenate(finished), manifest | {"calls": steps, "seconds": seconds})
-    typer.echo(f"{n} samples in {seconds} s, {steps} network calls each: {out}")
+            record = {"finished": finished, "calls": calls, "seconds": seconds}
+            _finish(out, form, loaded, np.concatenate(kept), manifest | record)
+    typer.echo(f"{n} samples in {seconds} s, {calls} network calls each: {out}")
 
 
 def _form(asked: str | None, model: Model) -> str:
@@ -171,5 +185,5 @@ def _finish(out: Path, form: str, model: Model, values: np.ndarray[Any, Any], ma
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         files.write_bytes(out / "samples.npz", buffer.getvalue())
     if model.is_pictures:
-        save_image(grid(values[:400]), out / "grid.png")
-    files.write_json(out / "manifest.json", manifest | {"finished": len(values)})
+        save_image(grid(values[:GRID]), out / "grid.png")
+    files.write_json(out / "manifest.json", manifest)

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from leapstep.cli import options
 from leapstep.configuration import PRESETS, TrainingConfig, configure
 
 EXAMPLES = """**Examples**
@@ -53,8 +52,8 @@ def command(
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: choose one")
-    if device is not None:
-        options.device(device)
+    if device not in (None, "cpu"):
+        raise ValueError(f"--device {device}: only cpu can be asked for; CUDA_VISIBLE_DEVICES chooses among GPUs")
     given = {name: value for name, value in settings.items() if value is not None}
     last = checkpoint.find_state(out)[1] if resume else {}
     if preset is None and data == "digits" and not resume:
