@@ -449,7 +449,8 @@ def train(
     for line in trainer.data.skipped if trainer.progress else ():
         print(f"skipped {line}", file=sys.stderr)
     if trainer.progress and trainer.data.skipped:
-        print(f"skipped {len(trainer.data.skipped)} images that could not be read", file=sys.stderr)
+        broken, whole = len(trainer.data.skipped), len(trainer.data)
+        print(f"skipped {broken} of {whole + broken} images, which could not be read", file=sys.stderr)
     if resume:
         trainer.restore(run)
     elif occupied and trainer.accelerator.is_main_process:
