@@ -56,6 +56,13 @@ def along(coefficient: Tensor, x: Tensor) -> Tensor:
     return coefficient.to(x.dtype).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def where(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Take x `[b, *d]` where the mask, one for all samples `[]` or one each `[b]`, is set, and y elsewhere."""
+    if not mask.any():
+        return y
+    return torch.where(along(mask, y).bool().to(y.device), x, y)
+
+
 class Process(NamedTuple):
     """The marginals q(x_t | x0) = N(alpha(t) x0, sigma(t)^2 I) of a diffusion.
 
@@ -153,8 +160,7 @@ class Process(NamedTuple):
         alpha, sigma = along(self.alpha(t), x), along(self.sigma(t), x)
         if kind == "x0":
             eps = (x - alpha * value) / sigma
-            clean = self.sigma(t) == 0
-            return value, torch.where(along(clean, x).bool().to(x.device), 0, eps) if clean.any() else eps
+            return value, where(self.sigma(t) == 0, torch.zeros_like(eps), eps)
         if kind == "score":
             kind, value = "eps", -sigma * value
         if kind == "eps":

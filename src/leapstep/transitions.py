@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from leapstep.denoiser import Diffusion
-from leapstep.process import Process, along
+from leapstep.process import Process, along, where
 
 Memory = Any
 """What a multistep method carries from step to step; None before the first."""
@@ -54,9 +54,7 @@ def estimate(diffusion: Diffusion, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor
     alpha, clean = diffusion.process.alpha(t), diffusion.process.sigma(t) == 0
     if clean.all():
         return x / along(alpha, x), torch.zeros_like(x)
-    x0 = diffusion.denoise(x, t)
-    if clean.any():
-        x0 = torch.where(along(clean, x).bool(), x / along(alpha, x), x0)
+    x0 = where(clean, x / along(alpha, x), diffusion.denoise(x, t))
     return diffusion.process.split(x0, x, t, "x0")
 
 
@@ -184,8 +182,7 @@ def _runge_kutta(nodes: list[float], stages: list[list[float]], weights: list[fl
         for node, shares in zip(nodes[1:], stages[1:], strict=True):
             u = s if node == 1 else process.time(-2 * torch.lerp(start, end, node).log())
             slopes.append(estimate(diffusion, ahead(shares, u), u)[1])
-        x_s = ahead(weights, s)
-        return Step(torch.where(along(plain, x).bool().to(x.device), euler, x_s) if plain.any() else x_s, x0)
+        return Step(where(plain, euler, ahead(weights, s)), x0)
 
     return transition
 
@@ -234,8 +231,7 @@ def dpmpp_2s() -> Transition:
             return Step(_with_estimate(process, x, x0, t, s), x0)
         u = torch.where(plain, t, process.time(middle))
         inner, _ = estimate(diffusion, _with_estimate(process, x, x0, t, u), u)
-        inner = torch.where(along(plain, x).bool().to(x.device), x0, inner) if plain.any() else inner
-        return Step(_with_estimate(process, x, inner, t, s), x0)
+        return Step(_with_estimate(process, x, where(plain, x0, inner), t, s), x0)
 
     return transition
 
