@@ -819,7 +819,7 @@ def test_a_broken_picture_is_skipped_and_named_or_with_strict_an_error(tmp_path,
     result = done(*args)
     assert "1.png" in result.stderr
     assert "2.jpg" in result.stderr
-    assert "skipped 2 images" in result.stderr
+    assert "skipped 2 of 4 images" in result.stderr
 
 
 @pytest.mark.parametrize(
