@@ -137,8 +137,7 @@ def save(run: Path, model: Model) -> None:
         raise ValueError(f"only a UNet or an MLP can be saved in a run folder, not a {type(model.network).__name__}")
     folder.mkdir(parents=True, exist_ok=True)
     (run / "scheduler").mkdir(exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
-    files.write_bytes(folder / WEIGHTS, safetensors.torch.save(state, {"format": "pt"}))
+    files.write_bytes(folder / WEIGHTS, _encoded(model.network.state_dict(), {"format": "pt"}))
     files.write_json(folder / "config.json", config)
     files.write_json(run / "scheduler" / "scheduler_config.json", scheduler_config(model))
     files.write_json(run / "leapstep.json", dict(model.details))
@@ -208,8 +207,12 @@ def _reading(path: Path) -> Iterator[dict[str, Any]]:
 
 def fingerprint(network: nn.Module) -> str:
     """SHA-256 of a network's weights, hexadecimal: the same weights, the same fingerprint, wherever they lie."""
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    return hashlib.sha256(safetensors.torch.save(state)).hexdigest()
+    return hashlib.sha256(_encoded(network.state_dict())).hexdigest()
+
+
+def _encoded(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Tensors on any device and of any memory layout as the bytes of a safetensors file."""
+    return safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
 
 
 def _folder(source: str) -> Path:
@@ -373,11 +376,10 @@ def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapp
     """
     folder = run / "state"
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for left in folder.glob(".leapstep-*"):  # by a crash in the middle of a write
         left.unlink()
     newest = folder / f"step-{step:08d}.safetensors"
-    files.write_bytes(newest, safetensors.torch.save(state, {"values": json.dumps({**values, "step": step})}))
+    files.write_bytes(newest, _encoded(tensors, {"values": json.dumps({**values, "step": step})}))
     for old in folder.glob("step-*.safetensors"):
         if old != newest:
             old.unlink()

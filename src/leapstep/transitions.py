@@ -168,7 +168,7 @@ def _runge_kutta(nodes: list[float], stages: list[list[float]], weights: list[fl
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
-        euler = along(process.alpha(s), x) * x0 + along(process.sigma(s), x) * eps
+        euler = process.add_noise(x0, s, eps)
         plain = (process.sigma(t) * process.sigma(s) == 0) | (process.alpha(t) * process.alpha(s) == 0)
         if plain.all():
             return Step(euler, x0)
@@ -239,7 +239,7 @@ def dpmpp_2s() -> Transition:
 def _with_estimate(process: Process, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """DDIM's step from x_t with this x0, and the eps that goes with it."""
     x0, eps = process.split(x0, x, t, "x0")
-    return along(process.alpha(s), x) * x0 + along(process.sigma(s), x) * eps
+    return process.add_noise(x0, s, eps)
 
 
 TRANSITIONS: dict[str, Callable[..., Transition]] = {

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 from leapstep.cli import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXAMPLES = """**Examples**
 
@@ -45,13 +48,14 @@ def command(
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
     model = train(config, "digits", out / "run", device="cpu")
     held_out = read("digits", split="test")
-    results = [_reference(n, held_out)]
+    target = held_out.batch(range(len(held_out)))
+    results = [_reference(n, target)]
     labels = np.asarray(held_out.labels)
     rank = [np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)]
     order = np.lexsort((labels, rank))  # 0 to 9, again and again, as the samples are
     pictures = {"real digits, not trained on": held_out.values[order]}
     for method, steps in ROWS:
-        result, pixels = _measure(model, method, steps, n, seed, held_out)
+        result, pixels = _measure(model, method, steps, n, seed, target)
         results.append(result)
         pictures[f"{method.upper()}, {steps} network calls, {result['seconds']:.1f} s for {n}"] = pixels
     for result, pixels in zip(results, pictures.values(), strict=True):
@@ -62,7 +66,7 @@ def command(
     _print(results, out)
 
 
-def _measure(model: Any, method: str, steps: int, n: int, seed: int, held_out: Any) -> tuple[dict[str, Any], Any]:
+def _measure(model: Any, method: str, steps: int, n: int, seed: int, target: Tensor) -> tuple[dict[str, Any], Any]:
     """Sample with one method, from the start noise that all methods share: the row of the table, and the pixels."""
     import torch
 
@@ -81,12 +85,12 @@ def _measure(model: Any, method: str, steps: int, n: int, seed: int, held_out: A
         )
     seconds = round(time.perf_counter() - began, 2)
     pixels = model.scaling.to_pixels(x)
-    distance = frechet_distance(model.scaling.to_model(pixels), held_out.batch(range(len(held_out))))
+    distance = frechet_distance(model.scaling.to_model(pixels), target)
     row = {"method": method, "calls": steps, "seconds": seconds, "distance": distance, "grid": f"{method}-{steps}.png"}
     return row, pixels
 
 
-def _reference(n: int, held_out: Any) -> dict[str, Any]:
+def _reference(n: int, target: Tensor) -> dict[str, Any]:
     """How far as many real training digits, as many of each class, are from the held-out ones: over 20 draws."""
     from leapstep.data import read
     from leapstep.evaluation import frechet_distance
@@ -100,7 +104,7 @@ def _reference(n: int, held_out: Any) -> dict[str, Any]:
         for label in range(10):
             rank[order[labels[order] == label]] = np.arange(np.count_nonzero(labels == label))
         chosen = np.lexsort((labels, rank))[:n]
-        distances.append(frechet_distance(real.batch(chosen), held_out.batch(range(len(held_out)))))
+        distances.append(frechet_distance(real.batch(chosen), target))
     mean, spread = float(np.mean(distances)), float(np.std(distances))
     return {
         "method": "real digits",
