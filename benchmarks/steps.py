@@ -30,7 +30,7 @@ def main(run, n):
             lambda rows: model.diffusion(torch.tensor(rows) % len(model.classes)),
             (n, *model.shape),
             steps,
-            leapstep.TRANSITIONS[method](),
+            leapstep.TRANSITIONS[method].make(),
             batch_size=120,
         )
         seconds = time.perf_counter() - began

@@ -11,9 +11,9 @@ SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
     {"files"},
     {"process", "networks", "data", "pictures", "evaluation", "configuration"},
-    {"denoiser"},
-    {"transitions"},
-    {"sampling", "checkpoint"},
+    {"denoiser", "interpolation"},
+    {"transitions", "calibration"},
+    {"sampling", "checkpoint", "likelihood"},
     {"training"},
     {"cli"},
     {"__main__"},

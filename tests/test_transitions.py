@@ -1,20 +1,15 @@
 """Transitions against the papers' own formulas and against closed forms, in float64."""
 
 import math
-from functools import lru_cache
 
 import pytest
 import torch
-from scipy import stats
 
 import leapstep
 from leapstep.transitions import estimate, younger
 
 F64 = torch.float64
 PROCESSES = {"linear": leapstep.linear(), "cosine": leapstep.cosine(), "ve": leapstep.ve(), "flow": leapstep.flow()}
-MIXTURE = leapstep.GaussianMixture(
-    torch.tensor([[1.5, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=F64), torch.tensor([0.3, 0.2, 0.25], dtype=F64)
-)
 METHODS = {
     "ddim(0)": leapstep.ddim(0.0),
     "ddim(0.5)": leapstep.ddim(0.5),
@@ -23,8 +18,6 @@ METHODS = {
     "ddpm(beta)": leapstep.ddpm("beta"),
     "ddpm(none)": leapstep.ddpm("none"),
 }
-SOLVERS = {"ddim": 1, "heun": 2, "rk4": 4, "dpmpp_2m": 2, "dpmpp_2s": 2}
-"""The deterministic methods and their orders."""
 
 
 def time(value):
@@ -130,121 +123,6 @@ def test_law_on_gaussian_data_is_the_closed_form(name, method, steps):
     assert last.x.square().sum().item() == pytest.approx(variance, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("method", [*METHODS, *(name for name in SOLVERS if name != "ddim")])
-def test_mixed_times_equal_separate_runs(name, method):
-    """A batch whose samples stand at different times, one of them finished, gives what each gives alone."""
-    process = PROCESSES[name]
-    diffusion = leapstep.GaussianMixture(
-        torch.tensor([[1.0, 0.0], [-1.0, 0.5]], dtype=F64), torch.tensor([0.1, 0.2], dtype=F64)
-    ).diffusion(process)
-    x, z = torch.randn(2, 5, 2, dtype=F64, generator=torch.Generator().manual_seed(2))
-    t, s = time([1.0, 0.5, 0.2, 0.001, 0.0]), time([0.7, 0.1, 0.199, 0.0, 0.0])
-    transition = METHODS[method] if method in METHODS else leapstep.TRANSITIONS[method]()
-    together = transition(diffusion, x, t, s, None, lambda draw=0: z)
-    for i in range(5):
-        row = slice(i, i + 1)
-        alone = transition(diffusion, x[row], t[i], s[i], None, lambda draw=0, row=row: z[row])
-        torch.testing.assert_close(together.x[row], alone.x, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(together.x0[row], alone.x0, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(together.x[4], x[4])
-
-
-def test_multistep_memory_is_each_samples_own():
-    """Samples with paths of their own (another length, a wait at the data) go as each would alone."""
-    process = PROCESSES["cosine"]
-    diffusion = MIXTURE.diffusion(process)
-    x = torch.randn(3, 2, dtype=F64, generator=torch.Generator().manual_seed(2))
-    paths = [leapstep.times(process, n).tolist() for n in (8, 5, 3)]
-    padded = time([path + [0.0] * (9 - len(path)) for path in paths]).T
-    *_, together = leapstep.trajectory(diffusion, x, padded, leapstep.dpmpp_2m())
-    for i, path in enumerate(paths):
-        *_, alone = leapstep.trajectory(diffusion, x[i : i + 1], time(path), leapstep.dpmpp_2m())
-        torch.testing.assert_close(together.x[i : i + 1], alone.x, rtol=1e-12, atol=1e-12)
-
-
-# --- solvers of the ODE ---
-
-
-def solved(diffusion, method, steps):
-    """64 points taken from log-SNR -8 to 6 in even steps, where the data of the mixture is decided."""
-    process = diffusion.process
-    path = process.time(torch.linspace(-8, 6, steps + 1, dtype=F64))
-    z = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
-    x = process.add_noise(MIXTURE.sample(64), path[0], z)
-    *_, last = leapstep.trajectory(diffusion, x, path, leapstep.TRANSITIONS[method](), silent)
-    return last
-
-
-@lru_cache
-def reference(name):
-    return solved(MIXTURE.diffusion(PROCESSES[name]._replace(timesteps=None)), "rk4", 320).x
-
-
-@pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("method", SOLVERS)
-def test_convergence_order(name, method):
-    """Over four step counts the error against a fine solution falls with the stated order, within 0.15."""
-    diffusion = MIXTURE.diffusion(PROCESSES[name]._replace(timesteps=None))
-    exact = reference(name)
-    counts = [10, 20, 40, 80] if method == "rk4" else [40, 80, 160, 320]
-    error = [(solved(diffusion, method, n).x - exact).square().mean().sqrt().item() for n in counts]
-    slope = stats.linregress([math.log2(n) for n in counts], [math.log2(e) for e in error]).slope
-    assert -slope == pytest.approx(SOLVERS[method], abs=0.15)
-
-
-@pytest.mark.parametrize(
-    ("method", "calls"), [("ddim", 10), ("heun", 19), ("rk4", 37), ("dpmpp_2m", 10), ("dpmpp_2s", 19)]
-)
-def test_calls(method, calls):
-    """Ten steps to the data; the last one, to where there is no noise, is DDIM's and a single call."""
-    diffusion = MIXTURE.diffusion(PROCESSES["linear"])
-    path = leapstep.times(diffusion.process, 10)
-    *_, last = leapstep.trajectory(diffusion, torch.randn(4, 2, dtype=F64), path, leapstep.TRANSITIONS[method]())
-    assert last.calls == calls
-
-
-@pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("method", SOLVERS)
-def test_from_no_signal_to_no_noise(name, method):
-    """Whole paths, with alpha = 0 at one end (flow) and sigma = 0 at the other, come near the fine solution."""
-    diffusion = MIXTURE.diffusion(PROCESSES[name]._replace(timesteps=None))
-    x = diffusion.process.sigma(time(1.0)) * torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
-    ends = {}
-    for steps in (60, 300):
-        path = leapstep.times(diffusion.process, steps, "log_snr")
-        *_, last = leapstep.trajectory(diffusion, x, path, leapstep.TRANSITIONS[method]())
-        ends[steps] = last.x
-    assert (ends[60] - ends[300]).square().mean().sqrt() < (0.2 if method == "ddim" else 0.03)
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
-@pytest.mark.parametrize("steps", [4, 10, 25])
-@pytest.mark.parametrize("method", ["heun", "dpmpp_2m"])
-def test_solvers_are_those_of_diffusers(method, steps):
-    """The same network, start and timesteps through diffusers' scheduler of that name; its betas are float32."""
-    diffusers = pytest.importorskip("diffusers")
-    betas = {"beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing"}
-    scheduler = {
-        "heun": lambda: diffusers.HeunDiscreteScheduler(**betas),
-        "dpmpp_2m": lambda: diffusers.DPMSolverMultistepScheduler(**betas),
-    }[method]()
-    scheduler.set_timesteps(steps)
-    diffusion = curved(PROCESSES["linear"])
-    x = torch.randn(5, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
-    path = leapstep.times(diffusion.process, steps)
-    assert torch.unique(scheduler.timesteps.long()).flip(0).tolist() == [
-        round(1000 * t) - 1 for t in path[:-1].tolist()
-    ]
-    *_, ours = leapstep.trajectory(diffusion, x, path, leapstep.TRANSITIONS[method]())
-    theirs = x / diffusion.process.alpha(path[0]) if method == "heun" else x  # diffusers' Heun lives in x / alpha
-    for k in scheduler.timesteps:
-        model_input = scheduler.scale_model_input(theirs, k)
-        eps = torch.tanh(1.3 * model_input) + 0.1 * model_input * (k.double() / 1000)
-        theirs = scheduler.step(eps, k, theirs).prev_sample
-    torch.testing.assert_close(ours.x, theirs.double(), rtol=1e-4, atol=1e-4)
-
-
 def test_float32_keeps_its_type_and_agrees_with_float64():
     diffusion = curved(PROCESSES["linear"])
     x = torch.randn(4, 3, dtype=F64)
@@ -294,5 +172,94 @@ def test_eta_out_of_range(eta):
 
 
 def test_unknown_variance_lists_the_known():
-    with pytest.raises(ValueError, match="'large': use posterior, beta or none"):
+    with pytest.raises(ValueError, match="'large': use posterior, beta, none, learned or optimal"):
         leapstep.ddpm("large")
+
+
+# --- optimal and learned variance ---
+
+
+def gaussian(process, variance):
+    return leapstep.GaussianMixture(torch.zeros(1, 2, dtype=F64), torch.tensor([variance], dtype=F64)).diffusion(
+        process
+    )
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("steps", [1, 3, 20])
+@pytest.mark.parametrize("eta", [None, 0.0, 0.5, 1.0])
+def test_the_optimal_variance_gives_the_exact_law_on_gaussian_data(name, steps, eta):
+    """The spread of x0 is all that a Gaussian step lacks there: at any number of steps the last marginal is right."""
+    process, c = PROCESSES[name], 0.37
+    spread = lambda t: c * process.sigma(t) ** 2 / (process.alpha(t) ** 2 * c + process.sigma(t) ** 2)  # noqa: E731
+    options = {"variance": "optimal", "spread": spread}
+    transition = leapstep.ddpm(**options) if eta is None else leapstep.ddim(eta, **options)
+    diffusion = leapstep.GaussianMixture(torch.zeros(1, 1, dtype=F64), torch.tensor([c], dtype=F64)).diffusion(process)
+    path = torch.cat([leapstep.times(process, steps)[:-1], time([0.0005])])
+    impulse = torch.eye(steps + 1, dtype=F64)
+    start = (process.alpha(path[0]) ** 2 * c + process.sigma(path[0]) ** 2).sqrt()
+    *_, last = leapstep.trajectory(
+        diffusion, start * impulse[:, :1], path, transition, lambda step, draw=0: impulse[:, step : step + 1]
+    )
+    exact = process.alpha(path[-1]) ** 2 * c + process.sigma(path[-1]) ** 2
+    assert last.x.square().sum().item() == pytest.approx(exact.item(), rel=1e-9)
+
+
+def test_the_optimal_variance_is_bounded_at_the_last_trained_level_only():
+    process = PROCESSES["linear"]
+    spread, x = lambda t: torch.full_like(t, 0.3), torch.randn(3, 2, dtype=F64)
+    z = lambda draw=0: torch.ones_like(x)  # noqa: E731
+    added = {}
+    for limit in (None, 0.001):
+        for s in (0.001, 0.002, 0.0):
+            step = leapstep.ddpm("optimal", spread, limit)
+            bare = leapstep.ddpm("none")(gaussian(process, 0.5), x, time(0.3), time(s), None, silent).x
+            noisy = step(gaussian(process, 0.5), x, time(0.3), time(s), None, z).x
+            added[limit, s] = (noisy - bare).mean().item()
+    assert added[0.001, 0.001] == pytest.approx(0.001)
+    assert added[0.001, 0.002] == pytest.approx(added[None, 0.002])
+    assert added[None, 0.001] > 0.1
+    assert added[None, 0.0] == added[0.001, 0.0] == 0
+
+
+def test_a_learned_variance_lies_between_posterior_and_beta():
+    process = PROCESSES["linear"]
+    x = torch.randn(2, 3, dtype=F64)
+    calls = []
+
+    def diffusion(share):
+        def net(x, k):
+            calls.append(1)
+            return torch.cat([torch.tanh(x), torch.full_like(x, 2 * share - 1)], 1)
+
+        return leapstep.from_network(net, process)
+
+    z = lambda draw=0: torch.ones_like(x)  # noqa: E731
+    stds = {}
+    for name, model in {"posterior": diffusion(0.0), "beta": diffusion(1.0), "middle": diffusion(0.5)}.items():
+        learned = leapstep.ddpm("learned")(model, x, time(0.5), time(0.4), None, z).x
+        stds[name] = learned - leapstep.ddpm("none")(model, x, time(0.5), time(0.4), None, silent).x
+        if name != "middle":
+            torch.testing.assert_close(learned, leapstep.ddpm(name)(model, x, time(0.5), time(0.4), None, z).x)
+    torch.testing.assert_close(stds["middle"], (stds["posterior"] * stds["beta"]).sqrt())
+    calls.clear()
+    leapstep.ddpm("learned")(diffusion(0.5), x, time(0.5), time(0.4), None, z)
+    assert len(calls) == 1  # the estimate and the variance are of one call
+
+
+def test_learned_variance_of_a_network_without():
+    diffusion, x = curved(PROCESSES["linear"]), torch.randn(2, 3, dtype=F64)
+    with pytest.raises(ValueError, match="learned no variance"):
+        leapstep.ddpm("learned")(diffusion, x, time(0.5), time(0.4), None, lambda draw=0: x)
+    with pytest.raises(ValueError, match="needs a network that learned"):
+        leapstep.ddpm("learned")(
+            gaussian(PROCESSES["linear"], 1.0), x[:, :2], time(0.5), time(0.4), None, lambda draw=0: x
+        )
+
+
+@pytest.mark.parametrize("make", [leapstep.ddpm, leapstep.ddim])
+def test_options_of_the_optimal_variance(make):
+    with pytest.raises(ValueError, match="needs spread"):
+        make(variance="optimal")
+    with pytest.raises(ValueError, match="do not apply"):
+        make(spread=lambda t: t)

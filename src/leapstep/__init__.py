@@ -7,6 +7,7 @@
 Read `process`, `denoiser`, `transitions` and `sampling` in this order; together they are the whole theory.
 """
 
+from leapstep.calibration import Calibration, calibrate
 from leapstep.checkpoint import Model, load
 from leapstep.denoiser import (
     Denoiser,
@@ -18,6 +19,7 @@ from leapstep.denoiser import (
     from_network,
     guided,
 )
+from leapstep.interpolation import interpolation_grid, slerp, spherical
 from leapstep.process import (
     SCHEDULES,
     Process,
@@ -35,7 +37,31 @@ from leapstep.process import (
     ve,
 )
 from leapstep.sampling import SPACINGS, Noise, State, decode, encode, sample, sample_in_batches, times, trajectory
-from leapstep.transitions import TRANSITIONS, Step, Transition, ddim, ddpm, dpmpp_2m, dpmpp_2s, heun, rk4
+from leapstep.transitions import (
+    TRANSITIONS,
+    Method,
+    Step,
+    Transition,
+    churned,
+    corrected,
+    ddim,
+    ddpm,
+    deis,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    edm,
+    euler_maruyama,
+    heun,
+    inverted,
+    pc,
+    pf_euler,
+    rk4,
+    rk23,
+    rk45,
+    sde_dpmpp_2m,
+    unipc,
+)
 
 __version__ = "0.1.0"
 
@@ -43,25 +69,34 @@ __all__ = [
     "SCHEDULES",
     "SPACINGS",
     "TRANSITIONS",
+    "Calibration",
     "Denoiser",
     "Diffusion",
     "GaussianMixture",
+    "Method",
     "Model",
     "Noise",
     "Process",
     "State",
     "Step",
     "Transition",
+    "calibrate",
+    "churned",
     "clipped",
+    "corrected",
     "cosine",
     "ddim",
     "ddpm",
     "decode",
+    "deis",
     "dpmpp_2m",
     "dpmpp_2s",
+    "dpmpp_3m",
     "dynamic_threshold",
+    "edm",
     "empirical",
     "encode",
+    "euler_maruyama",
     "exponential",
     "exponential_s",
     "flow",
@@ -70,16 +105,26 @@ __all__ = [
     "from_network",
     "guided",
     "heun",
+    "interpolation_grid",
+    "inverted",
     "linear",
     "load",
+    "pc",
+    "pf_euler",
     "quadratic",
     "rescale_zero_terminal_snr",
     "rk4",
+    "rk23",
+    "rk45",
     "sample",
     "sample_in_batches",
     "scaled_linear",
+    "sde_dpmpp_2m",
     "sigmoid",
+    "slerp",
+    "spherical",
     "times",
     "trajectory",
+    "unipc",
     "ve",
 ]

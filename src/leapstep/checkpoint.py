@@ -5,6 +5,7 @@
     unet/diffusion_pytorch_model.safetensors        the EMA weights
     scheduler/scheduler_config.json                 the process, and what the network predicts
     leapstep.json                                   what diffusers has no place for: data, classes, training, step
+    calibration.json                                how far x0 spreads around its estimate, from `leapstep calibrate`
     state/step-00010000.safetensors                 everything that an exact resume needs
 
 A network that diffusers does not know (the MLP) lies in `mlp/`, in the same manner. Every file is replaced in one
@@ -30,14 +31,16 @@ import torch
 from torch import Tensor, nn
 
 from leapstep import files
+from leapstep.calibration import Calibration
 from leapstep.data import PIXELS, Scaling
 from leapstep.denoiser import Clip, Diffusion, clipped, dynamic_threshold, from_network, guided
 from leapstep.networks import MLP, UNet, layout
-from leapstep.process import Process, cosine, from_betas, rescale_zero_terminal_snr, sigmoid
+from leapstep.process import Curve, Process, cosine, from_betas, rescale_zero_terminal_snr, sigmoid
 
 PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 """What a network predicts: our name, diffusers' name."""
 
+CALIBRATION = "calibration.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -55,6 +58,7 @@ class Model:
         classes: names of the classes; empty for a network without labels.
         null_label: the label that stands for "no label", where the network was trained with one.
         details: the content of `leapstep.json`; empty for a folder that others wrote.
+        calibration: what `leapstep calibrate` measured of these weights, or None.
     """
 
     network: nn.Module
@@ -66,6 +70,12 @@ class Model:
     classes: tuple[str, ...] = ()
     null_label: int | None = None
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    @property
+    def spread(self) -> Curve | None:
+        """E tr Cov[x0 | x_t] / d as a curve in t, for the optimal variance; None for a model without calibration."""
+        return None if self.calibration is None else self.calibration.spread(self.process)
 
     @property
     def is_pictures(self) -> bool:
@@ -174,6 +184,12 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     with _reading(folder / "scheduler" / "scheduler_config.json") as scheduler:
         process, predicts, clip = read_scheduler(scheduler)
     network.load_state_dict(_weights(network, inner))
+    calibration = None
+    if (folder / CALIBRATION).exists():
+        with _reading(folder / CALIBRATION) as measured:
+            if measured["weights_sha256"] == fingerprint(network):
+                times, power = (torch.tensor(measured[name], dtype=torch.float64) for name in ("times", "eps_power"))
+                calibration = Calibration(times, power, float(measured["data_variance"]))
     return Model(
         network=network.to(device).eval(),
         process=process,
@@ -184,7 +200,26 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         classes=(names or tuple(str(label) for label in range(classes))) if classes else (),
         null_label=null_label,
         details=details,
+        calibration=calibration,
     )
+
+
+def save_calibration(run: Path, model: Model, calibration: Calibration, details: Mapping[str, Any]) -> None:
+    """Write what was measured of a model's weights into its folder; `load` takes it while the weights are the same.
+
+    Arguments:
+        details: what else is worth knowing of the measurement, as JSON.
+    Raises:
+        OSError: the folder is not writable, or the disk is full; an earlier calibration is still there.
+    """
+    measured = {
+        "weights_sha256": fingerprint(model.network),
+        **details,
+        "data_variance": calibration.variance,
+        "times": calibration.times.tolist(),
+        "eps_power": calibration.power.tolist(),
+    }
+    files.write_json(run / CALIBRATION, measured)
 
 
 @contextlib.contextmanager

@@ -166,6 +166,14 @@ def read(
     return data
 
 
+def read_picture(path: str | Path, size: int | None = None, channels: int | None = None) -> npt.NDArray[np.uint8]:
+    """Read one image file as `read` reads many: uint8 [c, h, w]. Raises ValueError where it cannot be read."""
+    pixels = _decode(size, channels, _Item(path, None, Path(path)))
+    if isinstance(pixels, str):
+        raise ValueError(f"{path}: {pixels}")
+    return pixels
+
+
 def _kind(source: str) -> str:
     """The key in READERS of a source."""
     path = Path(source)

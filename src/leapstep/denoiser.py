@@ -33,10 +33,19 @@ class Denoiser(Protocol):
 
 
 class Diffusion(NamedTuple):
-    """A process and a denoiser for it: all that a sampler needs to know of a model."""
+    """A process and a denoiser for it: all that a sampler needs to know of a model.
+
+    Attributes:
+        process: the curves alpha and sigma.
+        denoise: estimates x0.
+        learned: where the network learned the variance of its reverse steps, takes (x `[b, *d]`, t) and returns, in
+            [0, 1] or near it, `[b, *d]`, where its logarithm lies between those of the posterior's variance (0) and of
+            beta (1); else None. (Nichol and Dhariwal 2021, eq. 15, arXiv:2102.09672.)
+    """
 
     process: Process
     denoise: Denoiser
+    learned: Denoiser | None = None
 
 
 # --- networks ------------------------------------------------------------------------------------------------------
@@ -60,7 +69,7 @@ def from_network(
     Arguments:
         net: called as `net(x, timestep, **condition)` with x `[b, *d]` and timestep `[b]` on the device of x. Returns
             the prediction `[b, *d]`, or an object that holds it as `.sample`; a prediction with twice the channels
-            `[b, 2c, ...]` is taken to carry a learned variance in its second half, which is left aside.
+            `[b, 2c, ...]` is taken to carry a learned variance in its second half, from -1 (posterior) to 1 (beta).
         process: the process it was trained on, e.g. `leapstep.linear()`.
         predicts: "eps" (the noise), "x0", "v", "score" or "flow"; defined in `leapstep.process`.
         time: how the network counts time: "index" (trained levels from 0, so k - 1, as in the DDPM and diffusers code),
@@ -87,6 +96,15 @@ def from_network(
     shaped = reshape or (lambda timestep: timestep)
     extra = dict(condition or {})
 
+    def call(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        timestep = clock(t.expand(len(x)))
+        if timestep.is_floating_point():
+            timestep = timestep.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        output = net(x if dtype is None else x.to(dtype), shaped(timestep.to(x.device)), **extra)
+        return _prediction(output, x)
+
+    last: list[Any] = []  # x, t and the learned half of the last call: denoise and learned are asked in turn
+
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         t = as_time(t)
         if predicts in ("eps", "score") and (process.alpha(t) == 0).any():
@@ -94,14 +112,18 @@ def from_network(
                 f"at alpha = 0 (zero terminal SNR) an {predicts} prediction says nothing of x0: start from a list of "
                 "times below 1, or use a network that predicts v, x0 or flow"
             )
-        timestep = clock(t.expand(len(x)))
-        if timestep.is_floating_point():
-            timestep = timestep.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        output = net(x if dtype is None else x.to(dtype), shaped(timestep.to(x.device)), **extra)
-        value = _prediction(output, x).to(x.dtype)
+        value, half = call(x, t)
+        last[:] = [] if half is None else [x, t, half]
         return process.split(value, x, t, predicts)[0]
 
-    diffusion = Diffusion(process, denoise)
+    def learned(x: Tensor, t: Tensor) -> Tensor:
+        t = as_time(t)
+        half = last[2] if last and last[0] is x and torch.equal(last[1], t) else call(x, t)[1]
+        if half is None:
+            raise ValueError("the network learned no variance: its output has as many channels as x, not twice as many")
+        return (half + 1) / 2
+
+    diffusion = Diffusion(process, denoise, learned)
     return diffusion if clip is None else clipped(diffusion, clip)
 
 
@@ -130,15 +152,17 @@ def _clock(process: Process, kind: str, timesteps: int | None, fractional: bool)
     }.get(kind, index)
 
 
-def _prediction(output: Any, x: Tensor) -> Tensor:
+def _prediction(output: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The prediction in the dtype of x, and the half that speaks of the variance, if there is one."""
     value = output if isinstance(output, Tensor) else getattr(output, "sample", None)
     if not isinstance(value, Tensor):
         raise ValueError(f"the network returned {type(output).__name__}: return a tensor, or an object with .sample")
+    half = None
     if value.ndim == x.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
-        value = value[:, : x.shape[1]]
+        value, half = value.to(x.dtype).chunk(2, dim=1)
     if value.shape != x.shape:
         raise ValueError(f"the network returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
-    return value
+    return value.to(x.dtype), half
 
 
 # --- denoisers from denoisers --------------------------------------------------------------------------------------
@@ -162,7 +186,7 @@ def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
         def bound(x0: Tensor) -> Tensor:
             return x0.clamp(low, high)
 
-    return Diffusion(diffusion.process, lambda x, t: bound(diffusion.denoise(x, t)))
+    return diffusion._replace(denoise=lambda x, t: bound(diffusion.denoise(x, t)))
 
 
 def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> Callable[[Tensor], Tensor]:
@@ -202,7 +226,7 @@ def guided(diffusion: Diffusion, scale: float) -> Diffusion:
         conditional, free = diffusion.denoise(*twice).chunk(2)
         return torch.lerp(free, conditional, scale)
 
-    return Diffusion(diffusion.process, denoise)
+    return Diffusion(diffusion.process, denoise)  # a learned variance is of one half, not of the guided mixture
 
 
 # --- exact denoisers -----------------------------------------------------------------------------------------------

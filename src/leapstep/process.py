@@ -83,13 +83,17 @@ class Process(NamedTuple):
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        """Invert `log_snr` by bisection, to the last bit of a float64 time. Values out of range give 0 or 1."""
+        """Invert `log_snr`, to the last bit of a float64 time. Values out of range give 0 or 1.
+
+        Each round cuts the interval in which the time lies into 64: as bisection, but in a sixth of the rounds.
+        """
         target = torch.as_tensor(log_snr, dtype=torch.float64, device="cpu")
-        low, high = torch.zeros(target.numel(), dtype=torch.float64), torch.ones(target.numel(), dtype=torch.float64)
-        for _ in range(53):
-            middle = (low + high) / 2
-            noisier = 2 * (self.alpha(middle).log() - self.sigma(middle).log()) < target.flatten()
-            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        cuts, high = torch.arange(1, 64, dtype=torch.float64) / 64, torch.ones(target.numel(), dtype=torch.float64)
+        for power in range(9):
+            width = 64.0**-power
+            inside = (high - width)[:, None] + width * cuts
+            cleaner = 2 * (self.alpha(inside).log() - self.sigma(inside).log()) >= target.reshape(-1, 1)
+            high = high - width * (63 - cleaner.sum(1)) / 64
         return high.reshape(target.shape)
 
     def add_noise(self, x0: Tensor, t: Tensor | float, eps: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ def trajectory(
         calls += 1
         return diffusion.denoise(x, t)
 
-    counted = Diffusion(diffusion.process, denoise)
+    counted = diffusion._replace(denoise=denoise)
     for step, (t, s) in enumerate(pairwise(times), start=1):
         x, x0, memory = transition(counted, x, t, s, memory, partial(noise, step))
         yield State(x, x0, t, s, step, calls)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leapstep.cli import demo, info, sample, train
+from leapstep.cli import calibrate, demo, info, interpolate, latents, likelihood, reconstruct, sample, trace, train
 
 app = typer.Typer(
     help="Sample any trained diffusion network in 5 to 50 steps instead of 1000, correctly and without retraining.",
@@ -66,5 +66,16 @@ def _one_line(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for name, module in {"train": train, "sample": sample, "info": info, "demo": demo}.items():
-    app.command(name, epilog=module.EXAMPLES)(_one_line(module.command))
+for name, module in {
+    "train": train,
+    "sample": sample,
+    "calibrate": calibrate,
+    "likelihood": likelihood,
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "trace": trace,
+    "info": info,
+    "demo": demo,
+}.items():
+    parser = latents.with_lists(getattr(module, "LISTS", ()))
+    app.command(name, cls=parser, epilog=module.EXAMPLES)(_one_line(module.command))

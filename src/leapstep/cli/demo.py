@@ -79,7 +79,7 @@ def _measure(model: Any, method: str, steps: int, n: int, seed: int, target: Ten
             model.diffusion(torch.arange(n) % len(model.classes)),
             (n, *model.shape),
             steps,
-            TRANSITIONS[method](),
+            TRANSITIONS[method].make(),
             seed=seed,
             on_step=lambda _: bar.update(),
         )

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
+import math
 import re
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from leapstep import files
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from tqdm import tqdm
+
+    from leapstep.checkpoint import Model
+    from leapstep.data import Data
+    from leapstep.transitions import Transition
+
+METHODS = (
+    "ddim | ddpm | dpmpp_2m | dpmpp_3m | unipc | deis | dpmpp_2s | heun | rk4 | rk23 | rk45 | pf_euler | sde_dpmpp_2m"
+    " | euler_maruyama | edm | pc"
+)
+"""The names of all methods: a test compares them with the table, which is not imported for a --help."""
+
+CALIBRATED = ("spread", "last_std")
+"""Options of methods that come from `leapstep calibrate`."""
+
+LAST_STD = 2 / 255 * (math.pi / 2) ** 0.5
+"""For pictures: noise of mean size 1 / 255 of the pixels' range (Bao et al. 2022, appendix F.2, arXiv:2201.06503)."""
 
 
 def device(name: str | None) -> torch.device:
@@ -43,18 +64,109 @@ def dtype(name: str) -> torch.dtype:
     return found
 
 
-def method_options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a sampling method, with the values given (those that are None were not) or else its defaults."""
+MethodName = Annotated[str, typer.Option(help=METHODS)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="An option of the method, such as order=3; repeat it for more."),
+]
+
+
+def transition(
+    method: str, settings: list[str] | None = None, model: Model | None = None, **given: Any
+) -> tuple[Transition, dict[str, Any]]:
+    """Make the transition of a sampling method from its options.
+
+    Arguments:
+        method: its name.
+        settings: options as `name=value`.
+        model: from which the optimal variance takes what `leapstep calibrate` found.
+        given: options that the command has itself; those that are None were not given.
+    Returns:
+        the transition, and all of the method's options with their values, as a manifest keeps them.
+    Raises:
+        ValueError: an unknown method, an option that the method does not have, or a value that it cannot take.
+    """
     from leapstep.transitions import TRANSITIONS
 
     if method not in TRANSITIONS:
         raise ValueError(f"--method {method}: use one of {', '.join(TRANSITIONS)}")
-    used = {name: option.default for name, option in inspect.signature(TRANSITIONS[method]).parameters.items()}
+    make = TRANSITIONS[method].make
+    parameters = inspect.signature(make).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items() if name not in CALIBRATED}
+    used = dict(defaults)
+    for setting in settings or []:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write it as NAME=VALUE")
+        given = {**given, name: _parsed(name, text, defaults.get(name))}
     for name, value in given.items():
-        if value is not None and name not in used:
-            takes = " and ".join(f"--{option}" for option in used) or "no options"
-            raise ValueError(f"--{name} does not apply to --method {method}, which takes {takes}")
-    return used | {name: value for name, value in given.items() if value is not None}
+        if value is None:
+            continue
+        if name not in defaults:
+            raise ValueError(f"{name} does not apply to --method {method}, which takes {_listed(defaults)}")
+        used[name] = value
+    if used.get("variance") != "optimal":
+        return make(**used), used
+    if model is None or model.spread is None:
+        raise ValueError("variance=optimal needs to know the model's errors: run leapstep calibrate MODEL DATA first")
+    return make(**used, spread=model.spread, last_std=LAST_STD if model.is_pictures else None), used
+
+
+def _parsed(name: str, text: str, default: Any) -> Any:
+    """The value that a text stands for, of the type of the default."""
+    kind = type(default)
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError(f"--set {name}={text}: give {'an integer' if kind is int else 'a number'}") from None
+    return text
+
+
+def _listed(defaults: Mapping[str, Any]) -> str:
+    """A method's options, as an error message names them."""
+    return " and ".join(f"{name} (default {value})" for name, value in defaults.items()) or "no options"
+
+
+def labels(model: Model, asked: list[str], n: int) -> Tensor | None:
+    """The class of each of n samples: those that were asked for, in turn."""
+    import torch
+
+    if not asked:
+        return None
+    if not model.classes:
+        raise ValueError("--label: this model was trained without labels")
+    for name in asked:
+        if name not in model.classes and name not in map(str, range(len(model.classes))):
+            raise ValueError(f"--label {name}: the model's classes are {', '.join(model.classes)}")
+    numbers = [model.classes.index(name) if name in model.classes else int(name) for name in asked]
+    return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
+
+
+def data_for(model: Model, source: str, split: str) -> tuple[Data, Tensor | None]:
+    """Read data as a model sees them: its size, channels and scaling; and their labels, by name, if it has classes.
+
+    Raises:
+        ValueError: what `leapstep.data.read` raises; data or classes that the model does not know.
+    """
+    import torch
+
+    from leapstep.data import read
+
+    if model.is_pictures:
+        channels, height, width = model.shape
+        data = read(source, split=split, size=height if height == width else None, channels=channels)
+    else:
+        data = read(source, split=split)
+    if data.shape != model.shape or data.is_pictures != model.is_pictures:
+        raise ValueError(f"{source} holds samples of shape {list(data.shape)}: the model's are {list(model.shape)}")
+    data = dataclasses.replace(data, scaling=model.scaling)
+    if not model.classes or data.labels is None:
+        return data, None
+    if unknown := sorted(set(data.classes) - set(model.classes)):
+        raise ValueError(f"{source} has classes {', '.join(unknown[:5])} that the model does not know")
+    number = torch.tensor([model.classes.index(name) for name in data.classes])
+    return data, number[torch.from_numpy(data.labels)]
 
 
 def claim(out: Path, overwrite: bool, mark: str, key: str, names: str) -> None:

@@ -25,6 +25,8 @@ EXAMPLES = """**Examples**
 
 `leapstep sample runs/digits --steps 1000 --method ddpm --out slow`
 
+`leapstep sample runs/digits --steps 8 --method unipc --set order=3 --spacing log_snr --out fast`
+
 `leapstep sample runs/mnist --label 3 --guidance 2 --n 16 --out threes`
 
 `leapstep sample google/ddpm-cifar10-32 --steps 50 --eta 0 --spacing quad --n 5000 --batch-size 250 --out cifar`
@@ -41,11 +43,18 @@ def command(
     out: Annotated[Path, typer.Option(help="The folder to make: images, a grid and a manifest.")],
     n: Annotated[int, typer.Option(help="How many samples.")] = 64,
     steps: Annotated[
-        int | None, typer.Option(help="Steps from noise to data; default: 20, or T where that is less.")
+        int | None,
+        typer.Option(help="Steps from noise to data; default: 20, or T where that is less; 1 for rk23 and rk45."),
     ] = None,
-    method: Annotated[str, typer.Option(help="ddim | ddpm | heun | rk4 | dpmpp_2m | dpmpp_2s")] = "ddim",
-    eta: Annotated[float | None, typer.Option(help="ddim: noise injected, 0 (default) to 1.")] = None,
-    variance: Annotated[str | None, typer.Option(help="ddpm: posterior (default) | beta | none.")] = None,
+    method: options.MethodName = "ddim",
+    eta: Annotated[float | None, typer.Option(help="ddim, sde_dpmpp_2m: noise injected, 0 to 1.")] = None,
+    variance: Annotated[
+        str | None,
+        typer.Option(
+            help="ddpm: posterior (default) | beta | none | learned | optimal; ddim: eta (default) | optimal."
+        ),
+    ] = None,
+    settings: options.Settings = None,
     spacing: Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")] = "trailing",
     seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i.")] = 0,
     label: Annotated[list[str] | None, typer.Option(help="Class, by name or number; repeat it to cycle.")] = None,
@@ -62,13 +71,13 @@ def command(
     import leapstep
     from leapstep import checkpoint, files
 
-    used = options.method_options(method, {"eta": eta, "variance": variance})
-    transition = leapstep.TRANSITIONS[method](**used)
     place, precision = options.device(device), options.dtype(dtype)
     loaded = checkpoint.load(model, place)
+    transition, used = options.transition(method, settings, loaded, eta=eta, variance=variance)
     form = _form(format, loaded)
-    labels = _labels(loaded, label or [], n)
-    steps = min(20, loaded.process.timesteps or 20) if steps is None else steps
+    labels = options.labels(loaded, label or [], n)
+    adaptive = leapstep.TRANSITIONS[method].calls == 0  # chooses its own steps
+    steps = (1 if adaptive else min(20, loaded.process.timesteps or 20)) if steps is None else steps
     times = leapstep.times(loaded.process, steps, spacing)
     leapstep.Noise(seed, range(0), ())  # a wrong seed, number, label or guidance shows before anything is written
     if n < 1 or batch_size < 1:
@@ -142,21 +151,6 @@ def _form(asked: str | None, model: Model) -> str:
     if asked is not None and asked not in allowed:
         raise ValueError(f"--format {asked}: this model's samples can be written as {' or '.join(allowed)}")
     return asked or allowed[0]
-
-
-def _labels(model: Model, asked: list[str], n: int) -> Tensor | None:
-    """The class of each of n samples: those that were asked for, in turn."""
-    import torch
-
-    if not asked:
-        return None
-    if not model.classes:
-        raise ValueError("--label: this model was trained without labels")
-    for name in asked:
-        if name not in model.classes and name not in map(str, range(len(model.classes))):
-            raise ValueError(f"--label {name}: the model's classes are {', '.join(model.classes)}")
-    numbers = [model.classes.index(name) if name in model.classes else int(name) for name in asked]
-    return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
 
 
 def _keep(out: Path, form: str, model: Model, rows: range, x: Tensor) -> np.ndarray[Any, Any]:

@@ -1,0 +1,74 @@
+"""`leapstep calibrate`: measure what the optimal variance needs, and keep it with the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leapstep.cli import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from leapstep.denoiser import Diffusion
+
+EXAMPLES = """**Examples**
+
+`leapstep calibrate runs/digits digits`
+
+`leapstep sample runs/digits --steps 20 --method ddpm --variance optimal --out samples`
+"""
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="A run folder or a diffusers pipeline folder; the result goes there.")],
+    data: Annotated[str, typer.Argument(help="What the model was trained on: digits, a folder, a file, a Hub name.")],
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
+    per_level: Annotated[int, typer.Option(help="Noisy samples at each trained level.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Network evaluations at a time.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+) -> None:
+    """Measure E||eps||^2 / d at every trained level, which --variance optimal needs, and keep it with the model."""
+    import numpy as np
+    import torch
+
+    import leapstep
+    from leapstep import checkpoint, files
+
+    if not model.is_dir():
+        raise ValueError(f"{model} is not a folder: a model on the Hub must be downloaded before it can be calibrated")
+    if per_level < 1 or batch_size < 1:
+        raise ValueError(f"--per-level {per_level} --batch-size {batch_size}: both must be at least 1")
+    place = options.device(device)
+    loaded = dataclasses.replace(checkpoint.load(model, place), clip=None)
+    files.check_writable(model)
+    x0, labels = options.data_for(loaded, data, split)
+    levels = loaded.process.timesteps
+    assert levels is not None
+    needed = np.random.default_rng(seed).permutation(len(x0))[: levels * per_level]
+
+    def diffusion(rows: Tensor) -> Diffusion:
+        return loaded.diffusion(None if labels is None else labels[needed[rows.numpy()]])
+
+    with options.progress(levels * per_level, "calibrating", "sample") as bar:
+        measured = leapstep.calibrate(
+            diffusion,
+            x0.batch(needed),
+            per_time=per_level,
+            batch_size=batch_size,
+            seed=seed,
+            device=place,
+            on_batch=lambda done: bar.update(done),
+        )
+    versions = {"leapstep": leapstep.__version__, "torch": str(torch.__version__)}
+    details = {"data": data, "split": split, "per_level": per_level, "seed": seed, "versions": versions}
+    checkpoint.save_calibration(model, loaded, measured, details)
+    power = measured.power
+    typer.echo(
+        f"E||eps||^2 / d from {power[0]:.3f} at the first to {power[-1]:.3f} at the last of {levels} levels: "
+        f"{model / checkpoint.CALIBRATION}\nNow --variance optimal is there for ddpm and ddim."
+    )

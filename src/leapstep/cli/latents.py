@@ -1,0 +1,125 @@
+"""What the commands that go between data and noise (reconstruct, interpolate, trace) share."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import typer
+from typer.core import TyperCommand
+
+from leapstep import files
+
+if TYPE_CHECKING:
+    import torch
+
+    from leapstep.checkpoint import Model
+    from leapstep.transitions import Transition
+
+
+def with_lists(names: Sequence[str]) -> type[TyperCommand]:
+    """The parser of a command whose options of these names take several values in a row, or with commas."""
+
+    class Command(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            return super().parse_args(ctx, _repeated(args, names))
+
+    return Command
+
+
+def _repeated(args: list[str], names: Sequence[str]) -> list[str]:
+    """`--seeds 3 7`, `--seeds 3,7` and `--seeds=3,7` as `--seeds 3 --seeds 7`, which every parser understands."""
+    out: list[str] = []
+    name, fresh = "", False
+    for arg in args:
+        option, _, values = arg.partition("=")
+        if not arg.startswith("-") or arg[1:2].isdigit():
+            values = arg
+        else:
+            name, fresh = option if option in names else "", True
+            out.append(name or arg)
+            if not name or not values:
+                continue
+        for value in values.split(",") if name and re.fullmatch(r"[\d,-]+", values) else [values]:
+            out += [value] if fresh or not name else [name, value]
+            fresh = False
+    return out
+
+
+def step_counts(model: Model, asked: Sequence[int]) -> list[int]:
+    """The numbers of steps that this model can take, ascending, among those that were asked for."""
+    most = model.process.timesteps or max(asked)
+    fit = sorted({steps for steps in asked if steps <= most})
+    if not fit or fit[0] < 1:
+        raise ValueError(f"steps {', '.join(map(str, asked))}: this model takes from 1 to {most} steps")
+    return fit
+
+
+def tell_left_out(model: Model, asked: Sequence[int], counts: Sequence[int]) -> None:
+    """Name the numbers of steps that the model cannot take, on stderr."""
+    if left := sorted(set(asked) - set(counts)):
+        levels = model.process.timesteps
+        typer.echo(f"left out {', '.join(map(str, left))} steps: the model has {levels} noise levels", err=True)
+
+
+def check_reversible(method: str, transition: Transition, model: Model, inverse: bool = False) -> None:
+    """Make sure that a method runs from data to noise, and if need be that each step can be inverted by itself.
+
+    Raises:
+        ValueError: the method injects noise, or its steps lean on earlier ones.
+    """
+    import torch
+
+    import leapstep
+
+    if not leapstep.TRANSITIONS[method].deterministic:
+        others = ", ".join(name for name, entry in leapstep.TRANSITIONS.items() if entry.deterministic)
+        raise ValueError(f"--method {method} injects noise, so its samples have no latents: use one of {others}")
+    nothing = torch.zeros(1, *model.shape, device=next(model.network.parameters()).device)
+    silent = leapstep.Diffusion(model.process, lambda x, t: torch.zeros_like(x))
+    data, level = torch.tensor([0, 1 / (model.process.timesteps or 1000)], dtype=torch.float64)
+    step = transition(silent, nothing, data, level, None, lambda *_: nothing)  # raises where it would inject noise
+    if inverse and step.memory is not None:
+        raise ValueError(f"--exact inverts each step by itself, but those of --method {method} lean on earlier ones")
+
+
+def origin(source: str, model: Model, method: str, used: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What a manifest says of the model and the method."""
+    import torch
+
+    import leapstep
+    from leapstep import checkpoint
+
+    return {
+        "model": source,
+        "trained_steps": model.details.get("step"),
+        "weights_sha256": checkpoint.fingerprint(model.network),
+        "method": method,
+        **used,
+        "device": str(device),
+        "versions": {"leapstep": leapstep.__version__, "torch": str(torch.__version__)},
+    }
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+    """Write a compressed npz file, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    files.write_bytes(path, buffer.getvalue())
+
+
+def unit(model: Model) -> str:
+    """In what the command measures errors."""
+    return "pixels in [0, 1]" if model.is_pictures else "standard deviations of the training data"
+
+
+def squared_error(model: Model, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The mean squared difference per dimension of each sample, `[n]`, float64, in that unit."""
+    import torch
+
+    scale = model.scaling.scale / 255 if model.is_pictures else 1.0
+    return ((x - y).to("cpu", torch.float64) * scale).square().flatten(1).mean(1)

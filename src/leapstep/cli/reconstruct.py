@@ -1,0 +1,176 @@
+"""`leapstep reconstruct`: how much of data is left after encoding and decoding, by the number of steps."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from leapstep.cli import latents, options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from leapstep.checkpoint import Model
+    from leapstep.denoiser import Diffusion
+    from leapstep.sampling import State
+
+EXAMPLES = """**Examples**
+
+`leapstep reconstruct runs/digits digits --out there-and-back`
+
+`leapstep reconstruct runs/digits digits --steps 10 20 50 --n 200 --method heun --out heun`
+
+`leapstep reconstruct runs/photos photos/ --split all --steps 20 --exact --out exact`
+"""
+
+LISTS = ("--steps",)
+
+PAPER = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
+"""Errors on CIFAR-10 by steps (Song et al. 2021, table 2, arXiv:2010.02502)."""
+
+SHOWN = 12
+"""How many samples the picture shows."""
+
+Move = Callable[..., "Tensor"]
+"""`encode` or `decode`, which lacks only (diffusion, x, steps, on_step=)."""
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
+    ],
+    data: Annotated[str, typer.Argument(help="What to encode: `digits`, a folder, a file, a name on the Hub.")],
+    out: Annotated[Path, typer.Option(help="The folder to make: results and a picture.")],
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(metavar="S ...", help="Numbers of steps, as in --steps 10 20 50; default: 10 to 1000."),
+    ] = None,
+    n: Annotated[int, typer.Option(help="How many samples, evenly chosen from the data.")] = 64,
+    method: options.MethodName = "ddim",
+    settings: options.Settings = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Encode with the exact inverse of each step.")] = False,
+    spacing: Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")] = "leading",
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
+    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Encode data and decode it again: what is lost, by the number of steps, as in table 2 of the DDIM paper."""
+    import leapstep
+    from leapstep import checkpoint, files
+
+    place = options.device(device)
+    loaded = checkpoint.load(model, place)
+    transition, used = options.transition(method, settings, loaded)
+    latents.check_reversible(method, transition, loaded, exact)
+    asked = steps or list(PAPER)
+    counts = latents.step_counts(loaded, asked)
+    leapstep.times(loaded.process, counts[0], spacing)  # a wrong spacing or number shows before anything is written
+    x0, labels = _some(loaded, data, split, n)
+    batches = _batches(loaded, x0, labels, batch_size)
+    options.claim(out, overwrite, "results.json", "reconstruction", r"results\.json|reconstructions\.(png|npz)")
+    latents.tell_left_out(loaded, asked, counts)
+    record = latents.origin(model, loaded, method, used, place) | {
+        "exact": exact,
+        "spacing": spacing,
+        "data": data,
+        "split": split,
+        "n": len(x0),
+        "labels": labels is not None,
+        "unit": latents.unit(loaded),
+        "batch_size": batch_size,
+    }
+    back = functools.partial(leapstep.decode, transition=transition, spacing=spacing)
+    upwards = leapstep.inverted(transition) if exact else transition
+    there = functools.partial(leapstep.encode, transition=upwards, spacing=spacing)
+    found, rows = {"original": x0}, []
+    for count in counts:
+        again, row = _measure(batches, count, there, back)
+        errors = latents.squared_error(loaded, again, x0)
+        spread = (errors.std() / len(errors) ** 0.5).item() if len(errors) > 1 else None
+        rows.append({"steps": count, "error": errors.mean().item(), "standard_error": spread, **row})
+        found[f"{count} steps"] = again
+        files.write_json(out / "results.json", {"reconstruction": record, "results": rows})
+        _show(out, loaded, found)
+        if not as_json:
+            _print(record, rows)
+    typer.echo(json.dumps({"reconstruction": record, "results": rows}, indent=2) if as_json else f"written: {out}")
+
+
+def _some(model: Model, source: str, split: str, n: int) -> tuple[Tensor, Tensor | None]:
+    """Samples in model space, `[n, *d]`, and their labels: n, or as many as there are, evenly chosen."""
+    if n < 1:
+        raise ValueError(f"n={n}: must be at least 1")
+    data, labels = options.data_for(model, source, split)
+    n = min(n, len(data))
+    chosen = np.arange(n) * len(data) // n
+    return data.batch(chosen), None if labels is None else labels[chosen]
+
+
+def _batches(model: Model, x0: Tensor, labels: Tensor | None, size: int) -> list[tuple[Diffusion, Tensor]]:
+    """The data in parts, each with the diffusion that knows its labels."""
+    if size < 1:
+        raise ValueError(f"batch_size={size}: must be at least 1")
+    parts, place = [slice(i, i + size) for i in range(0, len(x0), size)], next(model.network.parameters()).device
+    return [(model.diffusion(None if labels is None else labels[part]), x0[part].to(place)) for part in parts]
+
+
+def _measure(
+    batches: list[tuple[Diffusion, Tensor]], steps: int, there: Move, back: Move
+) -> tuple[Tensor, dict[str, Any]]:
+    """Encode and decode: the reconstructions, and what it took."""
+    import torch
+
+    began, parts, calls = time.perf_counter(), [], [0, 0]
+    with options.progress(2 * steps * len(batches), f"{steps} steps", "step") as bar:
+
+        def note(direction: int, state: State) -> None:
+            calls[direction] = state.calls
+            bar.update()
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for diffusion, x in batches:
+                for direction, move in enumerate((there, back)):
+                    x = move(diffusion, x, steps, on_step=functools.partial(note, direction))
+                parts.append(x.cpu())
+    seconds = round(time.perf_counter() - began, 3)
+    notes = sorted({str(warning.message) for warning in caught})
+    return torch.cat(parts), {"calls": sum(calls), "seconds": seconds, "notes": notes}
+
+
+def _show(out: Path, model: Model, found: dict[str, Tensor]) -> None:
+    """Write the pairs: a picture, or an array where samples are not pictures."""
+    from leapstep.pictures import save_image, table
+
+    if model.is_pictures:
+        rows = {caption: model.scaling.to_pixels(x[:SHOWN]) for caption, x in found.items()}
+        save_image(table(rows), out / "reconstructions.png")
+    else:
+        latents.write_arrays(
+            out / "reconstructions.npz", {name: model.scaling.to_values(x) for name, x in found.items()}
+        )
+
+
+def _print(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """The newest row of the table, below its head if it is the first."""
+    if len(rows) == 1:
+        typer.echo(
+            f"{record['n']} samples of {record['data']}, there and back with {record['method']}: squared error per "
+            f"dimension, in {record['unit']}\n\n"
+            f"{'steps':>6}{'network calls':>15}{'error':>11}{'std. error':>12}{'DDIM paper, CIFAR-10':>23}"
+        )
+    row = rows[-1]
+    error, spread = f"{row['error']:.3g}", "-" if row["standard_error"] is None else f"{row['standard_error']:.1g}"
+    typer.echo(f"{row['steps']:>6}{row['calls']:>15}{error:>11}{spread:>12}{PAPER.get(row['steps'], '-'):>23}")
+    for note in row["notes"]:
+        typer.echo(f"       {note}")

@@ -1,0 +1,162 @@
+"""`leapstep trace`: the way of a sample from noise to data, and what the number of steps does to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from leapstep.cli import latents, options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from tqdm import tqdm
+
+    from leapstep.checkpoint import Model
+    from leapstep.denoiser import Diffusion
+    from leapstep.sampling import Noise
+    from leapstep.transitions import Transition
+
+EXAMPLES = """**Examples**
+
+`leapstep trace runs/digits --out trace`
+
+`leapstep trace runs/digits --steps 1000 --method ddpm --consistency 10 100 1000 --out ddpm`
+
+`leapstep trace runs/mnist --label 3 --n 4 --method unipc --spacing log_snr --steps 8 --out threes`
+"""
+
+LISTS = ("--consistency",)
+
+CONSISTENCY = [10, 20, 50, 100, 1000]
+
+COLUMNS = 12
+"""How many times the picture of the way shows at most."""
+
+ROWS = 4
+"""How many samples the picture of consistency shows at least."""
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make: two pictures and a manifest.")],
+    steps: Annotated[
+        int | None, typer.Option(help="Steps from noise to data; default: 20, or T where that is less.")
+    ] = None,
+    method: options.MethodName = "ddim",
+    settings: options.Settings = None,
+    spacing: Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")] = "trailing",
+    seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i, as in `sample`.")] = 0,
+    n: Annotated[int, typer.Option(help="How many samples.")] = 1,
+    label: Annotated[str | None, typer.Option(help="Class of all samples, by name or number.")] = None,
+    consistency: Annotated[
+        list[int] | None,
+        typer.Option(metavar="S ...", help="Numbers of steps to compare; default: 10 20 50 100 1000."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
+) -> None:
+    """Show a sample's way from noise to data, and the same start noise at different numbers of steps."""
+    import leapstep
+    from leapstep import checkpoint, files
+
+    if n < 1:
+        raise ValueError(f"n={n}: must be at least 1")
+    place = options.device(device)
+    loaded = checkpoint.load(model, place)
+    transition, used = options.transition(method, settings, loaded)
+    steps = min(20, loaded.process.timesteps or 20) if steps is None else steps
+    times = leapstep.times(loaded.process, steps, spacing)
+    asked = consistency or CONSISTENCY
+    counts = latents.step_counts(loaded, asked)
+    noise = leapstep.Noise(seed, range(n), loaded.shape, device=place)
+    diffusion = loaded.diffusion(options.labels(loaded, [] if label is None else [label], 1))
+    options.claim(out, overwrite, "manifest.json", "consistency", r"manifest\.json|(trace|consistency)\.(png|npz)")
+    latents.tell_left_out(loaded, asked, counts)
+    manifest = latents.origin(model, loaded, method, used, place) | {
+        "steps": steps,
+        "spacing": spacing,
+        "times": times.tolist(),
+        "seed": seed,
+        "n": n,
+        "label": label,
+        "consistency": [],
+    }
+    files.write_json(out / "manifest.json", manifest)
+    with options.progress(steps, "tracing", "step") as bar:
+        _show_way(out, loaded, times, _way(diffusion, noise, times, transition, bar))
+    samples = {}
+    with options.progress(sum(counts), "consistency", "step") as bar:
+        for count in counts:
+            samples[count] = leapstep.sample(
+                diffusion,
+                (max(n, ROWS), *loaded.shape),
+                count,
+                transition,
+                spacing=spacing,
+                seed=seed,
+                device=place,
+                on_step=lambda _: bar.update(),
+            )
+    best = samples[counts[-1]]
+    errors = {count: latents.squared_error(loaded, x, best).mean().item() for count, x in samples.items()}
+    _show_samples(out, loaded, samples)
+    manifest["consistency"] = [{"steps": count, "error": error} for count, error in errors.items()]
+    files.write_json(out / "manifest.json", manifest)
+    for count in counts[:-1]:
+        typer.echo(f"{count} steps are {errors[count]:.2g} from {counts[-1]}: squared error, in {latents.unit(loaded)}")
+    typer.echo(f"written: {out}")
+
+
+def _way(
+    diffusion: Diffusion, noise: Noise, times: Tensor, transition: Transition, bar: tqdm[Any]
+) -> tuple[Tensor, Tensor]:
+    """X at each of the times and the estimate of x0 that was made of it, each `[n + 1, b, *d]`; at the end, x twice."""
+    import torch
+
+    import leapstep
+
+    x = diffusion.process.sigma(times[0]) * noise(0)
+    seen, estimates = [x], []
+    with torch.no_grad():
+        for state in leapstep.trajectory(diffusion, x, times, transition, noise):
+            seen.append(state.x)
+            estimates.append(state.x0)
+            bar.update()
+    return torch.stack(seen), torch.stack([*estimates, seen[-1]])
+
+
+def _show_way(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor]) -> None:
+    """Write x above x0, from noise to data: a picture, or arrays of what is no picture."""
+    from leapstep.pictures import save_image, table
+
+    x, x0 = way
+    if not model.is_pictures:
+        arrays = {"times": times.numpy(), "x": x.cpu().numpy(), "x0": model.scaling.to_values(x0)}
+        latents.write_arrays(out / "trace.npz", arrays)
+        return
+    shown = np.unique(np.linspace(0, len(times) - 1, min(COLUMNS, len(times))).round().astype(int))
+    noisy, clean = (model.scaling.to_pixels(each[shown]) for each in way)
+    rows: dict[str, npt.NDArray[np.uint8]] = {}
+    for i in range(x.shape[1]):
+        which = f" of {i}" if x.shape[1] > 1 else ""
+        rows |= {f"x_t{which}": noisy[:, i], f"x0 estimate{which}": clean[:, i]}
+    save_image(table(rows, [f"t = {times[j]:.3g}" for j in shown]), out / "trace.png")
+
+
+def _show_samples(out: Path, model: Model, samples: dict[int, Tensor]) -> None:
+    """Write samples from the same noise side by side, by their steps: a picture, or arrays of what is no picture."""
+    from leapstep.pictures import save_image, table
+
+    if not model.is_pictures:
+        arrays = {f"{steps} steps": model.scaling.to_values(x) for steps, x in samples.items()}
+        latents.write_arrays(out / "consistency.npz", arrays)
+        return
+    pixels = np.stack([model.scaling.to_pixels(x) for x in samples.values()], 1)
+    rows = {f"sample {i}": row for i, row in enumerate(pixels)}
+    save_image(table(rows, [f"{steps} steps" for steps in samples]), out / "consistency.png")

@@ -1,0 +1,154 @@
+"""`--method` with the options of every method, and `leapstep calibrate` with what depends on it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import leapstep
+from leapstep import checkpoint
+from leapstep.cli import options
+from leapstep.data import Scaling
+from leapstep.networks import MLP
+from test_cli_pictures import done, insects, invoke, model, place, points, refused, saved  # noqa: F401  (fixtures)
+
+
+@pytest.fixture(scope="session")
+def gaussian(place):  # noqa: F811
+    """Pairs of numbers N(100, 5^2) as an array, and the run folder of a network that knows no more than that."""
+    rng = np.random.default_rng(0)
+    np.save(place / "gaussian.npy", rng.normal(100, 5, (500, 2)))
+    torch.manual_seed(0)
+    scaling = Scaling(100.0, 5.0)
+    details = {"data": {"scaling": scaling._asdict()}}
+    mlp = MLP(shape=(2,), width=16, depth=1, timesteps=40)
+    return saved(place / "gaussian", mlp, shape=(2,), scaling=scaling, details=details), place / "gaussian.npy"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "same"),
+    [
+        ("unipc", {"order": 2}, {}),
+        ("unipc", {"order": 3}, {"order": 3}),
+        ("deis", {"order": 2, "variable": "log_snr"}, {"order": 2, "variable": "log_snr"}),
+        ("rk45", {"rtol": 0.1, "atol": 0.1}, {"rtol": 0.1, "atol": 0.1}),
+        ("sde_dpmpp_2m", {"eta": 0.5}, {"eta": 0.5}),
+        ("edm", {"churn": 1, "low": 0.1, "high": 5}, {"churn": 1.0, "low": 0.1, "high": 5.0}),
+        ("pc", {"corrections": 2, "snr": 0.1}, {"corrections": 2, "snr": 0.1}),
+        ("ddim", {"eta": 0.3}, {"eta": 0.3}),
+    ],
+)
+def test_settings_reach_the_method(points, tmp_path, method, settings, same):  # noqa: F811
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    done("sample", points, "--out", tmp_path / "s", "--n", 3, "--steps", 5, "--method", method, *words)
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert {name: manifest[name] for name in settings} == settings
+    loaded = checkpoint.load(points)
+    transition = leapstep.TRANSITIONS[method].make(**same)
+    expected = loaded.scaling.to_values(leapstep.sample(loaded.diffusion(), (3, 2), 5, transition))
+    found = np.load(tmp_path / "s" / "samples.npz")["samples"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--method unipc --set eta=1", ["eta does not apply to --method unipc", r"order \(default 2\)"]),
+        ("--method heun --set order=2", ["order does not apply to --method heun", "no options"]),
+        ("--method heun --eta 0.5", ["eta does not apply to --method heun"]),
+        ("--set order", ["--set order: write it as NAME=VALUE"]),
+        ("--method unipc --set order=two", ["order=two: give an integer"]),
+        ("--method rk23 --set rtol=small", ["rtol=small: give a number"]),
+        ("--method unipc --set order=5", ["order=5: use 2 or 3"]),
+        ("--method ddpm --set spread=1", ["spread does not apply"]),
+        ("--method euler", ["--method euler: use one of ddim, ddpm, dpmpp_2m"]),
+        ("--method ddpm --variance optimal", ["run leapstep calibrate MODEL DATA first"]),
+        ("--method ddpm --variance learned", ["learned no variance"]),
+    ],
+)
+def test_options_that_do_not_fit(points, tmp_path, words, expected):  # noqa: F811
+    refused(invoke("sample", points, "--out", tmp_path / "s", "--n", 2, "--steps", 4, *words.split()), *expected)
+
+
+def test_the_help_names_what_the_table_has():
+    assert " | ".join(leapstep.TRANSITIONS) == options.METHODS
+
+
+def test_adaptive_methods_take_one_step_of_their_own(points, tmp_path):  # noqa: F811
+    done("sample", points, "--out", tmp_path / "s", "--n", 2, "--method", "rk45")
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert manifest["steps"] == 1
+    assert manifest["calls"] > 6
+
+
+# --- calibrate -----------------------------------------------------------------------------------------------------
+
+
+def test_calibration_is_kept_and_used(gaussian, tmp_path):
+    run, data = gaussian
+    model = tmp_path / "run"  # noqa: F811
+    shutil.copytree(run, model)
+    said = done("calibrate", model, data, "--per-level", 40).stdout
+    assert "of 40 levels" in said
+    loaded = checkpoint.load(model)
+    kept = json.loads((model / "calibration.json").read_text())
+    assert len(kept["eps_power"]) == 40
+    assert kept["per_level"] == 40
+    assert kept["data_variance"] == pytest.approx(1, rel=0.1)  # the data are standardised
+    done("sample", model, "--out", tmp_path / "s", "--n", 3, "--steps", 5, "--method", "ddpm", "--variance", "optimal")
+    transition = leapstep.ddpm("optimal", loaded.spread)
+    expected = loaded.scaling.to_values(leapstep.sample(loaded.diffusion(), (3, 2), 5, transition))
+    np.testing.assert_allclose(np.load(tmp_path / "s" / "samples.npz")["samples"], expected, rtol=1e-5)
+    for parameter in loaded.network.parameters():
+        parameter.data += 0.1
+    checkpoint.save(model, loaded)
+    assert checkpoint.load(model).spread is None  # of other weights
+    words = ["--steps", 5, "--method", "ddim", "--variance", "optimal"]
+    refused(invoke("sample", model, "--out", tmp_path / "t", *words), "run leapstep calibrate")
+
+
+def test_pictures_bound_the_last_step(model, insects, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    shutil.copytree(model, run)
+    done("calibrate", run, insects, "--split", "test", "--per-level", 2, "--seed", 3, "--batch-size", 30)
+    words = ["--n", 2, "--steps", 40, "--method", "ddpm", "--variance", "optimal", "--format", "npz", "--label", "bee"]
+    done("sample", run, "--out", tmp_path / "s", *words)
+    loaded = checkpoint.load(run)
+    transition = leapstep.ddpm("optimal", loaded.spread, options.LAST_STD)
+    x = leapstep.sample(loaded.diffusion(torch.tensor([1, 1])), (2, 1, 8, 8), 40, transition)
+    found = np.load(tmp_path / "s" / "samples.npz")["samples"]
+    assert abs(found.astype(int) - loaded.scaling.to_pixels(x).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--per-level", 0], ["--per-level 0 --batch-size 256: both must be at least 1"]),
+        (["--batch-size", 0], ["--batch-size 0"]),
+        (["--split", "test"], ["split"]),
+    ],
+)
+def test_calibrate_refuses(gaussian, words, expected):
+    refused(invoke("calibrate", *gaussian, *words), *expected)
+
+
+def test_calibrate_needs_a_folder_and_fitting_data(gaussian, insects):  # noqa: F811
+    refused(invoke("calibrate", "google/ddpm-cifar10-32", gaussian[1]), "is not a folder")
+    refused(invoke("calibrate", gaussian[0], insects), r"shape \[1, 8, 8\]: the model's are \[2\]")
+
+
+def test_a_broken_calibration_is_told(gaussian, tmp_path):
+    model = tmp_path / "run"  # noqa: F811
+    shutil.copytree(gaussian[0], model)
+    (model / "calibration.json").write_text('{"weights_sha256": 3')
+    refused(invoke("info", model), "calibration.json is not JSON")
+    (model / "calibration.json").write_text(
+        '{"weights_sha256": "' + checkpoint.fingerprint(checkpoint_network(gaussian)) + '"}'
+    )
+    refused(invoke("info", model), "calibration.json lacks 'times'")
+
+
+def checkpoint_network(gaussian):
+    return checkpoint.load(gaussian[0]).network
