@@ -1,6 +1,6 @@
 """Quality against steps on a trained model of the digits: Fréchet distance to held-out digits, for every method.
 
-    leapstep demo && python benchmarks/steps.py demo/run --n 600
+    leapstep demo && leapstep calibrate demo/run digits && python benchmarks/steps.py demo/run --n 600
 
 All rows start from the same noise, as many of each class; seconds are of one run each.
 """
@@ -14,29 +14,28 @@ import leapstep
 from leapstep.data import read
 from leapstep.evaluation import frechet_distance
 
-ROWS = [
-    ("ddpm", 1000),
-    ("ddim", 100),
-    *[(method, steps) for method in ("ddim", "dpmpp_2m", "ddpm") for steps in (20, 10, 5)],
-]
+FAST = ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "sde_dpmpp_2m", "ddpm", "ddpm, optimal", "ddim, optimal"]
+ROWS = [("ddpm", 1000), ("ddim", 100), *[(label, steps) for label in FAST for steps in (20, 10, 5)]]
 
 
 def main(run, n):
     model, held_out = leapstep.load(run), read("digits", split="test")
-    print(f"{n} samples a row\n{'method':<12}{'calls':>6}{'seconds':>9}{'distance':>10}")
-    for method, steps in ROWS:
+    print(f"{n} samples a row\n{'method':<15}{'calls':>6}{'seconds':>9}{'distance':>10}")
+    for label, steps in ROWS:
+        method, _, variance = label.partition(", ")
+        options = {"variance": "optimal", "spread": model.spread} if variance else {}
         began = time.perf_counter()
         x = leapstep.sample(
             lambda rows: model.diffusion(torch.tensor(rows) % len(model.classes)),
             (n, *model.shape),
             steps,
-            leapstep.TRANSITIONS[method].make(),
+            leapstep.TRANSITIONS[method].make(**options),
             batch_size=120,
         )
         seconds = time.perf_counter() - began
         values = model.scaling.to_model(model.scaling.to_pixels(x))
         distance = frechet_distance(values, held_out.batch(range(len(held_out))))
-        print(f"{method:<12}{steps:>6}{seconds:>9.1f}{distance:>10.3f}", flush=True)
+        print(f"{label:<15}{steps:>6}{seconds:>9.1f}{distance:>10.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -557,7 +557,7 @@ def test_folders_above_are_made(model, tmp_path):
         ("--spacing even", ["spacing 'even'", "trailing", "karras"]),
         ("--method euler", ["--method euler", "ddim, ddpm"]),
         ("--method ddpm --variance large", ["variance='large'", "posterior, beta, none, learned or optimal"]),
-        ("--method ddpm --eta 1", ["eta does not apply to --method ddpm", "variance (default posterior)"]),
+        ("--method ddpm --eta 1", ["eta does not apply to --method ddpm", r"variance \(default posterior\)"]),
         ("--variance beta", ["variance='beta'", "eta or optimal"]),
         ("--dtype float16", ["--dtype float16", "float32, bfloat16 or float64"]),
         ("--device tpu", ["--device tpu", "cpu"]),

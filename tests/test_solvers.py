@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache, partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +155,23 @@ def test_law_on_a_mixture(name, method):
     for angle in (0.0, 0.8, 1.6, 2.4):
         along = torch.tensor([math.cos(angle), math.sin(angle)], dtype=F64)
         assert stats.ks_2samp((last.x @ along).numpy(), (data @ along).numpy()).pvalue > 0.01 / 4
+
+
+def test_the_documented_table_is_ours():
+    """docs/samplers.md has a row for each method, in order, with what `TRANSITIONS` says of it."""
+    document = (Path(__file__).parent.parent / "docs" / "samplers.md").read_text()
+    rows = [line.split("|")[1:-1] for line in document.splitlines() if line.startswith("| `")]
+    stated = [[cell.strip() for cell in row] for row in rows if len(row) == 5]
+    assert stated == [
+        [
+            f"`{name}`",
+            str(method.order) if method.order else "bias stays",
+            str(method.calls) if method.calls else "as many as it takes",
+            "yes" if method.deterministic else "no",
+            method.use,
+        ]
+        for name, method in leapstep.TRANSITIONS.items()
+    ]
 
 
 # --- times ---

@@ -20,6 +20,7 @@ from leapstep.denoiser import (
     guided,
 )
 from leapstep.interpolation import interpolation_grid, slerp, spherical
+from leapstep.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
 from leapstep.process import (
     SCHEDULES,
     Process,
@@ -69,8 +70,10 @@ __all__ = [
     "SCHEDULES",
     "SPACINGS",
     "TRANSITIONS",
+    "Bound",
     "Calibration",
     "Denoiser",
+    "Density",
     "Diffusion",
     "GaussianMixture",
     "Method",
@@ -80,6 +83,7 @@ __all__ = [
     "State",
     "Step",
     "Transition",
+    "bits_per_dim",
     "calibrate",
     "churned",
     "clipped",
@@ -109,6 +113,7 @@ __all__ = [
     "inverted",
     "linear",
     "load",
+    "ode_log_likelihood",
     "pc",
     "pf_euler",
     "quadratic",
@@ -126,5 +131,6 @@ __all__ = [
     "times",
     "trajectory",
     "unipc",
+    "variational_bound",
     "ve",
 ]

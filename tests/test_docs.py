@@ -1,0 +1,131 @@
+"""What the documents point to exists: files, the names in them, and tests. And what the theory says that no test of a
+single method holds.
+"""
+
+import ast
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+
+import leapstep
+from leapstep.transitions.family import leap
+
+F64 = torch.float64
+MIXTURE = leapstep.GaussianMixture(
+    torch.tensor([[1.0, 0.5], [-1.2, 0.2]], dtype=F64), torch.tensor([0.1, 0.2], dtype=F64)
+)
+PROCESSES = {"linear": leapstep.linear(), "cosine": leapstep.cosine(), "ve": leapstep.ve(), "flow": leapstep.flow()}
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+NAME = re.compile(r"`(\w+(?:\.\w+)?)(?:\([^)]*\))?`")
+TEST = re.compile(r"\b(test_\w+\.py)::(\w+)")
+
+
+def prose(path):
+    """The text without its code blocks, fenced or indented, whose brackets are no links."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
+
+
+@lru_cache
+def names(path):
+    """What a module defines: functions, classes, their methods as Class.method, and variables."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+            found |= {f"{node.name}.{member.name}" for member in node.body if isinstance(member, ast.FunctionDef)}
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return found
+
+
+def missing(path):
+    """What a document points to and is not there: links to files, names of code in files, and file::test."""
+    text = prose(path)
+    for words, target in LINK.findall(text):
+        file = path.parent / target.partition("#")[0]
+        if re.match(r"[a-z]+:|#", target):
+            continue  # the web, or a heading of the same page
+        if not file.exists():
+            yield target
+        elif file.suffix == ".py" and (name := NAME.fullmatch(words)) and name[1] not in {file.name, *names(file)}:
+            yield f"{name[1]} in {target}"
+    for file, name in TEST.findall(text):
+        if not (ROOT / "tests" / file).exists() or name not in names(ROOT / "tests" / file):
+            yield f"{file}::{name}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_what_a_document_points_to_exists(path):
+    assert list(missing(path)) == []
+
+
+def test_the_theory_names_its_code_and_its_tests():
+    """Every link to code names a function of it, and every section has such links and tests."""
+    _, *sections = re.split(r"^## ", prose(ROOT / "docs" / "theory.md"), flags=re.MULTILINE)
+    assert len(sections) == 7
+    for section in sections:
+        code = [words for words, target in LINK.findall(section) if target.endswith(".py")]
+        assert code
+        assert all(NAME.fullmatch(words) for words in code), section
+        assert TEST.search(section), section
+
+
+def test_what_does_not_exist_is_found(tmp_path):
+    family = ROOT / "src" / "leapstep" / "transitions" / "family.py"
+    document = tmp_path / "page.md"
+    document.write_text(
+        f"[`leap`]({family}) [`Step`]({family}) [`family.py`]({family}) [here]({family}) [web](https://none.invalid)\n"
+        f"[`hop`]({family}) [`leap`](gone.py) ![a picture](gone.png#part) [`Step.hop()`]({family})\n"
+        "```\n[x](code.md)\n```\n\n    [y](code.md)\n\n"
+        "`test_docs.py::test_what_does_not_exist_is_found`, `tests/test_docs.py::test_gone`, `test_gone.py::test_it`\n"
+    )
+    found = list(missing(document))
+    expected = [f"hop in {family}", "gone.py", "gone.png#part", f"Step.hop in {family}"]
+    assert found == [*expected, "test_docs.py::test_gone", "test_gone.py::test_it"]
+
+
+# --- the theory ---
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_a_small_step_of_the_family_is_the_reverse_sde_with_eta_times_the_noise(name, eta):
+    """dx = (f x - (1 + h^2)/2 g^2 score) dt + h g dw with h = eta, f and g from the curves by central differences."""
+    process, t, d = PROCESSES[name], torch.tensor(0.4005, dtype=F64), 1e-6
+    x = torch.randn(5, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    score = process.convert(MIXTURE.diffusion(process).denoise(x, t), x, t, "x0", "score")
+    f = (process.alpha(t + d).log() - process.alpha(t - d).log()) / (2 * d)
+    rho2 = [torch.exp(-process.log_snr(u)) for u in (t - d, t + d)]
+    g2 = process.alpha(t) ** 2 * (rho2[1] - rho2[0]) / (2 * d)
+    still, stirred = (
+        leapstep.ddim(eta)(MIXTURE.diffusion(process), x, t, t - d, None, lambda draw=0, z=z: torch.full_like(x, z)).x
+        for z in (0.0, 1.0)
+    )
+    torch.testing.assert_close((x - still) / d, f * x - (1 + eta**2) / 2 * g2 * score, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close((stirred - still) ** 2 / d, torch.full_like(x, eta**2 * g2), rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["linear", "flow"])
+def test_an_exact_step_is_ddims_with_averages(name):
+    """Of x0 with weight e^lambda, or of eps with e^-lambda, by Simpson's rule along a fine solution."""
+    process = PROCESSES[name]._replace(timesteps=None)
+    diffusion, lam = MIXTURE.diffusion(process), torch.linspace(-0.5, 1, 21, dtype=F64)
+    path = process.time(2 * lam)
+    x = process.add_noise(MIXTURE.sample(4), path[0], torch.ones(4, 2, dtype=F64))
+    ways = [x, *(state.x for state in leapstep.trajectory(diffusion, x, path, leapstep.rk4()))]
+    known = [process.split(diffusion.denoise(y, t), y, t, "x0") for y, t in zip(ways, path, strict=True)]
+    simpson = torch.tensor([1.0, *[4.0, 2.0] * 9, 4.0, 1.0], dtype=F64)
+    for kind, values, weight in zip(("x0", "eps"), zip(*known, strict=True), (lam.exp(), (-lam).exp()), strict=True):
+        share = simpson * weight / (simpson * weight).sum()
+        average = torch.einsum("n,nbd->bd", share, torch.stack(values))
+        step = leap(process, *process.split(average, x, path[0], kind), path[-1])
+        torch.testing.assert_close(step, ways[-1], rtol=0, atol=1e-5)
+        assert (step - leapstep.ddim()(diffusion, x, path[0], path[-1], None, None).x).abs().max() > 0.01
