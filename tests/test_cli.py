@@ -27,6 +27,7 @@ from leapstep import files
 from leapstep.cli import app
 from leapstep.configuration import TrainingConfig
 
+COMMANDS = ["train", "sample", "calibrate", "likelihood", "reconstruct", "interpolate", "trace", "info", "demo"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
 SETTINGS = """
 channels: 8,8
@@ -192,7 +193,7 @@ def run(model, tmp_path):
 # --- help ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "info", "demo"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_and_describes_every_option(command):
     text = done(command, "--help").stdout
     examples = text.partition("Examples")[2]
@@ -203,7 +204,7 @@ def test_help_has_examples_and_describes_every_option(command):
 
 def test_help_names_the_commands_and_where_to_start():
     text = done("--help").stdout
-    for word in ("train", "sample", "info", "demo", "Start with: leapstep demo"):
+    for word in (*COMMANDS, "Start with: leapstep demo"):
         assert word in text
 
 

@@ -187,7 +187,7 @@ def _average(process: Process, known: Known, t: Tensor, s: Tensor, kind: str, va
         return None
     start, end = process.log_snr(t) / 2, process.log_snr(s) / 2
     start, end = torch.where(smooth, start, 0.0), torch.where(smooth, end, 1.0)
-    if len(known) == 2:
+    if len(known) == 2 and kind == "x0":  # the middle of the step stands for the average, as published
         share, mass = torch.tensor([0.5], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     else:
         nodes, weights = np.polynomial.legendre.leggauss(24)
