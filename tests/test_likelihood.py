@@ -353,7 +353,7 @@ def test_bits_per_dim():
         ({"pixels": PIXELS}, "not all whole numbers from 0 to 255: pass pixels=None"),
         ({"pixels": Scaling(0.0, 1e-4)}, "not all whole numbers|inf"),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
 def test_the_bound_refuses(given, words):
     x0, noise = cubature()
@@ -540,7 +540,7 @@ def test_float32_in_any_mode_of_gradients(mode):
         ({"tolerance": math.nan}, "tolerance=nan"),
         ({"pixels": PIXELS}, "not all whole numbers from 0 to 255"),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
 def test_the_ode_refuses(given, words):
     x0, noise = cubature()

@@ -232,6 +232,45 @@ def test_what_the_network_predicts_changes_nothing(predicts, method):
     torch.testing.assert_close(a.x, b.x, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("method", leapstep.TRANSITIONS)
+def test_gradients_flow_through_mixed_times(name, method):
+    """Also where some samples stand at the data, at pure noise, or wait."""
+    process = PROCESSES[name]
+    path = time([[1.0, 0.5, 0.0, 0.3], [0.6, 0.2, 0.0, 0.3], [0.0, 0.0, 0.0, 0.1]])
+    x = torch.randn(4, 2, dtype=F64, generator=torch.Generator().manual_seed(8)).requires_grad_()
+    noise = leapstep.Noise(3, range(4), (2,), F64)
+    *_, last = leapstep.trajectory(MIXTURE.diffusion(process), x, path, leapstep.TRANSITIONS[method].make(), noise)
+    (gradient,) = torch.autograd.grad(last.x.square().sum(), x)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("method", [name for name, method in DETERMINISTIC.items() if method.calls])
+def test_waiting_forgets_nothing(name, method):
+    """A sample that waits in the middle of its way ends where it would without."""
+    diffusion = MIXTURE.diffusion(PROCESSES[name])
+    x = torch.randn(2, 2, dtype=F64, generator=torch.Generator().manual_seed(9))
+    ways = [[0.9, 0.7, 0.7, 0.5, 0.3, 0.0], [0.9, 0.7, 0.5, 0.3, 0.0, 0.0]]
+    *_, waited = leapstep.trajectory(diffusion, x[:1].expand(2, 2), time(ways).T, DETERMINISTIC[method].make(), silent)
+    torch.testing.assert_close(waited.x[0], waited.x[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["heun", "rk4"])
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_steps_that_lose_nearly_all_signal_are_not_solved_in_rho(method, steps):
+    """On `cosine` the first trailing step divides rho by hundreds; solvers are no worse than DDIM all the same."""
+    diffusion = MIXTURE.diffusion(PROCESSES["cosine"])
+    x = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
+    misses = {}
+    for name in ("ddim", method):
+        path = leapstep.times(diffusion.process, steps)
+        *_, last = leapstep.trajectory(diffusion, x, path, DETERMINISTIC[name].make(), silent)
+        *_, fine = leapstep.trajectory(diffusion, x, leapstep.times(diffusion.process, 1000), leapstep.ddim(), silent)
+        misses[name] = (last.x - fine.x).square().mean().sqrt().item()
+    assert misses[method] < misses["ddim"]
+
+
 # --- calls ---
 
 
@@ -396,6 +435,20 @@ def test_noise_is_never_injected_on_the_way_up(method):
         leapstep.TRANSITIONS[method].make()(diffusion, x, time(0.1), time(0.5), None, lambda draw=0: x)
 
 
+def test_noise_of_nested_methods_is_drawn_once():
+    drawn = []
+
+    def noise(draw=0):
+        drawn.append(draw)
+        return torch.ones(3, 2, dtype=F64)
+
+    nested = leapstep.churned(leapstep.corrected(leapstep.corrected(leapstep.ddpm(), 2)))
+    nested(MIXTURE.diffusion(free("linear")), torch.randn(3, 2, dtype=F64), time(0.5), time(0.4), None, noise)
+    assert sorted(drawn) == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="must be deterministic"):
+        leapstep.encode(MIXTURE.diffusion(free("linear")), MIXTURE.sample(2), 5, leapstep.corrected(leapstep.ddim()))
+
+
 def test_churn_between_its_bounds_only():
     """Outside of them edm is heun; and noise raises to at most sqrt 2 times the noise."""
     diffusion, x = MIXTURE.diffusion(free("linear")), torch.randn(3, 2, dtype=F64)
@@ -404,6 +457,10 @@ def test_churn_between_its_bounds_only():
     for bounds in ({"low": rho * 1.1}, {"high": rho * 0.9}, {"churn": 0.0}):
         stirred = leapstep.edm(**bounds)(diffusion, x, time(0.5), time(0.4), None, silent).x
         torch.testing.assert_close(stirred, plain, rtol=1e-12, atol=1e-12)
+    nearly = leapstep.edm(churn=1e-12)(diffusion, x, time(0.05), time(0.0), None, lambda draw=0: x).x
+    torch.testing.assert_close(
+        nearly, leapstep.heun()(diffusion, x, time(0.05), time(0.0), None, silent).x, rtol=0, atol=1e-4
+    )
     seen = []
 
     def watch(diffusion, x, t, s, memory, noise):

@@ -263,3 +263,10 @@ def test_options_of_the_optimal_variance(make):
         make(variance="optimal")
     with pytest.raises(ValueError, match="do not apply"):
         make(spread=lambda t: t)
+
+
+def test_a_learned_variance_beyond_the_posterior_is_finite_for_finished_samples():
+    net = lambda x, k: torch.cat([torch.tanh(x), torch.full_like(x, -1.02)], 1)  # noqa: E731
+    diffusion, x = leapstep.from_network(net, PROCESSES["linear"]), torch.randn(3, 2, dtype=F64)
+    step = leapstep.ddpm("learned")(diffusion, x, time([0.5, 0.5, 0.3]), time([0.0, 0.3, 0.3]), None, lambda draw=0: x)
+    assert step.x.isfinite().all()

@@ -188,8 +188,9 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     if (folder / CALIBRATION).exists():
         with _reading(folder / CALIBRATION) as measured:
             if measured["weights_sha256"] == fingerprint(network):
-                times, power = (torch.tensor(measured[name], dtype=torch.float64) for name in ("times", "eps_power"))
-                calibration = Calibration(times, power, float(measured["data_variance"]))
+                columns = (measured[key] for key in ("times", "eps_power", "x0_error"))
+                times, power, error = (torch.tensor(column, dtype=torch.float64) for column in columns)
+                calibration = Calibration(times, power, error, float(measured["data_variance"]))
     return Model(
         network=network.to(device).eval(),
         process=process,
@@ -218,6 +219,7 @@ def save_calibration(run: Path, model: Model, calibration: Calibration, details:
         "data_variance": calibration.variance,
         "times": calibration.times.tolist(),
         "eps_power": calibration.power.tolist(),
+        "x0_error": calibration.error.tolist(),
     }
     files.write_json(run / CALIBRATION, measured)
 

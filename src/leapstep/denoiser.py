@@ -40,7 +40,7 @@ class Diffusion(NamedTuple):
         denoise: estimates x0.
         learned: where the network learned the variance of its reverse steps, takes (x `[b, *d]`, t) and returns, in
             [0, 1] or near it, `[b, *d]`, where its logarithm lies between those of the posterior's variance (0) and of
-            beta (1); else None. (Nichol and Dhariwal 2021, eq. 15, arXiv:2102.09672.)
+            beta (1); None where it is known that it did not. (Nichol and Dhariwal 2021, eq. 15, arXiv:2102.09672.)
     """
 
     process: Process
@@ -119,6 +119,7 @@ def from_network(
     def learned(x: Tensor, t: Tensor) -> Tensor:
         t = as_time(t)
         half = last[2] if last and last[0] is x and torch.equal(last[1], t) else call(x, t)[1]
+        last.clear()
         if half is None:
             raise ValueError("the network learned no variance: its output has as many channels as x, not twice as many")
         return (half + 1) / 2

@@ -83,7 +83,7 @@ class Process(NamedTuple):
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        """Invert `log_snr`, to the last bit of a float64 time. Values out of range give 0 or 1.
+        """Invert `log_snr`, to the last bit of a float64 time. Values out of range give 1, or 0 but for that bit.
 
         Each round cuts the interval in which the time lies into 64: as bisection, but in a sixth of the rounds.
         """
@@ -163,8 +163,9 @@ class Process(NamedTuple):
         t = as_time(t)
         alpha, sigma = along(self.alpha(t), x), along(self.sigma(t), x)
         if kind == "x0":
-            eps = (x - alpha * value) / sigma
-            return value, where(self.sigma(t) == 0, torch.zeros_like(eps), eps)
+            clean = self.sigma(t) == 0
+            eps = (x - alpha * value) / along(torch.where(clean, 1.0, self.sigma(t)), x)
+            return value, where(clean, torch.zeros_like(eps), eps)
         if kind == "score":
             kind, value = "eps", -sigma * value
         if kind == "eps":

@@ -56,7 +56,7 @@ def estimate(diffusion: Diffusion, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor
     alpha, clean = diffusion.process.alpha(t), diffusion.process.sigma(t) == 0
     if clean.all():
         return x / along(alpha, x), torch.zeros_like(x)
-    x0 = where(clean, x / along(alpha, x), diffusion.denoise(x, t))
+    x0 = where(clean, x / along(torch.where(clean, alpha, 1.0), x), diffusion.denoise(x, t))
     return diffusion.process.split(x0, x, t, "x0")
 
 
@@ -171,7 +171,8 @@ def ddpm(variance: str = "posterior", spread: Curve | None = None, last_std: flo
         elif variance == "learned":
             if diffusion.learned is None:
                 raise ValueError("variance='learned' needs a network that learned its variance: use posterior or beta")
-            added = along(posterior, x) * along((beta / posterior).nan_to_num(0.0), x) ** diffusion.learned(x, t)
+            ratio = torch.where(beta == 0, 1.0, beta / posterior)
+            added = along(posterior, x) * along(ratio, x) ** diffusion.learned(x, t)
         elif optimal is not None:
             added = optimal(process, t, s, posterior)
         return Step(leap(process, x0, eps, s, noise, posterior, added), x0)

@@ -39,6 +39,10 @@ Known = tuple[tuple[Tensor, Tensor], ...]
 
 VARIABLES = ("t", "log_snr")
 
+_NODES, _WEIGHTS = (torch.from_numpy(c) for c in np.polynomial.legendre.leggauss(24))
+QUADRATURE = ((_NODES + 1) / 2, _WEIGHTS)
+"""Nodes in [0, 1] and weights of Gauss and Legendre's rule, by which polynomials are averaged."""
+
 
 def dpmpp_2m() -> Transition:
     """DPM-Solver++ 2M. Second order, one call.
@@ -102,7 +106,7 @@ def _multistep(kind: str, order: int, variable: str = "log_snr", eta: float = 0.
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
-        known: Known = ((x0 if kind == "x0" else eps, t), *(memory or ()))[:order]
+        known = _remembered((x0 if kind == "x0" else eps, t), memory or (), t == s, order)
         replaced = eta * posterior_std(process, t, s) if eta else None
         averaged = _average(process, known, t, s, kind, variable)
         if averaged is not None:
@@ -156,19 +160,30 @@ def unipc(order: int = 2) -> Transition:
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
         x0, _ = estimate(diffusion, x, t)
-        known: Known = ((x0, t),)
-        if memory is not None:
-            last_x, last_t, earlier = memory
-            averaged = _average(process, (*earlier, (x0, t)), last_t, t, "x0", "log_snr")
-            known = ((x0, t), *earlier)[:order]
-            if averaged is not None:
-                corrected = leap(process, *process.split(averaged, last_x, last_t, "x0"), t)
-                x = where(_smooth(process, last_t, t), corrected, x)
+        waits = t == s
+        last_x, last_t, earlier = memory or (x, t, ())
+        averaged = _average(process, (*earlier, (x0, t)), last_t, t, "x0", "log_snr")
+        if averaged is not None:
+            corrected = leap(process, *process.split(averaged, last_x, last_t, "x0"), t)
+            x = where(_smooth(process, last_t, t) & ~waits, corrected, x)
+        known = _remembered((x0, t), earlier, waits, order)
         averaged = _average(process, known, t, s, "x0", "log_snr")
         used = process.split(x0 if averaged is None else averaged, x, t, "x0")
-        return Step(leap(process, *used, s), x0, (x, t, known))
+        return Step(leap(process, *used, s), x0, (where(waits, last_x, x), torch.where(waits, last_t, t), known))
 
     return transition
+
+
+def _remembered(newest: tuple[Tensor, Tensor], earlier: Known, waits: Tensor, order: int) -> Known:
+    """What is known now, at most as many points as the order; a sample that waits keeps what it had."""
+    known: Known = (newest, *earlier)[:order]
+    if not earlier or not waits.any():
+        return known
+    kept = (*earlier, *known[len(earlier) :])
+    return tuple(
+        (where(waits, old, new), torch.where(waits, old_t, new_t))
+        for (old, old_t), (new, new_t) in zip(kept, known, strict=False)
+    )
 
 
 def _smooth(process: Process, t: Tensor, s: Tensor) -> Tensor:
@@ -180,43 +195,47 @@ def _average(process: Process, known: Known, t: Tensor, s: Tensor, kind: str, va
     """The polynomial through the known estimates, averaged from t to s; the first one where nothing else is of use.
 
     A later point is left out, for each sample by itself, where it has no finite lambda or is a point that there already
-    is (a sample that waited). None stands for the first estimate.
+    is. Of two points of x0 the value in the middle of the step stands for the average, as published. None stands for
+    the first estimate.
     """
     smooth = _smooth(process, t, s)
     if len(known) == 1 or not smooth.any():
         return None
-    start, end = process.log_snr(t) / 2, process.log_snr(s) / 2
-    start, end = torch.where(smooth, start, 0.0), torch.where(smooth, end, 1.0)
-    if len(known) == 2 and kind == "x0":  # the middle of the step stands for the average, as published
-        share, mass = torch.tensor([0.5], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    else:
-        nodes, weights = np.polynomial.legendre.leggauss(24)
-        share, mass = torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights)
-    share, mass = (c.reshape(-1, *[1] * start.ndim) for c in (share, mass))
-    inside = start + share * (end - start)  # lambda, [quadrature] or [quadrature, b]
-    mass = mass * torch.exp((inside - end) if kind == "x0" else (start - inside))
+    start = torch.where(smooth, process.log_snr(t) / 2, 0.0)
+    end = torch.where(smooth, process.log_snr(s) / 2, 1.0)
     places = [process.log_snr(u) / 2 for _, u in known]
     useful = [torch.isfinite(place) & smooth for place in places]
     if variable == "t":
-        inside, places = process.time(2 * inside), [u for _, u in known]
-    weights_of = _lagrange(inside, mass / mass.sum(0), places, useful)
+        places = [u for _, u in known]
+    for j in range(1, len(places)):
+        apart = [~useful[i] | ((places[j] - places[i]).abs() > 1e-12) for i in range(j)]
+        useful[j] = functools.reduce(torch.logical_and, apart, useful[j])
+
+    def shares(nodes: Tensor, mass: Tensor) -> list[Tensor]:
+        nodes, mass = (c.reshape(-1, *[1] * start.ndim) for c in (nodes, mass))
+        inside = start + nodes * (end - start)  # lambda, [quadrature] or [quadrature, b]
+        mass = mass * torch.exp((inside - end) if kind == "x0" else (start - inside))
+        at = process.time(2 * inside) if variable == "t" else inside
+        return _lagrange(at, mass / mass.sum(0), places, useful)
+
+    weights = shares(*QUADRATURE)
+    if kind == "x0":
+        middle = shares(torch.tensor([0.5], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+        two = functools.reduce(torch.add, (point.long() for point in useful)) == 2
+        weights = [torch.where(two, simple, exact) for simple, exact in zip(middle, weights, strict=True)]
     first = known[0][0]
-    others = [along(w, first) * (value - first) for w, (value, _) in zip(weights_of[1:], known[1:], strict=True)]
+    others = [along(w, first) * (value - first) for w, (value, _) in zip(weights[1:], known[1:], strict=True)]
     return first + torch.stack(others).sum(0)
 
 
 def _lagrange(at: Tensor, mass: Tensor, places: Sequence[Tensor], useful: Sequence[Tensor]) -> list[Tensor]:
     """Average each Lagrange polynomial: how much of each estimate the averaged polynomial holds, `[]` or `[b]`."""
-    distinct = [useful[0]]
-    for j in range(1, len(places)):
-        apart = [~keep | ((places[j] - places[i]).abs() > 1e-12) for i, keep in enumerate(distinct)]
-        distinct.append(useful[j] & functools.reduce(torch.logical_and, apart))
-    shares = []
+    averages = []
     for j, place in enumerate(places):
         basis = torch.ones_like(at)
         for i, other in enumerate(places):
             if i != j:
-                used = distinct[i] & distinct[j]
+                used = useful[i] & useful[j]
                 basis = basis * torch.where(used, (at - other) / torch.where(used, place - other, 1.0), 1.0)
-        shares.append(torch.where(distinct[j], (mass * basis).sum(0), 0.0))
-    return shares
+        averages.append(torch.where(useful[j], (mass * basis).sum(0), 0.0))
+    return averages

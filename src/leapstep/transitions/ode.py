@@ -8,8 +8,9 @@ so every solver of such equations is a sampler as well, and runs in both directi
 is dx / dt = alpha' x0 + sigma' eps (`pf_euler`): it can be solved there, too, but straight lines in t are a worse guess
 than straight lines in rho.
 
-Where one end of a step has no noise or no signal, eps is not known or the coordinates are infinite: DDIM's own step,
-which is finite there, takes the place of the solver's.
+Where one end of a step has no noise or no signal, eps is not known or the coordinates are infinite, and where rho
+changes more than 20-fold in one step, a straight line in it is no guess: DDIM's own step, which is safe there, takes
+the place of the solver's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from torch import Tensor
 from leapstep.denoiser import Diffusion
 from leapstep.process import Process, along, where
 from leapstep.transitions.family import Memory, Noise, Step, Transition, estimate, leap
+
+LONGEST = 3.0
+"""The change of log(rho) over which a Runge-Kutta step is taken."""
 
 
 class Tableau(NamedTuple):
@@ -105,8 +109,8 @@ def _rho(process: Process, t: Tensor) -> Tensor:
     return torch.exp(-process.log_snr(t) / 2)
 
 
-def _slopes(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, eps: Tensor, method: Tableau) -> Tensor:
-    """The slopes eps of one Runge-Kutta step, `[stages, b, *d]`, of which the first is known."""
+def _slopes(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, eps: Tensor, method: Tableau) -> list[Tensor]:
+    """The slopes eps `[b, *d]` of one Runge-Kutta step, of which the first is known."""
     process, slopes = diffusion.process, [eps]
     start, end = _rho(process, t), _rho(process, s)
     inner = [node for node in method.nodes if 0 < node < 1]
@@ -114,15 +118,15 @@ def _slopes(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, eps: Tensor, 
     times = dict(zip(inner, process.time(-2 * torch.stack(between)), strict=True)) if inner else {}
     for node, shares in zip(method.nodes[1:], method.stages[1:], strict=True):
         u = times.get(node, s)
-        slopes.append(estimate(diffusion, _ahead(process, x, t, u, s, torch.stack(slopes), shares), u)[1])
-    return torch.stack(slopes)
+        slopes.append(estimate(diffusion, _ahead(process, x, t, u, s, slopes, shares), u)[1])
+    return slopes
 
 
 def _ahead(
-    process: Process, x: Tensor, t: Tensor, u: Tensor, s: Tensor, slopes: Tensor, shares: tuple[float, ...]
+    process: Process, x: Tensor, t: Tensor, u: Tensor, s: Tensor, slopes: list[Tensor], shares: tuple[float, ...]
 ) -> Tensor:
     """X at time u, from x at t along the slopes in their shares, over the whole step from t to s."""
-    slope: Tensor = torch.tensordot(torch.tensor(shares, dtype=x.dtype, device=x.device), slopes, dims=1)
+    slope = torch.stack([share * known for share, known in zip(shares, slopes, strict=True) if share]).sum(0)
     rise = along(_rho(process, s) - _rho(process, t), x) * slope
     return along(process.alpha(u), x) * (x / along(process.alpha(t), x) + rise)
 
@@ -134,11 +138,13 @@ def runge_kutta(method: Tableau) -> Transition:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         plain = ~(_noisy_signal(process, t) & _noisy_signal(process, s))
+        plain = plain | ((process.log_snr(t) - process.log_snr(s)).abs() > 2 * LONGEST)
+        euler = leap(process, x0, eps, s)
         if plain.all():
-            return Step(leap(process, x0, eps, s), x0)
-        slopes = _slopes(diffusion, x, t, s, eps, method)
-        solved = _ahead(process, x, t, s, s, slopes, method.weights)
-        return Step(where(plain, leap(process, x0, eps, s), solved), x0)
+            return Step(euler, x0)
+        start, end = torch.where(plain, 0.5, t), torch.where(plain, 0.5, s)  # any time, where it does not count
+        slopes = _slopes(diffusion, x, start, end, eps, method)
+        return Step(where(plain, euler, _ahead(process, x, start, end, end, slopes, method.weights)), x0)
 
     return transition
 
@@ -276,7 +282,7 @@ def inverted(transition: Transition, tolerance: float | None = None, limit: int 
             miss = x - transition(diffusion, found, s, t, None, noise).x
             size = _rms(miss) / _rms(x).clamp(min=1e-30)
             best, least = where(size < least, found, best), torch.minimum(size, least)
-            if (least <= bound).all():
+            if (least <= bound).all() or not size.isfinite().any():
                 break
             move = gain * miss
             ahead = found + move

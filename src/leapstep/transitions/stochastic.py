@@ -38,11 +38,11 @@ def euler_maruyama() -> Transition:
         x0, eps = estimate(diffusion, x, t)
         alpha, sigma = process.alpha(t), process.sigma(t)
         alpha_slope, sigma_slope = process.derivatives(t)
-        f = alpha_slope / alpha
-        variance = (2 * sigma * sigma_slope - 2 * f * sigma**2).clamp(min=0)  # g^2
-        drift = along(f, x) * x + along(variance / sigma, x) * eps
-        added = torch.where(process.sigma(s) == 0, 0.0, (variance * (t - s)).sqrt())
         plain = (alpha == 0) | (sigma == 0)
+        f = torch.where(plain, 0.0, alpha_slope / alpha)
+        variance = torch.where(plain, 0.0, 2 * sigma * sigma_slope - 2 * f * sigma**2).clamp(min=0)  # g^2
+        drift = along(f, x) * x + along(torch.where(plain, 0.0, variance / sigma), x) * eps
+        added = torch.where(process.sigma(s) == 0, 0.0, (variance * (t - s)).sqrt())
         added = torch.where(plain, posterior, added)
         z = noise() if (added > 0).any() else torch.zeros_like(x)
         moved = x + along(s - t, x) * drift + along(added, x) * z
@@ -54,7 +54,8 @@ def euler_maruyama() -> Transition:
 def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transition:
     """Go up before every step: fresh noise raises x_t to a noisier time, and the transition leads to s from there.
 
-    In log(sigma / alpha) the way up is `churn` times the step, and at most log(sqrt 2), EDM's bound. (EDM spreads
+    In log(sigma / alpha) the way up is `churn` times the step, and at most log(sqrt 2), EDM's bound, which also stands
+    for the length of the last step, to no noise. (EDM spreads
     S_churn over all N steps, S_churn / N each; here it is spread over their lengths, so a step need not know N.)
 
     Arguments:
@@ -74,15 +75,16 @@ def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: 
         posterior_std(process, t, s)  # refuses a step upwards
         rho, rho_s = (torch.exp(-process.log_snr(u) / 2) for u in (t, s))
         stirred = (low <= rho) & (rho <= high) & (rho > 0) & torch.isfinite(rho) & (s < t) & (churn > 0)
-        rise = (churn * (rho / rho_s).log()).clamp(max=math.log(2) / 2)
+        whole = torch.where(rho_s == 0, math.log(2) / 2, (rho / rho_s).log())  # to no noise a step has no end
+        rise = (churn * whole).clamp(max=math.log(2) / 2)
         u = torch.where(stirred, torch.maximum(t, process.time(-2 * (rho.log() + rise))), t)
         stirred = stirred & (process.alpha(u) > 0)
         u = torch.where(stirred, u, t)
         grown = torch.where(stirred, torch.exp(-process.log_snr(u)) - rho**2, 0.0).clamp(min=0).sqrt()
         if (grown > 0).any():
-            raised = x / along(process.alpha(t), x) + along(grown, x) * noise()
+            raised = x / along(torch.where(stirred, process.alpha(t), 1.0), x) + along(grown, x) * noise()
             x = where(grown > 0, along(process.alpha(u), x) * raised, x)
-        return transition(diffusion, x, u, s, memory, partial(noise, 1))
+        return transition(diffusion, x, u, s, memory, lambda draw=0: noise(1 + draw))
 
     return step
 
@@ -108,7 +110,7 @@ def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -
         corrections: Langevin steps (and calls) after each of its steps.
         snr: signal-to-noise ratio of a correction, in (0, 0.5].
     Raises:
-        ValueError: corrections below 1, or snr out of range.
+        ValueError: corrections below 1, or snr out of range; at call, s > t.
     References:
         Song et al. 2021, algorithms 4 and 5, arXiv:2011.13456.
     """
@@ -116,12 +118,13 @@ def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -
         raise ValueError(f"corrections={corrections}, snr={snr}: at least 1 correction, with 0 < snr <= 0.5")
 
     def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
-        x, x0, memory = transition(diffusion, x, t, s, memory, noise)
+        posterior_std(diffusion.process, t, s)  # refuses a step upwards
+        x, x0, memory = transition(diffusion, x, t, s, memory, lambda draw=0: noise(corrections + draw))
         if (t == s).all() or (diffusion.process.sigma(s) == 0).all():
             return Step(x, x0, memory)
         std = torch.where(t == s, 0.0, 2 * snr * diffusion.process.sigma(s))
         for i in range(corrections):
-            rested = leap(diffusion.process, *estimate(diffusion, x, s), s, partial(noise, 1 + i), std)
+            rested = leap(diffusion.process, *estimate(diffusion, x, s), s, partial(noise, i), std)
             x = where(std > 0, rested, x)
         return Step(x, x0, memory)
 
