@@ -143,7 +143,7 @@ def test_a_broken_calibration_is_told(gaussian, tmp_path):
     model = tmp_path / "run"  # noqa: F811
     shutil.copytree(gaussian[0], model)
     (model / "calibration.json").write_text('{"weights_sha256": 3')
-    refused(invoke("info", model), "calibration.json is not JSON")
+    refused(invoke("info", model), "calibration.json is not JSON", "delete that file, and run leapstep calibrate")
     (model / "calibration.json").write_text(
         '{"weights_sha256": "' + checkpoint.fingerprint(checkpoint_network(gaussian)) + '"}'
     )

@@ -184,13 +184,6 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     with _reading(folder / "scheduler" / "scheduler_config.json") as scheduler:
         process, predicts, clip = read_scheduler(scheduler)
     network.load_state_dict(_weights(network, inner))
-    calibration = None
-    if (folder / CALIBRATION).exists():
-        with _reading(folder / CALIBRATION) as measured:
-            if measured["weights_sha256"] == fingerprint(network):
-                columns = (measured[key] for key in ("times", "eps_power", "x0_error"))
-                times, power, error = (torch.tensor(column, dtype=torch.float64) for column in columns)
-                calibration = Calibration(times, power, error, float(measured["data_variance"]))
     return Model(
         network=network.to(device).eval(),
         process=process,
@@ -201,7 +194,7 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         classes=(names or tuple(str(label) for label in range(classes))) if classes else (),
         null_label=null_label,
         details=details,
-        calibration=calibration,
+        calibration=_read_calibration(folder / CALIBRATION, network),
     )
 
 
@@ -222,6 +215,21 @@ def save_calibration(run: Path, model: Model, calibration: Calibration, details:
         "x0_error": calibration.error.tolist(),
     }
     files.write_json(run / CALIBRATION, measured)
+
+
+def _read_calibration(path: Path, network: nn.Module) -> Calibration | None:
+    """What was measured of these weights; None where nothing was, or of others."""
+    if not path.exists():
+        return None
+    try:
+        with _reading(path) as measured:
+            if measured["weights_sha256"] != fingerprint(network):
+                return None
+            columns = (measured[key] for key in ("times", "eps_power", "x0_error"))
+            times, power, error = (torch.tensor(column, dtype=torch.float64) for column in columns)
+            return Calibration(times, power, error, float(measured["data_variance"]))
+    except ValueError as error:
+        raise ValueError(f"{error}: delete that file, and run leapstep calibrate again") from error
 
 
 @contextlib.contextmanager

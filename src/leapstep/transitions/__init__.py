@@ -71,13 +71,15 @@ TRANSITIONS: dict[str, Method] = {
     "unipc": Method(unipc, 3, 1, True, "5 to 30 calls; order 3 from 10 calls on"),
     "deis": Method(deis, 3, 1, True, "8 to 30 calls, where the estimate of x0 is poor but that of eps good"),
     "dpmpp_2s": Method(dpmpp_2s, 2, 2, True, "as 2M where no memory can be kept"),
-    "heun": Method(heun, 2, 2, True, "18 steps and more, as in EDM; encoding"),
+    "heun": Method(heun, 2, 2, True, "18 steps and more, as in EDM, spacing log_snr; encoding"),
     "rk4": Method(rk4, 4, 4, True, "reference solutions"),
     "rk23": Method(rk23, 3, 0, True, "an error that is asked for, low accuracy"),
     "rk45": Method(rk45, 5, 0, True, "an error that is asked for, high accuracy"),
     "pf_euler": Method(pf_euler, 1, 1, True, "to see what the choice of coordinates costs"),
     "sde_dpmpp_2m": Method(sde_dpmpp_2m, 2, 1, False, "20 to 50 calls, where noise repairs the network's errors"),
-    "euler_maruyama": Method(euler_maruyama, 1, 1, False, "the reverse SDE as in textbooks; ddpm is better"),
+    "euler_maruyama": Method(
+        euler_maruyama, 1, 1, False, "the reverse SDE as in textbooks, hundreds of steps; ddpm is better"
+    ),
     "edm": Method(edm, 2, 2, False, "50 calls and more, where noise repairs the network's errors"),
     "pc": Method(pc, 0, 2, False, "hundreds of calls, score networks"),
 }
