@@ -8,9 +8,9 @@ so every solver of such equations is a sampler as well, and runs in both directi
 is dx / dt = alpha' x0 + sigma' eps (`pf_euler`): it can be solved there, too, but straight lines in t are a worse guess
 than straight lines in rho.
 
-Where one end of a step has no noise or no signal, eps is not known or the coordinates are infinite, and where rho
-changes more than 20-fold in one step, a straight line in it is no guess: DDIM's own step, which is safe there, takes
-the place of the solver's.
+Where one end of a step has no noise or no signal, eps is not known or the coordinates are infinite; and where the
+signal is nearly gone (rho above 10) and rho changes more than 20-fold in one step, a straight line in it is no guess.
+There DDIM's own step, which is safe, takes the place of the solver's.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from torch import Tensor
 from leapstep.denoiser import Diffusion
 from leapstep.process import Process, along, where
 from leapstep.transitions.family import Memory, Noise, Step, Transition, estimate, leap
-
-LONGEST = 3.0
-"""The change of log(rho) over which a Runge-Kutta step is taken."""
 
 
 class Tableau(NamedTuple):
@@ -138,7 +135,8 @@ def runge_kutta(method: Tableau) -> Transition:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         plain = ~(_noisy_signal(process, t) & _noisy_signal(process, s))
-        plain = plain | ((process.log_snr(t) - process.log_snr(s)).abs() > 2 * LONGEST)
+        low, high = torch.minimum(_rho(process, t), _rho(process, s)), torch.maximum(_rho(process, t), _rho(process, s))
+        plain = plain | ((high > 10) & (high > 20 * low))
         euler = leap(process, x0, eps, s)
         if plain.all():
             return Step(euler, x0)
