@@ -1180,8 +1180,9 @@ def test_too_little_memory_is_one_line(model, tmp_path, monkeypatch):
     refused(invoke("sample", model, "--out", tmp_path / "s"), "memory", "batch-size")
 
 
-@pytest.mark.parametrize(("method", "calls"), [("ddim", 4), ("dpmpp_2m", 4), ("dpmpp_2s", 7), ("heun", 7), ("rk4", 13)])
+@pytest.mark.parametrize(("method", "calls"), [("ddim", 4), ("dpmpp_2m", 4), ("dpmpp_2s", 7), ("heun", 6), ("rk4", 10)])
 def test_every_method_samples_and_counts_its_calls(model, tmp_path, method, calls):
+    """On `cosine` the first step of four is no step for a solver in sigma / alpha, and the last one never is."""
     said = done("sample", model, "--out", tmp_path / "s", "--n", 2, "--steps", 4, "--method", method).stdout
     assert json.loads((tmp_path / "s" / "manifest.json").read_text())["calls"] == calls
     assert f"{calls} network calls" in said

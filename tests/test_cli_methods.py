@@ -59,12 +59,14 @@ def test_settings_reach_the_method(points, tmp_path, method, settings, same):  #
         ("--method heun --set order=2", ["order does not apply to --method heun", "no options"]),
         ("--method heun --eta 0.5", ["eta does not apply to --method heun"]),
         ("--set order", ["--set order: write it as NAME=VALUE"]),
+        ("--eta 0.5 --set eta=1", ["eta is given twice, as 0.5 and as 1"]),
+        ("--method unipc --set order=2 --set order=3", ["order is given twice, as 2 and as 3"]),
         ("--method unipc --set order=two", ["order=two: give an integer"]),
         ("--method rk23 --set rtol=small", ["rtol=small: give a number"]),
         ("--method unipc --set order=5", ["order=5: use 2 or 3"]),
         ("--method ddpm --set spread=1", ["spread does not apply"]),
         ("--method euler", ["--method euler: use one of ddim, ddpm, dpmpp_2m"]),
-        ("--method ddpm --variance optimal", ["run leapstep calibrate MODEL DATA first"]),
+        ("--method ddpm --variance optimal", ["run leapstep calibrate MODEL DATA"]),
         ("--method ddpm --variance learned", ["learned no variance"]),
     ],
 )
@@ -139,16 +141,26 @@ def test_calibrate_needs_a_folder_and_fitting_data(gaussian, insects):  # noqa: 
     refused(invoke("calibrate", gaussian[0], insects), r"shape \[1, 8, 8\]: the model's are \[2\]")
 
 
-def test_a_broken_calibration_is_told(gaussian, tmp_path):
+@pytest.mark.parametrize("content", ['{"weights_sha256": 3', '{"weights_sha256": "same"}', "[]"])
+def test_a_broken_calibration_is_in_nobodys_way(gaussian, tmp_path, content):
     model = tmp_path / "run"  # noqa: F811
     shutil.copytree(gaussian[0], model)
-    (model / "calibration.json").write_text('{"weights_sha256": 3')
-    refused(invoke("info", model), "calibration.json is not JSON", "delete that file, and run leapstep calibrate")
-    (model / "calibration.json").write_text(
-        '{"weights_sha256": "' + checkpoint.fingerprint(checkpoint_network(gaussian)) + '"}'
+    content = content.replace("same", checkpoint.fingerprint(checkpoint.load(model).network))
+    (model / "calibration.json").write_text(content)
+    done("sample", model, "--out", tmp_path / "plain", "--n", 2, "--steps", 4)
+    words = ["--out", tmp_path / "s", "--n", 2, "--steps", 4, "--method", "ddpm", "--variance", "optimal"]
+    refused(invoke("sample", model, *words), "run leapstep calibrate")
+    done("calibrate", model, gaussian[1], "--per-level", 2)
+    done("sample", model, *words)
+    first = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    done("calibrate", model, gaussian[1], "--per-level", 2, "--seed", 1)
+    done("sample", model, *words, "--overwrite")
+    assert (
+        json.loads((tmp_path / "s" / "manifest.json").read_text())["calibration_sha256"] != first["calibration_sha256"]
     )
-    refused(invoke("info", model), "calibration.json lacks 'times'")
 
 
-def checkpoint_network(gaussian):
-    return checkpoint.load(gaussian[0]).network
+@pytest.mark.parametrize("method", leapstep.TRANSITIONS)
+def test_every_method_runs_as_it_is(points, tmp_path, method):  # noqa: F811
+    done("sample", points, "--out", tmp_path / "s", "--n", 2, "--steps", 4, "--method", method)
+    assert json.loads((tmp_path / "s" / "manifest.json").read_text())["method"] == method

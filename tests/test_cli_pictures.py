@@ -563,7 +563,7 @@ def test_four_pictures_of_any_size_and_mode(model, two, tmp_path):
         ([], ["two or four", "--seeds 3 7", "--images"]),
         (["--seeds", 1], ["two or four"]),
         (["--seeds", 1, 2, 3], ["two or four"]),
-        (["--seeds", 1, 2, "--images", "a.png", "b.png"], ["two or four"]),
+        (["--seeds", 1, 2, "--images", "a.png", "b.png"], ["exclude each other"]),
         (["--seeds", -1, 2], ["seed=-1"]),
         (["--seeds", 1, 2, "--frames", 1], ["frames=1", "at least 2"]),
         (["--seeds", 1, 2, "--path", "linear"], ["--path linear", "slerp, spherical"]),
@@ -741,7 +741,7 @@ def test_a_trace_of_what_is_no_picture(points, tmp_path):
         kept = dict(arrays)
     assert kept["times"].tolist() == leapstep.times(leapstep.load(points).process, 3).tolist()
     assert kept["x"].shape == kept["x0"].shape == (4, 1, 2)
-    np.testing.assert_allclose(kept["x0"][-1], 100 + 5 * kept["x"][-1], rtol=1e-6)
+    np.testing.assert_allclose(kept["x0"][-1], kept["x"][-1], rtol=1e-6)
     with np.load(tmp_path / "o" / "consistency.npz") as arrays:
         assert list(arrays) == ["2 steps", "3 steps"]
         np.testing.assert_allclose(arrays["3 steps"][0], kept["x0"][-1, 0], rtol=1e-5)

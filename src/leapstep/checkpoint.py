@@ -70,7 +70,7 @@ class Model:
     classes: tuple[str, ...] = ()
     null_label: int | None = None
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    calibration: Calibration | None = None
+    calibration: Calibration | None = dataclasses.field(default=None, repr=False)
 
     @property
     def spread(self) -> Curve | None:
@@ -218,9 +218,7 @@ def save_calibration(run: Path, model: Model, calibration: Calibration, details:
 
 
 def _read_calibration(path: Path, network: nn.Module) -> Calibration | None:
-    """What was measured of these weights; None where nothing was, or of others."""
-    if not path.exists():
-        return None
+    """What was measured of these weights; None where nothing was that can be read, or of others."""
     try:
         with _reading(path) as measured:
             if measured["weights_sha256"] != fingerprint(network):
@@ -228,8 +226,8 @@ def _read_calibration(path: Path, network: nn.Module) -> Calibration | None:
             columns = (measured[key] for key in ("times", "eps_power", "x0_error"))
             times, power, error = (torch.tensor(column, dtype=torch.float64) for column in columns)
             return Calibration(times, power, error, float(measured["data_variance"]))
-    except ValueError as error:
-        raise ValueError(f"{error}: delete that file, and run leapstep calibrate again") from error
+    except ValueError:
+        return None  # whoever needs it is told to run leapstep calibrate, which replaces it
 
 
 @contextlib.contextmanager

@@ -68,7 +68,9 @@ def command(
     latents.check_reversible(method, transition, loaded)
     if path not in PATHS:
         raise ValueError(f"--path {path}: use one of {', '.join(PATHS)}")
-    if len(seeds or []) + len(images or []) not in (2, 4) or (seeds and images):
+    if seeds and images:
+        raise ValueError("--seeds and --images exclude each other: the ends are of one kind")
+    if len(seeds or []) + len(images or []) not in (2, 4):
         raise ValueError("name two or four ends, as --seeds 3 7 or as --images A.png B.png")
     if frames < 2 or batch_size < 1:
         raise ValueError(f"frames={frames}, batch_size={batch_size}: at least 2 frames, in batches of at least 1")
@@ -90,7 +92,7 @@ def command(
         "label": label,
         "batch_size": batch_size,
     }
-    files.write_json(out / "manifest.json", manifest)
+    files.write_json(out / "manifest.json", manifest | {"finished": False})
     count = frames ** (len(ends) // 2)
     with options.progress(steps * (-(-count // batch_size) + bool(images)), "interpolating", "step") as bar:
         move: dict[str, Any] = {"transition": transition, "on_step": lambda _: bar.update()}
@@ -102,6 +104,7 @@ def command(
         parts = (way[i : i + batch_size] for i in range(0, count, batch_size))
         x = torch.cat([leapstep.decode(diffusion, part, times, **move) for part in parts])
     _write(out, loaded, x, frames)
+    files.write_json(out / "manifest.json", manifest | {"finished": True})
     typer.echo(f"{len(x)} frames: {out}")
 
 

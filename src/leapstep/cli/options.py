@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import json
 import math
@@ -98,6 +99,8 @@ def transition(
         name, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: write it as NAME=VALUE")
+        if given.get(name) is not None:
+            raise ValueError(f"{name} is given twice, as {given[name]} and as {text}: choose one")
         given = {**given, name: _parsed(name, text, defaults.get(name))}
     for name, value in given.items():
         if value is None:
@@ -105,11 +108,17 @@ def transition(
         if name not in defaults:
             raise ValueError(f"{name} does not apply to --method {method}, which takes {_listed(defaults)}")
         used[name] = value
+    kept = {name: str(value) if value == math.inf else value for name, value in used.items()}  # as JSON can hold it
     if used.get("variance") != "optimal":
-        return make(**used), used
-    if model is None or model.spread is None:
-        raise ValueError("variance=optimal needs to know the model's errors: run leapstep calibrate MODEL DATA first")
-    return make(**used, spread=model.spread, last_std=LAST_STD if model.is_pictures else None), used
+        return make(**used), kept
+    if model is None or model.calibration is None:
+        raise ValueError(
+            "variance=optimal needs to know the errors of these weights: run leapstep calibrate MODEL DATA (again, if "
+            "they have changed since)"
+        )
+    digest = hashlib.sha256(model.calibration.error.numpy().tobytes()).hexdigest()
+    last_std = LAST_STD if model.is_pictures else None
+    return make(**used, spread=model.spread, last_std=last_std), {**kept, "calibration_sha256": digest}
 
 
 def _parsed(name: str, text: str, default: Any) -> Any:

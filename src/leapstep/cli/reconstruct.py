@@ -51,7 +51,9 @@ def command(
     out: Annotated[Path, typer.Option(help="The folder to make: results and a picture.")],
     steps: Annotated[
         list[int] | None,
-        typer.Option(metavar="S ...", help="Numbers of steps, as in --steps 10 20 50; default: 10 to 1000."),
+        typer.Option(
+            metavar="S ...", help="Numbers of steps, as in --steps 10 20 50; default: 10 to 1000; 1 for rk23, rk45."
+        ),
     ] = None,
     n: Annotated[int, typer.Option(help="How many samples, evenly chosen from the data.")] = 64,
     method: options.MethodName = "ddim",
@@ -72,7 +74,8 @@ def command(
     loaded = checkpoint.load(model, place)
     transition, used = options.transition(method, settings, loaded)
     latents.check_reversible(method, transition, loaded, exact)
-    asked = steps or list(PAPER)
+    adaptive = leapstep.TRANSITIONS[method].calls == 0  # chooses its own steps
+    asked = steps or ([1] if adaptive else list(PAPER))
     counts = latents.step_counts(loaded, asked)
     leapstep.times(loaded.process, counts[0], spacing)  # a wrong spacing or number shows before anything is written
     x0, labels = _some(loaded, data, split, n)
@@ -163,14 +166,19 @@ def _show(out: Path, model: Model, found: dict[str, Tensor]) -> None:
 
 def _print(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """The newest row of the table, below its head if it is the first."""
+    compares = record["unit"].startswith("pixels") and record["method"] == "ddim" and not record["exact"]
     if len(rows) == 1:
         typer.echo(
             f"{record['n']} samples of {record['data']}, there and back with {record['method']}: squared error per "
             f"dimension, in {record['unit']}\n\n"
-            f"{'steps':>6}{'network calls':>15}{'error':>11}{'std. error':>12}{'DDIM paper, CIFAR-10':>23}"
+            f"{'steps':>6}{'network calls':>15}{'error':>11}{'std. error':>12}"
+            + (f"{'DDIM paper, CIFAR-10':>23}" if compares else "")
         )
     row = rows[-1]
     error, spread = f"{row['error']:.3g}", "-" if row["standard_error"] is None else f"{row['standard_error']:.1g}"
-    typer.echo(f"{row['steps']:>6}{row['calls']:>15}{error:>11}{spread:>12}{PAPER.get(row['steps'], '-'):>23}")
+    typer.echo(
+        f"{row['steps']:>6}{row['calls']:>15}{error:>11}{spread:>12}"
+        + (f"{PAPER.get(row['steps'], '-'):>23}" if compares else "")
+    )
     for note in row["notes"]:
         typer.echo(f"       {note}")

@@ -113,12 +113,12 @@ def command(
     )
     files.write_json(out / "manifest.json", manifest | {"finished": 0})
     kept: list[np.ndarray[Any, Any]] = []  # all of them, or as many as the grid shows
-    finished, calls, began = 0, 0, time.perf_counter()
+    finished, calls, newest, began = 0, 0, 0, time.perf_counter()
     bar = options.progress(-(-n // batch_size) * steps, "sampling", "step")
 
     def note(state: State) -> None:
-        nonlocal calls
-        calls = state.calls
+        nonlocal newest
+        newest = state.calls
         bar.update()
 
     try:
@@ -136,7 +136,7 @@ def command(
             values = _keep(out, form, loaded, rows, x)
             if form == "npz" or finished < GRID:
                 kept.append(values)
-            finished = rows.stop
+            finished, calls = rows.stop, max(calls, newest)
     finally:  # Ctrl-C keeps what is finished
         bar.close()
         if finished:

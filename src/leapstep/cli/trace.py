@@ -87,7 +87,7 @@ def command(
         "label": label,
         "consistency": [],
     }
-    files.write_json(out / "manifest.json", manifest)
+    files.write_json(out / "manifest.json", manifest | {"finished": False})
     with options.progress(steps, "tracing", "step") as bar:
         _show_way(out, loaded, times, _way(diffusion, noise, times, transition, bar))
     samples = {}
@@ -107,7 +107,7 @@ def command(
     errors = {count: latents.squared_error(loaded, x, best).mean().item() for count, x in samples.items()}
     _show_samples(out, loaded, samples)
     manifest["consistency"] = [{"steps": count, "error": error} for count, error in errors.items()]
-    files.write_json(out / "manifest.json", manifest)
+    files.write_json(out / "manifest.json", manifest | {"finished": True})
     for count in counts[:-1]:
         typer.echo(f"{count} steps are {errors[count]:.2g} from {counts[-1]}: squared error, in {latents.unit(loaded)}")
     typer.echo(f"written: {out}")
@@ -137,7 +137,7 @@ def _show_way(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor]
 
     x, x0 = way
     if not model.is_pictures:
-        arrays = {"times": times.numpy(), "x": x.cpu().numpy(), "x0": model.scaling.to_values(x0)}
+        arrays = {"times": times.numpy(), "x": model.scaling.to_values(x), "x0": model.scaling.to_values(x0)}
         latents.write_arrays(out / "trace.npz", arrays)
         return
     shown = np.unique(np.linspace(0, len(times) - 1, min(COLUMNS, len(times))).round().astype(int))
