@@ -20,11 +20,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import leapstep
+from commands import done, invoke, refused, tree
 from leapstep import files
-from leapstep.cli import app
 from leapstep.configuration import TrainingConfig
 
 COMMANDS = ["train", "sample", "calibrate", "likelihood", "reconstruct", "interpolate", "trace", "info", "demo"]
@@ -68,32 +67,6 @@ def process(*args, cwd=None, **environment):
     running = start(*args, cwd=cwd, **environment)
     out, err = running.communicate(timeout=120)
     return running.returncode, out, err
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "200", "NO_COLOR": "1"})
-
-
-def done(*args):
-    result = invoke(*args)
-    assert result.exit_code == 0, result.stderr + repr(result.exception)
-    return result
-
-
-def refused(result, *words):
-    """A user's mistake: exit code 2, one line that holds the words (regular expressions), no traceback."""
-    assert result.exit_code == 2, (result.exit_code, result.exception, result.stderr)
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("leapstep: ")
-    assert "Traceback" not in result.stderr
-    for word in words:
-        assert re.search(word, lines[0], re.IGNORECASE), (word, lines[0])
-
-
-def tree(folder):
-    """All files in a folder with their contents."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def pictures(folder):

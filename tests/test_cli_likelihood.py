@@ -11,7 +11,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import commands
 import leapstep
+from commands import refused
 from leapstep import checkpoint
 from leapstep.cli import app
 from leapstep.data import PIXELS, Scaling, read
@@ -20,26 +22,15 @@ from leapstep.networks import MLP, UNet
 
 
 def invoke(*args):
-    return CliRunner().invoke(app, ["likelihood", *map(str, args)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return commands.invoke("likelihood", *args)
 
 
 def done(*args):
-    result = invoke(*args)
-    assert result.exit_code == 0, result.stderr + repr(result.exception)
-    return result.stdout
+    return commands.done("likelihood", *args).stdout
 
 
 def figures(*args):
     return json.loads(done(*args, "--json", "--device", "cpu"))
-
-
-def refused(result, *words):
-    """A user's mistake: exit code 2, one line that holds the words (regular expressions), no traceback."""
-    assert result.exit_code == 2, (result.exit_code, result.exception, result.stderr)
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    for word in words:
-        assert re.search(word, lines[0], re.IGNORECASE), (word, lines[0])
 
 
 def stirred(network):

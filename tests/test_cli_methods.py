@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import leapstep
+from commands import done, invoke, refused
 from leapstep import checkpoint
 from leapstep.cli import options
 from leapstep.data import Scaling
 from leapstep.networks import MLP
-from test_cli_pictures import done, insects, invoke, model, place, points, refused, saved  # noqa: F401  (fixtures)
+from test_cli_pictures import insects, model, place, points, saved  # noqa: F401  (fixtures)
 
 
 @pytest.fixture(scope="session")

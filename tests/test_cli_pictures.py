@@ -10,17 +10,15 @@ import json
 import re
 import shutil
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from typer.testing import CliRunner
 
 import leapstep
+from commands import done, invoke, refused, tree
 from leapstep import checkpoint, files
-from leapstep.cli import app
 from leapstep.cli.latents import _repeated
 from leapstep.data import Scaling
 from leapstep.interpolation import interpolation_grid, slerp, spherical
@@ -28,29 +26,6 @@ from leapstep.networks import MLP, UNet
 from leapstep.pictures import grid, table
 
 CLASSES = ("ant", "bee", "cat")
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "200", "NO_COLOR": "1"})
-
-
-def done(*args):
-    result = invoke(*args)
-    assert result.exit_code == 0, result.stderr + repr(result.exception)
-    return result
-
-
-def refused(result, *words):
-    """A user's mistake: exit code 2, one line that holds the words (regular expressions), no traceback."""
-    assert result.exit_code == 2, (result.exit_code, result.exception, result.stderr)
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("leapstep: ")
-    for word in words:
-        assert re.search(word, line, re.IGNORECASE), (word, line)
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def pixels_of(path):

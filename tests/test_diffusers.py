@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import leapstep
-from leapstep.transitions.multistep import _average
+from test_solvers import halved_3m
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = [  # inside diffusers
@@ -131,26 +131,6 @@ def test_dpmpp_3m_but_for_the_factor_of_the_parabola(steps):
     scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, solver_order=3, lower_order_final=False)
     path = trailing(scheduler, steps)
     close(ours(halved_3m, path)[-1], theirs(scheduler)[-1])
-
-
-def halved_3m(diffusion, x, t, s, memory, noise):
-    """`dpmpp_3m` as it is in use elsewhere: half of the parabola's curvature."""
-    step = leapstep.dpmpp_3m()(diffusion, x, t, s, memory, noise)
-    if len(step.memory) < 3 or diffusion.process.sigma(s) == 0:
-        return step
-    (now, t0), (last, t1), (before, t2) = step.memory
-    lam = [diffusion.process.log_snr(u) / 2 for u in (t0, t1, t2)]
-    second = ((now - last) / (lam[0] - lam[1]) - (last - before) / (lam[1] - lam[2])) / (lam[0] - lam[2])
-    exact = _average(diffusion.process, step.memory, t, s, "x0", "log_snr")
-    line = tuple(
-        (now + (now - last) / (lam[0] - lam[1]) * (u - lam[0]), v) for u, v in zip(lam, (t0, t1, t2), strict=True)
-    )
-    # the parabola less the line through its slope at t: (u - lam0)(u - lam1) = (u - lam0)^2 + (u - lam0)(lam0 - lam1)
-    slope = second * (lam[0] - lam[1])
-    line = tuple((value + slope * (u - lam[0]), v) for (value, v), u in zip(line, lam, strict=True))
-    straight = _average(diffusion.process, line, t, s, "x0", "log_snr")
-    used = diffusion.process.split((exact + straight) / 2, x, t, "x0")
-    return step._replace(x=diffusion.process.add_noise(used[0], s, used[1]))
 
 
 @pytest.mark.parametrize("steps", [10, 25, 50])

@@ -11,8 +11,12 @@ import json
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -56,6 +60,13 @@ def write_json(path: str | Path, value: Any) -> None:
         TypeError: where it holds something else that JSON does not know.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays as a compressed npz file, whole or not at all: see `write_bytes`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
 
 
 def check_writable(path: str | Path) -> None:

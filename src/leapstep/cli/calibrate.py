@@ -29,7 +29,7 @@ def command(
     per_level: Annotated[int, typer.Option(help="Noisy samples at each trained level.")] = 16,
     batch_size: Annotated[int, typer.Option(help="Network evaluations at a time.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+    device: options.Device = None,
 ) -> None:
     """Measure a model's errors at every trained level, which --variance optimal needs, and keep them with the model."""
     import numpy as np

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from leapstep.cli import options
+
 EXAMPLES = """**Examples**
 
 `leapstep info runs/digits`
@@ -16,9 +18,7 @@ EXAMPLES = """**Examples**
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
-    ],
+    model: options.ModelSource,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a model is: its network, its noise schedule, what it was trained on."""

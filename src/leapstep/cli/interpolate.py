@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from leapstep import files
 from leapstep.cli import latents, options
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ LISTS = ("--seeds", "--images")
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
-    ],
+    model: options.ModelSource,
     out: Annotated[Path, typer.Option(help="The folder to make: a picture, an animation, a manifest.")],
     seeds: Annotated[
         list[int] | None, typer.Option(metavar="SEED ...", help="Two or four ends: the first sample of each seed.")
@@ -52,14 +51,14 @@ def command(
     ] = None,
     label: Annotated[str | None, typer.Option(help="Class of all pictures, by name or number.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures worked on at a time.")] = 64,
-    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+    device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> None:
     """Show what lies between two samples or pictures, or among four, on the arcs between their latents."""
     import torch
 
     import leapstep
-    from leapstep import checkpoint, files
+    from leapstep import checkpoint
     from leapstep.interpolation import PATHS
 
     place = options.device(device)
@@ -81,7 +80,7 @@ def command(
     ends = _pictures(loaded, images) if images else _noise(loaded, seeds or [])
     claimed = r"manifest\.json|(strip|grid)\.png|animation\.gif|frames\.npz"
     options.claim(out, overwrite, "manifest.json", "interpolation", claimed)
-    manifest = latents.origin(model, loaded, method, used, place) | {
+    manifest = options.origin(model, loaded, method, used, place) | {
         "interpolation": path,
         "seeds": seeds or [],
         "images": [str(image) for image in images or []],
@@ -148,11 +147,10 @@ def _between(ends: Tensor, frames: int, path: Way) -> Tensor:
 
 def _write(out: Path, model: Model, x: Tensor, frames: int) -> None:
     """A strip and an animation there and back; a grid and an animation around it; or an array of what is no picture."""
-    from leapstep import files
     from leapstep.pictures import animation, grid, save_image, table
 
     if not model.is_pictures:
-        latents.write_arrays(out / "frames.npz", {"frames": model.scaling.to_values(x)})
+        files.write_npz(out / "frames.npz", {"frames": model.scaling.to_values(x)})
         return
     pixels = model.scaling.to_pixels(x)
     if len(pixels) == frames:

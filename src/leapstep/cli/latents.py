@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import typer
 from typer.core import TyperCommand
-
-from leapstep import files
 
 if TYPE_CHECKING:
     import torch
@@ -85,31 +80,6 @@ def check_reversible(method: str, transition: Transition, model: Model, inverse:
     step = transition(silent, nothing, data, level, None, lambda *_: nothing)  # raises where it would inject noise
     if inverse and step.memory is not None:
         raise ValueError(f"--exact inverts each step by itself, but those of --method {method} lean on earlier ones")
-
-
-def origin(source: str, model: Model, method: str, used: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """What a manifest says of the model and the method."""
-    import torch
-
-    import leapstep
-    from leapstep import checkpoint
-
-    return {
-        "model": source,
-        "trained_steps": model.details.get("step"),
-        "weights_sha256": checkpoint.fingerprint(model.network),
-        "method": method,
-        **used,
-        "device": str(device),
-        "versions": {"leapstep": leapstep.__version__, "torch": str(torch.__version__)},
-    }
-
-
-def write_arrays(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Write a compressed npz file, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    files.write_bytes(path, buffer.getvalue())
 
 
 def unit(model: Model) -> str:

@@ -35,9 +35,7 @@ TAKES = {"vlb": ("steps", "spacing", "variance"), "ode": ("steps", "tolerance", 
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
-    ],
+    model: options.ModelSource,
     data: Annotated[str, typer.Argument(help="What to judge: `digits`, a folder, a file, a name on the Hub.")],
     method: Annotated[str, typer.Option(help="vlb (the variational bound) | ode (the probability-flow ODE)")] = "vlb",
     n: Annotated[int | None, typer.Option(help="How many samples, evenly chosen; default: 256, or all.")] = None,
@@ -55,7 +53,7 @@ def command(
     probes: Annotated[int | None, typer.Option(help="ode: for the trace; default 1; 0: exact, a call a value.")] = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
-    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+    device: options.Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
@@ -132,9 +130,7 @@ def _bound(model: Model, chosen: dict[str, Any]) -> tuple[Measure, int, dict[str
     settings: dict[str, Any] = {"steps": levels, "spacing": "trailing", "variance": "posterior"} | chosen
     if settings["variance"] not in VARIANCES:
         raise ValueError(f"--variance {settings['variance']}: use one of {', '.join(VARIANCES)}")
-    spread = model.spread if settings["variance"] == "optimal" else None
-    if settings["variance"] == "optimal" and spread is None:
-        raise ValueError("variance=optimal needs to know the model's errors: run leapstep calibrate MODEL DATA first")
+    spread = options.calibration(model).spread(model.process) if settings["variance"] == "optimal" else None
     times = leapstep.times(model.process, settings["steps"], settings["spacing"])
     quarters = (times[:-2] * 4).ceil()
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from tqdm import tqdm
 
+    from leapstep.calibration import Calibration
     from leapstep.checkpoint import Model
     from leapstep.data import Data
     from leapstep.transitions import Transition
@@ -65,6 +66,11 @@ def dtype(name: str) -> torch.dtype:
     return found
 
 
+ModelSource = Annotated[
+    str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")]
+Spacing = Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")]
 MethodName = Annotated[str, typer.Option(help=METHODS)]
 Settings = Annotated[
     list[str] | None,
@@ -73,7 +79,7 @@ Settings = Annotated[
 
 
 def transition(
-    method: str, settings: list[str] | None = None, model: Model | None = None, **given: Any
+    method: str, settings: list[str] | None, model: Model, **given: Any
 ) -> tuple[Transition, dict[str, Any]]:
     """Make the transition of a sampling method from its options.
 
@@ -111,14 +117,23 @@ def transition(
     kept = {name: str(value) if value == math.inf else value for name, value in used.items()}  # as JSON can hold it
     if used.get("variance") != "optimal":
         return make(**used), kept
-    if model is None or model.calibration is None:
+    measured = calibration(model)
+    digest = hashlib.sha256(measured.error.numpy().tobytes()).hexdigest()
+    last_std = LAST_STD if model.is_pictures else None
+    return make(**used, spread=measured.spread(model.process), last_std=last_std), {
+        **kept,
+        "calibration_sha256": digest,
+    }
+
+
+def calibration(model: Model) -> Calibration:
+    """What the optimal variance needs. Raises ValueError for a model that was not calibrated."""
+    if model.calibration is None:
         raise ValueError(
             "variance=optimal needs to know the errors of these weights: run leapstep calibrate MODEL DATA (again, if "
             "they have changed since)"
         )
-    digest = hashlib.sha256(model.calibration.error.numpy().tobytes()).hexdigest()
-    last_std = LAST_STD if model.is_pictures else None
-    return make(**used, spread=model.spread, last_std=last_std), {**kept, "calibration_sha256": digest}
+    return model.calibration
 
 
 def _parsed(name: str, text: str, default: Any) -> Any:
@@ -176,6 +191,24 @@ def data_for(model: Model, source: str, split: str) -> tuple[Data, Tensor | None
         raise ValueError(f"{source} has classes {', '.join(unknown[:5])} that the model does not know")
     number = torch.tensor([model.classes.index(name) for name in data.classes])
     return data, number[torch.from_numpy(data.labels)]
+
+
+def origin(source: str, model: Model, method: str, used: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What a manifest says of the model and the method."""
+    import torch
+
+    import leapstep
+    from leapstep import checkpoint
+
+    return {
+        "model": source,
+        "trained_steps": model.details.get("step"),
+        "weights_sha256": checkpoint.fingerprint(model.network),
+        "method": method,
+        **used,
+        "device": str(device),
+        "versions": {"leapstep": leapstep.__version__, "torch": str(torch.__version__)},
+    }
 
 
 def claim(out: Path, overwrite: bool, mark: str, key: str, names: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from leapstep import files
 from leapstep.cli import latents, options
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ Move = Callable[..., "Tensor"]
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
-    ],
+    model: options.ModelSource,
     data: Annotated[str, typer.Argument(help="What to encode: `digits`, a folder, a file, a name on the Hub.")],
     out: Annotated[Path, typer.Option(help="The folder to make: results and a picture.")],
     steps: Annotated[
@@ -59,16 +58,16 @@ def command(
     method: options.MethodName = "ddim",
     settings: options.Settings = None,
     exact: Annotated[bool, typer.Option("--exact", help="Encode with the exact inverse of each step.")] = False,
-    spacing: Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")] = "leading",
+    spacing: options.Spacing = "leading",
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
-    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+    device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Encode data and decode it again: what is lost, by the number of steps, as in table 2 of the DDIM paper."""
     import leapstep
-    from leapstep import checkpoint, files
+    from leapstep import checkpoint
 
     place = options.device(device)
     loaded = checkpoint.load(model, place)
@@ -82,7 +81,7 @@ def command(
     batches = _batches(loaded, x0, labels, batch_size)
     options.claim(out, overwrite, "results.json", "reconstruction", r"results\.json|reconstructions\.(png|npz)")
     latents.tell_left_out(loaded, asked, counts)
-    record = latents.origin(model, loaded, method, used, place) | {
+    record = options.origin(model, loaded, method, used, place) | {
         "exact": exact,
         "spacing": spacing,
         "data": data,
@@ -159,9 +158,7 @@ def _show(out: Path, model: Model, found: dict[str, Tensor]) -> None:
         rows = {caption: model.scaling.to_pixels(x[:SHOWN]) for caption, x in found.items()}
         save_image(table(rows), out / "reconstructions.png")
     else:
-        latents.write_arrays(
-            out / "reconstructions.npz", {name: model.scaling.to_values(x) for name, x in found.items()}
-        )
+        files.write_npz(out / "reconstructions.npz", {name: model.scaling.to_values(x) for name, x in found.items()})
 
 
 def _print(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:

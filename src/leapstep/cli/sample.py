@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from leapstep import files
 from leapstep.cli import options
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ GRID = 400
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
-    ],
+    model: options.ModelSource,
     out: Annotated[Path, typer.Option(help="The folder to make: images, a grid and a manifest.")],
     n: Annotated[int, typer.Option(help="How many samples.")] = 64,
     steps: Annotated[
@@ -55,13 +53,13 @@ def command(
         ),
     ] = None,
     settings: options.Settings = None,
-    spacing: Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")] = "trailing",
+    spacing: options.Spacing = "trailing",
     seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i.")] = 0,
     label: Annotated[list[str] | None, typer.Option(help="Class, by name or number; repeat it to cycle.")] = None,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 1.0,
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
     format: Annotated[str | None, typer.Option(help="png (default for pictures) | npz")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+    device: options.Device = None,
     dtype: Annotated[str, typer.Option(help="What the network computes in: float32 | bfloat16 | float64")] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the samples in the folder.")] = False,
 ) -> None:
@@ -69,7 +67,7 @@ def command(
     import torch
 
     import leapstep
-    from leapstep import checkpoint, files
+    from leapstep import checkpoint
 
     place, precision = options.device(device), options.dtype(dtype)
     loaded = checkpoint.load(model, place)
@@ -82,24 +80,17 @@ def command(
     leapstep.Noise(seed, range(0), ())  # a wrong seed, number, label or guidance shows before anything is written
     if n < 1 or batch_size < 1:
         raise ValueError(f"n={n}, batch_size={batch_size}: both must be at least 1")
-    manifest = {
-        "model": model,
-        "trained_steps": loaded.details.get("step"),
-        "weights_sha256": checkpoint.fingerprint(loaded.network),
+    manifest = options.origin(model, loaded, method, used, place) | {
         "n": n,
         "steps": steps,
-        "method": method,
-        **used,
         "spacing": spacing,
         "times": times.tolist(),
         "seed": seed,
         "labels": None if labels is None else labels.tolist(),
         "guidance": guidance,
         "batch_size": batch_size,
-        "device": str(place),
         "dtype": dtype,
         "format": form,
-        "versions": {"leapstep": leapstep.__version__, "torch": str(torch.__version__)},
     }
     loaded.network.to(precision)
 
@@ -168,16 +159,13 @@ def _keep(out: Path, form: str, model: Model, rows: range, x: Tensor) -> np.ndar
 
 def _finish(out: Path, form: str, model: Model, values: np.ndarray[Any, Any], manifest: dict[str, Any]) -> None:
     """Write the array, the grid, and what is needed to repeat it all."""
-    from leapstep import files
     from leapstep.pictures import grid, save_image
 
     if form == "npz":
-        buffer = io.BytesIO()
         arrays = {"samples": values}
         if manifest["labels"] is not None:
             arrays["labels"] = np.array(manifest["labels"][: len(values)])
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        files.write_bytes(out / "samples.npz", buffer.getvalue())
+        files.write_npz(out / "samples.npz", arrays)
     if model.is_pictures:
         save_image(grid(values[:GRID]), out / "grid.png")
     files.write_json(out / "manifest.json", manifest)

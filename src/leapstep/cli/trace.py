@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from leapstep import files
 from leapstep.cli import latents, options
 
 if TYPE_CHECKING:
@@ -41,16 +42,14 @@ ROWS = 4
 
 
 def command(
-    model: Annotated[
-        str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
-    ],
+    model: options.ModelSource,
     out: Annotated[Path, typer.Option(help="The folder to make: two pictures and a manifest.")],
     steps: Annotated[
         int | None, typer.Option(help="Steps from noise to data; default: 20, or T where that is less.")
     ] = None,
     method: options.MethodName = "ddim",
     settings: options.Settings = None,
-    spacing: Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")] = "trailing",
+    spacing: options.Spacing = "trailing",
     seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i, as in `sample`.")] = 0,
     n: Annotated[int, typer.Option(help="How many samples.")] = 1,
     label: Annotated[str | None, typer.Option(help="Class of all samples, by name or number.")] = None,
@@ -58,12 +57,12 @@ def command(
         list[int] | None,
         typer.Option(metavar="S ...", help="Numbers of steps to compare; default: 10 20 50 100 1000."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")] = None,
+    device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> None:
     """Show a sample's way from noise to data, and the same start noise at different numbers of steps."""
     import leapstep
-    from leapstep import checkpoint, files
+    from leapstep import checkpoint
 
     if n < 1:
         raise ValueError(f"n={n}: must be at least 1")
@@ -78,7 +77,7 @@ def command(
     diffusion = loaded.diffusion(options.labels(loaded, [] if label is None else [label], 1))
     options.claim(out, overwrite, "manifest.json", "consistency", r"manifest\.json|(trace|consistency)\.(png|npz)")
     latents.tell_left_out(loaded, asked, counts)
-    manifest = latents.origin(model, loaded, method, used, place) | {
+    manifest = options.origin(model, loaded, method, used, place) | {
         "steps": steps,
         "spacing": spacing,
         "times": times.tolist(),
@@ -138,7 +137,7 @@ def _show_way(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor]
     x, x0 = way
     if not model.is_pictures:
         arrays = {"times": times.numpy(), "x": model.scaling.to_values(x), "x0": model.scaling.to_values(x0)}
-        latents.write_arrays(out / "trace.npz", arrays)
+        files.write_npz(out / "trace.npz", arrays)
         return
     shown = np.unique(np.linspace(0, len(times) - 1, min(COLUMNS, len(times))).round().astype(int))
     noisy, clean = (model.scaling.to_pixels(each[shown]) for each in way)
@@ -155,7 +154,7 @@ def _show_samples(out: Path, model: Model, samples: dict[int, Tensor]) -> None:
 
     if not model.is_pictures:
         arrays = {f"{steps} steps": model.scaling.to_values(x) for steps, x in samples.items()}
-        latents.write_arrays(out / "consistency.npz", arrays)
+        files.write_npz(out / "consistency.npz", arrays)
         return
     pixels = np.stack([model.scaling.to_pixels(x) for x in samples.values()], 1)
     rows = {f"sample {i}": row for i, row in enumerate(pixels)}

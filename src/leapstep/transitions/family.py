@@ -90,6 +90,12 @@ def leap(
     return x_s + (added if added.ndim > 1 else along(added, x0)) * noise()
 
 
+def check_downwards(t: Tensor, s: Tensor) -> None:
+    """Raise ValueError for a step that injects noise on the way up, s > t."""
+    if (s > t).any():
+        raise ValueError("a step from data towards noise (s > t) must be deterministic: use ddim with eta = 0")
+
+
 def posterior_std(process: Process, t: Tensor, s: Tensor) -> Tensor:
     """sigma(s) sqrt(f(t, s)), the standard deviation of q(x_s | x_t, x0) in the Markov chain.
 
@@ -98,8 +104,7 @@ def posterior_std(process: Process, t: Tensor, s: Tensor) -> Tensor:
     References:
         Ho et al. 2020, eq. 7, arXiv:2006.11239; Song et al. 2021, eq. 16 with eta = 1.
     """
-    if (s > t).any():
-        raise ValueError("a step from data towards noise (s > t) must be deterministic: use ddim with eta = 0")
+    check_downwards(t, s)
     return process.sigma(s) * younger(process, t, s).sqrt()
 
 
@@ -163,11 +168,10 @@ def ddpm(variance: str = "posterior", spread: Curve | None = None, last_std: flo
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         added = posterior = posterior_std(process, t, s)
-        beta = torch.where(process.sigma(s) == 0, 0.0, process.sigma(t) * younger(process, t, s).sqrt())
-        if variance == "beta":
-            added = beta
-        elif variance == "none":
-            added = torch.zeros_like(beta)
+        if variance in ("beta", "learned"):
+            added = beta = torch.where(process.sigma(s) == 0, 0.0, process.sigma(t) * younger(process, t, s).sqrt())
+        if variance == "none":
+            added = torch.zeros_like(posterior)
         elif variance == "learned":
             if diffusion.learned is None:
                 raise ValueError("variance='learned' needs a network that learned its variance: use posterior or beta")

@@ -43,6 +43,9 @@ _NODES, _WEIGHTS = (torch.from_numpy(c) for c in np.polynomial.legendre.leggauss
 QUADRATURE = ((_NODES + 1) / 2, _WEIGHTS)
 """Nodes in [0, 1] and weights of Gauss and Legendre's rule, by which polynomials are averaged."""
 
+MIDDLE = (torch.tensor([0.5], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+"""The same for the value in the middle."""
+
 
 def dpmpp_2m() -> Transition:
     """DPM-Solver++ 2M. Second order, one call.
@@ -218,11 +221,11 @@ def _average(process: Process, known: Known, t: Tensor, s: Tensor, kind: str, va
         at = process.time(2 * inside) if variable == "t" else inside
         return _lagrange(at, mass / mass.sum(0), places, useful)
 
-    weights = shares(*QUADRATURE)
-    if kind == "x0":
-        middle = shares(torch.tensor([0.5], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    weights = shares(*(MIDDLE if kind == "x0" and len(known) == 2 else QUADRATURE))
+    if kind == "x0" and len(known) > 2:
         two = functools.reduce(torch.add, (point.long() for point in useful)) == 2
-        weights = [torch.where(two, simple, exact) for simple, exact in zip(middle, weights, strict=True)]
+        if two.any():
+            weights = [torch.where(two, *pair) for pair in zip(shares(*MIDDLE), weights, strict=True)]
     first = known[0][0]
     others = [along(w, first) * (value - first) for w, (value, _) in zip(weights[1:], known[1:], strict=True)]
     return first + torch.stack(others).sum(0)

@@ -135,8 +135,9 @@ def runge_kutta(method: Tableau) -> Transition:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         plain = ~(_noisy_signal(process, t) & _noisy_signal(process, s))
-        low, high = torch.minimum(_rho(process, t), _rho(process, s)), torch.maximum(_rho(process, t), _rho(process, s))
-        plain = plain | ((high > 10) & (high > 20 * low))
+        rho, rho_s = _rho(process, t), _rho(process, s)
+        high = torch.maximum(rho, rho_s)
+        plain = plain | ((high > 10) & (high > 20 * torch.minimum(rho, rho_s)))
         euler = leap(process, x0, eps, s)
         if plain.all():
             return Step(euler, x0)

@@ -15,7 +15,17 @@ from torch import Tensor
 
 from leapstep.denoiser import Diffusion
 from leapstep.process import along, where
-from leapstep.transitions.family import Memory, Noise, Step, Transition, ddpm, estimate, leap, posterior_std
+from leapstep.transitions.family import (
+    Memory,
+    Noise,
+    Step,
+    Transition,
+    check_downwards,
+    ddpm,
+    estimate,
+    leap,
+    posterior_std,
+)
 from leapstep.transitions.ode import heun
 
 
@@ -72,7 +82,7 @@ def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: 
 
     def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
-        posterior_std(process, t, s)  # refuses a step upwards
+        check_downwards(t, s)
         rho, rho_s = (torch.exp(-process.log_snr(u) / 2) for u in (t, s))
         stirred = (low <= rho) & (rho <= high) & (rho > 0) & torch.isfinite(rho) & (s < t) & (churn > 0)
         whole = torch.where(rho_s == 0, math.log(2) / 2, (rho / rho_s).log())  # to no noise a step has no end
@@ -118,7 +128,7 @@ def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -
         raise ValueError(f"corrections={corrections}, snr={snr}: at least 1 correction, with 0 < snr <= 0.5")
 
     def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
-        posterior_std(diffusion.process, t, s)  # refuses a step upwards
+        check_downwards(t, s)
         x, x0, memory = transition(diffusion, x, t, s, memory, lambda draw=0: noise(corrections + draw))
         if (t == s).all() or (diffusion.process.sigma(s) == 0).all():
             return Step(x, x0, memory)
