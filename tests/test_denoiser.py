@@ -20,34 +20,99 @@ TO_TIME = {  # the inverse of each clock, as the network's author would have it
     "index": lambda process, k: (k + 1) / 1000,
     "index_from_1": lambda process, k: k / 1000,
     "fraction": lambda process, u: u,
+    "fraction_from_0": lambda process, u: u + 1 / 1000,
+    "1000t": lambda process, k: k / 1000,
+    "999t": lambda process, k: k / 999,
+    "log_sigma/4": lambda process, c: process.time(-8 * c),
     "log_snr": lambda process, value: process.time(value),
+    "-log_snr": lambda process, value: process.time(-value),
+}
+REVERSED = {
+    "index": lambda process, k: 1 - k / 1000,
+    "index_from_1": lambda process, k: 1 - (k - 1) / 1000,
+    "fraction": lambda process, u: 1 - u,
+    "fraction_from_0": lambda process, u: 1 - u,
+    "1000t": lambda process, k: 1 - k / 1000,
+    "999t": lambda process, k: 1 - k / 999,
 }
 
 
-def network(process, predicts, clock, seen=None):
+def network(process, predicts, clock, sigma_data=None, to_time=TO_TIME):
     """A perfect network that somebody else trained, in their convention."""
     exact = MIXTURE.diffusion(process)
 
     def net(x, timestep):
-        if seen is not None:
-            seen.append(timestep)
-        t = TO_TIME[clock](process, timestep.double())
+        t = to_time[clock](process, timestep.double()).clamp(0, 1)
+        x = x if sigma_data is None else x * process.size(t, sigma_data)[:, None]
         x0 = exact.denoise(x, t)
-        return process.convert(x0, x, t, "x0", predicts)
+        eps = process.convert(x0, x, t, "x0", "eps")
+        a, b = process.mixture(predicts, t, sigma_data or 1.0)
+        return a[:, None] * x0 + b[:, None] * eps
 
     return net
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("predicts", PREDICTIONS)
-@pytest.mark.parametrize("clock", ["index", "index_from_1", "fraction", "log_snr"])
+@pytest.mark.parametrize("predicts", [*PREDICTIONS, "-flow"])
+@pytest.mark.parametrize("clock", TO_TIME)
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_every_convention_gives_the_same_denoiser(name, predicts, clock, per_sample):
-    process = PROCESSES[name]
-    diffusion = leapstep.from_network(network(process, predicts, clock), process, predicts, clock)
+    process, sigma_data = PROCESSES[name], 0.7 if predicts == "F" else None
+    net = network(process, predicts, clock, sigma_data)
+    diffusion = leapstep.from_network(net, process, predicts, clock, sigma_data=sigma_data)
     x = torch.randn(4, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.02, 0.3, 0.7, 0.98], dtype=F64) if per_sample else torch.tensor(0.42, dtype=F64)
     torch.testing.assert_close(diffusion.denoise(x, t), MIXTURE.diffusion(process).denoise(x, t), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("clock", REVERSED)
+def test_clocks_that_run_towards_data(clock):
+    process = leapstep.linear()
+    net = network(process, "v", clock, to_time=REVERSED)
+    diffusion = leapstep.from_network(net, process, "v", clock, reverse=True)
+    x, t = torch.randn(4, 2, dtype=F64), torch.tensor([0.02, 0.3, 0.7, 0.98], dtype=F64)
+    torch.testing.assert_close(diffusion.denoise(x, t), MIXTURE.diffusion(process).denoise(x, t), rtol=1e-6, atol=1e-6)
+
+
+def test_reverse_needs_a_clock_that_counts_time():
+    with pytest.raises(ValueError, match="measures noise"):
+        leapstep.from_network(lambda x, k: x, leapstep.linear(), time="log_snr", reverse=True)
+
+
+def test_input_of_variance_one_with_any_prediction():
+    """x / sqrt(alpha^2 d^2 + sigma^2) goes in, as networks on exploding noise want it; eps comes out."""
+    process, t = leapstep.ve(), torch.tensor([0.1, 0.6, 1.0], dtype=F64)
+    net = network(process, "eps", "index", sigma_data=1.3)
+    x = process.add_noise(MIXTURE.sample(3), t, torch.randn(3, 2, dtype=F64))
+    diffusion = leapstep.from_network(net, process, "eps", sigma_data=1.3)
+    torch.testing.assert_close(diffusion.denoise(x, t), MIXTURE.diffusion(process).denoise(x, t), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="predicts='F' needs sigma_data"):
+        leapstep.from_network(net, process, "F")
+
+
+@pytest.mark.parametrize("scale", [2.0, -2.0])
+def test_samples_in_the_users_range_are_the_networks_scaled(scale):
+    """Sampling in one range or the other is the same, step by step, also with injected noise (up to its sign)."""
+    process, shift = leapstep.linear(), torch.tensor([3.0, -1.0], dtype=F64)
+    net = network(process, "eps", "index")
+    plain = leapstep.from_network(net, process)
+    theirs = leapstep.from_network(net, process, scaling=(shift, scale))
+    noise = leapstep.Noise(0, range(5), (2,), F64)
+    signed = lambda step, draw=0: math.copysign(1, scale) * noise(step, draw)  # noqa: E731
+    times = leapstep.times(process, 7)
+    x = process.sigma(times[0]) * noise(0)
+    wide = scale * x + process.alpha(times[0]) * shift
+    ours = leapstep.trajectory(plain, x, times, leapstep.ddim(0.5), noise)
+    for state, other in zip(ours, leapstep.trajectory(theirs, wide, times, leapstep.ddim(0.5), signed), strict=True):
+        torch.testing.assert_close(other.x, scale * state.x + process.alpha(state.s) * shift)
+    assert theirs.process.sigma(times[0]) == abs(scale) * process.sigma(times[0])
+    samples = leapstep.sample(theirs, (2000, 2), 50, dtype=F64)
+    torch.testing.assert_close(samples.mean(0), scale * MIXTURE.sample(9999).mean(0) + shift, rtol=0, atol=0.1)
+
+
+def test_a_scale_for_each_feature_is_refused():
+    with pytest.raises(ValueError, match="one number that is not 0"):
+        leapstep.from_network(lambda x, k: x, leapstep.linear(), scaling=(0.0, torch.ones(2)))
 
 
 def test_sigma_clock():
@@ -85,6 +150,27 @@ def test_one_time_for_all_reaches_the_network_as_a_batch():
     )
     assert seen[0].shape == (5, 1)
     assert (seen[0] == 499).all()
+
+
+def test_a_scalar_timestep_is_asked_one_time_after_the_other():
+    seen = []
+
+    def net(x, timestep, shift):
+        assert timestep.ndim == 0
+        seen.append((len(x), int(timestep)))
+        return SimpleNamespace(sample=torch.cat([x * timestep + shift, x], 1))
+
+    shift = torch.tensor([[1.0], [2.0], [3.0]])
+    diffusion = leapstep.from_network(
+        net, leapstep.linear(), "x0", "index_from_1", reshape="scalar", condition={"shift": shift}
+    )
+    x0 = diffusion.denoise(torch.ones(3, 1), torch.tensor([0.5, 0.1, 0.5]))
+    assert x0.tolist() == [[501.0], [102.0], [503.0]]
+    assert seen == [(1, 100), (2, 500)]
+    diffusion.denoise(torch.ones(3, 1), torch.tensor(0.2))
+    assert seen[2:] == [(3, 200)]
+    with pytest.raises(ValueError, match=r"unknown reshape='\[b, 2\]': use one of \[b\], \[b, 1\], scalar"):
+        leapstep.from_network(net, leapstep.linear(), reshape="[b, 2]")
 
 
 def test_continuous_process_needs_a_number_of_levels_for_an_index():
@@ -137,9 +223,12 @@ def test_any_shape_inside_inference_mode(shape):
     [
         (lambda x, k: x[:, :1], {}, r"returned shape \(2, 1, 4\) for x of shape \(2, 3, 4\)"),
         (lambda x, k: None, {}, "returned NoneType"),
-        (lambda x, k: x, {"predicts": "noise"}, "unknown predicts='noise': use one of eps, x0, v, score, flow"),
+        (lambda x, k: x, {"predicts": "noise"}, "unknown predicts='noise': use one of eps, x0, v, score, flow, F"),
         (lambda x, k: x, {"time": "steps"}, "unknown time='steps': use one of index"),
         (lambda x, k: x, {"clip": (1, -1)}, "low end"),
+        (lambda x, k, y: x, {"guidance": 2.0, "condition": {"y": 1}}, "pass both"),
+        (lambda x, k, y: x, {"null": {"z": 1}, "condition": {"y": 1}}, "null names z, which condition does not"),
+        (lambda x, k, y: x, {"guidance": 2.0, "condition": {"y": 1}, "null": {"y": 0}, "rescale": 2.0}, "rescale=2.0"),
     ],
 )
 def test_mistakes_get_one_line(net, arguments, message):
@@ -179,6 +268,44 @@ def test_dynamic_threshold_is_imagens():
     torch.testing.assert_close(leapstep.dynamic_threshold(0.9, limit=2.0)(x0)[0], 2 * out[0])
     with pytest.raises(ValueError, match="quantile"):
         leapstep.dynamic_threshold(1.5)
+
+
+def test_guidance_from_two_conditions_is_one_call():
+    """Either formula: free + s (conditional - free), or (1 + w) conditional - w free with s = 1 + w."""
+    calls = []
+
+    def net(x, timestep, label, mask, strength):
+        calls.append((label.tolist(), tuple(mask.shape), strength))
+        return x * mask * strength + label[:, None]
+
+    process, x, t = leapstep.linear(), torch.randn(3, 4), torch.tensor(0.5)
+    mask = (torch.rand(3, 4) > 0.5).float()
+    label, shared = torch.tensor([1.0, 2.0, 5.0]), {"mask": mask, "strength": 0.3}
+    both = leapstep.from_network(
+        net, process, condition={"label": label, **shared}, null={"label": 0.0}, guidance=3.0
+    ).denoise(x, t)
+    assert calls == [([1.0, 2.0, 5.0, 0.0, 0.0, 0.0], (6, 4), 0.3)]
+    conditional, free = (
+        leapstep.from_network(net, process, condition={"label": given, **shared}).denoise(x, t)
+        for given in (label, torch.zeros(3))
+    )
+    w = 2.0
+    torch.testing.assert_close(both, (1 + w) * conditional - w * free, rtol=1e-4, atol=1e-5)
+    one = leapstep.from_network(net, process, condition={"label": 2.0, **shared}, null={"label": 0.0}, guidance=3.0)
+    torch.testing.assert_close(one.denoise(x, t)[1], both[1])
+
+
+def test_rescaled_guidance_has_the_contrast_of_the_conditional_estimate():
+    process, x, t = leapstep.linear(), torch.randn(3, 400), torch.tensor(0.5)
+    net = lambda x, k, y: torch.tanh(x) * y[:, None]  # noqa: E731
+    options = {"condition": {"y": torch.tensor([0.2, 0.3, 0.4])}, "null": {"y": 0.0}, "guidance": 4.0}
+    conditional = leapstep.from_network(net, process, condition=options["condition"]).denoise(x, t)
+    plain, half, whole = (
+        leapstep.from_network(net, process, **options, rescale=share).denoise(x, t) for share in (0.0, 0.5, 1.0)
+    )
+    torch.testing.assert_close(whole.std(1), conditional.std(1))
+    torch.testing.assert_close(half, (plain + whole) / 2)
+    assert (plain.std(1) < 0.99 * conditional.std(1)).any() or (plain.std(1) > 1.01 * conditional.std(1)).any()
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

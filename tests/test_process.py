@@ -61,6 +61,44 @@ def test_exponential_is_the_continuous_limit_of_linear():
     torch.testing.assert_close(leapstep.exponential_s().alpha(t**2), leapstep.exponential().alpha(t))
 
 
+def test_vp_is_the_integral_of_its_betas():
+    """alpha^2 = exp(-integral of beta), beta(t) from 0.1 to 20 (Song et al. 2021, eq. 33); sub-VP keeps alpha."""
+    t = torch.linspace(0, 1, 100_001, dtype=F64)
+    integral = torch.cat([t.new_zeros(1), torch.cumulative_trapezoid(0.1 + 19.9 * t, t)])
+    torch.testing.assert_close(leapstep.vp().alpha(t), (-integral / 2).exp())
+    torch.testing.assert_close(leapstep.subvp().alpha(t), leapstep.vp().alpha(t), rtol=0, atol=0)
+    torch.testing.assert_close(leapstep.subvp().sigma(t), 1 - leapstep.vp().alpha(t) ** 2)
+    torch.testing.assert_close(leapstep.vp().alpha(t[1:]), leapstep.linear(100_000).alpha(t[1:]), rtol=5e-3, atol=5e-4)
+
+
+def test_karras_has_karras_levels():
+    levels = torch.arange(1, 19, dtype=F64) / 18
+    roots = torch.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 18, dtype=F64)  # eq. 5
+    torch.testing.assert_close(leapstep.karras(18).sigma(levels).flip(0), roots**7)
+
+
+def test_from_log_snr_has_the_levels_that_it_was_given():
+    levels = torch.linspace(9, -9, 50, dtype=F64)
+    torch.testing.assert_close(leapstep.from_log_snr(levels).log_snr(torch.arange(1, 51, dtype=F64) / 50), levels)
+    with pytest.raises(ValueError, match="fall strictly"):
+        leapstep.from_log_snr([1.0, 2.0])
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 2.0])
+def test_f_is_the_negative_v_of_the_process_in_units_of_its_size(sigma_data):
+    """EDM's D = c_skip x + c_out F(c_in x): F is what its training aims at (Karras et al. 2022, eq. 8)."""
+    process, t = leapstep.karras(), torch.tensor([0.2, 0.5, 0.9], dtype=F64)
+    torch.manual_seed(0)
+    x0, eps = sigma_data * torch.randn(3, 4, dtype=F64), torch.randn(3, 4, dtype=F64)
+    x, sigma = process.add_noise(x0, t, eps), process.sigma(t)[:, None]
+    c_skip, root = sigma_data**2 / (sigma**2 + sigma_data**2), (sigma**2 + sigma_data**2).sqrt()
+    target = (x0 - c_skip * x) / (sigma * sigma_data / root)
+    a, b = process.mixture("F", t, sigma_data)
+    torch.testing.assert_close(a[:, None] * x0 + b[:, None] * eps, target)
+    torch.testing.assert_close(process.split(target, x, t, "F", sigma_data)[0], x0)
+    torch.testing.assert_close(process.split(-target, x, t, "-F", sigma_data)[1], eps)
+
+
 def test_ve_is_geometric_over_the_levels():
     sigma = leapstep.ve(1000, 0.01, 50).sigma(LEVELS)
     torch.testing.assert_close(sigma, torch.logspace(math.log10(0.01), math.log10(50), 1000, dtype=F64))
@@ -77,7 +115,7 @@ def test_curves_run_from_data_to_noise(name):
     assert (alpha.diff() <= 0).all()
     assert (sigma.diff() >= 0).all()
     assert (process.log_snr(t).diff() < 0).all()
-    if name not in ("ve", "flow"):
+    if name not in ("ve", "karras", "flow", "subvp"):
         torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t), rtol=1e-12, atol=0)
 
 

@@ -18,6 +18,7 @@ from leapstep.denoiser import (
     empirical,
     from_network,
     guided,
+    scaled,
 )
 from leapstep.interpolation import interpolation_grid, slerp, spherical
 from leapstep.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
@@ -30,12 +31,16 @@ from leapstep.process import (
     flow,
     from_alphas_cumprod,
     from_betas,
+    from_log_snr,
+    karras,
     linear,
     quadratic,
     rescale_zero_terminal_snr,
     scaled_linear,
     sigmoid,
+    subvp,
     ve,
+    vp,
 )
 from leapstep.sampling import SPACINGS, Noise, State, decode, encode, sample, sample_in_batches, times, trajectory
 from leapstep.transitions import (
@@ -106,11 +111,13 @@ __all__ = [
     "flow",
     "from_alphas_cumprod",
     "from_betas",
+    "from_log_snr",
     "from_network",
     "guided",
     "heun",
     "interpolation_grid",
     "inverted",
+    "karras",
     "linear",
     "load",
     "ode_log_likelihood",
@@ -123,14 +130,17 @@ __all__ = [
     "rk45",
     "sample",
     "sample_in_batches",
+    "scaled",
     "scaled_linear",
     "sde_dpmpp_2m",
     "sigmoid",
     "slerp",
     "spherical",
+    "subvp",
     "times",
     "trajectory",
     "unipc",
     "variational_bound",
     "ve",
+    "vp",
 ]

@@ -20,9 +20,26 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from leapstep.data import Scaling
 from leapstep.process import PREDICTIONS, Process, along, as_time
 
-CLOCKS = ("index", "index_from_1", "fraction", "sigma", "log_snr")
+CLOCKS = {
+    "index": "k - 1, the trained levels counted from 0: most DDPM code, diffusers",
+    "index_from_1": "k, from 1 to T",
+    "fraction": "k / T, or t itself in continuous time",
+    "fraction_from_0": "(k - 1) / T",
+    "1000t": "1000 t in continuous time",
+    "999t": "999 t in continuous time, as score-based SDE code has it",
+    "sigma": "sigma(t)",
+    "log_sigma/4": "log(sigma / alpha) / 4, EDM's c_noise",
+    "log_snr": "log(alpha^2 / sigma^2)",
+    "-log_snr": "its negative, which grows towards noise",
+}
+"""How networks count time, by name: what they are told at time t = k / T."""
+
+SHAPES = ("[b]", "[b, 1]", "scalar")
+"""In which shape networks take the timestep."""
+
 Clip = tuple[float, float] | Callable[[Tensor], Tensor]
 
 
@@ -59,9 +76,15 @@ def from_network(
     *,
     timesteps: int | None = None,
     fractional: bool = False,
-    reshape: Callable[[Tensor], Tensor] | None = None,
+    reverse: bool = False,
+    reshape: str | Callable[[Tensor], Tensor] = "[b]",
+    scaling: Scaling | tuple[float, float] | None = None,
+    sigma_data: float | None = None,
     clip: Clip | None = None,
     condition: Mapping[str, Any] | None = None,
+    null: Mapping[str, Any] | None = None,
+    guidance: float = 1.0,
+    rescale: float = 0.0,
     dtype: torch.dtype | None = None,
 ) -> Diffusion:
     """Adapt any network to the one convention of this library.
@@ -71,50 +94,65 @@ def from_network(
             the prediction `[b, *d]`, or an object that holds it as `.sample`; a prediction with twice the channels
             `[b, 2c, ...]` is taken to carry a learned variance in its second half, from -1 (posterior) to 1 (beta).
         process: the process it was trained on, e.g. `leapstep.linear()`.
-        predicts: "eps" (the noise), "x0", "v", "score" or "flow"; defined in `leapstep.process`.
-        time: how the network counts time: "index" (trained levels from 0, so k - 1, as in the DDPM and diffusers code),
-            "index_from_1" (k), "fraction" (t in [0, 1]), "sigma", "log_snr", or a function from t (`[b]`, float64) to
-            the timestep.
+        predicts: "eps" (the noise), "x0", "v", "score", "flow" or EDM's "F", or one of them with a minus in front;
+            defined in `leapstep.process`.
+        time: how the network counts time: one of `CLOCKS` ("index" counts the trained levels from 0, as in the DDPM and
+            diffusers code), or a function from t (`[b]`, float64) to the timestep.
         timesteps: number of trained levels, where the process does not say.
         fractional: whether an index may lie between two integers (sinusoidal embedding: yes; embedding table: no). If
             not, the nearest trained level is passed, as int64.
-        reshape: last touch to the timestep, e.g. `lambda k: k[:, None]` for a network that wants `[b, 1]`.
-        clip: bound on the x0 estimate, see `clipped`.
-        condition: keyword arguments for every call of the network.
+        reverse: whether the clock counts from noise to data: 1 - t for t, T - 1 - k for k.
+        reshape: how the timestep is shaped, one of `SHAPES`, or a function of it `[b]` that touches it last. With
+            "scalar" it is 0-dim, and samples at different times go through the network one time after the other.
+        scaling: how the network's data relates to yours, (shift, scale) with network's = (yours - shift) / scale, such
+            as (127.5, 127.5) for pixels and a network on [-1, 1]. You then see your own range everywhere: in samples,
+            in `clip`, in the process of the result, whose sigma is `scale` times as large. The shift may be a tensor.
+        sigma_data: standard deviation of the data that the network was trained on (in its own range), for networks that
+            see x_t / sqrt(alpha^2 sigma_data^2 + sigma^2), of variance 1; "F" needs it. None: the network sees x_t.
+        clip: bound on the x0 estimate, see `clipped`; it acts after guidance.
+        condition: keyword arguments for every call of the network; tensors `[b, ...]` hold a value for each sample.
+        null: what takes the place of the condition in the free half of classifier-free guidance; arguments that are not
+            named stay as they are, and 0-dim tensors and numbers stand for all samples.
+        guidance: its scale, see `guided`: 1 follows the condition.
+        rescale: see `guided`.
         dtype: what x is cast to for the network, e.g. `torch.bfloat16`; the state of the sampler, the times and the
             timesteps keep their own. None: the dtype of x.
     Returns:
         the Diffusion; its denoiser raises ValueError when the network's output does not fit x.
     Raises:
-        ValueError: an unknown prediction or clock, or a clock that counts levels that nobody has numbered.
+        ValueError: an unknown prediction, clock or shape, a clock that counts levels that nobody has numbered, guidance
+            without the two conditions between which it leads, or a scale that is not one positive number.
+    References:
+        Karras et al. 2022, section 5 and table 1 (preconditioning), arXiv:2206.00364.
     """
-    if predicts not in PREDICTIONS:
-        raise ValueError(f"unknown predicts={predicts!r}: use one of {', '.join(PREDICTIONS)}")
+    if predicts.removeprefix("-") not in PREDICTIONS:
+        raise ValueError(f"unknown predicts={predicts!r}: use one of {', '.join(PREDICTIONS)}, or -flow and so on")
+    if predicts.removeprefix("-") == "F" and sigma_data is None:
+        raise ValueError("predicts='F' needs sigma_data, the standard deviation of the training data (EDM: 0.5)")
     if timesteps is not None and process.timesteps not in (None, timesteps):
         raise ValueError(f"timesteps={timesteps}, but the process has {process.timesteps} trained levels: leave it out")
-    clock = time if callable(time) else _clock(process, time, timesteps or process.timesteps, fractional)
-    shaped = reshape or (lambda timestep: timestep)
-    extra = dict(condition or {})
+    clock = time if callable(time) else _clock(process, time, timesteps or process.timesteps, fractional, reverse)
+    ask = _asking(net, reshape, _conditions(condition, null, guidance), dtype)
 
     def call(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         timestep = clock(t.expand(len(x)))
         if timestep.is_floating_point():
             timestep = timestep.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        output = net(x if dtype is None else x.to(dtype), shaped(timestep.to(x.device)), **extra)
-        return _prediction(output, x)
+        seen = x if sigma_data is None else x / along(process.size(t, sigma_data), x)
+        return ask(seen, timestep.to(x.device))
 
     last: list[Any] = []  # x, t and the learned half of the last call: denoise and learned are asked in turn
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         t = as_time(t)
-        if predicts in ("eps", "score") and (process.alpha(t) == 0).any():
+        if predicts.removeprefix("-") in ("eps", "score") and (process.alpha(t) == 0).any():
             raise ValueError(
                 f"at alpha = 0 (zero terminal SNR) an {predicts} prediction says nothing of x0: start from a list of "
                 "times below 1, or use a network that predicts v, x0 or flow"
             )
         value, half = call(x, t)
         last[:] = [] if half is None else [x, t, half]
-        return process.split(value, x, t, predicts)[0]
+        return process.split(value, x, t, predicts, sigma_data or 1.0)[0]
 
     def learned(x: Tensor, t: Tensor) -> Tensor:
         t = as_time(t)
@@ -125,40 +163,132 @@ def from_network(
         return (half + 1) / 2
 
     diffusion = Diffusion(process, denoise, learned)
+    if guidance != 1:
+        diffusion = guided(diffusion, guidance, rescale)
+    if scaling is not None:
+        diffusion = scaled(diffusion, *scaling)
     return diffusion if clip is None else clipped(diffusion, clip)
 
 
-def _clock(process: Process, kind: str, timesteps: int | None, fractional: bool) -> Callable[[Tensor], Tensor]:
+def _clock(
+    process: Process, kind: str, timesteps: int | None, fractional: bool, reverse: bool
+) -> Callable[[Tensor], Tensor]:
     """The one place where a time becomes a timestep. Nothing is ever asked below the first trained level, k = 1."""
     if kind not in CLOCKS:
         raise ValueError(f"unknown time={kind!r}: use one of {', '.join(CLOCKS)}, or a function of t")
-    if timesteps is None:
-        if kind.startswith("index"):
-            raise ValueError(
-                f"time={kind!r} counts trained levels, but the process has none: pass timesteps=, or time='fraction'"
-            )
-        first = 0.0
-    else:
-        first = 1 / timesteps
+    counts = kind.startswith("index") or kind == "fraction_from_0"
+    if counts and timesteps is None:
+        raise ValueError(
+            f"time={kind!r} counts trained levels, but the process has none: pass timesteps=, or time='fraction'"
+        )
+    if reverse and kind in ("sigma", "log_sigma/4", "log_snr", "-log_snr"):
+        raise ValueError(f"reverse is for clocks that count time, and {kind} measures noise: use a function of t")
+    levels = timesteps or 1
+    first = 0.0 if timesteps is None else 1 / timesteps
 
     def index(t: Tensor) -> Tensor:
-        assert timesteps is not None
-        level = (t * timesteps).clamp(min=1) - int(kind == "index")
+        level = (t * levels).clamp(min=1) - int(kind == "index")
+        level = (levels + (1 if kind == "index_from_1" else -1)) - level if reverse else level
         return level if fractional else level.round().long()
 
+    def fraction(t: Tensor) -> Tensor:
+        since = t.clamp(min=first) - (first if kind == "fraction_from_0" else 0)
+        return (1 - first if kind == "fraction_from_0" else 1) - since if reverse else since
+
     return {
-        "fraction": lambda t: t.clamp(min=first),
+        "index": index,
+        "index_from_1": index,
+        "1000t": lambda t: 1000 * fraction(t),
+        "999t": lambda t: 999 * fraction(t),
         "sigma": lambda t: process.sigma(t.clamp(min=first)),
+        "log_sigma/4": lambda t: process.log_snr(t.clamp(min=first)) / -8,
         "log_snr": lambda t: process.log_snr(t.clamp(min=first)),
-    }.get(kind, index)
+        "-log_snr": lambda t: -process.log_snr(t.clamp(min=first)),
+    }.get(kind, fraction)
+
+
+_Keywords = Callable[[int], dict[str, Any]]
+
+
+def _conditions(condition: Mapping[str, Any] | None, null: Mapping[str, Any] | None, guidance: float) -> _Keywords:
+    """The network's keyword arguments for a batch of so many: with guidance, the condition's half and the free half."""
+    given, free = dict(condition or {}), dict(null or {})
+    if unknown := sorted(set(free) - set(given)):
+        raise ValueError(f"null names {', '.join(unknown)}, which condition does not: name the same arguments in both")
+    if guidance == 1:
+        return lambda _: given
+    if not free:
+        raise ValueError(
+            f"guidance={guidance} leads from a null condition to a condition: pass both, as in "
+            "condition={'y': labels}, null={'y': 10}"
+        )
+
+    def rows(value: Any, n: int) -> Tensor:
+        tensor = torch.as_tensor(value)
+        return tensor.expand(n, *tensor.shape[1:]) if tensor.ndim else tensor.expand(n)
+
+    def keywords(size: int) -> dict[str, Any]:
+        half, both = size // 2, {}
+        for name, value in given.items():
+            if name in free:
+                rows_given = rows(value, half)
+                both[name] = torch.cat([rows_given, rows(free[name], half).to(rows_given)])
+            else:  # the same in both halves
+                per_sample = isinstance(value, Tensor) and value.ndim > 0 and len(value) == half
+                both[name] = torch.cat([value, value]) if per_sample else value
+        return both
+
+    return keywords
+
+
+def _asking(
+    net: Callable[..., Any],
+    reshape: str | Callable[[Tensor], Tensor],
+    keywords: _Keywords,
+    dtype: torch.dtype | None,
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
+    """A call of the network on x `[b, *d]` and timesteps `[b]`, in the shape and the dtype that it wants."""
+    if not callable(reshape) and reshape not in SHAPES:
+        raise ValueError(f"unknown reshape={reshape!r}: use one of {', '.join(SHAPES)}, or a function of the timestep")
+
+    def once(x: Tensor, timestep: Tensor, extra: dict[str, Any]) -> Any:
+        return net(x if dtype is None else x.to(dtype), timestep, **extra)
+
+    def ask(x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor | None]:
+        extra = keywords(len(x))
+        if reshape == "[b]":
+            return _prediction(once(x, timestep, extra), x)
+        if reshape == "[b, 1]":
+            return _prediction(once(x, timestep[:, None], extra), x)
+        if callable(reshape):
+            return _prediction(once(x, reshape(timestep), extra), x)
+        if (timestep == timestep[0]).all():
+            return _prediction(once(x, timestep[0], extra), x)
+        output: Tensor | None = None
+        for value in torch.unique(timestep):
+            rows = timestep == value
+            own = {
+                name: entry[rows] if isinstance(entry, Tensor) and entry.ndim and len(entry) == len(x) else entry
+                for name, entry in extra.items()
+            }
+            part = _prediction_tensor(once(x[rows], value, own))
+            output = part.new_empty(len(x), *part.shape[1:]) if output is None else output
+            output[rows] = part
+        return _prediction(output, x)
+
+    return ask
+
+
+def _prediction_tensor(output: Any) -> Tensor:
+    value = output if isinstance(output, Tensor) else getattr(output, "sample", None)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"the network returned {type(output).__name__}: return a tensor, or an object with .sample")
+    return value
 
 
 def _prediction(output: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """The prediction in the dtype of x, and the half that speaks of the variance, if there is one."""
-    value = output if isinstance(output, Tensor) else getattr(output, "sample", None)
-    if not isinstance(value, Tensor):
-        raise ValueError(f"the network returned {type(output).__name__}: return a tensor, or an object with .sample")
-    half = None
+    value, half = _prediction_tensor(output), None
     if value.ndim == x.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
         value, half = value.to(x.dtype).chunk(2, dim=1)
     if value.shape != x.shape:
@@ -209,25 +339,67 @@ def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> Callable[[
     return bound
 
 
-def guided(diffusion: Diffusion, scale: float) -> Diffusion:
+def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusion:
     """Classifier-free guidance: x0 = x0_free + scale (x0_conditional - x0_free), both halves in one call.
 
-    Since x0 and eps are affine in each other at a given x_t, guiding either guides both.
+    Since x0 and eps are affine in each other at a given x_t, guiding either guides both. Papers that write
+    (1 + w) conditional - w free mean scale = 1 + w.
 
     Arguments:
-        diffusion: answers a batch of 2b whose first half it conditions and whose second half it does not; make it with
-            `from_network(..., condition={"class_labels": torch.cat([labels, null])})`, and clip after guidance.
+        diffusion: answers a batch of 2b whose first half it conditions and whose second half it does not, as
+            `from_network(..., condition=, null=, guidance=)` does; clip after guidance.
         scale: 0 is unconditional, 1 conditional, above 1 exaggerates the condition.
+        rescale: how far, from 0 to 1, the standard deviation of each guided estimate is brought back to that of the
+            conditional one: strong guidance overshoots the data's contrast.
+    Raises:
+        ValueError: rescale outside [0, 1].
     References:
-        Ho and Salimans 2022, eq. 6 (scale = 1 + w), arXiv:2207.12598.
+        Ho and Salimans 2022, eq. 6 (scale = 1 + w), arXiv:2207.12598; Lin et al. 2024, eq. 15 and 16 (rescale),
+        arXiv:2305.08891.
     """
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"rescale={rescale}: use a share from 0 (plain guidance) to 1")
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         twice = torch.cat([x, x]), t if t.ndim == 0 else torch.cat([t, t])
         conditional, free = diffusion.denoise(*twice).chunk(2)
-        return torch.lerp(free, conditional, scale)
+        x0 = torch.lerp(free, conditional, scale)
+        if rescale == 0:
+            return x0
+        wanted, found = (along(y.flatten(1).std(1), x) for y in (conditional, x0))
+        return torch.lerp(x0, x0 * (wanted / found.clamp(min=1e-12)), rescale)
 
     return Diffusion(diffusion.process, denoise)  # a learned variance is of one half, not of the guided mixture
+
+
+def scaled(diffusion: Diffusion, shift: Tensor | float, scale: float) -> Diffusion:
+    """The same model for data in another range: yours = scale * the model's + shift.
+
+    At every time, x_t = alpha x0 + sigma eps is scaled with it, to alpha (scale x0 + shift) + (scale sigma) eps: a
+    process with the same alpha and `scale` times the sigma.
+
+    Arguments:
+        shift: a number, or a tensor that broadcasts to one sample `[*d]`.
+        scale: one number for all values; noise that is the same in all directions stays so.
+    Raises:
+        ValueError: a scale that is not a positive number or, for inverted data, a negative one.
+    """
+    if not isinstance(scale, int | float) or not math.isfinite(scale) or scale == 0:
+        raise ValueError(
+            f"scale is {scale}: one number that is not 0 is folded in; with a scale for each feature, sample in the "
+            "network's own range and multiply the samples"
+        )
+    process, size = diffusion.process, abs(scale)
+    wide = process._replace(sigma=lambda t: size * process.sigma(t))
+
+    def inside(x: Tensor, t: Tensor) -> Tensor:
+        return (x - along(process.alpha(as_time(t)), x) * torch.as_tensor(shift).to(x)) / scale
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return diffusion.denoise(inside(x, t), t) * scale + torch.as_tensor(shift).to(x)
+
+    learned = diffusion.learned
+    return Diffusion(wide, denoise, None if learned is None else lambda x, t: learned(inside(x, t), t))
 
 
 # --- exact denoisers -----------------------------------------------------------------------------------------------

@@ -14,6 +14,11 @@ in two unknowns, so all conversions are one formula (`Process.split` and its inv
     v       a = -sigma   b = alpha      Salimans and Ho 2022, arXiv:2202.00512
     flow    a = alpha'   b = sigma'     the velocity dx_t/dt; Lipman et al. 2023, arXiv:2210.02747
     score   a = 0        b = -1/sigma   grad log q(x_t | x0); Song et al. 2021, arXiv:2011.13456
+    F       a = sigma/(c d)  b = -alpha d/c   with d the data's standard deviation and c^2 = alpha^2 d^2 + sigma^2:
+                                        -v once x_t and x0 are scaled to variance 1; Karras et al. 2022,
+                                        eq. 7 and table 1, arXiv:2206.00364
+
+A minus in front, as in `-flow`, is the same prediction with the other sign.
 
 A DDPM is trained at T discrete levels k = 1..T, which stand at the times t = k / T. Writing alpha = cos(phi) and
 sigma = sin(phi), a table of levels becomes a curve by interpolating the angle phi: exact at every level, monotone
@@ -33,7 +38,7 @@ from torch import Tensor
 Curve = Callable[[Tensor], Tensor]
 """A function of times in [0, 1], elementwise, in float64."""
 
-PREDICTIONS = ("eps", "x0", "v", "score", "flow")
+PREDICTIONS = ("eps", "x0", "v", "score", "flow", "F")
 
 
 def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
@@ -117,14 +122,19 @@ class Process(NamedTuple):
             ]
         return slopes[0].detach(), slopes[1].detach()
 
-    def mixture(self, kind: str, t: Tensor | float) -> tuple[Tensor, Tensor]:
+    def mixture(self, kind: str, t: Tensor | float, sigma_data: float = 1.0) -> tuple[Tensor, Tensor]:
         """Look up (a, b) of the prediction a x0 + b eps that `kind` names (the table in the module's docstring).
 
+        Arguments:
+            sigma_data: d in the table's last row.
         Raises:
             ValueError: unknown kind.
         """
         t = as_time(t)
         alpha, sigma = self.alpha(t), self.sigma(t)
+        if kind.startswith("-"):
+            a, b = self.mixture(kind[1:], t, sigma_data)
+            return -a, -b
         match kind:
             case "eps":
                 return torch.zeros_like(t), torch.ones_like(t)
@@ -136,14 +146,24 @@ class Process(NamedTuple):
                 return self.derivatives(t)
             case "score":
                 return torch.zeros_like(t), -1 / sigma
+            case "F":
+                size = self.size(t, sigma_data)
+                return sigma / (size * sigma_data), -alpha * sigma_data / size
         raise ValueError(f"unknown prediction {kind!r}: use one of {', '.join(PREDICTIONS)}")
+
+    def size(self, t: Tensor | float, sigma_data: float = 1.0) -> Tensor:
+        """Root mean square of x_t, sqrt(alpha^2 d^2 + sigma^2), for centered data of standard deviation d."""
+        t = as_time(t)
+        return (self.alpha(t) ** 2 * sigma_data**2 + self.sigma(t) ** 2).sqrt()
 
     def combine(self, x0: Tensor, eps: Tensor, t: Tensor | float, kind: str) -> Tensor:
         """Mix x0 and eps into what a network of this kind predicts, a x0 + b eps: the target it is trained on."""
         a, b = self.mixture(kind, t)
         return along(a, x0) * x0 + along(b, x0) * eps
 
-    def split(self, value: Tensor, x: Tensor, t: Tensor | float, kind: str) -> tuple[Tensor, Tensor]:
+    def split(
+        self, value: Tensor, x: Tensor, t: Tensor | float, kind: str, sigma_data: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Solve x_t = alpha x0 + sigma eps and value = a x0 + b eps for (x0, eps).
 
         Finite wherever the two equations determine the answer. At sigma = 0, x_t is x0 and says nothing of eps, which
@@ -154,13 +174,16 @@ class Process(NamedTuple):
             value: the prediction, `[b, *d]`.
             x: x_t, `[b, *d]`.
             t: one time, or one per sample `[b]`.
-            kind: one of `PREDICTIONS`.
+            kind: one of `PREDICTIONS`, or one of them with a minus in front.
+            sigma_data: the data's standard deviation, where the kind is "F".
         Returns:
             (x0, eps), each `[b, *d]`.
         Raises:
             ValueError: unknown kind.
         """
         t = as_time(t)
+        if kind.startswith("-"):
+            kind, value = kind[1:], -value
         alpha, sigma = along(self.alpha(t), x), along(self.sigma(t), x)
         if kind == "x0":
             clean = self.sigma(t) == 0
@@ -170,7 +193,7 @@ class Process(NamedTuple):
             kind, value = "eps", -sigma * value
         if kind == "eps":
             return (x - sigma * value) / alpha, value
-        a, b = (along(c, x) for c in self.mixture(kind, t))
+        a, b = (along(c, x) for c in self.mixture(kind, t, sigma_data))
         determinant = alpha * b - sigma * a
         return (b * x - sigma * value) / determinant, (alpha * value - a * x) / determinant
 
@@ -327,6 +350,70 @@ def ve(timesteps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) 
     return Process(torch.ones_like, sigma, timesteps)
 
 
+def karras(
+    timesteps: int | None = None, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Process:
+    """Variance exploding, alpha = 1, with sigma^(1 / rho) even in t between its ends, which t = 0 undercuts with 0.
+
+    Networks that are told sigma itself (`time="log_sigma/4"` or `"sigma"`) fit any curve sigma(t); this one spaces the
+    steps as their authors do.
+
+    References:
+        Karras et al. 2022, eq. 5, arXiv:2206.00364.
+    """
+    first = 1 / (timesteps or 1000)
+
+    def sigma(t: Tensor) -> Tensor:
+        place = ((t - first) / (1 - first)).clamp(min=0)
+        root = sigma_min ** (1 / rho) + place * (sigma_max ** (1 / rho) - sigma_min ** (1 / rho))
+        return torch.where(t < first, sigma_min * t / first, root**rho)
+
+    return Process(torch.ones_like, sigma, timesteps)
+
+
+def vp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+    """The variance-preserving SDE, beta(t) linear: alpha = exp(-beta_min t / 2 - (beta_max - beta_min) t^2 / 4).
+
+    References:
+        Song et al. 2021, eq. 33, arXiv:2011.13456.
+    """
+
+    def exponent(t: Tensor) -> Tensor:
+        return beta_min * t / 2 + (beta_max - beta_min) * t**2 / 4
+
+    def sigma(t: Tensor) -> Tensor:
+        squared = -torch.expm1(-2 * exponent(t))
+        return torch.where(t == 0, 0.0, torch.where(t == 0, 1.0, squared).sqrt())
+
+    return Process(lambda t: (-exponent(t)).exp(), sigma, timesteps)
+
+
+def subvp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+    """The sub-VP SDE: alpha of `vp`, and the noise scale that is its variance, sigma = 1 - alpha^2.
+
+    References:
+        Song et al. 2021, eq. 29, arXiv:2011.13456.
+    """
+    like = vp(timesteps, beta_min, beta_max)
+    return like._replace(sigma=lambda t: like.sigma(t) ** 2)
+
+
+def from_log_snr(levels: Tensor | Sequence[float]) -> Process:
+    """Make the variance-preserving process whose trained level k has the log-SNR `levels[k - 1]`.
+
+    This is how a schedule that nobody wrote down is used: `leapstep.diagnose` recovers these numbers from a network.
+
+    Arguments:
+        levels: `[T]`, strictly decreasing.
+    Raises:
+        ValueError: not a non-empty, strictly decreasing list.
+    """
+    table = torch.as_tensor(levels, dtype=torch.float64, device="cpu")
+    if table.ndim != 1 or len(table) == 0 or (table.diff() >= 0).any() or not table.isfinite().all():
+        raise ValueError("log-SNRs must be a list of T >= 1 finite numbers that fall strictly, from data to noise")
+    return from_alphas_cumprod(table.sigmoid())
+
+
 def flow(timesteps: int | None = None) -> Process:
     """The straight line alpha = 1 - t, sigma = t (rectified flow, Liu et al. 2023, arXiv:2209.03003)."""
     return Process(lambda t: 1 - t, lambda t: t, timesteps)
@@ -340,7 +427,10 @@ SCHEDULES: dict[str, Callable[..., Process]] = {
     "sigmoid": sigmoid,
     "exponential": exponential,
     "exponential_s": exponential_s,
+    "vp": vp,
+    "subvp": subvp,
     "ve": ve,
+    "karras": karras,
     "flow": flow,
 }
 """Every named schedule, by name; each takes `timesteps` first."""
