@@ -14,7 +14,7 @@ FLOORS = [
     {"denoiser", "interpolation"},
     {"transitions", "calibration"},
     {"sampling", "checkpoint", "likelihood"},
-    {"training"},
+    {"training", "doctor", "foreign"},
     {"cli"},
     {"__main__"},
 ]

@@ -15,6 +15,7 @@ from leapstep.data import Scaling
 from leapstep.networks import MLP, UNet
 
 diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 
 CHANNELS = {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4}
 
@@ -138,6 +139,70 @@ def test_clipping_is_that_of_the_scheduler(folder, change, clip):
         torch.testing.assert_close(loaded(x0), leapstep.dynamic_threshold(0.9, 2.0)(x0))
     else:
         assert loaded == clip
+
+
+@pytest.mark.parametrize(
+    "name", ["PNDM", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "EulerDiscrete",
+             "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "DDPMParallel", "DDIMParallel"]
+)  # fmt: skip
+def test_other_schedulers_of_diffusers_say_the_same(folder, name):
+    theirs = getattr(diffusers, f"{name}Scheduler")(beta_schedule="scaled_linear", prediction_type="v_prediction")
+    theirs.register_to_config(timestep_spacing="linspace")
+    theirs.save_pretrained(folder / "scheduler")
+    loaded = checkpoint.load(folder)
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    torch.testing.assert_close(loaded.process.alpha(t) ** 2, theirs.alphas_cumprod.double(), rtol=2e-3, atol=1e-6)
+    assert (loaded.predicts, loaded.time, loaded.spacing) == ("v", "index", "linspace")
+    assert loaded.clip == ((-1.0, 1.0) if name in ("DDPMParallel", "DDIMParallel") else None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "spacing"),
+    [({"use_karras_sigmas": True}, "karras"), ({"use_exponential_sigmas": True}, "log_snr"), ({}, "leading")],
+)
+def test_the_spacing_of_the_scheduler(folder, settings, spacing):
+    scheduler = diffusers.DPMSolverMultistepScheduler(timestep_spacing="leading", **settings)
+    scheduler.save_pretrained(folder / "scheduler")
+    assert checkpoint.load(folder).spacing == spacing
+    config = {key: value for key, value in scheduler.config.items() if key not in ("timestep_spacing", *settings)}
+    assert checkpoint.read_scheduler({**config, "_class_name": "DDIMScheduler"}).spacing is None
+
+
+def test_flow_matching(folder):
+    """Its network is told 1000 t and predicts eps - x0."""
+    diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    loaded, seen = checkpoint.load(folder), []
+    loaded.network.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        x0 = loaded.diffusion().denoise(x, torch.tensor(0.25))
+        torch.testing.assert_close(x0, x - 0.25 * loaded.network(x, 250.0))
+    assert seen[0].tolist() == [250.0]
+    checkpoint.save(folder.parent / "again", loaded)
+    assert checkpoint.load(folder.parent / "again").time == "1000t"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_class_name": "KarrasVeScheduler"}, "the scheduler KarrasVeScheduler is not one of DDPMScheduler"),
+        ({"variance_type": "learned"}, "variance_type='learned' is not supported, only fixed_small"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas=True is not supported"),
+        ({"use_beta_sigmas": True}, "use_beta_sigmas=True"),
+        ({"use_lu_lambdas": True}, "use_lu_lambdas=True"),
+        ({"timestep_type": "continuous"}, "timestep_type='continuous'"),
+        ({"timestep_spacing": "odd"}, "timestep_spacing='odd' is not supported, only trailing or leading or linspace"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "shift=3.0 is not supported, only 1.0"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, "use_dynamic_shifting=True"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 9}, "num_train_timesteps=9"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True}, "invert_sigmas=True"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_karras_sigmas": True}, "use_karras_sigmas=True"),
+    ],
+)
+def test_schedulers_that_are_not_understood(config, message):
+    base = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear"}
+    with pytest.raises(ValueError, match=message):
+        checkpoint.read_scheduler(base | config)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -301,14 +366,123 @@ def test_missing_models(tmp_path, monkeypatch):
 
 def test_what_cannot_be_saved(tmp_path):
     for bad, message in [
-        (model(leapstep.ve()), "variance-preserving"),
-        (model(leapstep.exponential()), "trained levels"),
-        (model(predicts="score"), "only eps, x0 and v"),
-        (model(clip=(0.0, 1.0)), "only a symmetric range"),
+        (model(leapstep.ve()), "saved by its name: give the model schedule="),
+        (model(leapstep.exponential()), "saved by its name"),
+        (model(leapstep.ve(), schedule={"name": "ve", "sigma_max": 9.0}), "does not make the model's process"),
+        (model(schedule={"name": "nothing"}), "there is no process 'nothing'"),
+        (model(schedule={"name": "linear", "beta": 3}), "linear has no parameter beta"),
+        (model(clip=leapstep.dynamic_threshold()), "only a range or Thresholding"),
         (dataclasses.replace(model(), network=torch.nn.Linear(2, 2)), "not a Linear"),
     ]:
         with pytest.raises(ValueError, match=message):
             checkpoint.save(tmp_path / "run", bad)
+    assert not (tmp_path / "run").exists()
+
+
+# --- conventions that diffusers has no words for ---
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"predicts": "score"},
+        {"predicts": "flow", "clip": None, "spacing": "quad"},
+        {"clip": (0.0, 1.0), "spacing": "leading"},
+        {"time": "fraction"},
+        {"spacing": "karras"},
+        {"spacing": "linspace"},
+        {"clip": checkpoint.Thresholding(0.9, 2.0)},
+        {"clip": checkpoint.Thresholding(0.9, 2.0), "predicts": "score"},
+        {"scaling": Scaling(0.0, 255.0), "clip": (0.0, 1.0)},
+        {"schedule": {"name": "ve", "timesteps": 30, "sigma_max": 20.0}, "predicts": "score", "time": "sigma"},
+        {"schedule": {"name": "flow"}, "predicts": "flow", "time": "1000t", "clip": None},
+        {"schedule": {"name": "vp", "timesteps": 1000, "beta_max": 15.0}, "time": "999t"},
+        {"schedule": {"name": "cosine", "timesteps": 20}},
+    ],
+    ids=str,
+)
+def test_every_convention_is_kept(tmp_path, settings):
+    schedule = settings.get("schedule")
+    process = leapstep.cosine(50)
+    if schedule is not None:
+        parameters = {key: value for key, value in schedule.items() if key != "name"}
+        process = leapstep.SCHEDULES[schedule["name"]](**parameters)
+    saved = model(process, **settings)
+    checkpoint.save(tmp_path / "run", dataclasses.replace(saved, details={"step": 7}))
+    loaded = checkpoint.load(tmp_path / "run")
+    for name in ("predicts", "time", "clip", "scaling", "schedule", "shape"):
+        assert getattr(loaded, name) == getattr(saved, name), name
+    has_scheduler = (tmp_path / "run" / "scheduler").exists()
+    assert loaded.spacing == (saved.spacing or ("trailing" if has_scheduler else None))
+    assert loaded.details == {"step": 7}
+    t = torch.linspace(0, 1, 61, dtype=torch.float64)
+    torch.testing.assert_close(loaded.process.alpha(t), saved.process.alpha(t), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(loaded.process.sigma(t), saved.process.sigma(t), rtol=1e-6, atol=1e-9)
+    assert loaded.process.timesteps == saved.process.timesteps
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = saved.diffusion().denoise(x, torch.tensor(0.4))
+        torch.testing.assert_close(loaded.diffusion().denoise(x, torch.tensor(0.4)), expected)
+    checkpoint.save(tmp_path / "again", loaded)
+    first, second = (json.loads((tmp_path / run / "leapstep.json").read_text()) for run in ("run", "again"))
+    for content in (first, second):
+        content.get("conventions", {}).get("process", {}).pop("betas", None)  # they change in the last bit
+    assert first == second
+    opens = (tmp_path / "run" / "model_index.json").exists()
+    assert opens == (saved.predicts == "eps" and saved.time == "index" and saved.clip != (0.0, 1.0) and has_scheduler)
+    checkpoint.save(tmp_path / "run", dataclasses.replace(model(), time="fraction"))
+    assert not (tmp_path / "run" / "model_index.json").exists()  # diffusers would count the timesteps from 0
+    checkpoint.save(tmp_path / "run", model(scaling=Scaling(0.0, 255.0)))
+    assert not (tmp_path / "run" / "model_index.json").exists()  # and take -1 for black
+
+
+def test_a_clock_of_its_own_reaches_the_network(folder):
+    """The conventions of leapstep.json stand above the scheduler's."""
+    seen = []
+    path = folder / "leapstep.json"
+    path.write_text(json.dumps({"conventions": {"time": "fraction", "spacing": "quad"}}))
+    loaded = checkpoint.load(folder)
+    loaded.network.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    with torch.no_grad():
+        loaded.diffusion().denoise(torch.randn(1, 3, 8, 8), torch.tensor(0.25))
+    assert seen[0].tolist() == [0.25]
+    assert loaded.spacing == "quad"
+    for wrong, message in [
+        ({"clock": "fraction"}, "there is no convention clock"),
+        ({"time": "hours"}, "time='hours' is not one of"),
+        ({"predicts": "hours"}, "predicts='hours' is not one of"),
+        ({"process": {"name": "hours"}}, "there is no process 'hours'"),
+        ({"process": {"name": "linear", "beta_start": "x"}}, "leapstep.json: "),
+        ({"clip": {"high": 3}}, "leapstep.json: "),
+        (3, "leapstep.json: "),
+    ]:
+        path.write_text(json.dumps({"conventions": wrong}))
+        with pytest.raises(ValueError, match=message) as error:
+            checkpoint.load(folder)
+        assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"heads": 4, "attention": (True, True)}, {"resample": "plain"}, {"time_scale": 0.5}]
+)
+def test_a_unet_that_diffusers_has_no_word_for(tmp_path, options):
+    network = randomised(UNet(in_channels=3, **CHANNELS | options))
+    saved = dataclasses.replace(model(), network=network, shape=(3, 8, 16))
+    checkpoint.save(tmp_path / "run", saved)
+    loaded = checkpoint.load(tmp_path / "run")
+    assert not (tmp_path / "run" / "model_index.json").exists()
+    assert loaded.network.config == network.config
+    assert loaded.shape == (3, 8, 16)
+    assert checkpoint.fingerprint(loaded.network) == checkpoint.fingerprint(network)
+    config = json.loads((tmp_path / "run" / "unet" / "config.json").read_text())
+    (tmp_path / "run" / "unet" / "config.json").write_text(json.dumps({**config, "_sample_shape": None}))
+    with pytest.raises(ValueError, match="_sample_shape is None"):
+        checkpoint.load(tmp_path / "run")
+
+
+def test_pictures_may_lie_between_0_and_1():
+    assert model(scaling=Scaling(0.0, 255.0)).is_pictures
+    assert not model(scaling=Scaling(0.0, 1.0)).is_pictures
 
 
 # --- training states ---

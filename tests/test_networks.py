@@ -62,6 +62,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "one channel in, four out": SMALL | {"in_channels": 1, "out_channels": 4},
     "three blocks": SMALL | {"layers_per_block": 3},
     "swish": SMALL | {"act_fn": "swish", "attn_norm_num_groups": 8, "time_embedding_dim": 64},
+    "scale and shift": SMALL | {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 8},
+    "residual resampling": SMALL
+    | {
+        "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "resnet_time_scale_shift": "scale_shift",
+        "add_attention": False,
+    },
+    "residual resampling, attention everywhere": SMALL
+    | {
+        "down_block_types": ["AttnDownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D"],
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+    },
     "one level": SMALL
     | {"block_out_channels": [16], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]},
     "attention at both ends": SMALL
@@ -195,9 +212,9 @@ def test_keys_of_old_checkpoints_are_renamed(convolutions: bool, tmp_path: Path)
 
 @configs
 def test_translating_there_and_back_changes_nothing(config: dict[str, Any]) -> None:
-    arguments = asdict(UNetConfig(**from_diffusers(config)))
-    theirs = to_diffusers(arguments, sample_size=32)
-    assert from_diffusers(theirs) == arguments
+    ours = UNetConfig(**from_diffusers(config))
+    theirs = to_diffusers(asdict(ours), sample_size=32)
+    assert UNetConfig(**from_diffusers(theirs)) == ours
     with torch.device("meta"):
         full = dict(reference(theirs).config)
     assert set(full) - set(theirs) <= {"_use_default_values", "_name_or_path"}
@@ -219,15 +236,14 @@ def test_missing_keys_mean_what_they_mean_in_diffusers() -> None:
     [
         ("_class_name", "UNet2DConditionModel", "'UNet2DConditionModel'"),
         ("down_block_types", ["DownBlock2D", "SkipDownBlock2D"], "'SkipDownBlock2D'"),
-        ("up_block_types", ["ResnetUpsampleBlock2D", "UpBlock2D"], "'ResnetUpsampleBlock2D'"),
+        ("up_block_types", ["SkipUpBlock2D", "UpBlock2D"], "'SkipUpBlock2D'"),
         ("up_block_types", ["UpBlock2D", "AttnUpBlock2D"], "['UpBlock2D', 'AttnUpBlock2D']"),
         ("time_embedding_type", "fourier", "'fourier'"),
         ("time_embedding_dim", 128, "128"),
-        ("resnet_time_scale_shift", "scale_shift", "'scale_shift'"),
+        ("resnet_time_scale_shift", "spatial", "'spatial'"),
         ("class_embed_type", "timestep", "'timestep'"),
         ("class_embed_type", "identity", "'identity'"),
-        ("downsample_type", "resnet", "'resnet'"),
-        ("upsample_type", "resnet", "'resnet'"),
+        ("upsample_type", "fir", "'fir'"),
         ("center_input_sample", True, "True"),
         ("mid_block_type", None, "None"),
         ("mid_block_scale_factor", 2.0, "2.0"),
@@ -240,6 +256,77 @@ def test_what_cannot_be_translated_is_named(key: str, value: Any, named: str) ->
         from_diffusers(SMALL | {key: value})
     assert f"{key}={named}" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_one_way_to_change_the_size() -> None:
+    for mixed in (
+        {"upsample_type": "resnet"},
+        {"down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"]},
+        {"up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "down_block_types": ["AttnDownBlock2D"] * 2},
+    ):
+        config = SMALL | {"downsample_type": "conv"} | mixed
+        with pytest.raises(ValueError, match=r"one kind throughout|mirror image"):
+            from_diffusers(config)
+    assert from_diffusers(SMALL | {"downsample_type": "resnet"})["resample"] == "conv"  # as diffusers ignores it there
+
+
+def test_scale_and_shift_needs_to_know_of_the_norm_in_the_middle() -> None:
+    """Without attn_norm_num_groups, diffusers builds the middle attention without its group norm."""
+    scaled = SMALL | {"resnet_time_scale_shift": "scale_shift"}
+    with pytest.raises(ValueError, match="attn_norm_num_groups=None is not supported; supported: 8"):
+        from_diffusers(scaled)
+    assert from_diffusers(scaled | {"add_attention": False})["scale_shift"]
+
+
+def test_what_diffusers_has_no_word_for() -> None:
+    base = asdict(UNetConfig(**from_diffusers(SMALL)))
+    for change, named in (
+        ({"heads": 2, "attention": (True, True)}, "heads=2"),
+        ({"resample": "plain"}, "resample=plain"),
+        ({"time_features": 8}, "time_features=8"),
+        ({"time_scale": 0.25}, "time_scale=0.25"),
+    ):
+        with pytest.raises(ValueError, match=f"UNet2DModel cannot be given {named}"):
+            to_diffusers(base | change)
+    assert to_diffusers(base | {"heads": 2})["attention_head_dim"] == 12
+    assert to_diffusers(base | {"time_features": 16}) == to_diffusers(base)
+
+
+def test_a_number_of_heads_is_a_size_of_heads() -> None:
+    config = UNetConfig(**from_diffusers(SMALL))
+    several = randomised(UNet(config, heads=2))
+    sized = UNet(config, head_channels=12).eval()
+    sized.load_state_dict(several.state_dict())
+    x, timestep, _ = inputs(SMALL)
+    torch.testing.assert_close(several(x, timestep), sized(x, timestep), rtol=0, atol=0)
+    assert not torch.allclose(several(x, timestep), same_weights(several, config)(x, timestep), atol=1e-3)
+
+
+def same_weights(net: UNet, config: UNetConfig) -> UNet:
+    other = UNet(config).eval()
+    other.load_state_dict(net.state_dict())
+    return other
+
+
+def test_the_scale_of_time_is_that_of_the_sines() -> None:
+    net = randomised(UNet(**SMALL_UNET, time_scale=0.25))
+    plain = same_weights(net, UNetConfig(**SMALL_UNET))
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(net(x, torch.tensor([40, 8])), plain(x, torch.tensor([10, 2])))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": 3}, "heads=3 does not divide"),
+        ({"heads": 2, "head_channels": 8}, "both given"),
+        ({"resample": "fir"}, "resample is 'fir'"),
+        ({"time_embedding": "learned", "time_scale": 0.5}, "learned table"),
+    ],
+)
+def test_unet_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UNetConfig(**SMALL_UNET | options)
 
 
 def test_every_fixed_setting_is_the_default_of_diffusers() -> None:

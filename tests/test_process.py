@@ -80,8 +80,17 @@ def test_karras_has_karras_levels():
 def test_from_log_snr_has_the_levels_that_it_was_given():
     levels = torch.linspace(9, -9, 50, dtype=F64)
     torch.testing.assert_close(leapstep.from_log_snr(levels).log_snr(torch.arange(1, 51, dtype=F64) / 50), levels)
-    with pytest.raises(ValueError, match="fall strictly"):
-        leapstep.from_log_snr([1.0, 2.0])
+    some = leapstep.from_log_snr({1: 9.0, 11: 4.0, 50: -9.0})
+    torch.testing.assert_close(some.log_snr(torch.tensor([6, 11, 50]) / 50), torch.tensor([6.5, 4.0, -9.0], dtype=F64))
+    for family, total in (("ve", lambda p, t: p.alpha(t)), ("flow", lambda p, t: p.alpha(t) + p.sigma(t))):
+        process, t = leapstep.from_log_snr(levels, family), torch.arange(0, 51, dtype=F64) / 50
+        torch.testing.assert_close(process.log_snr(t[1:]), levels)
+        torch.testing.assert_close(total(process, t), torch.ones_like(t))
+    for wrong in ([1.0, 2.0], {1: 3.0}, {0: 3.0, 5: 1.0}):
+        with pytest.raises(ValueError, match=r"fall strictly|two or more"):
+            leapstep.from_log_snr(wrong)
+    with pytest.raises(ValueError, match="unknown family"):
+        leapstep.from_log_snr(levels, "v")
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 2.0])

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,11 +59,14 @@ class Diffusion(NamedTuple):
         learned: where the network learned the variance of its reverse steps, takes (x `[b, *d]`, t) and returns, in
             [0, 1] or near it, `[b, *d]`, where its logarithm lies between those of the posterior's variance (0) and of
             beta (1); None where it is known that it did not. (Nichol and Dhariwal 2021, eq. 15, arXiv:2102.09672.)
+        origin: where the data lie, `[*d]` or a number: sampling starts from N(alpha(1) origin, sigma(1)^2 I), which
+            matters where the process leaves some signal at t = 1.
     """
 
     process: Process
     denoise: Denoiser
     learned: Denoiser | None = None
+    origin: Tensor | float = 0.0
 
 
 # --- networks ------------------------------------------------------------------------------------------------------
@@ -121,7 +125,7 @@ def from_network(
         the Diffusion; its denoiser raises ValueError when the network's output does not fit x.
     Raises:
         ValueError: an unknown prediction, clock or shape, a clock that counts levels that nobody has numbered, guidance
-            without the two conditions between which it leads, or a scale that is not one positive number.
+            without the two conditions between which it leads, or a scale that is not one number.
     References:
         Karras et al. 2022, section 5 and table 1 (preconditioning), arXiv:2206.00364.
     """
@@ -131,11 +135,11 @@ def from_network(
         raise ValueError("predicts='F' needs sigma_data, the standard deviation of the training data (EDM: 0.5)")
     if timesteps is not None and process.timesteps not in (None, timesteps):
         raise ValueError(f"timesteps={timesteps}, but the process has {process.timesteps} trained levels: leave it out")
-    clock = time if callable(time) else _clock(process, time, timesteps or process.timesteps, fractional, reverse)
+    counted = time if callable(time) else clock(process, time, timesteps or process.timesteps, fractional, reverse)
     ask = _asking(net, reshape, _conditions(condition, null, guidance), dtype)
 
     def call(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        timestep = clock(t.expand(len(x)))
+        timestep = counted(t.expand(len(x)))
         if timestep.is_floating_point():
             timestep = timestep.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
         seen = x if sigma_data is None else x / along(process.size(t, sigma_data), x)
@@ -170,10 +174,13 @@ def from_network(
     return diffusion if clip is None else clipped(diffusion, clip)
 
 
-def _clock(
-    process: Process, kind: str, timesteps: int | None, fractional: bool, reverse: bool
+def clock(
+    process: Process, kind: str, timesteps: int | None, fractional: bool = False, reverse: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """The one place where a time becomes a timestep. Nothing is ever asked below the first trained level, k = 1."""
+    """The one place where a time becomes a timestep: a function from t `[b]`, float64, to what the network is told.
+
+    Nothing is ever asked below the first trained level, k = 1. Arguments as of `from_network`.
+    """
     if kind not in CLOCKS:
         raise ValueError(f"unknown time={kind!r}: use one of {', '.join(CLOCKS)}, or a function of t")
     counts = kind.startswith("index") or kind == "fraction_from_0"
@@ -223,19 +230,27 @@ def _conditions(condition: Mapping[str, Any] | None, null: Mapping[str, Any] | N
             "condition={'y': labels}, null={'y': 10}"
         )
 
-    def rows(value: Any, n: int) -> Tensor:
-        tensor = torch.as_tensor(value)
-        return tensor.expand(n, *tensor.shape[1:]) if tensor.ndim else tensor.expand(n)
+    def rows(name: str, value: Any, n: int) -> Tensor:
+        try:
+            tensor = torch.as_tensor(value)
+            return tensor.expand(n, *tensor.shape[1:])
+        except (TypeError, ValueError, RuntimeError):
+            shape = getattr(value, "shape", None)
+            arrived = repr(value) if shape is None else f"of shape {tuple(shape)}"
+            raise ValueError(
+                f"{name} is {arrived} for {n} samples: with guidance give a number, one value, or one for each sample"
+            ) from None
 
     def keywords(size: int) -> dict[str, Any]:
         half, both = size // 2, {}
         for name, value in given.items():
             if name in free:
-                rows_given = rows(value, half)
-                both[name] = torch.cat([rows_given, rows(free[name], half).to(rows_given)])
-            else:  # the same in both halves
-                per_sample = isinstance(value, Tensor) and value.ndim > 0 and len(value) == half
-                both[name] = torch.cat([value, value]) if per_sample else value
+                conditional = rows(name, value, half)
+                both[name] = torch.cat([conditional, rows(f"null {name}", free[name], half).to(conditional)])
+                continue
+            shared = torch.as_tensor(value) if isinstance(value, np.ndarray | list) else value
+            per_sample = isinstance(shared, Tensor) and shared.ndim > 0 and len(shared) == half
+            both[name] = torch.cat([shared, shared]) if per_sample else value
         return both
 
     return keywords
@@ -369,7 +384,7 @@ def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusio
         wanted, found = (along(y.flatten(1).std(1), x) for y in (conditional, x0))
         return torch.lerp(x0, x0 * (wanted / found.clamp(min=1e-12)), rescale)
 
-    return Diffusion(diffusion.process, denoise)  # a learned variance is of one half, not of the guided mixture
+    return diffusion._replace(denoise=denoise, learned=None)  # that variance is of one half, not of the mixture
 
 
 def scaled(diffusion: Diffusion, shift: Tensor | float, scale: float) -> Diffusion:
@@ -380,15 +395,17 @@ def scaled(diffusion: Diffusion, shift: Tensor | float, scale: float) -> Diffusi
 
     Arguments:
         shift: a number, or a tensor that broadcasts to one sample `[*d]`.
-        scale: one number for all values; noise that is the same in all directions stays so.
+        scale: one number for all values, so that noise stays the same in all directions; negative for inverted data.
     Raises:
-        ValueError: a scale that is not a positive number or, for inverted data, a negative one.
+        ValueError: a scale that is 0, or not one number.
     """
-    if not isinstance(scale, int | float) or not math.isfinite(scale) or scale == 0:
+    one = not isinstance(scale, str) and torch.as_tensor(scale).numel() == 1
+    if not one or not math.isfinite(scale) or scale == 0:
         raise ValueError(
-            f"scale is {scale}: one number that is not 0 is folded in; with a scale for each feature, sample in the "
+            f"scale={scale}: one number that is not 0 is folded in; with a scale for each feature, sample in the "
             "network's own range and multiply the samples"
         )
+    scale = float(scale)
     process, size = diffusion.process, abs(scale)
     wide = process._replace(sigma=lambda t: size * process.sigma(t))
 
@@ -399,7 +416,8 @@ def scaled(diffusion: Diffusion, shift: Tensor | float, scale: float) -> Diffusi
         return diffusion.denoise(inside(x, t), t) * scale + torch.as_tensor(shift).to(x)
 
     learned = diffusion.learned
-    return Diffusion(wide, denoise, None if learned is None else lambda x, t: learned(inside(x, t), t))
+    origin = diffusion.origin * scale + torch.as_tensor(shift)
+    return Diffusion(wide, denoise, None if learned is None else lambda x, t: learned(inside(x, t), t), origin)
 
 
 # --- exact denoisers -----------------------------------------------------------------------------------------------

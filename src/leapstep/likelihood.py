@@ -2,9 +2,10 @@
 
 Both are in nats for each sample, for any process and any list of times t_0 > t_1 > ... > t_n = 0.
 
-**The bound.** Sampling draws x at t_0 from N(0, sigma(t_0)^2 I), then x_s from p(x_s | x_t), a Gaussian whose mean is
-that of the posterior q(x_s | x_t, x0) of `leapstep.transitions` (eta = 1) with the estimate D(x_t) in place of x0. So,
-in expectation over q(x_t | x0), -log p(x0) <= L_T + sum L_{t->s} + L_0, where T = t_0 and
+**The bound.** Sampling draws x at t_0 from N(0, sigma(t_0)^2 I), or around alpha(t_0) times the model's origin, from
+which x0 is then counted; then x_s from p(x_s | x_t), a Gaussian whose mean is that of the posterior q(x_s | x_t, x0) of
+`leapstep.transitions` (eta = 1) with the estimate D(x_t) in place of x0. So, in expectation over q(x_t | x0),
+-log p(x0) <= L_T + sum L_{t->s} + L_0, where T = t_0 and
 
     L_T      = KL(q(x_T | x0) || N(0, sigma(T)^2 I)) = SNR(T) |x0|^2 / 2
     L_{t->s} = KL(q(x_s | x_t, x0) || p(x_s | x_t))                             for s > 0
@@ -143,7 +144,7 @@ def variational_bound(
     log_variance = _log_variance(diffusion, variance, spread)
     if pixels is not None:
         _levels(x0, pixels)  # a mistake shows before the work, not after it
-    prior = process.log_snr(path[0]).exp() / 2 * _sum(x0**2)
+    prior = process.log_snr(path[0]).exp() / 2 * _sum((x0 - torch.as_tensor(diffusion.origin).to(x0)) ** 2)
     terms = []
     for step, (t, s) in enumerate(pairwise(path), start=1):
         x, f = process.add_noise(x0, t, noise(step)), younger(process, t, s)
@@ -287,7 +288,8 @@ def ode_log_likelihood(
     x, stretch, calls = _integrate(
         process, partial(_slope, diffusion, directions), angles[0].cos() * x0.detach(), angles, tolerance, on_step
     )
-    return Density(_log_probability(x, torch.zeros(()), angles[-1].sin(), None) + stretch + offset, calls)
+    mean = angles[-1].cos() * torch.as_tensor(diffusion.origin, device=x.device)
+    return Density(_log_probability(x, mean, angles[-1].sin(), None) + stretch + offset, calls)
 
 
 Slope = tuple[Tensor, Tensor]

@@ -28,7 +28,7 @@ between them, and finite at both ends (phi = 0 is data, phi = pi/2 is zero signa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -398,20 +398,41 @@ def subvp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float =
     return like._replace(sigma=lambda t: like.sigma(t) ** 2)
 
 
-def from_log_snr(levels: Tensor | Sequence[float]) -> Process:
-    """Make the variance-preserving process whose trained level k has the log-SNR `levels[k - 1]`.
+def from_log_snr(levels: Mapping[int, float] | Tensor | Sequence[float], family: str = "vp") -> Process:
+    """Make the process whose trained level k has a known log-SNR.
 
     This is how a schedule that nobody wrote down is used: `leapstep.diagnose` recovers these numbers from a network.
 
     Arguments:
-        levels: `[T]`, strictly decreasing.
+        levels: `[T]`, the log-SNRs of the levels 1..T, strictly decreasing; or those of some levels, as {k: log-SNR}
+            with T the largest k, between and below which it is linear in k.
+        family: what alpha and sigma do: "vp" alpha^2 + sigma^2 = 1, "ve" alpha = 1, "flow" alpha + sigma = 1.
     Raises:
-        ValueError: not a non-empty, strictly decreasing list.
+        ValueError: not finite, strictly decreasing numbers, or an unknown family.
     """
+    if isinstance(levels, Mapping):
+        known = sorted(levels)
+        if len(known) < 2 or known[0] < 1:
+            raise ValueError("levels must name two or more of the trained levels 1..T and their log-SNRs")
+        k, values = torch.arange(1, known[-1] + 1), torch.tensor([levels[each] for each in known], dtype=torch.float64)
+        right = torch.searchsorted(torch.tensor(known), k).clamp(1, len(known) - 1)
+        left = torch.tensor(known)[right - 1]
+        share = (k - left) / (torch.tensor(known)[right] - left)
+        levels = torch.lerp(values[right - 1], values[right], share.double())
     table = torch.as_tensor(levels, dtype=torch.float64, device="cpu")
     if table.ndim != 1 or len(table) == 0 or (table.diff() >= 0).any() or not table.isfinite().all():
         raise ValueError("log-SNRs must be a list of T >= 1 finite numbers that fall strictly, from data to noise")
-    return from_alphas_cumprod(table.sigmoid())
+    preserving = from_alphas_cumprod(table.sigmoid())
+    alpha, sigma = preserving.alpha, preserving.sigma
+    if family == "vp":
+        return preserving
+    if family == "ve":
+        return Process(torch.ones_like, lambda t: sigma(t) / alpha(t), preserving.timesteps)
+    if family == "flow":
+        return Process(
+            lambda t: alpha(t) / (alpha(t) + sigma(t)), lambda t: sigma(t) / (alpha(t) + sigma(t)), preserving.timesteps
+        )
+    raise ValueError(f"unknown family {family!r}: use vp, ve or flow")
 
 
 def flow(timesteps: int | None = None) -> Process:

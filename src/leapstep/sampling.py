@@ -199,6 +199,14 @@ def trajectory(
         yield State(x, x0, t, s, step, calls)
 
 
+def beginning(diffusion: Diffusion, t: Tensor, eps: Tensor) -> Tensor:
+    """Where sampling starts at the first time: alpha origin + sigma eps, of eps `[b, *d]`; see `Diffusion.origin`."""
+    x = diffusion.process.sigma(t) * eps
+    if isinstance(diffusion.origin, float) and diffusion.origin == 0:
+        return x
+    return x + diffusion.process.alpha(t) * torch.as_tensor(diffusion.origin).to(x)
+
+
 def _end(states: Iterator[State], on_step: Callable[[State], object] | None = None) -> Tensor:
     for state in states:
         if on_step is not None:
@@ -233,8 +241,7 @@ def sample_in_batches(
         noise = Noise(seed, rows, tuple(d), dtype, device)
         path = times(model.process, steps, spacing)
         with torch.no_grad():
-            start_noise = model.process.sigma(path[0]) * noise(0)
-            x = _end(trajectory(model, start_noise, path, transition, noise), on_step)
+            x = _end(trajectory(model, beginning(model, path[0], noise(0)), path, transition, noise), on_step)
         yield rows, x
 
 

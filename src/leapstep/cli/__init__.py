@@ -10,7 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from leapstep.cli import calibrate, demo, info, interpolate, latents, likelihood, reconstruct, sample, trace, train
+from leapstep.cli import (
+    calibrate,
+    demo,
+    doctor,
+    import_,
+    info,
+    interpolate,
+    latents,
+    likelihood,
+    reconstruct,
+    sample,
+    trace,
+    train,
+)
 
 app = typer.Typer(
     help="Sample any trained diffusion network in 5 to 50 steps instead of 1000, correctly and without retraining.",
@@ -75,6 +88,8 @@ for name, module in {
     "interpolate": interpolate,
     "trace": trace,
     "info": info,
+    "doctor": doctor,
+    "import": import_,
     "demo": demo,
 }.items():
     parser = latents.with_lists(getattr(module, "LISTS", ()))

@@ -30,7 +30,7 @@ def command(
         if isinstance(value, dict):
             value = [f"{key} {item}" for key, item in value.items()]
         if isinstance(value, list) and isinstance(value[0], str):
-            value = ", ".join(value)
+            value = (f"\n{'':<16}" if name == "evidence" else ", ").join(value)
         typer.echo(f"{name.replace('_', ' '):<16}{value}")
 
 
@@ -39,6 +39,7 @@ def _facts(source: str) -> dict[str, Any]:
 
     model = checkpoint.load(source)
     data, training = model.details.get("data", {}), model.details.get("training", {})
+    imported = model.details.get("imported", {})
     first, last = (model.process.log_snr(t).item() for t in (1 / (model.process.timesteps or 1), 1.0))
     facts = {
         "model": source,
@@ -47,12 +48,17 @@ def _facts(source: str) -> dict[str, Any]:
         "weights_sha256": checkpoint.fingerprint(model.network),
         "sample_shape": list(model.shape),
         "predicts": model.predicts,
+        "time": model.time if model.time != "index" else None,
+        "process": dict(model.schedule) if model.schedule else None,
         "noise_levels": model.process.timesteps,
         "log_snr": {"first level": round(first, 3), "last level": round(last, 3) if last > float("-inf") else "-inf"},
         "clip": list(model.clip) if isinstance(model.clip, tuple) else None,
+        "spacing": model.spacing,
         "classes": list(model.classes),
         "trained_on": f"{data['samples']} samples of {data['source']}" if data else None,
         "trained_steps": model.details.get("step"),
+        "imported_from": imported.get("file"),
+        "evidence": imported.get("evidence"),
         "training": {name: training[name] for name in ("schedule", "batch_size", "learning_rate") if name in training},
     }
     return {name: value for name, value in facts.items() if value}

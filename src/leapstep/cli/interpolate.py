@@ -60,6 +60,7 @@ def command(
     import leapstep
     from leapstep import checkpoint
     from leapstep.interpolation import PATHS
+    from leapstep.sampling import beginning
 
     place = options.device(device)
     loaded = checkpoint.load(model, place)
@@ -98,7 +99,7 @@ def command(
         if images:
             z = leapstep.encode(diffusion, ends.to(place), times, **move)
         else:
-            z = diffusion.process.sigma(times[0]) * ends.to(place)
+            z = beginning(diffusion, times[0], ends.to(place))
         way = _between(z, frames, PATHS[path])
         parts = (way[i : i + batch_size] for i in range(0, count, batch_size))
         x = torch.cat([leapstep.decode(diffusion, part, times, **move) for part in parts])

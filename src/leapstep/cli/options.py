@@ -71,6 +71,12 @@ ModelSource = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")]
 Spacing = Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")]
+OwnSpacing = Annotated[
+    str | None,
+    typer.Option(
+        help="trailing | leading | linspace | quad | log_snr | karras; default: what the model says, or else trailing."
+    ),
+]
 MethodName = Annotated[str, typer.Option(help=METHODS)]
 Settings = Annotated[
     list[str] | None,

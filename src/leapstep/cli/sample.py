@@ -53,7 +53,7 @@ def command(
         ),
     ] = None,
     settings: options.Settings = None,
-    spacing: options.Spacing = "trailing",
+    spacing: options.OwnSpacing = None,
     seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i.")] = 0,
     label: Annotated[list[str] | None, typer.Option(help="Class, by name or number; repeat it to cycle.")] = None,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 1.0,
@@ -76,6 +76,7 @@ def command(
     labels = options.labels(loaded, label or [], n)
     adaptive = leapstep.TRANSITIONS[method].calls == 0  # chooses its own steps
     steps = (1 if adaptive else min(20, loaded.process.timesteps or 20)) if steps is None else steps
+    spacing = spacing or loaded.spacing or "trailing"
     times = leapstep.times(loaded.process, steps, spacing)
     leapstep.Noise(seed, range(0), ())  # a wrong seed, number, label or guidance shows before anything is written
     if n < 1 or batch_size < 1:

@@ -49,7 +49,7 @@ def command(
     ] = None,
     method: options.MethodName = "ddim",
     settings: options.Settings = None,
-    spacing: options.Spacing = "trailing",
+    spacing: options.OwnSpacing = None,
     seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i, as in `sample`.")] = 0,
     n: Annotated[int, typer.Option(help="How many samples.")] = 1,
     label: Annotated[str | None, typer.Option(help="Class of all samples, by name or number.")] = None,
@@ -70,6 +70,7 @@ def command(
     loaded = checkpoint.load(model, place)
     transition, used = options.transition(method, settings, loaded)
     steps = min(20, loaded.process.timesteps or 20) if steps is None else steps
+    spacing = spacing or loaded.spacing or "trailing"
     times = leapstep.times(loaded.process, steps, spacing)
     asked = consistency or CONSISTENCY
     counts = latents.step_counts(loaded, asked)
@@ -119,8 +120,9 @@ def _way(
     import torch
 
     import leapstep
+    from leapstep.sampling import beginning
 
-    x = diffusion.process.sigma(times[0]) * noise(0)
+    x = beginning(diffusion, times[0], noise(0))
     seen, estimates = [x], []
     with torch.no_grad():
         for state in leapstep.trajectory(diffusion, x, times, transition, noise):

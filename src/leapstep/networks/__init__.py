@@ -4,7 +4,24 @@ A network here is called as `net(x, timestep, class_labels=None)` and returns a 
 `(x, timestep)` serves leapstep as well.
 """
 
+from torch import nn
+
+from .lucidrains import LucidUNet, LucidUNetConfig
 from .mlp import MLP, MLPConfig
+from .score_sde import ScoreUNet, ScoreUNetConfig
 from .unet import UNet, UNetConfig
 
-__all__ = ["MLP", "MLPConfig", "UNet", "UNetConfig"]
+__all__ = [
+    "MLP",
+    "NETWORKS",
+    "LucidUNet",
+    "LucidUNetConfig",
+    "MLPConfig",
+    "ScoreUNet",
+    "ScoreUNetConfig",
+    "UNet",
+    "UNetConfig",
+]
+
+NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "mlp": MLP, "lucidrains": LucidUNet, "score_sde": ScoreUNet}
+"""Every network that a run folder can hold, by the name of its folder; each is made of the fields of its `.config`."""

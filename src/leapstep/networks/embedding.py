@@ -68,12 +68,15 @@ class Sinusoids(nn.Module):
         flip_sin_to_cos: cosines before sines.
         freq_shift: the `shift` in f_i = 10000^(-i / (c/2 - shift)): 1 makes 1/10000 the last frequency (Ho et al.),
             0 the one after the last.
+        scale: what each timestep is multiplied by first.
 
     Raises:
         ValueError: if `features` is odd, or leaves no more than `freq_shift` frequencies.
     """
 
-    def __init__(self, features: int, *, flip_sin_to_cos: bool = False, freq_shift: float = 1) -> None:
+    def __init__(
+        self, features: int, *, flip_sin_to_cos: bool = False, freq_shift: float = 1, scale: float = 1
+    ) -> None:
         super().__init__()
         if features % 2 or features <= 2 * freq_shift:
             raise ValueError(
@@ -82,13 +85,14 @@ class Sinusoids(nn.Module):
         self.features = features
         self.flip_sin_to_cos = flip_sin_to_cos
         self.freq_shift = freq_shift
+        self.scale = scale
 
     def forward(self, timestep: Tensor) -> Tensor:
         """Embed timesteps [b] as features [b, c], in the timesteps' dtype."""
         half = self.features // 2
         exponent = torch.arange(half, dtype=timestep.dtype, device=timestep.device)
         frequencies = torch.exp(-math.log(10000) * exponent / (half - self.freq_shift))
-        angles = timestep[:, None] * frequencies
+        angles = (timestep * self.scale)[:, None] * frequencies
         waves = (angles.cos(), angles.sin()) if self.flip_sin_to_cos else (angles.sin(), angles.cos())
         return torch.cat(waves, dim=1)
 

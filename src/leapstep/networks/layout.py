@@ -46,6 +46,10 @@ DEFAULTS: dict[str, Any] = {
     "flip_sin_to_cos": True,
     "freq_shift": 0,
     "time_embedding_type": "positional",
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "resnet_time_scale_shift": "default",
+    "attn_norm_num_groups": None,
 }
 
 # What `UNet` does, where UNet2DModel has a choice; always UNet2DModel's default.
@@ -55,17 +59,19 @@ FIXED: dict[str, Any] = {
     "time_embedding_dim": None,
     "mid_block_type": "UNetMidBlock2D",
     "mid_block_scale_factor": 1,
-    "downsample_type": "conv",
-    "upsample_type": "conv",
     "act_fn": "silu",
-    "attn_norm_num_groups": None,
-    "resnet_time_scale_shift": "default",
     "class_embed_type": None,
 }
 
 TIME_EMBEDDINGS = {"positional": "sinusoidal", "learned": "learned"}
-DOWN_BLOCKS = {"DownBlock2D": False, "AttnDownBlock2D": True}
-UP_BLOCKS = {"UpBlock2D": False, "AttnUpBlock2D": True}
+SCALE_SHIFT = {"default": False, "scale_shift": True}
+RESAMPLE = ("conv", "resnet")
+DOWN_BLOCKS = {"DownBlock2D": False, "ResnetDownsampleBlock2D": False, "AttnDownBlock2D": True}
+UP_BLOCKS = {"UpBlock2D": False, "ResnetUpsampleBlock2D": False, "AttnUpBlock2D": True}
+PLAIN_BLOCKS = {  # levels without attention
+    "conv": ("DownBlock2D", "UpBlock2D"),
+    "resnet": ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
+}
 
 LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 LEGACY_KEY = re.compile(rf"(.*attentions\.\d+)\.({'|'.join(LEGACY)})\.(weight|bias)")
@@ -88,7 +94,6 @@ def from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     channels = tuple(_require(full, "block_out_channels"))
     synonyms = {  # other ways to write what FIXED says
         "act_fn": "swish",
-        "attn_norm_num_groups": full["norm_num_groups"],
         "time_embedding_dim": 4 * channels[0],
     }
     for key, default in FIXED.items():
@@ -98,6 +103,11 @@ def from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     arguments["channels"] = channels
     arguments["time_embedding"] = _look_up(TIME_EMBEDDINGS, "time_embedding_type", full["time_embedding_type"])
     arguments["attention"] = _attention(full)
+    arguments["scale_shift"] = _look_up(SCALE_SHIFT, "resnet_time_scale_shift", full["resnet_time_scale_shift"])
+    arguments["resample"] = _resample(full)
+    normed = [full["norm_num_groups"]] if arguments["scale_shift"] else [None, full["norm_num_groups"]]
+    if full["attn_norm_num_groups"] not in normed and full["add_attention"]:
+        raise _unsupported("attn_norm_num_groups", full["attn_norm_num_groups"], normed)
     if arguments["timesteps"] is None:
         if arguments["time_embedding"] == "learned":
             raise _unsupported("num_train_timesteps", None, ["the number of rows of the learned time embedding"])
@@ -116,21 +126,55 @@ def to_diffusers(arguments: Mapping[str, Any], sample_size: int | tuple[int, int
         The content of `config.json`: every argument of `UNet2DModel` and `_class_name`.
 
     Raises:
-        ValueError: if an argument is missing.
+        ValueError: if an argument is missing, or UNet2DModel has no word for it (see `obstacle`).
     """
+    if found := obstacle(arguments):
+        raise ValueError(f"diffusers' UNet2DModel cannot be given {found}")
     config = FIXED | {theirs: _require(arguments, ours) for ours, theirs in NAMES.items()}
-    attention = _require(arguments, "attention")
-    down, up, time = (
-        {value: key for key, value in table.items()} for table in (DOWN_BLOCKS, UP_BLOCKS, TIME_EMBEDDINGS)
-    )
+    attention, resample, scaled = (_require(arguments, name) for name in ("attention", "resample", "scale_shift"))
+    if sizes := _head_sizes(arguments):
+        config["attention_head_dim"] = sizes.pop()
+    time = {value: key for key, value in TIME_EMBEDDINGS.items()}
+    down_plain, up_plain = PLAIN_BLOCKS[resample]
+    down, up = {False: down_plain, True: "AttnDownBlock2D"}, {False: up_plain, True: "AttnUpBlock2D"}
     return config | {
         "sample_size": sample_size,
         "out_channels": config["out_channels"] or config["in_channels"],
         "block_out_channels": list(config["block_out_channels"]),
         "time_embedding_type": time[_require(arguments, "time_embedding")],
+        "resnet_time_scale_shift": "scale_shift" if scaled else "default",
+        "attn_norm_num_groups": config["norm_num_groups"] if scaled else None,
+        "downsample_type": resample,
+        "upsample_type": resample,
         "down_block_types": [down[attends] for attends in attention],
         "up_block_types": [up[attends] for attends in reversed(attention)],
     }
+
+
+def obstacle(arguments: Mapping[str, Any]) -> str | None:
+    """Name the first argument of a `UNetConfig` that diffusers' `UNet2DModel` has no word for; None: it has for all.
+
+    Arguments:
+        arguments: all fields of a `UNetConfig`.
+    """
+    if len(_head_sizes(arguments)) > 1:
+        return f"heads={arguments['heads']} at levels of several widths, only one size of head"
+    if _require(arguments, "resample") not in RESAMPLE:
+        return f"resample={arguments['resample']}, only {' or '.join(RESAMPLE)}"
+    if _require(arguments, "time_features") not in (None, _require(arguments, "channels")[0]):
+        return f"time_features={arguments['time_features']}, only as many as the first level has channels"
+    if _require(arguments, "time_scale") != 1:
+        return f"time_scale={arguments['time_scale']}, only 1"
+    return None
+
+
+def _head_sizes(arguments: Mapping[str, Any]) -> set[int]:
+    """The sizes of the attention heads, where their number is given."""
+    heads, channels = _require(arguments, "heads"), _require(arguments, "channels")
+    if heads is None:
+        return set()
+    attending = [width for width, attends in zip(channels, arguments["attention"], strict=True) if attends]
+    return {width // heads for width in attending + [channels[-1]] * arguments["middle_attention"]}
 
 
 def modern_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -164,6 +208,26 @@ def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
     if down != up[::-1]:
         raise _unsupported("up_block_types", config["up_block_types"], ["the mirror image of down_block_types"])
     return down
+
+
+def _resample(config: Mapping[str, Any]) -> str:
+    """Read how the levels halve and double the size; blocks with attention have a key for it, others a name."""
+    kinds = set()
+    for key, plain, blocks in (
+        ("downsample_type", "DownBlock2D", config["down_block_types"][:-1]),  # the last level changes nothing
+        ("upsample_type", "UpBlock2D", config["up_block_types"][:-1]),
+    ):
+        for block in blocks:
+            kinds.add(config[key] if block.startswith("Attn") else "conv" if block == plain else "resnet")
+            if kinds - set(RESAMPLE):
+                raise _unsupported(key, config[key], RESAMPLE)
+    if len(kinds) > 1:
+        blocks = ", ".join([*config["down_block_types"], *config["up_block_types"]])
+        raise ValueError(
+            f"the blocks {blocks} change the size some by convolutions and some by residual blocks, which is not"
+            " supported; supported: one kind throughout"
+        )
+    return kinds.pop() if kinds else "conv"
 
 
 def _look_up(table: Mapping[str, Any], key: str, value: str) -> Any:

@@ -9,6 +9,11 @@ self-attention where the level has it:
     h = conv1(SiLU(norm1(x))) + time_emb_proj(embedding)
     y = shortcut(x) + conv2(dropout(SiLU(norm2(h))))
 
+The embedding may enter after the second normalisation instead, as a scale and a shift (`scale_shift`):
+
+    h = (1 + scale) norm2(conv1(SiLU(norm1(x)))) + shift        scale, shift = time_emb_proj(embedding)
+    y = shortcut(x) + conv2(dropout(SiLU(h)))
+
 It is the same function, with the same parameter names, as `UNet2DModel` of diffusers for every configuration that
 `leapstep.networks.layout` translates, so that weights move between the two unchanged.
 
@@ -18,10 +23,13 @@ A network starts as zero: the last convolution of every residual block, the last
 References:
     Ronneberger, Fischer, Brox (2015), U-Net, arXiv:1505.04597.
     Ho, Jain, Abbeel (2020), Denoising Diffusion Probabilistic Models, appendix B, arXiv:2006.11239.
+    Nichol and Dhariwal (2021), section 3 (several heads, scale and shift), arXiv:2102.09672.
+    Dhariwal and Nichol (2021), section 3 (head channels, residual resampling), arXiv:2105.05233.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,11 +52,17 @@ class UNetConfig(Conditioning):
         attention: for each level, whether self-attention follows each residual block.
         middle_attention: whether self-attention stands between the two residual blocks in the middle.
         head_channels: channels of an attention head; None for one head as wide as the level.
+        heads: attention heads at every level, however wide; instead of `head_channels`.
+        scale_shift: the embedding scales and shifts what the second normalisation gives, instead of being added before.
+        resample: how a level halves and doubles the size: "conv" (a 3x3 convolution), "resnet" (a residual block around
+            averaging or repeating pixels), or "plain" (that alone).
         groups: groups of each group normalisation.
         norm_eps: what each group normalisation adds to the variance.
         downsample_padding: 1 pads all four sides before a strided convolution; 0 only the right and the bottom.
         flip_sin_to_cos: cosines before sines in the sinusoidal time embedding.
         freq_shift: see `Sinusoids`.
+        time_features: features of a timestep, a quarter of the embedding's width; None for as many as `channels[0]`.
+        time_scale: what a timestep is multiplied by before its sines are taken.
         time_embedding, timesteps, classes, dropout: see `Conditioning`.
 
     Raises:
@@ -62,11 +76,16 @@ class UNetConfig(Conditioning):
     attention: tuple[bool, ...] = (False, True, False, False)
     middle_attention: bool = True
     head_channels: int | None = None
+    heads: int | None = None
+    scale_shift: bool = False
+    resample: Literal["conv", "resnet", "plain"] = "conv"
     groups: int = 32
     norm_eps: float = 1e-6
     downsample_padding: int = 0
     flip_sin_to_cos: bool = False
     freq_shift: float = 1
+    time_features: int | None = None
+    time_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,16 +100,31 @@ class UNetConfig(Conditioning):
                 f"channels {self.channels} are not all multiples of groups={self.groups};"
                 " give widths that are, or other groups"
             )
-        heads = self.head_channels
-        if heads is not None and (heads < 1 or any(width % heads for width in self._attending())):
-            raise ValueError(
-                f"head_channels={heads} does not divide the channels {self._attending()} where attention stands;"
-                " give a common divisor, or None for one head"
-            )
+        self._check_heads()
+        if self.resample not in ("conv", "resnet", "plain"):
+            raise ValueError(f"resample is {self.resample!r}; use 'conv', 'resnet' or 'plain'")
+        if self.time_embedding == "learned" and self.time_scale != 1:
+            raise ValueError(f"time_scale={self.time_scale} does not apply to a learned table; leave it at 1")
         if self.downsample_padding not in (0, 1):
             raise ValueError(
                 f"downsample_padding is {self.downsample_padding}; use 0 (right and bottom) or 1 (all sides)"
             )
+
+    def _check_heads(self) -> None:
+        if self.heads is not None and self.head_channels is not None:
+            raise ValueError(f"heads={self.heads} and head_channels={self.head_channels} are both given; give one")
+        name = "head_channels" if self.heads is None else "heads"
+        divisor = getattr(self, name)
+        if divisor is not None and (divisor < 1 or any(width % divisor for width in self._attending())):
+            raise ValueError(
+                f"{name}={divisor} does not divide the channels {self._attending()} where attention stands;"
+                " give a common divisor, or None for one head"
+            )
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embedding that every residual block projects."""
+        return 4 * (self.time_features or self.channels[0])
 
     def _attending(self) -> list[int]:
         """List the channels of the levels with attention, the middle's last."""
@@ -115,8 +149,13 @@ class UNet(Conditioned):
     def __init__(self, config: UNetConfig | None = None, **options: Any) -> None:
         self.config = config = replace(config or UNetConfig(), **options)
         first, last = config.channels[0], config.channels[-1]
-        sinusoids = Sinusoids(first, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
-        super().__init__(config, sinusoids, width=4 * first)
+        sinusoids = Sinusoids(
+            config.time_features or first,
+            flip_sin_to_cos=config.flip_sin_to_cos,
+            freq_shift=config.freq_shift,
+            scale=config.time_scale,
+        )
+        super().__init__(config, sinusoids, width=config.embedding_width)
 
         self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1)
         skips = [first]  # the channels of every feature map that the way up will meet again
@@ -181,7 +220,10 @@ class DownBlock(nn.Module):
         self.attentions = nn.ModuleList(attention(config, width, attends) for _ in self.resnets)
         self.downsamplers = nn.ModuleList()
         if level < len(config.channels) - 1:
-            self.downsamplers.append(Downsample(width, config.downsample_padding))
+            residual = config.resample == "resnet"
+            self.downsamplers.append(
+                ResidualBlock(config, width, width, halved) if residual else Downsample(config, width)
+            )
             skips.append(width)
 
     def forward(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
@@ -191,7 +233,7 @@ class DownBlock(nn.Module):
             x = attend(resnet(x, embedding))
             maps.append(x)
         for downsample in self.downsamplers:
-            maps.append(downsample(x))
+            maps.append(downsample(x, embedding))
         return maps
 
 
@@ -222,35 +264,59 @@ class UpBlock(nn.Module):
             self.resnets.append(ResidualBlock(config, in_channels + skips.pop(), width))
             in_channels = width
         self.attentions = nn.ModuleList(attention(config, width, attends) for _ in self.resnets)
-        self.upsamplers = nn.ModuleList([Upsample(width)] if level > 0 else [])
+        self.upsamplers = nn.ModuleList()
+        if level > 0:
+            residual = config.resample == "resnet"
+            self.upsamplers.append(
+                ResidualBlock(config, width, width, doubled) if residual else Upsample(config, width)
+            )
 
     def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
         """Map [b, in_channels, h, w] to the next level's input, taking feature maps from the end of `skips`."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             x = attend(resnet(torch.cat((x, skips.pop()), dim=1), embedding))
         for upsample in self.upsamplers:
-            x = upsample(x)
+            x = upsample(x, embedding)
         return x
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised 3x3 convolutions with the embedding added in between, around a shortcut."""
+    """Two normalised 3x3 convolutions, the embedding coming in between, around a shortcut.
 
-    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
+    Arguments:
+        resample: changes the size of both what is convolved and what takes the shortcut; None leaves it.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        out_channels: int,
+        resample: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self.resample = resample
+        self.scale_shift = config.scale_shift
         self.norm1 = nn.GroupNorm(config.groups, in_channels, config.norm_eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(4 * config.channels[0], out_channels)
+        self.time_emb_proj = nn.Linear(config.embedding_width, out_channels * (2 if config.scale_shift else 1))
         self.norm2 = nn.GroupNorm(config.groups, out_channels, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Map [b, in_channels, h, w] and the embedding [b, width] to [b, out_channels, h, w]."""
-        h = self.conv1(F.silu(self.norm1(x))) + self.time_emb_proj(embedding)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        y: Tensor = self.conv_shortcut(x) + h
+        """Map [b, in_channels, h, w] and the embedding [b, width] to [b, out_channels, h, w], or to another size."""
+        h = F.silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h, condition = self.conv1(h), self.time_emb_proj(embedding)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = condition.chunk(2, dim=1)
+            h = torch.addcmul(shift, 1 + scale, self.norm2(h))
+        else:
+            h = self.norm2(h + condition)
+        y: Tensor = self.conv_shortcut(x) + self.conv2(self.dropout(F.silu(h)))
         return y
 
 
@@ -259,7 +325,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()
-        self.heads = channels // (config.head_channels or channels)
+        self.heads = config.heads or channels // (config.head_channels or channels)
         self.group_norm = nn.GroupNorm(config.groups, channels, config.norm_eps)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
@@ -284,27 +350,40 @@ def attention(config: UNetConfig, channels: int, attends: bool) -> nn.Module:
     return Attention(config, channels) if attends else nn.Identity()
 
 
+def halved(x: Tensor) -> Tensor:
+    """Average each 2 x 2 pixels."""
+    return F.avg_pool2d(x, 2)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Repeat each pixel 2 x 2 times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2."""
+    """A 3x3 convolution of stride 2, or averaging alone; the embedding has no part in it."""
 
-    def __init__(self, channels: int, padding: int) -> None:
+    def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        convolves, self.padding = config.resample == "conv", config.downsample_padding
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=self.padding) if convolves else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map [b, c, h, w] to [b, c, h / 2, w / 2]."""
-        y: Tensor = self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
+        if self.conv is None:
+            return halved(x)
+        y: Tensor = self.conv(x if self.padding else F.pad(x, (0, 1, 0, 1)))
         return y
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution."""
+    """Nearest-neighbour doubling, then a 3x3 convolution if there is one; the embedding has no part in it."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if config.resample == "conv" else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map [b, c, h, w] to [b, c, 2 h, 2 w]."""
-        y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        y: Tensor = self.conv(doubled(x))
         return y

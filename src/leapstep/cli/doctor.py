@@ -1,0 +1,440 @@
+"""`leapstep doctor`: find out how a network was trained, from the network itself, and what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import math
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from leapstep import files
+from leapstep.cli import options
+
+if TYPE_CHECKING:
+    import torch
+
+    from leapstep.checkpoint import Model
+    from leapstep.data import Data
+    from leapstep.doctor.diagnosis import Diagnosis
+
+EXAMPLES = """**Examples**
+
+`leapstep doctor mine.py:network photos/ --size 64`
+
+`leapstep doctor mine.py:network digits --label-argument y --html report.html`
+
+`leapstep doctor mine.py:network signals.npy --condition given.npz --assume predicts=v --assume timesteps=1000`
+
+`leapstep doctor google/ddpm-cifar10-32 cifar10/ --json -`
+
+A file such as `mine.py`:
+
+    def network():
+        net = Net()
+        net.load_state_dict(torch.load("net.pt"))
+        return net.eval()
+"""
+
+Array = npt.NDArray[Any]
+
+HINTS = ("condition", "assume", "pictures", "seed", "n", "check")
+"""The arguments of `leapstep.diagnose` that a file may return beside its network."""
+
+FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="`file.py:function`, which is executed and returns the network, or (network, arguments of "
+            "leapstep.diagnose); or a run folder, a diffusers pipeline folder, or `owner/name` on the Hub."
+        ),
+    ],
+    data: Annotated[str, typer.Argument(help="What it was trained on: `digits`, a folder, a file, a name on the Hub.")],
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
+    size: Annotated[int | None, typer.Option(help="Crop and resize pictures to squares of this side.")] = None,
+    n: Annotated[int | None, typer.Option(help="How many samples at most; default: 300.")] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What you know: predicts, time, reverse, timesteps, schedule, sigma_data, range, reshape; repeat it.",
+        ),
+    ] = None,
+    condition: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Further arguments of the network: an array a keyword.")
+    ] = None,
+    label_argument: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The keyword under which the network takes the data's labels.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise; default: 0.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu | cuda | mps; default: where the function put it; a folder's: the best.")
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - prints it in place of the text.")
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a report with figures.")
+    ] = None,
+) -> None:
+    """Find out how a network was trained (range, prediction, clock, schedule), and what is wrong with it.
+
+    It is called on real data with noise, and believed more than anything that is said of it. Nothing is trained. A
+    `file.py` is executed with all that is in it, so name only files that you trust.
+
+    Exit code: 0 with a verdict, 3 where it contradicts what was assumed or what the folder says, 2 for mistakes.
+    """
+    from leapstep.doctor import diagnose
+
+    assumed = dict(_assumed(setting) for setting in assume or [])
+    _check_outputs(json_file, html_file)
+    source, function = _parts(model)
+    if function:
+        network, hints = _network(source, function, device)
+        held, known = _read(data, split, size), None
+        given = _condition(condition, label_argument, held)
+    else:
+        network, known, held, given = _from_folder(model, data, split, options.device(device), (size, label_argument))
+        hints = {}
+        given |= _condition(condition, None, held)
+    values, hints = _thinned(held.values, _merged(hints, assumed, given, n, seed))
+    with options.progress(0, "starting", " samples") as bar:
+        name = functools.partial(bar.set_description_str, refresh=False)  # within the second in which no bar shows
+        found = diagnose(network, values, on_stage=name, on_call=bar.update, **hints)
+    if known is not None:
+        found = dataclasses.replace(found, contradictions=(*found.contradictions, *_disagreements(known, found)))
+    _show(found, json_file, html_file)
+    if found.contradictions:
+        raise typer.Exit(3)
+
+
+# --- what was given ------------------------------------------------------------------------------------------------
+
+
+def _assumed(setting: str) -> tuple[str, Any]:
+    """The name and the value of an assumption."""
+    from leapstep.denoiser import CLOCKS, SHAPES
+    from leapstep.process import PREDICTIONS, SCHEDULES
+
+    name, equals, text = (part.strip() for part in setting.partition("="))
+    kinds: dict[str, Callable[[str], Any]] = {"timesteps": int, "sigma_data": float, "reverse": _flag, "range": str}
+    names = {
+        "predicts": (*PREDICTIONS, *(f"-{kind}" for kind in PREDICTIONS)),
+        "time": tuple(CLOCKS),
+        "schedule": tuple(SCHEDULES),
+        "reshape": SHAPES,
+    }
+    if not equals or not text:
+        raise ValueError(f"--assume {setting}: write it as NAME=VALUE")
+    if name in names:
+        if text not in names[name]:
+            raise ValueError(f"--assume {setting}: use one of {', '.join(names[name])}")
+        return name, text
+    if name not in kinds:
+        raise ValueError(f"--assume {setting}: assume one of {', '.join((*names, *kinds))}")
+    try:
+        value = kinds[name](text)
+    except (ValueError, KeyError):
+        wanted = {"timesteps": "an integer", "sigma_data": "a number", "reverse": "true or false"}[name]
+        raise ValueError(f"--assume {setting}: give {wanted}") from None
+    if name in ("timesteps", "sigma_data") and not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"--assume {setting}: it must be positive")
+    return name, value
+
+
+def _flag(text: str) -> bool:
+    return FLAGS[text.lower()]
+
+
+def _check_outputs(json_file: str | None, html_file: Path | None) -> None:
+    """Make sure, before the work, that its results can be written."""
+    if json_file not in (None, "-") and Path(str(json_file)).suffix != ".json":
+        raise ValueError(f"--json {json_file}: name a file that ends in .json, or - to print it")
+    if html_file is not None and html_file.suffix not in (".html", ".htm"):
+        raise ValueError(f"--html {html_file}: name a file that ends in .html")
+    for path in (html_file, None if json_file in (None, "-") else Path(str(json_file))):
+        if path is not None and path.is_dir():
+            raise ValueError(f"{path} is a folder: name a file")
+        if path is not None:
+            files.check_writable(path.parent)
+    if html_file is not None:
+        from leapstep.doctor import figures
+
+        figures.require()
+
+
+def _parts(model: str) -> tuple[Path, str]:
+    """The file and the function of `file.py:function`; no function for what is no Python file."""
+    path, _, function = model.rpartition(":")
+    if function and path.endswith(".py"):
+        if not function.isidentifier():
+            raise ValueError(f"{model}: write it as file.py:function")
+        return Path(path), function
+    if model.endswith((".py", ".py:")):
+        raise ValueError(
+            f"{model}: name the function that returns the network as well, as in {model.rstrip(':')}:network"
+        )
+    if Path(model).is_file():
+        raise ValueError(
+            f"{model} is neither a folder nor file.py:function: name one of these, or owner/name on the Hub"
+        )
+    return Path(model), ""
+
+
+def _network(path: Path, function: str, device: str | None) -> tuple[Any, dict[str, Any]]:
+    """Execute a file and call its function: the network, and arguments for `leapstep.diagnose`."""
+    from torch import nn
+
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    module = _executed(path, lambda: _imported(path))
+    make = getattr(module, function, None)
+    if not callable(make):
+        names = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        have = f"; it has {', '.join(names[:8])}" if names else ""
+        raise ValueError(f"{path} has no function {function}{have}")
+    made = _executed(path, make)
+    network, hints = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
+    if not callable(network) or not isinstance(hints, Mapping):
+        raise ValueError(
+            f"{path}:{function} returned {type(made).__name__}: return the network, or (network, arguments of "
+            "leapstep.diagnose as a dict)"
+        )
+    if unknown := sorted(str(name) for name in hints if name not in HINTS):
+        raise ValueError(
+            f"{path}:{function} returned an argument {unknown[0]}: leapstep.diagnose has {', '.join(HINTS)}"
+        )
+    if device is not None:
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"--device {device}: {path}:{function} returned no nn.Module: put it there yourself")
+        network = network.to(options.device(device))
+    return network, dict(hints)
+
+
+def _imported(path: Path) -> Any:
+    """The module in a file; its neighbours can be imported, as when Python runs it."""
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    name = f"leapstep_doctor_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _executed(path: Path, call: Callable[[], Any]) -> Any:
+    """What a user's code returns; what it raises is one line, with the last place in the file that led to it."""
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        if isinstance(error, SyntaxError):
+            places.append((error.filename or "", error.lineno))
+        own = [line for name, line in places if Path(name).resolve() == path.resolve()]
+        where = f"{path}, line {own[-1]}" if own else str(path)
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ValueError(f"{where}: {type(error).__name__}: {said}") from error
+
+
+def _read(source: str, split: str, size: int | None) -> Data:
+    from leapstep.data import read
+
+    return read(source, split=split, size=size)
+
+
+def _condition(path: Path | None, label_argument: str | None, held: Data) -> dict[str, Array]:
+    """Further arguments of the network, aligned with the data."""
+    given: dict[str, Array] = {}
+    if path is not None:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                given = dict(arrays)
+        except FileNotFoundError:
+            raise ValueError(f"--condition: there is no file {path}") from None
+        except Exception as error:  # whatever numpy and zipfile raise; an npy file is no context
+            raise ValueError(f"--condition {path} cannot be read as an npz file: {error}") from error
+    for name, array in given.items():
+        if array.ndim == 0 or len(array) != len(held):
+            held_there = f"{len(array)} rows" if array.ndim else "one number"
+            raise ValueError(f"--condition {path}: {name} holds {held_there}, the data {len(held)}: give each its own")
+    if label_argument is not None:
+        if held.labels is None:
+            raise ValueError(f"--label-argument {label_argument}: {held.source} has no labels")
+        if label_argument in given:
+            raise ValueError(f"{label_argument} is given twice, as labels and in {path}: choose one")
+        given[label_argument] = held.labels
+    return given
+
+
+def _merged(
+    hints: dict[str, Any], assumed: dict[str, Any], given: dict[str, Array], n: int | None, seed: int | None
+) -> dict[str, Any]:
+    """The arguments of `leapstep.diagnose`: those of the file, and those of the command line, which count more."""
+    if given and hints.get("condition") is not None:
+        raise ValueError("a condition is given twice, by the file and by an option: choose one")
+    merged = {**hints, "assume": {**(hints.get("assume") or {}), **assumed}}
+    if given:
+        merged["condition"] = given
+    merged |= {name: value for name, value in (("n", n), ("seed", seed)) if value is not None}
+    if merged.get("n", 300) < 2:
+        raise ValueError(f"--n {merged['n']}: at least 2 samples are needed")
+    if not 0 <= merged.get("seed", 0) < 2**63:
+        raise ValueError(f"--seed {merged['seed']}: use an integer from 0 on")
+    return merged
+
+
+def _thinned(values: Array, hints: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
+    """As many samples as are needed, in memory of their own, and the arguments with the condition for these."""
+    import torch
+
+    n, condition = hints.get("n", 300), hints.get("condition")
+    if len(values) <= n:
+        return np.array(values), hints
+    rows = np.sort(np.random.default_rng(hints.get("seed", 0)).choice(len(values), n, replace=False))
+    if callable(condition):
+        return np.array(values[rows]), hints | {"condition": lambda chosen: condition(torch.from_numpy(rows)[chosen])}
+    for name, array in (condition or {}).items():
+        if len(array) != len(values):
+            raise ValueError(f"condition {name} holds {len(array)} rows, the data {len(values)}: give each its own")
+    if condition is not None:
+        hints = hints | {"condition": {name: array[rows] for name, array in condition.items()}}
+    return np.array(values[rows]), hints
+
+
+# --- folders, which say what they hold -----------------------------------------------------------------------------
+
+
+def _from_folder(
+    source: str, data: str, split: str, place: torch.device, others: tuple[Any, Any]
+) -> tuple[Any, Model, Data, dict[str, Array]]:
+    """The network of a folder, the folder's own words on it, the data as it takes them, and their labels."""
+    from leapstep import checkpoint
+
+    for name, value in zip(("size", "label-argument"), others, strict=True):
+        if value is not None:
+            raise ValueError(f"--{name} is for file.py:function: the folder {source} says it itself")
+    loaded = checkpoint.load(source, place)
+    held, labels = options.data_for(loaded, data, split)
+    given: dict[str, Array] = {}
+    if labels is not None:
+        given["class_labels"] = labels.numpy()
+    elif loaded.classes and loaded.null_label is not None:
+        given["class_labels"] = np.full(len(held), loaded.null_label)
+    elif loaded.classes:
+        raise ValueError(f"{source} samples one class at a time, and {data} has no labels: name data that have")
+    return loaded.network, loaded, held, given
+
+
+def _disagreements(model: Model, found: Diagnosis) -> list[str]:
+    """What the folder says and the network contradicts, as far as that is sure; a line for each."""
+    sure = {finding.name: finding.value for finding in found.findings if finding.confidence == "sure"}
+    lines = []
+    predicts = found.arguments.get("predicts", "eps")
+    if "predicts" in sure and predicts != model.predicts:
+        lines.append(f"the folder says that the network predicts {model.predicts}; it predicts {sure['predicts']}")
+    if "range" in sure and not _same_range(found.arguments.get("scaling"), model.scaling):
+        shift, scale = model.scaling
+        lines.append(
+            f"the folder says that the network sees (value - {shift:g}) / {scale:g}; it was trained on {sure['range']}"
+        )
+    elif (gap := _gap(model, found)) is not None and "schedule" in sure:
+        timestep, said, read = gap
+        lines.append(
+            f"the folder's schedule and clock put timestep {timestep:g} at log-SNR {said:.2f}, the network at "
+            f"{read:.2f}; its schedule is {sure['schedule']}"
+        )
+    return lines
+
+
+def _same_range(found: Any, said: tuple[float, float]) -> bool:
+    """Whether two scalings put values in the same place, to a fiftieth of their scale."""
+    shift, scale = (0.0, 1.0) if found is None else found
+    shifts, scales = (np.asarray(value, dtype=np.float64) for value in (shift, scale))
+    return bool((abs(shifts - said[0]) < 0.02 * abs(said[1])).all() and (abs(scales / said[1] - 1) < 0.02).all())
+
+
+def _gap(model: Model, found: Diagnosis) -> tuple[float, float, float] | None:
+    """Where the folder's levels leave the intervals read from the network furthest: timestep, level, and level read.
+
+    None where they do so at no more than a quarter of the timesteps.
+    """
+    import torch
+
+    from leapstep.denoiser import clock
+
+    count = model.process.timesteps or 1000
+    t = torch.arange(1, count + 1, dtype=torch.float64) / count
+    told = clock(model.process, model.time, count, True)(t).numpy()
+    levels = model.process.log_snr(t).numpy()
+    order = np.argsort(told)
+    curve = found.curve
+    outside, known = [], 0
+    for timestep, read, low, high in zip(curve.timesteps, curve.read, curve.low, curve.high, strict=True):
+        if read is None or low is None or high is None or not told.min() <= timestep <= told.max():
+            continue
+        known += 1
+        said = float(np.interp(timestep, told[order], levels[order]))
+        if not low - 0.1 <= said <= high + 0.1:
+            outside.append((max(low - said, said - high), timestep, said, read))
+    if 4 * len(outside) <= known:
+        return None
+    return max(outside)[1:]
+
+
+# --- what comes out ------------------------------------------------------------------------------------------------
+
+
+def _show(found: Diagnosis, json_file: str | None, html_file: Path | None) -> None:
+    """Print the verdict, and write the files that were asked for."""
+    from leapstep.doctor import report
+
+    record = _storable(found.as_dict())
+    if json_file == "-":
+        typer.echo(json.dumps(record, indent=2))
+    else:
+        width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        typer.echo(_encodable(report.text(found, width), getattr(sys.stdout, "encoding", None) or "utf-8"))
+    if json_file not in (None, "-"):
+        files.write_json(str(json_file), record)
+        typer.echo(f"written: {json_file}")
+    if html_file is not None:
+        files.write_text(html_file, report.html(found))
+        typer.echo(f"written: {html_file}", err=json_file == "-")
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """The text as a terminal of this encoding can show it."""
+    from leapstep.doctor.report import ASCII
+
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(ASCII).encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def _storable(value: Any) -> Any:
+    """As JSON can hold it: null for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(name): _storable(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

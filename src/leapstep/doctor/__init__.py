@@ -1,0 +1,209 @@
+"""Which convention does a network follow? `leapstep.diagnose` asks the network.
+
+It needs the network as a callable and a few hundred real samples; no labels, gradients or training code. `conventions`
+lists what networks are like, `probe` finds how this one is called, `search` which convention explains its answers,
+`curve` which noise level each timestep stands for, `health` how well it does. What comes out is a `Diagnosis`: the
+findings with how sure they are, what is wrong, and the lines of Python to paste.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leapstep.denoiser import CLOCKS, SHAPES, from_network
+from leapstep.doctor import health
+from leapstep.doctor.conventions import F64, Route, Trial, ranges
+from leapstep.doctor.curve import level_of
+from leapstep.doctor.diagnosis import Concern, Curve, Diagnosis, Finding, Level, Passage
+from leapstep.doctor.findings import arguments_of, contradictions, findings, snippet
+from leapstep.doctor.probe import Condition, Probe, probe
+from leapstep.doctor.search import Candidate, search
+from leapstep.process import PREDICTIONS, SCHEDULES
+
+__all__ = ["Concern", "Curve", "Diagnosis", "Finding", "Level", "Passage", "diagnose"]
+
+KNOWN = ("range", "predicts", "time", "reverse", "timesteps", "schedule", "sigma_data", "reshape")
+"""What can be assumed."""
+
+
+def diagnose(
+    net: Callable[..., Any],
+    data: Any,
+    *,
+    condition: Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]] | None = None,
+    assume: Mapping[str, Any] | None = None,
+    pictures: bool | None = None,
+    seed: int = 0,
+    n: int = 300,
+    check: bool = True,
+    on_stage: Callable[[str], object] = lambda stage: None,
+    on_call: Callable[[int], object] = lambda samples: None,
+) -> Diagnosis:
+    """Find out which convention a network follows, and how well it does.
+
+    Arguments:
+        net: called as `net(x, timestep, **condition)`, on any device.
+        data: real samples as they lie on disk, `[m, *d]`, an array or a tensor; a few hundred are enough.
+        condition: for a conditional network, arrays aligned with the data by keyword, or a function from rows of the
+            data `[b]` to the keyword arguments for them.
+        assume: what you believe, with keys among `KNOWN`; it decides where the evidence does not, and is contradicted
+            where it does.
+        pictures: whether the data are pixels from 0 to 255; default: if they are uint8.
+        seed: of the noise and of the choice of samples.
+        n: how many samples to use at most.
+        check: whether to sample a batch and compare its way with the data's.
+        on_stage: told what begins.
+        on_call: told how many samples went through the network.
+    Returns:
+        the Diagnosis; print it.
+    Raises:
+        ValueError: data that cannot be used, a network that cannot be called, or an unknown assumption.
+    """
+    began = time.perf_counter()
+    beliefs = _checked(assume or {})
+    values = torch.as_tensor(np.asarray(data)) if not isinstance(data, Tensor) else data.cpu()
+    _check(values)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(values), generator=generator)[:n]
+    spans = ranges(values[chosen], values.dtype == torch.uint8 if pictures is None else pictures)
+    if beliefs.get("range") and beliefs["range"] not in [span.name for span in spans]:
+        raise ValueError(f"range={beliefs['range']!r}: for these data use one of {', '.join(s.name for s in spans)}")
+    count = len(chosen) if values[0].numel() >= 64 else max(2000, len(chosen))
+    noise = torch.randn(count, *values.shape[1:], generator=generator)
+    on_stage("calling the network")
+    extra = _conditions(condition, chosen, len(values))
+    ask = probe(net, spans[0].values, extra, beliefs)
+    ask.on_call = on_call
+    found = search(ask, spans, noise, beliefs, on_stage)
+    winner = found.winners[0]
+    searched = ask.calls
+    on_stage("looking at every level")
+    arguments = arguments_of(winner, ask.reshape, ask.fractional)
+    process = winner.trial.route.process._replace(timesteps=winner.trial.route.timesteps)
+    ask.broken = ask.calls = 0  # of the convention that was found alone
+    levels, concerns = _health(net, ask, winner, noise)
+    passages: tuple[Passage, ...] = ()
+    parted = None
+    if check:
+        on_stage("sampling")
+        size = min(64, len(chosen))
+        inside = from_network(net, process, condition=extra(torch.arange(size)), **_inner(arguments, winner))
+        conditional = condition is not None
+        passages, parted = health.passages(
+            inside, winner.trial.range, seed, size, conditional=conditional, device=ask.device
+        )
+        concerns += health.sampling_concern(passages, parted)
+    return Diagnosis(
+        findings=findings(found, ask),
+        concerns=tuple(sorted(concerns, key=lambda concern: -concern.weight)),
+        code=snippet(winner, arguments, tuple(values.shape[1:]), condition is not None),
+        arguments=arguments,
+        diffusion=from_network(net, process, condition=extra(torch.arange(len(chosen))), **arguments),
+        curve=_curve(winner),
+        levels=levels,
+        passages=passages,
+        parted=parted,
+        contradictions=contradictions(found, ask, beliefs),
+        calls=searched + ask.calls,
+        seconds=round(time.perf_counter() - began, 1),
+    )
+
+
+def _checked(assume: Mapping[str, Any]) -> dict[str, Any]:
+    """The assumptions, if there are such."""
+    allowed: dict[str, tuple[str, ...]] = {
+        "predicts": tuple(sign + kind for kind in PREDICTIONS for sign in ("", "-")),
+        "time": tuple(CLOCKS),
+        "reshape": SHAPES,
+        "schedule": tuple(SCHEDULES),
+    }
+    for name, value in assume.items():
+        if name not in KNOWN:
+            raise ValueError(f"{name} cannot be assumed: use one of {', '.join(KNOWN)}")
+        if name in allowed and value not in allowed[name]:
+            raise ValueError(f"assumed {name}={value!r}: use one of {', '.join(allowed[name])}")
+    return dict(assume)
+
+
+def _check(values: Tensor) -> None:
+    if values.ndim < 2 or len(values) < 20:
+        raise ValueError(f"the data have shape {tuple(values.shape)}: give [n, *d] with n of 20 or more, best 300")
+    if not values.to(F64).isfinite().all():
+        raise ValueError("the data hold values that are not finite: remove them")
+    if values.to(F64).std() == 0:
+        raise ValueError("all values of the data are the same: the network cannot be told from any other")
+
+
+def _conditions(
+    condition: Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]] | None, chosen: Tensor, total: int
+) -> Condition:
+    """The network's keyword arguments for rows of the chosen data."""
+    if condition is None:
+        return lambda rows: {}
+    if callable(condition):
+        return lambda rows: condition(chosen[rows])
+    arrays = {name: torch.as_tensor(value) for name, value in condition.items()}
+    for name, array in arrays.items():
+        if array.ndim == 0 or len(array) != total:
+            raise ValueError(
+                f"condition {name!r} has shape {tuple(array.shape)}: give one row for each of {total} data"
+            )
+    return lambda rows: {name: array[chosen[rows]] for name, array in arrays.items()}
+
+
+def _inner(arguments: Mapping[str, Any], winner: Candidate) -> dict[str, Any]:
+    """The same arguments in the network's own range."""
+    inner = {name: value for name, value in arguments.items() if name not in ("scaling", "clip")}
+    if "clip" in arguments:
+        values = winner.trial.range.values
+        inner["clip"] = (values.min().item(), values.max().item())
+    return inner
+
+
+def _health(
+    net: Callable[..., Any], ask: Probe, winner: Candidate, noise: Tensor
+) -> tuple[tuple[Level, ...], tuple[Concern, ...]]:
+    """The errors by level, and all that is wrong but the sampling."""
+    trial: Trial = winner.trial
+    route: Route = trial.route
+
+    def denoise(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        output = ask(route.seen(x, t), route.timestep(t), rows)
+        return route.process.split(output, x, t, trial.predicts, route.sigma_data or 1.0)[0]
+
+    samples = max(4, min(200, -(-8000 // noise[0].numel())))
+    levels = health.levels(denoise, route, trial.range, samples, noise)
+    concerns = (
+        *health.behaviour(net, ask.steady, ask.separate, ask.broken, ask.calls),
+        *health.ema(net),
+        *health.judge(levels, trial.range.linear.variance, trial.predicts),
+        *health.leak(route, trial.range, trial.predicts),
+        *health.precision(ask, route, trial.range, noise),
+    )
+    return levels, concerns
+
+
+def _curve(winner: Candidate) -> Curve:
+    """The schedule, as it is shown."""
+    named = level_of(winner.trial.route, winner.profile.timesteps)
+    told = winner.curve.told
+
+    def column(values: Tensor, known: Tensor) -> tuple[float | None, ...]:
+        pairs = zip(values.tolist(), known.tolist(), strict=True)
+        return tuple(round(value, 3) if here and math.isfinite(value) else None for value, here in pairs)
+
+    everywhere = torch.ones_like(told)
+    return Curve(
+        tuple(winner.profile.timesteps.tolist()),
+        column(winner.curve.log_snr, told),
+        column(winner.curve.low, told),
+        column(winner.curve.high, told),
+        column(named, everywhere),
+    )

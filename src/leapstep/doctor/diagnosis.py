@@ -1,0 +1,151 @@
+"""What a diagnosis consists of. It is made by `leapstep.diagnose` and shown by `leapstep.doctor.report`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from leapstep.denoiser import Diffusion
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found of a network.
+
+    Attributes:
+        name: "range", "predicts", "time", "schedule" or "input".
+        value: in words, such as "[-1, 1]" or "eps, the noise".
+        confidence: "sure", "likely" or "unsure".
+        evidence: the measurement that speaks for it, in one sentence.
+        runner_up: the next best value, in words; "" where there is none.
+    """
+
+    name: str
+    value: str
+    confidence: str
+    evidence: str
+    runner_up: str = ""
+
+
+@dataclass(frozen=True)
+class Concern:
+    """Something that is wrong, or may be.
+
+    Attributes:
+        weight: 3 spoils every sample, 2 costs quality, 1 is worth knowing.
+        what: what was seen, in one sentence, with its number.
+        cure: what to do, in one sentence.
+    """
+
+    weight: int
+    what: str
+    cure: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The noise level of each timestep, as read from the network and as the schedule has it; lists of the same length.
+
+    Attributes:
+        timesteps: what the network was told.
+        read: the log-SNR at which it proved to be.
+        low, high: between which levels it cannot tell; None where it does not tell at all.
+        named: the log-SNR of the schedule that was found; None outside of its levels.
+    """
+
+    timesteps: tuple[float, ...]
+    read: tuple[float | None, ...]
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+    named: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """The denoising error at one noise level.
+
+    Attributes:
+        t, timestep, log_snr: the level.
+        error: mean squared error of the network's x0 over the variance of the data (1: no better than their mean).
+        linear: the same of the best linear denoiser.
+    """
+
+    t: float
+    timestep: float
+    log_snr: float
+    error: float
+    linear: float
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Where sampling stands at one level, against data with noise put on them.
+
+    Attributes:
+        t: the time.
+        mean: distance of the means, in standard deviations of x_t.
+        spread: standard deviation of the samples over that of x_t.
+        shape: how far the variances along the data's principal axes are off: the mean of |log of their ratio|.
+        luck: how large `shape` is for as many draws of q(x_t) itself.
+    """
+
+    t: float
+    mean: float
+    spread: float
+    shape: float
+    luck: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found.
+
+    Attributes:
+        findings: range, prediction, clock, schedule and so on.
+        concerns: what is wrong, the gravest first.
+        code: the lines of Python to paste.
+        arguments: of `from_network`, without the network, the process and the condition.
+        diffusion: the network, ready to sample in the range of the data at hand.
+        curve: the schedule.
+        levels: denoising errors, from data to noise.
+        passages: the sampling check, from noise to data; empty where it was not made.
+        parted: the time from which on sampling and data differ, None where they do not.
+        contradictions: what speaks against what was assumed.
+        calls: samples that went through the network.
+        seconds: how long it took.
+    """
+
+    findings: tuple[Finding, ...]
+    concerns: tuple[Concern, ...]
+    code: str
+    arguments: dict[str, Any]
+    diffusion: Diffusion = field(repr=False)
+    curve: Curve
+    levels: tuple[Level, ...]
+    passages: tuple[Passage, ...]
+    parted: float | None
+    contradictions: tuple[str, ...]
+    calls: int
+    seconds: float
+
+    def __getitem__(self, name: str) -> Finding:
+        """The finding of that name."""
+        return next(finding for finding in self.findings if finding.name == name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the network, as JSON has it."""
+        shown = {name: value for name, value in vars(self).items() if name not in ("diffusion", "arguments")}
+        return {
+            name: [asdict(each) if hasattr(each, "__dataclass_fields__") else each for each in value]
+            if isinstance(value, tuple)
+            else asdict(value)
+            if isinstance(value, Curve)
+            else value
+            for name, value in shown.items()
+        }
+
+    def __str__(self) -> str:
+        """The report, as the command line prints it."""
+        from leapstep.doctor import report
+
+        return report.text(self)

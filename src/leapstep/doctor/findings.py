@@ -1,0 +1,285 @@
+"""What a search found, in words and in Python."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from leapstep.denoiser import CLOCKS
+from leapstep.doctor.conventions import Route, Trial
+from leapstep.doctor.curve import Fit, family, level_of
+from leapstep.doctor.diagnosis import Finding
+from leapstep.doctor.probe import Probe
+from leapstep.doctor.search import (
+    BELIEFS,
+    CERTAIN,
+    FITS,
+    LIKELY,
+    PROBABLE,
+    SURE,
+    Candidate,
+    Search,
+    confidence,
+    denied,
+    margin,
+)
+
+PREDICTS = {
+    "eps": "eps, the noise",
+    "x0": "x0, the data",
+    "v": "v = alpha eps - sigma x0",
+    "score": "the score, -eps / sigma",
+    "flow": "the flow velocity dx/dt = eps - x0, towards noise",
+    "-flow": "the flow velocity x0 - eps, towards data",
+    "F": "EDM's preconditioned F",
+}
+
+CONFIDENCES = ("unsure", "likely", "sure")
+
+
+def findings(found: Search, ask: Probe) -> tuple[Finding, ...]:
+    """Range, prediction, clock and schedule, with how sure they are and what comes next."""
+    winner = found.winners[0]
+    trial, route = winner.trial, winner.trial.route
+    weak = trial.score > 0.3  # far worse than a linear denoiser: nothing found of such a network is certain
+    sigma = "" if route.sigma_data is None else f", for x / sqrt(sigma^2 + {route.sigma_data:g}^2)"
+    rows = [
+        _finding("range", _range(trial), found, lambda one: one.range.name, _range, weak),
+        _finding(
+            "predicts",
+            PREDICTS.get(trial.predicts, trial.predicts) + sigma,
+            found,
+            lambda one: (one.predicts, one.route.sigma_data),
+            lambda one: (
+                PREDICTS.get(one.predicts, one.predicts)
+                + ("" if one.route.sigma_data == route.sigma_data else f" with sigma_data {one.route.sigma_data}")
+            ),
+            weak,
+        ),
+        _clock(found, ask, weak),
+        _schedule(found, weak),
+    ]
+    return tuple(rows)
+
+
+def _range(trial: Trial) -> str:
+    """The range and its map, in words."""
+    span = trial.range
+    if not isinstance(span.shift, float) or not isinstance(span.scale, float):
+        return f"{span.name}: (y - mean) / std"
+    if (span.shift, span.scale) == (0.0, 1.0):
+        return f"{span.name}: the network sees y"
+    return f"{span.name}: the network sees (y - {span.shift:.5g}) / {span.scale:.5g}"
+
+
+def _finding(
+    name: str,
+    value: str,
+    found: Search,
+    attribute: Callable[[Trial], Any],
+    words: Callable[[Trial], str],
+    weak: bool,
+) -> Finding:
+    """A finding that trials decide."""
+    ahead, rival = margin(found, attribute)
+    if rival is None:
+        return Finding(name, value, "likely" if weak else "sure", "nothing else was possible")
+    evidence = f"the error of x0 is {math.exp(-ahead):.2g} times that with {words(rival)}"
+    return Finding(name, value, _capped(confidence(ahead, SURE, LIKELY), weak), evidence, words(rival))
+
+
+def _capped(word: str, weak: bool) -> str:
+    """Less sure, where the network does poorly in every convention."""
+    return CONFIDENCES[max(0, CONFIDENCES.index(word) - 1)] if weak else word
+
+
+def _clock(found: Search, ask: Probe, weak: bool) -> Finding:
+    """How time is counted: the axis is decided by trials, the place of zero by the schedule's fit."""
+    winner = found.winners[0]
+    route = winner.trial.route
+    kind = _time_in_words(route, ask)
+    ahead, rival = margin(found, lambda one: (BELIEFS["time"](one), one.route.reverse))
+    word = confidence(ahead, SURE, LIKELY)
+    evidence = (
+        "no other clock was possible"
+        if rival is None
+        else f"the error of x0 is {math.exp(-ahead):.2g} times that with {_axis(rival)}"
+    )
+    runner = "" if rival is None else _axis(rival)
+    same = [
+        each
+        for each in winner.fits[1:]
+        if each.route.schedule == route.schedule
+        and each.route.time != route.time
+        and each.route.timesteps in (route.timesteps, None)
+    ]
+    if winner.levels is None and same:
+        beyond = (min(each.misfit for each in same) - winner.fits[0].misfit) * len(winner.profile.timesteps)
+        if beyond < CERTAIN:
+            first = min(same, key=lambda each: each.misfit)
+            word = min(word, confidence(beyond, CERTAIN, PROBABLE), key=CONFIDENCES.index)
+            runner = f"{first.route.time} ({CLOCKS[first.route.time]}), a step of one level that hardly matters"
+    return Finding("time", kind, _capped(word, weak), evidence, runner)
+
+
+def _axis(trial: Trial) -> str:
+    return f"{trial.route.time}{', running from noise to data' if trial.route.reverse else ''}"
+
+
+def _time_in_words(route: Route, ask: Probe) -> str:
+    parts = [f"{route.time}: {CLOCKS[route.time]}"]
+    if route.reverse:
+        parts.append("counted from noise to data")
+    if route.timesteps is not None:
+        parts.append(f"T = {route.timesteps}")
+    parts.append(f"shape {ask.reshape}")
+    if ask.integers:
+        parts.append("integers only" + ("" if ask.limit is None else f", a table of {ask.limit}"))
+    elif not ask.fractional:
+        parts.append("fractions are rounded")
+    return ", ".join(parts)
+
+
+def _schedule(found: Search, weak: bool) -> Finding:
+    """The noise schedule: a name, or the curve itself."""
+    winner = found.winners[0]
+    chosen, route, profile = winner.fits[0], winner.trial.route, winner.profile
+    told = int(winner.curve.told.sum())
+    if winner.levels is not None:
+        evidence = (
+            f"no schedule with a name fits (the nearest, {chosen.code}, misses by {chosen.misfit:.2g} tolerances "
+            f"squared); the level was read at {told} of {len(profile.timesteps)} timesteps"
+        )
+        return Finding("schedule", "a curve without a name, recovered", _capped("likely", weak), evidence, chosen.code)
+    evidence = (
+        f"it misses the network's zeros by {chosen.misfit:.2g} tolerances squared, read at {told} of "
+        f"{len(profile.timesteps)} timesteps"
+    )
+    if route.time not in ("index", "index_from_1", "1000t", "999t", "fraction", "fraction_from_0"):
+        value = f"any with {_family(route)}: the clock says the noise level itself"
+        return Finding("schedule", value, _capped("sure" if chosen.misfit < 6 else "likely", weak), evidence)
+    rival, beyond = _next(winner)
+    word = confidence(beyond, CERTAIN, PROBABLE) if chosen.misfit < FITS else "unsure"
+    return Finding("schedule", chosen.code, _capped(word, weak), evidence, "" if rival is None else rival.code)
+
+
+def _family(route: Route) -> str:
+    return {"vp": "alpha^2 + sigma^2 = 1", "ve": "alpha = 1", "flow": "alpha + sigma = 1"}[family(route.schedule)]
+
+
+def _next(winner: Candidate) -> tuple[Fit | None, float]:
+    """The best schedule that is another curve, and how far it is behind, in squared deviations.
+
+    The network's error with it counts as well: a margin that is sure there is certain here.
+    """
+    profile, chosen = winner.profile, winner.fits[0]
+    own = level_of(chosen.route, profile.timesteps)
+    variance = math.log(winner.trial.range.linear.variance)
+    best: Fit | None = None
+    least = math.inf
+    for each in winner.fits[1:]:
+        other = level_of(each.route, profile.timesteps)
+        inside = (own + variance).abs() < 5
+        apart = (own - other)[inside].abs()
+        if not (apart.nan_to_num(9.0) > 0.4).any():
+            continue
+        beyond = (each.misfit - chosen.misfit) * len(profile.timesteps)
+        if each.code in winner.scores and beyond > -PROBABLE:
+            behind = winner.scores[each.code] - winner.scores.get(chosen.code, math.inf)
+            beyond = max(beyond, CERTAIN * behind / SURE)
+        if beyond < least:
+            best, least = each, beyond
+    return best, least
+
+
+def contradictions(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tuple[str, ...]:
+    """What speaks against the beliefs that the search did not follow, one sentence each."""
+    winner = found.winners[0]
+    route = winner.trial.route
+    said = []
+    for name, lost in denied(found, assume).items():
+        factor = (
+            "worse than with anything that was tried" if math.isinf(lost) else f"{math.exp(lost):.3g} times as large"
+        )
+        said.append(
+            f"you assumed {name}={assume[name]}, but the network's answers fit {name}={BELIEFS[name](winner.trial)}: "
+            f"with yours the error of x0 {factor}"
+        )
+    own = {"timesteps": route.timesteps, "schedule": winner.fits[0].route.schedule, "reshape": ask.reshape}
+    own |= {"time": route.time} if not any("assumed time" in sentence for sentence in said) else {}
+    for name, value in own.items():
+        if assume.get(name) not in (None, value) and not (name == "timesteps" and value is None):
+            said.append(_against(name, assume[name], value, winner))
+    return tuple(said)
+
+
+def _against(name: str, believed: Any, value: Any, winner: Candidate) -> str:
+    """One sentence on a belief about the schedule or the clock's details."""
+    nearest = [each for each in winner.fits if getattr(each.route, name, None) == believed]
+    reason = (
+        f"the best such schedule misses the network's zeros by {min(each.misfit for each in nearest):.2g} tolerances "
+        f"squared, this one by {winner.fits[0].misfit:.2g}"
+        if nearest
+        else "nothing that was tried with it fits"
+    )
+    return f"you assumed {name}={believed}, but the network's answers fit {name}={value}: {reason}"
+
+
+def arguments_of(winner: Candidate, reshape: str, fractional: bool) -> dict[str, Any]:
+    """The arguments of `from_network` that say what was found, but for the process and the condition."""
+    route, span = winner.trial.route, winner.trial.range
+    whole = isinstance(span.shift, float) and isinstance(span.scale, float)
+    counted = route.timesteps is not None and winner.levels is None and _endless(winner.fits[0].code)
+    found: dict[str, Any] = {"predicts": winner.trial.predicts, "time": route.time}
+    found |= {"timesteps": route.timesteps} if counted else {}
+    found |= {"fractional": True} if route.time.startswith("index") and fractional else {}
+    found |= {"reverse": True} if route.reverse else {}
+    found |= {"reshape": reshape} if reshape != "[b]" else {}
+    found |= {"sigma_data": route.sigma_data} if route.sigma_data is not None else {}
+    found |= {"scaling": (span.shift, span.scale)} if whole and (span.shift, span.scale) != (0.0, 1.0) else {}
+    clip = _clip(winner)
+    return found | ({"clip": clip} if whole and clip is not None else {})
+
+
+def snippet(winner: Candidate, arguments: Mapping[str, Any], shape: tuple[int, ...], conditional: bool) -> str:
+    """The lines of Python to paste."""
+    code, span = winner.fits[0].code, winner.trial.range
+    if winner.levels is not None:
+        kind = family(winner.fits[0].route.schedule)
+        more = "" if kind == "vp" else f", family={kind!r}"
+        code = f"leapstep.from_log_snr({winner.levels}{more})"
+    parts = [f"{name}={_literal(value)}" for name, value in arguments.items()]
+    parts += ["condition=condition"] if conditional else []
+    lines = ["import leapstep"] + (["import torch"] if "torch." in code else [])
+    lines += ["", f"diffusion = leapstep.from_network(net, {code}, {', '.join(parts)})"]
+    wide = "" if isinstance(span.scale, float) else " * std + mean  # those of your training data, per feature"
+    lines.append(f"x0 = leapstep.sample(diffusion, shape={(16, *shape)}, steps=20){wide}")
+    return "\n".join(lines)
+
+
+def _endless(code: str) -> bool:
+    """Whether a process in Python has no trained levels of its own."""
+    return code in ("leapstep.flow()", "leapstep.vp()", "leapstep.exponential()")
+
+
+def _clip(winner: Candidate) -> tuple[float, float] | None:
+    """The range that pictures cannot leave, or data whose estimate from pure noise would be without bound."""
+    span, route = winner.trial.range, winner.trial.route
+    if not isinstance(span.scale, float) or not isinstance(span.shift, float):
+        return None
+    values = span.values.double() * span.scale + span.shift
+    low, high = values.min().item(), values.max().item()
+    for a, b in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
+        if abs(low - a) < 0.01 * (b - a) and abs(high - b) < 0.01 * (b - a) and values[0].ndim >= 3:
+            return a, b
+    faint = route.process.log_snr(1.0).item() + math.log(span.linear.variance) < -15
+    return (low, high) if faint and winner.trial.predicts.removeprefix("-") in ("eps", "score") else None
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(f'{each:.6g}' for each in value)})"
+    return repr(value) if not isinstance(value, torch.Tensor) else "..."

@@ -1,0 +1,314 @@
+"""The search for the convention that a network follows.
+
+First all ranges, processes, clocks and kinds of prediction race, on few samples, and those that explain the network's
+answers worst drop out. For the few that are left the schedule is read from the network (`curve`), named if it has a
+name, and they are measured again with it. A finding is as sure as the best convention without it is behind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leapstep.doctor.conventions import F64, Range, Route, Trial, compare, routes, times_of
+from leapstep.doctor.curve import (
+    Fit,
+    Profile,
+    Recovered,
+    family,
+    fit,
+    level_of,
+    measure,
+    named_levels,
+    recover,
+)
+from leapstep.doctor.probe import Probe
+from leapstep.process import from_log_snr
+
+FITS = 3.0
+"""The misfit from which on no named schedule is said to be the network's."""
+
+SURE, LIKELY = 0.3, 0.1
+"""Margins in mean log error that a range, a prediction or a process must have over the next."""
+
+CERTAIN, PROBABLE = 12.0, 4.0
+"""Margins in summed squared deviations that a schedule or a clock must have over the next."""
+
+
+@dataclass
+class Candidate:
+    """A convention with its schedule.
+
+    Attributes:
+        trial: how well it explains the network, with a penalty for a schedule that does not run along its zeros.
+        fits: the named schedules and clocks, the one that was taken first, then by how well they fit.
+        scores: the error that the network has with some of them, by the code of the fit.
+        profile, curve: the measurement, and the curve read from it.
+        levels: the curve as `from_log_snr` takes it, where no named schedule explains it; else None.
+    """
+
+    trial: Trial
+    fits: list[Fit]
+    scores: dict[str, float]
+    profile: Profile
+    curve: Recovered
+    levels: dict[int, float] | None = None
+
+
+@dataclass
+class Search:
+    """What the search found.
+
+    Attributes:
+        winners: the candidates, the best first.
+        trials: everything that was measured, the best first.
+    """
+
+    winners: list[Candidate]
+    trials: list[Trial] = field(default_factory=list)
+
+
+def key(trial: Trial) -> tuple[Any, ...]:
+    """What makes two trials different conventions, whatever their schedules."""
+    route = trial.route
+    time = AXES.get(route.time, route.time)
+    return trial.range.name, trial.predicts, family(route.schedule), route.sigma_data, time, route.reverse
+
+
+def search(
+    ask: Probe,
+    spans: list[Range],
+    noise: Tensor,
+    assume: Mapping[str, Any],
+    on_stage: Callable[[str], object] = lambda stage: None,
+) -> Search:
+    """Find the convention of a network.
+
+    Arguments:
+        spans: the ranges to consider.
+        noise: standard normal, as many as there are data or more.
+        assume: what somebody believes, see `BELIEFS`; it decides where the evidence does not.
+        on_stage: told what begins.
+    """
+    n = _samples(noise, 300, 200)
+    counts = (1000, 300, 100, 30, 4000) if ask.limit is None else (ask.limit,)
+    if ask.limit is None and assume.get("timesteps"):
+        counts = tuple(dict.fromkeys((int(assume["timesteps"]), *counts)))
+    sizes = {0.5, 1.0} | ({float(assume["sigma_data"])} if assume.get("sigma_data") else set())
+    pairs = [(span, route) for span in spans for route in routes(span.linear.variance, counts, ask.integers, sizes)]
+    on_stage("comparing conventions")
+    trials = _sorted(_compared(ask, pairs, n, noise, 0))
+    for rounds, (kept, factor) in enumerate(((40, 3), (12, 8)), start=1):
+        first = n * 4**rounds
+        again = _pairs(trials, kept)
+        renewed = {_identity(trial): trial for trial in _compared(ask, again, factor * n, noise, first)}
+        trials = _sorted(
+            trial.merged(renewed[_identity(trial)]) if _identity(trial) in renewed else trial for trial in trials
+        )
+    on_stage("reading the schedule")
+    best = next(trial for trial in trials if trial.n > n).score
+    finalists: dict[tuple[Any, ...], Trial] = {}
+    for trial in trials:
+        if trial.n > n and trial.score < best + 0.7 and len(finalists) < 3:
+            finalists.setdefault(key(trial), trial)
+    winners = [_refined(ask, trial, noise, {}) for trial in finalists.values()]
+    winners.sort(key=lambda one: one.trial.score)
+    return _believing(Search(winners, trials), ask, noise, assume)
+
+
+AXES: dict[str, str] = {"index_from_1": "index", "1000t": "index", "999t": "index", "fraction_from_0": "fraction"}
+"""Clocks that cannot be told apart before the schedule is read, and the one that stands for them."""
+
+BELIEFS: dict[str, Callable[[Trial], Any]] = {
+    "range": lambda trial: trial.range.name,
+    "predicts": lambda trial: trial.predicts,
+    "time": lambda trial: AXES.get(trial.route.time, trial.route.time),
+    "reverse": lambda trial: trial.route.reverse,
+    "sigma_data": lambda trial: trial.route.sigma_data,
+}
+"""What can be believed of a convention, and where it stands; the schedule and T are the affair of `Fit`."""
+
+
+def denied(found: Search, assume: Mapping[str, Any]) -> dict[str, float]:
+    """The beliefs that the winner does not share, with the margin by which they lose, in mean log error."""
+    wrong = {}
+    for name, value in _wanted(assume).items():
+        if BELIEFS[name](found.winners[0].trial) != value:
+            rivals = [trial.score for trial in _rivals(found) if BELIEFS[name](trial) == value]
+            wrong[name] = min(rivals, default=math.inf) - found.winners[0].trial.score
+    return wrong
+
+
+def _wanted(assume: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: AXES.get(value, value) for name, value in assume.items() if name in BELIEFS}
+
+
+def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, Any]) -> Search:
+    """Where the evidence leaves it open, the convention that somebody believes in comes first."""
+    wrong = denied(found, assume)
+    if wrong and max(wrong.values()) < LIKELY:
+        wanted = _wanted(assume)
+        agreeing = [one for one in found.trials if all(BELIEFS[name](one) == value for name, value in wanted.items())]
+        if agreeing:
+            found.winners.insert(0, _refined(ask, agreeing[0], noise, assume))
+    winner = found.winners[0]
+    named = {name: assume[name] for name in ("time", "schedule", "timesteps") if assume.get(name) is not None}
+    count = len(winner.profile.timesteps)
+    for each in winner.fits if named else ():
+        if _keeps(each.route, named) and (each.misfit - winner.fits[0].misfit) * count < CERTAIN:
+            winner.fits.remove(each)
+            winner.fits.insert(0, each)
+            break
+    return found
+
+
+def _compared(ask: Probe, pairs: list[tuple[Range, Route]], n: int, noise: Tensor, first: int) -> Iterable[Trial]:
+    """Trials of all pairs, in portions that do not fill the memory."""
+    portion = max(1, 2**22 // (5 * n * noise[0].numel()))
+    for start in range(0, len(pairs), portion):
+        for kinds in compare(ask, pairs[start : start + portion], n, noise, first):
+            yield from kinds
+
+
+def _identity(trial: Trial) -> tuple[Any, ...]:
+    route = trial.route
+    middle = round(route.process.log_snr(0.9).item(), 3)
+    return trial.range.name, trial.predicts, middle, *route._replace(process=None)  # type: ignore[arg-type]
+
+
+def _sorted(trials: Iterable[Trial]) -> list[Trial]:
+    return sorted(trials, key=lambda trial: trial.score)
+
+
+def _pairs(trials: list[Trial], kept: int) -> list[tuple[Range, Route]]:
+    """The pairs of the best trials, and the best pair of every range and kind, so that each has its say."""
+    chosen: dict[tuple[Any, ...], tuple[Range, Route]] = {}
+    seen: set[str] = set()
+    for rank, trial in enumerate(trials):
+        if rank < kept or not {trial.range.name, trial.predicts} <= seen:
+            seen |= {trial.range.name, trial.predicts}
+            chosen.setdefault((trial.range.name, *_identity(trial)[2:]), (trial.range, trial.route))
+    return list(chosen.values())
+
+
+def _refined(ask: Probe, trial: Trial, noise: Tensor, assume: Mapping[str, Any]) -> Candidate:
+    """Read the schedule of one convention, and measure it again with it."""
+    samples = _samples(noise, 2000, 500)
+    places = _timesteps(ask, trial.route, trial.range)
+    profile = measure(ask, trial.range, trial.route, trial.predicts, places, samples, noise)
+    fits = fit(profile, trial.route, ask.limit, ask.integers)
+    fits = [each for each in fits if _keeps(each.route, assume)] or fits
+    chosen, same, scores = _measured(ask, trial, fits, max(8, samples // 2), noise)
+    fits.remove(chosen)
+    counts = trial.route.time in ("index", "fraction")
+    found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen))
+    if counts and chosen.misfit > FITS:
+        _recovered(ask, found, noise, assume.get("timesteps"))
+    elif chosen.misfit > 1:
+        found.trial = same._replace(scores=same.scores + 0.05 * min(chosen.misfit - 1, 10))
+    return found
+
+
+def _curve(profile: Profile, chosen: Fit) -> Recovered:
+    """The curve read from a profile; which way it runs is known from the schedule that is nearest."""
+    level = level_of(chosen.route, profile.timesteps)
+    known = level[level.isfinite()]
+    return recover(profile, chosen.share, bool(known[-1] < known[0]))
+
+
+def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | None) -> None:
+    """Take the curve itself, where it explains the network better than every schedule that has a name."""
+    trial, chosen = found.trial, found.fits[0]
+    if trial.predicts.endswith("flow"):
+        return  # a velocity belongs to its own clock
+    count = ask.limit or timesteps or (1000 if trial.route.time == "index" else chosen.route.timesteps or 1000)
+    route = Route("", chosen.route.process, AXES.get(chosen.route.time, chosen.route.time), trial.route.reverse, count)
+    profile = found.profile
+    if trial.route.time == "index" and count != chosen.route.timesteps:
+        samples = _samples(noise, 2000, 500)
+        places = _timesteps(ask, route, trial.range)
+        profile = measure(ask, trial.range, trial.route, trial.predicts, places, samples, noise)
+    curve = recover(profile, chosen.share, not trial.route.reverse)
+    levels = named_levels(curve, profile, route)
+    if len(levels) < 4 or not all(map(math.isfinite, levels.values())):
+        return
+    process = from_log_snr(levels, family(trial.route.schedule))._replace(timesteps=None)
+    own = Route(trial.route.schedule, process, route.time, route.reverse, count, trial.route.sigma_data)
+    ((*trials,),) = compare(ask, [(trial.range, own)], _samples(noise, 1000, 250), noise)
+    same = next(each for each in trials if each.predicts == trial.predicts)
+    if same.score < trial.score - 0.02:
+        found.trial, found.levels, found.profile, found.curve = same, levels, profile, curve
+
+
+def _measured(ask: Probe, trial: Trial, fits: list[Fit], n: int, noise: Tensor) -> tuple[Fit, Trial, dict[str, float]]:
+    """The first of the fits with which the network denoises as well as with any, its trial, and what others score.
+
+    Where the network's zeros decide little, its error does: the best fit of every schedule and size is tried.
+    """
+    tried: dict[Any, Fit] = {}
+    for each in fits:
+        if len(tried) < 24 and each.rank < fits[0].rank + 3:
+            tried.setdefault((each.route.schedule, each.route.timesteps), each)
+    pairs = [(trial.range, each.route) for each in tried.values()]
+    trials = [each for each in _compared(ask, pairs, n, noise, 0) if each.predicts == trial.predicts]
+    least = min(each.score for each in trials)
+    scores = {fit.code: each.score for fit, each in zip(tried.values(), trials, strict=True)}
+    chosen = next((fit, each) for fit, each in zip(tried.values(), trials, strict=True) if each.score < least + 0.05)
+    return *chosen, scores
+
+
+def _samples(noise: Tensor, values: int, most: int) -> int:
+    """How many samples hold so many values; few of large ones, and more of those that are cheap."""
+    size = noise[0].numel()
+    return max(2, min(most, -(-values * (4 if size < 64 else 1) // size)))
+
+
+def _keeps(route: Route, assume: Mapping[str, Any]) -> bool:
+    names = {"time": route.time, "timesteps": route.timesteps, "schedule": route.schedule}
+    return all(names[name] == assume[name] for name in names if assume.get(name) is not None)
+
+
+def _timesteps(ask: Probe, route: Route, span: Range) -> Tensor:
+    """Where the profile is measured: on the whole axis, closer at its clean end."""
+    if route.time not in ("index", "fraction"):
+        t = times_of(route, span.linear.variance, tuple(torch.linspace(8, -5, 16).tolist()))
+        return route.timestep(torch.unique(t))
+    share = torch.tensor(
+        [0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.1, 0.15, 0.22, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+        dtype=F64,
+    )
+    if ask.limit is None and route.time == "index":
+        share = torch.cat([share, torch.tensor([1.3, 1.7], dtype=F64)])
+    end = 1.0 if route.time == "fraction" else float(route.timesteps or 1000)
+    if route.time == "index":
+        places = (share * end).round().clamp(max=(ask.limit or 10**9) - 1)
+    else:
+        places, end = share, 1.0
+    found: Tensor = torch.unique((end - places).clamp(min=0) if route.reverse else places)
+    return found
+
+
+def confidence(margin: float, sure: float, likely: float) -> str:
+    """In words."""
+    return "sure" if margin > sure else "likely" if margin > likely else "unsure"
+
+
+def _rivals(found: Search) -> list[Trial]:
+    """All trials but the winner's; those that were refined with their own schedule."""
+    refined = {key(each.trial) for each in found.winners}
+    return [each.trial for each in found.winners[1:]] + [one for one in found.trials if key(one) not in refined]
+
+
+def margin(found: Search, attribute: Callable[[Trial], Any]) -> tuple[float, Trial | None]:
+    """How far the best trial with another value of this attribute falls behind the winner, and that trial."""
+    winner = found.winners[0].trial
+    rivals = [trial for trial in _rivals(found) if attribute(trial) != attribute(winner)]
+    if not rivals:
+        return math.inf, None
+    rival = min(rivals, key=lambda trial: trial.score)
+    return rival.score - winner.score, rival

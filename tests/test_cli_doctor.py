@@ -1,0 +1,324 @@
+"""`leapstep doctor` as a user meets it; what the doctor finds is tested elsewhere, and mostly made up here."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import commands
+import leapstep
+import leapstep.doctor
+from commands import refused
+from diagnoses import diagnosis
+from leapstep import checkpoint
+from leapstep.cli import doctor
+from leapstep.data import PIXELS, read
+from leapstep.doctor.diagnosis import Finding, Level
+from leapstep.networks import UNet
+
+SOURCE = """
+import neighbour
+
+GREETING = neighbour.GREETING
+
+def network():
+    return lambda x, timestep, **given: x
+
+def with_hints():
+    return network(), {"assume": {"predicts": "v", "timesteps": 100}, "n": 50, "pictures": True}
+
+def with_condition():
+    return network(), {"condition": {"y": [1]}}
+
+def with_rows():
+    return network(), {"condition": lambda rows: {"y": rows % 3}}
+
+def odd():
+    return network(), {"colour": "red"}
+
+def module():
+    from torch import nn
+    return nn.Linear(2, 2)
+
+def fails():
+    return 1 / 0
+
+def leaves():
+    raise SystemExit("usage: mine.py")
+
+def nothing():
+    pass
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A user's file beside another that it imports, and arrays."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "neighbour.py").write_text("GREETING = 'hello'\n")
+    (tmp_path / "mine.py").write_text(SOURCE)
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(40, 2)))
+    np.savez(tmp_path / "labelled.npz", x=np.zeros((40, 2)) + np.arange(40)[:, None], y=np.arange(40) % 3)
+    return tmp_path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `leapstep.diagnose` was asked; it answers `asked["answer"]`."""
+    calls = {"answer": diagnosis()}
+
+    def diagnose(net, data, *, condition=None, on_stage, on_call, **given):
+        on_stage("comparing conventions")
+        on_call(64)
+        calls.update(given, net=net, data=data, condition=condition)
+        return calls["answer"]
+
+    monkeypatch.setattr(leapstep.doctor, "diagnose", diagnose, raising=False)
+    return calls
+
+
+def invoke(*args):
+    return commands.invoke("doctor", *args)
+
+
+def done(*args):
+    return commands.done("doctor", *args).stdout
+
+
+# --- what comes out ------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_is_printed(mine, asked):
+    said = done("mine.py:network", "points.npy")
+    assert said.startswith("The convention is clear.")
+    assert "leapstep.from_network(net, leapstep.linear()" in said
+    assert asked["net"](3, 4) == 3
+    assert asked["data"].shape == (40, 2)
+    assert asked["condition"] is None
+    assert asked["assume"] == {}
+
+
+def test_what_contradicts_ends_with_3(mine, asked):
+    asked["answer"] = diagnosis(contradictions=("v was assumed; it is eps",))
+    result = invoke("mine.py:network", "points.npy", "--assume", "predicts=v")
+    assert result.exit_code == 3
+    assert "v was assumed; it is eps." in result.stdout
+    assert asked["assume"] == {"predicts": "v"}
+
+
+def test_json_alone_is_printed_and_knows_no_infinity(mine, asked):
+    asked["answer"] = diagnosis(levels=(Level(1.0, 999, -float("inf"), 1.0, float("nan")),), parted=0.5)
+    found = json.loads(done("mine.py:network", "points.npy", "--json", "-"), parse_constant=pytest.fail)
+    assert found["findings"][1]["value"] == "eps, the noise"
+    assert found["levels"] == [{"t": 1.0, "timestep": 999, "log_snr": None, "error": 1.0, "linear": None}]
+    assert found["parted"] == 0.5
+    said = done("mine.py:network", "points.npy", "--json", "new/found.json")
+    assert said.startswith("The convention is clear.")
+    assert "written: new/found.json" in said
+    assert json.loads((mine / "new" / "found.json").read_text()) == found
+
+
+def test_html_is_written(mine, asked):
+    pytest.importorskip("matplotlib")
+    result = invoke("mine.py:network", "points.npy", "--html", "found.html", "--json", "-")
+    assert json.loads(result.stdout)["calls"] == 48120
+    assert "written: found.html" in result.stderr
+    assert (mine / "found.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_terminal_without_the_marks_gets_plain_ones():
+    assert doctor._encodable("● sure\n◉ → │", "utf-8") == "● sure\n◉ → │"
+    assert doctor._encodable("● sure\n○ ◉ → │ é", "ascii") == "* sure\no @ -> | ?"
+    assert doctor._encodable("é ●", "latin-1") == "é *"
+
+
+# --- what goes in --------------------------------------------------------------------------------------------------
+
+
+def test_assumptions_have_their_types(mine, asked):
+    given = ["predicts=-v", "time=-log_snr", "reverse=true", "timesteps=300", "schedule=cosine", "sigma_data=0.5"]
+    given += ["range=[-1, 1]", "reshape=[b, 1]"]
+    done("mine.py:network", "points.npy", *(word for setting in given for word in ("--assume", setting)))
+    assert asked["assume"] == {
+        "predicts": "-v",
+        "time": "-log_snr",
+        "reverse": True,
+        "timesteps": 300,
+        "schedule": "cosine",
+        "sigma_data": 0.5,
+        "range": "[-1, 1]",
+        "reshape": "[b, 1]",
+    }
+
+
+def test_the_command_line_counts_more_than_the_file(mine, asked):
+    done("mine.py:with_hints", "points.npy", "--assume", "predicts=x0", "--seed", 7)
+    assert asked["assume"] == {"predicts": "x0", "timesteps": 100}
+    assert (asked["n"], asked["seed"], asked["pictures"]) == (50, 7, True)
+    done("mine.py:with_hints", "points.npy", "--n", 20)
+    assert asked["n"] == 20
+
+
+def test_conditions_and_labels_are_aligned_with_the_data(mine, asked):
+    np.savez(mine / "given.npz", scale=np.arange(40.0), token=np.zeros((40, 3)))
+    done("mine.py:network", "labelled.npz", "--condition", "given.npz", "--label-argument", "y")
+    assert sorted(asked["condition"]) == ["scale", "token", "y"]
+    assert asked["condition"]["y"].tolist() == (np.arange(40) % 3).tolist()
+    assert asked["condition"]["scale"][-1] == 39
+
+
+def test_pictures_are_as_they_lie_on_disk(mine, asked):
+    done("mine.py:network", "digits", "--split", "test", "--size", 16)
+    assert asked["data"].dtype == np.uint8
+    assert asked["data"].shape == (300, 1, 16, 16)
+
+
+def test_no_more_data_than_needed_and_their_own_conditions(mine, asked):
+    for function in ("network", "with_rows"):
+        options = () if function == "with_rows" else ("--label-argument", "y")
+        done(f"mine.py:{function}", "labelled.npz", *options, "--n", 30)
+        numbers = asked["data"][:, 0]
+        assert sorted(set(numbers)) == numbers.tolist()
+        assert len(numbers) == 30
+        assert asked["data"].flags.writeable
+        chosen = torch.arange(30)
+        given = asked["condition"](chosen) if callable(asked["condition"]) else asked["condition"]
+        assert (np.asarray(given["y"]) == numbers % 3).all()
+    refused(invoke("mine.py:with_condition", "points.npy", "--n", 30), "condition y holds 1 rows, the data 40")
+
+
+def test_the_device_is_for_modules(mine, asked):
+    done("mine.py:module", "points.npy", "--device", "cpu")
+    assert isinstance(asked["net"], torch.nn.Linear)
+    refused(invoke("mine.py:network", "points.npy", "--device", "cpu"), "no nn.Module")
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    network = UNet(in_channels=1, channels=(8, 8), attention=(False, True), blocks=1, groups=4, classes=10)
+    classes = tuple("0123456789")
+    data = {"source": "digits", "samples": 9, "scaling": PIXELS._asdict(), "classes": list(classes)}
+    model = checkpoint.Model(network, leapstep.linear(), "eps", (1, 8, 8), classes=classes, details={"data": data})
+    path = tmp_path_factory.mktemp("doctor") / "run"
+    checkpoint.save(path, model)
+    return path
+
+
+def test_a_folder_that_agrees(folder, asked):
+    said = done(folder, "digits")
+    assert "the folder" not in said.lower()
+    assert asked["data"].dtype == np.uint8
+    data = read("digits")
+    pixels = {tuple(row.ravel()): label for row, label in zip(data.values, data.labels, strict=True)}
+    expected = [pixels[tuple(row.ravel())] for row in asked["data"]]
+    assert asked["condition"]["class_labels"].tolist() == expected
+    assert isinstance(asked["net"], UNet)
+
+
+def folder_findings(**values):
+    return tuple(Finding(name, value, "sure", "") for name, value in values.items())
+
+
+def test_a_folder_that_says_something_else(folder, asked):
+    cosine = leapstep.cosine()
+    curve = diagnosis().curve
+    read_off = tuple(cosine.log_snr((k + 1) / 1000).item() for k in curve.timesteps)
+    wrong = dataclasses.replace(curve, read=read_off, low=read_off, high=read_off, named=read_off)
+    found = folder_findings(predicts="v", range="[0, 1]", schedule="cosine()")
+    asked["answer"] = diagnosis(findings=found, arguments={"predicts": "v", "scaling": (0.0, 255.0)})
+    result = invoke(folder, "digits")
+    assert result.exit_code == 3
+    assert "The folder says that the network predicts eps; it predicts v." in result.stdout
+    assert "sees (value - 127.5) / 127.5; it was trained on [0, 1]." in " ".join(result.stdout.split())
+    asked["answer"] = diagnosis(findings=folder_findings(schedule="cosine()"), curve=wrong)
+    result = invoke(folder, "digits", "--json", "-")
+    assert result.exit_code == 3
+    (said,) = json.loads(result.stdout)["contradictions"]
+    assert (
+        "schedule and clock put timestep 900 at log-SNR -8.22, the network at -3.72; its schedule is cosine()" in said
+    )
+    asked["answer"] = diagnosis(findings=(Finding("schedule", "cosine()", "likely", ""),), curve=wrong)
+    assert "The folder" not in done(folder, "digits")  # what is not sure contradicts nobody
+
+
+def test_a_folder_speaks_for_itself(folder, asked, mine):
+    refused(invoke(folder, "digits", "--label-argument", "y"), "--label-argument is for file.py:function")
+    refused(invoke(folder, "digits", "--size", 8), "--size is for file.py:function")
+    refused(invoke(folder, "points.npy"), "shape")
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("none.py:network",), ("there is no file none.py",)),
+        (("mine.py",), ("name the function", "mine.py:network")),
+        (("mine.py:",), ("mine.py:network",)),
+        (("mine.py:a-b",), ("file.py:function",)),
+        (("mine.py:absent",), ("has no function absent", "network")),
+        (("mine.py:GREETING",), ("has no function GREETING",)),
+        (("mine.py:fails",), ("mine.py, line 26: ZeroDivisionError: division by zero",)),
+        (("mine.py:leaves",), ("mine.py, line 29: SystemExit: usage",)),
+        (("mine.py:nothing",), ("returned NoneType",)),
+        (("mine.py:odd",), ("argument colour", "condition, assume")),
+        (("points.npy",), ("neither a folder nor file.py:function",)),
+        (("nowhere",), ("there is no model folder nowhere",)),
+        (("mine.py:network", "--assume", "predicts"), ("NAME=VALUE",)),
+        (("mine.py:network", "--assume", "predicts="), ("NAME=VALUE",)),
+        (("mine.py:network", "--assume", "predicts=noise"), ("eps, x0, v",)),
+        (("mine.py:network", "--assume", "colour=red"), ("predicts, time",)),
+        (("mine.py:network", "--assume", "timesteps=many"), ("an integer",)),
+        (("mine.py:network", "--assume", "timesteps=0"), ("positive",)),
+        (("mine.py:network", "--assume", "sigma_data=inf"), ("positive",)),
+        (("mine.py:network", "--assume", "reverse=maybe"), ("true or false",)),
+        (("mine.py:network", "--condition", "short.npz"), ("scale holds 7 rows, the data 40",)),
+        (("mine.py:network", "--condition", "none.npz"), ("there is no file none.npz",)),
+        (("mine.py:network", "--condition", "mine.py"), ("cannot be read as an npz file",)),
+        (("mine.py:network", "--condition", "points.npy"), ("cannot be read as an npz file",)),
+        (("mine.py:network", "--label-argument", "y"), ("points.npy has no labels",)),
+        (("mine.py:with_condition", "--condition", "whole.npz"), ("condition is given twice",)),
+        (("mine.py:network", "--n", "1"), ("at least 2",)),
+        (("mine.py:network", "--seed", "-1"), ("--seed -1",)),
+        (("mine.py:network", "--json", "found.txt"), ("ends in .json",)),
+        (("mine.py:network", "--html", "mine.py"), ("ends in .html",)),
+        (("mine.py:network", "--html", "folder.html"), ("is a folder",)),
+        (("mine.py:network", "--html", "points.npy/found.html"), ("points.npy is a file",)),
+        (("mine.py:module", "--device", "abacus"), ("--device abacus",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_mistakes_are_one_line(mine, asked, args, words):
+    np.savez(mine / "short.npz", scale=np.arange(7))
+    np.savez(mine / "whole.npz", scale=np.arange(40))
+    (mine / "folder.html").mkdir()
+    refused(invoke(args[0], "points.npy", *args[1:]), *words)
+    assert "net" not in asked
+
+
+def test_a_name_given_twice(mine, asked):
+    np.savez(mine / "given.npz", y=np.arange(40))
+    args = ("mine.py:network", "labelled.npz", "--condition", "given.npz", "--label-argument", "y")
+    refused(invoke(*args), "y is given twice")
+    np.savez(mine / "given.npz", y=np.array(1.0))
+    refused(invoke(*args), "y holds one number, the data 40")
+
+
+def test_a_file_that_is_no_python(mine, asked):
+    (mine / "broken.py").write_text("x = 1\ndef network(:\n")
+    refused(invoke("broken.py:network", "points.npy"), "broken.py, line 2: SyntaxError: ")
+    (mine / "lost.py").write_text("\n\nimport no_such_module_anywhere\n")
+    refused(invoke("lost.py:network", "points.npy"), "lost.py, line 3: ModuleNotFoundError: .*no_such_module")
+
+
+def test_help_says_that_the_file_is_executed():
+    said = " ".join(done("--help").split())
+    assert "is executed" in said
+    assert "only files that you trust" in said
