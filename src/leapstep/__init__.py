@@ -20,6 +20,7 @@ from leapstep.denoiser import (
     guided,
     scaled,
 )
+from leapstep.doctor import Diagnosis, diagnose
 from leapstep.interpolation import interpolation_grid, slerp, spherical
 from leapstep.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
 from leapstep.process import (
@@ -79,6 +80,7 @@ __all__ = [
     "Calibration",
     "Denoiser",
     "Density",
+    "Diagnosis",
     "Diffusion",
     "GaussianMixture",
     "Method",
@@ -98,6 +100,7 @@ __all__ = [
     "ddpm",
     "decode",
     "deis",
+    "diagnose",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",

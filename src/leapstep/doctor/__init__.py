@@ -88,7 +88,7 @@ def diagnose(
     arguments = arguments_of(winner, ask.reshape, ask.fractional)
     process = winner.trial.route.process._replace(timesteps=winner.trial.route.timesteps)
     ask.broken = ask.calls = 0  # of the convention that was found alone
-    levels, concerns = _health(net, ask, winner, noise)
+    levels, concerns = _health(net, ask, winner, noise, "clip" in arguments)
     passages: tuple[Passage, ...] = ()
     parted = None
     if check:
@@ -168,7 +168,7 @@ def _inner(arguments: Mapping[str, Any], winner: Candidate) -> dict[str, Any]:
 
 
 def _health(
-    net: Callable[..., Any], ask: Probe, winner: Candidate, noise: Tensor
+    net: Callable[..., Any], ask: Probe, winner: Candidate, noise: Tensor, clipped: bool
 ) -> tuple[tuple[Level, ...], tuple[Concern, ...]]:
     """The errors by level, and all that is wrong but the sampling."""
     trial: Trial = winner.trial
@@ -184,7 +184,7 @@ def _health(
         *health.behaviour(net, ask.steady, ask.separate, ask.broken, ask.calls),
         *health.ema(net),
         *health.judge(levels, trial.range.linear.variance, trial.predicts),
-        *health.leak(route, trial.range, trial.predicts),
+        *health.leak(route, trial.range, "" if clipped else trial.predicts),
         *health.precision(ask, route, trial.range, noise),
     )
     return levels, concerns

@@ -199,7 +199,9 @@ class Route(NamedTuple):
         """The predictions that make sense here."""
         if self.sigma_data is not None:
             return ("F", "-F", "eps", "x0")
-        common = ("eps", "x0", "v", "score", "-eps", "-v", "-score")
+        common: tuple[str, ...] = ("eps", "x0", "v", "score", "-eps", "-v", "-score")
+        if self.time == "log_sigma/4" and self.schedule == "cosine":
+            common = ("eps", "x0", "v", "score")  # there -v is EDM's F for data of variance 1
         return (*common, "flow", "-flow") if self.schedule == "flow" else common
 
 

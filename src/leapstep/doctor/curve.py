@@ -36,7 +36,7 @@ GRID = (-9.0, 10.0, 0.75)
 TOLERANCE = 0.02
 """What an honest network's product may be off zero, as a share of its output's power."""
 
-LEVELS = (1000, 100, 200, 300, 500, 4000, 50, 250, 2000, 400, 128, 256, 512, 1024, 25, 20, 10, 150, 600, 800, 1500)
+LEVELS = (1000, 100, 200, 300, 500, 4000, 50, 250, 2000, 400, 128, 256, 512, 1024, 150, 600, 800, 1500)
 """Numbers of trained levels that people choose, the most common first."""
 
 
@@ -56,6 +56,11 @@ class Profile:
     product: Tensor
     noise: Tensor
     error: Tensor
+
+    def only(self, which: Tensor) -> Profile:
+        """The same at some of the timesteps `[m]`, bool."""
+        columns = (self.product, self.noise, self.error)
+        return Profile(self.timesteps[which], self.log_snr, *(column[which] for column in columns))
 
     def at(self, log_snr: Tensor, column: Tensor) -> Tensor:
         """A column `[m, l]` at one level for each timestep `[m]`."""
@@ -235,7 +240,8 @@ def _candidates(route: Route, limit: int | None, integers: bool) -> Iterator[tup
 
 def _rows(limit: int) -> tuple[int, ...]:
     """How many levels a table of so many rows holds: as many, or one less where it is counted from 1."""
-    return (limit - 1,) if limit - 1 in LEVELS and limit not in LEVELS else (limit,)
+    usual = (*LEVELS, 10, 20, 25)
+    return (limit - 1,) if limit - 1 in usual and limit not in usual else (limit,)
 
 
 _Named = tuple[str, str, Callable[[], Process]]

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from leapstep.denoiser import CLOCKS
 from leapstep.doctor.conventions import Route, Trial
 from leapstep.doctor.curve import Fit, family, level_of
@@ -46,11 +44,12 @@ def findings(found: Search, ask: Probe) -> tuple[Finding, ...]:
     trial, route = winner.trial, winner.trial.route
     weak = trial.score > 0.3  # far worse than a linear denoiser: nothing found of such a network is certain
     sigma = "" if route.sigma_data is None else f", for x / sqrt(sigma^2 + {route.sigma_data:g}^2)"
+    variance = ", with a learned variance in a second half of channels" if ask.channels == 2 else ""
     rows = [
         _finding("range", _range(trial), found, lambda one: one.range.name, _range, weak),
         _finding(
             "predicts",
-            PREDICTS.get(trial.predicts, trial.predicts) + sigma,
+            PREDICTS.get(trial.predicts, trial.predicts) + sigma + variance,
             found,
             lambda one: (one.predicts, one.route.sigma_data),
             lambda one: (
@@ -120,7 +119,7 @@ def _clock(found: Search, ask: Probe, weak: bool) -> Finding:
         beyond = (min(each.misfit for each in same) - winner.fits[0].misfit) * len(winner.profile.timesteps)
         if beyond < CERTAIN:
             first = min(same, key=lambda each: each.misfit)
-            word = min(word, confidence(beyond, CERTAIN, PROBABLE), key=CONFIDENCES.index)
+            word = min(word, "likely", key=CONFIDENCES.index)
             runner = f"{first.route.time} ({CLOCKS[first.route.time]}), a step of one level that hardly matters"
     return Finding("time", kind, _capped(word, weak), evidence, runner)
 
@@ -181,10 +180,12 @@ def _next(winner: Candidate) -> tuple[Fit | None, float]:
     best: Fit | None = None
     least = math.inf
     for each in winner.fits[1:]:
+        if each.route.schedule == chosen.route.schedule and each.route.timesteps != chosen.route.timesteps:
+            continue  # the same curve, a little stretched
         other = level_of(each.route, profile.timesteps)
-        inside = (own + variance).abs() < 5
+        inside = (own + variance).abs() < 5  # where a network tells
         apart = (own - other)[inside].abs()
-        if not (apart.nan_to_num(9.0) > 0.4).any():
+        if not (apart.nan_to_num(0.0) > 0.4).any():
             continue
         beyond = (each.misfit - chosen.misfit) * len(profile.timesteps)
         if each.code in winner.scores and beyond > -PROBABLE:
@@ -241,7 +242,7 @@ def arguments_of(winner: Candidate, reshape: str, fractional: bool) -> dict[str,
     found |= {"sigma_data": route.sigma_data} if route.sigma_data is not None else {}
     found |= {"scaling": (span.shift, span.scale)} if whole and (span.shift, span.scale) != (0.0, 1.0) else {}
     clip = _clip(winner)
-    return found | ({"clip": clip} if whole and clip is not None else {})
+    return found | ({"clip": clip} if clip is not None else {})
 
 
 def snippet(winner: Candidate, arguments: Mapping[str, Any], shape: tuple[int, ...], conditional: bool) -> str:
@@ -254,7 +255,13 @@ def snippet(winner: Candidate, arguments: Mapping[str, Any], shape: tuple[int, .
     parts = [f"{name}={_literal(value)}" for name, value in arguments.items()]
     parts += ["condition=condition"] if conditional else []
     lines = ["import leapstep"] + (["import torch"] if "torch." in code else [])
-    lines += ["", f"diffusion = leapstep.from_network(net, {code}, {', '.join(parts)})"]
+    call = f"diffusion = leapstep.from_network(net, {code}, {', '.join(parts)})"
+    if len(call) > 100:
+        call = (
+            "\n    ".join(["diffusion = leapstep.from_network(", *(f"{part}," for part in ("net", code, *parts))])
+            + "\n)"
+        )
+    lines += ["", call]
     wide = "" if isinstance(span.scale, float) else " * std + mean  # those of your training data, per feature"
     lines.append(f"x0 = leapstep.sample(diffusion, shape={(16, *shape)}, steps=20){wide}")
     return "\n".join(lines)
@@ -282,4 +289,4 @@ def _clip(winner: Candidate) -> tuple[float, float] | None:
 def _literal(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(f'{each:.6g}' for each in value)})"
-    return repr(value) if not isinstance(value, torch.Tensor) else "..."
+    return f'"{value}"' if isinstance(value, str) else repr(value)

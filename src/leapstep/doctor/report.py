@@ -351,7 +351,7 @@ def _denoising(levels: Sequence[Level]) -> list[str]:
     said = (
         f"{ERRORS} A trained network is below the best linear denoiser at most levels. One that predicts eps may lie "
         "above 1 where there is almost nothing but noise, and one that predicts x0 above the linear one where there "
-        "is almost none: neither costs anything."
+        "is almost none: neither costs much."
     )
     return ["<h2>How well it denoises</h2>", _figure(figures.denoising(levels), said), table]
 

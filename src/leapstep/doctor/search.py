@@ -26,6 +26,7 @@ from leapstep.doctor.curve import (
     measure,
     named_levels,
     recover,
+    time_at,
 )
 from leapstep.doctor.probe import Probe
 from leapstep.process import from_log_snr
@@ -114,9 +115,9 @@ def search(
     best = next(trial for trial in trials if trial.n > n).score
     finalists: dict[tuple[Any, ...], Trial] = {}
     for trial in trials:
-        if trial.n > n and trial.score < best + 0.7 and len(finalists) < 3:
+        if trial.n > n and trial.score < best + 0.4 and len(finalists) < 3:
             finalists.setdefault(key(trial), trial)
-    winners = [_refined(ask, trial, noise, {}) for trial in finalists.values()]
+    winners = [_refined(ask, trial, noise, assume.get("timesteps")) for trial in finalists.values()]
     winners.sort(key=lambda one: one.trial.score)
     return _believing(Search(winners, trials), ask, noise, assume)
 
@@ -155,7 +156,7 @@ def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, An
         wanted = _wanted(assume)
         agreeing = [one for one in found.trials if all(BELIEFS[name](one) == value for name, value in wanted.items())]
         if agreeing:
-            found.winners.insert(0, _refined(ask, agreeing[0], noise, assume))
+            found.winners.insert(0, _refined(ask, agreeing[0], noise, assume.get("timesteps")))
     winner = found.winners[0]
     named = {name: assume[name] for name in ("time", "schedule", "timesteps") if assume.get(name) is not None}
     count = len(winner.profile.timesteps)
@@ -196,19 +197,18 @@ def _pairs(trials: list[Trial], kept: int) -> list[tuple[Range, Route]]:
     return list(chosen.values())
 
 
-def _refined(ask: Probe, trial: Trial, noise: Tensor, assume: Mapping[str, Any]) -> Candidate:
+def _refined(ask: Probe, trial: Trial, noise: Tensor, timesteps: int | None) -> Candidate:
     """Read the schedule of one convention, and measure it again with it."""
     samples = _samples(noise, 2000, 500)
     places = _timesteps(ask, trial.route, trial.range)
     profile = measure(ask, trial.range, trial.route, trial.predicts, places, samples, noise)
     fits = fit(profile, trial.route, ask.limit, ask.integers)
-    fits = [each for each in fits if _keeps(each.route, assume)] or fits
-    chosen, same, scores = _measured(ask, trial, fits, max(8, samples // 2), noise)
+    chosen, same, scores = _measured(ask, trial, fits, max(4, samples // 2), noise)
     fits.remove(chosen)
     counts = trial.route.time in ("index", "fraction")
     found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen))
     if counts and chosen.misfit > FITS:
-        _recovered(ask, found, noise, assume.get("timesteps"))
+        _recovered(ask, found, noise, timesteps)
     elif chosen.misfit > 1:
         found.trial = same._replace(scores=same.scores + 0.05 * min(chosen.misfit - 1, 10))
     return found
@@ -233,6 +233,8 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
         samples = _samples(noise, 2000, 500)
         places = _timesteps(ask, route, trial.range)
         profile = measure(ask, trial.range, trial.route, trial.predicts, places, samples, noise)
+    t = time_at(route, profile.timesteps)
+    profile = profile.only((t * count >= 0.999) & (t <= 1 + 1e-9))
     curve = recover(profile, chosen.share, not trial.route.reverse)
     levels = named_levels(curve, profile, route)
     if len(levels) < 4 or not all(map(math.isfinite, levels.values())):
@@ -241,7 +243,7 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
     own = Route(trial.route.schedule, process, route.time, route.reverse, count, trial.route.sigma_data)
     ((*trials,),) = compare(ask, [(trial.range, own)], _samples(noise, 1000, 250), noise)
     same = next(each for each in trials if each.predicts == trial.predicts)
-    if same.score < trial.score - 0.02:
+    if same.score < trial.score - 0.05:
         found.trial, found.levels, found.profile, found.curve = same, levels, profile, curve
 
 
@@ -265,7 +267,7 @@ def _measured(ask: Probe, trial: Trial, fits: list[Fit], n: int, noise: Tensor) 
 def _samples(noise: Tensor, values: int, most: int) -> int:
     """How many samples hold so many values; few of large ones, and more of those that are cheap."""
     size = noise[0].numel()
-    return max(2, min(most, -(-values * (4 if size < 64 else 1) // size)))
+    return max(1, min(most, -(-values * (4 if size < 64 else 1) // size)))
 
 
 def _keeps(route: Route, assume: Mapping[str, Any]) -> bool:
