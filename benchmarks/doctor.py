@@ -18,9 +18,9 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tes
 
 import torch
 import zoo
-from strangers import COMBINATIONS, verdict
 
 import leapstep
+from strangers import COMBINATIONS, verdict
 
 NAMES = ("range", "predicts", "time", "schedule")
 WORDS = ("sure", "likely", "unsure")

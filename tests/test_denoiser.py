@@ -113,6 +113,24 @@ def test_samples_in_the_users_range_are_the_networks_scaled(scale):
 def test_a_scale_for_each_feature_is_refused():
     with pytest.raises(ValueError, match="one number that is not 0"):
         leapstep.from_network(lambda x, k: x, leapstep.linear(), scaling=(0.0, torch.ones(2)))
+    for scale in (torch.tensor(2.0), MIXTURE.means.std().numpy()):  # what x.std() returns
+        assert leapstep.from_network(lambda x, k: x, leapstep.linear(), scaling=(0.0, scale)).process.sigma(
+            torch.tensor(1.0, dtype=F64)
+        ) == pytest.approx(float(scale), rel=1e-3)
+
+
+def test_samples_start_where_the_signal_that_is_left_puts_the_data():
+    """With signal at t = 1, sampling in the user's range starts around alpha(1) shift: samples are the scaled ones."""
+    process = leapstep.ve(1000, 0.01, 2.0)
+    exact = MIXTURE.diffusion(process)
+    wide = leapstep.scaled(exact, 127.5, 127.5)
+    assert wide.origin == 127.5
+    plain = leapstep.sample(exact, (50, 2), 20, dtype=F64)
+    torch.testing.assert_close(leapstep.sample(wide, (50, 2), 20, dtype=F64), 127.5 * plain + 127.5)
+    centered = exact._replace(origin=MIXTURE.means.mean(0))
+    moved = leapstep.sample(centered, (5000, 2), 20, dtype=F64).mean(0) - MIXTURE.sample(5000).mean(0)
+    still = leapstep.sample(exact, (5000, 2), 20, dtype=F64).mean(0) - MIXTURE.sample(5000).mean(0)
+    assert moved.norm() < still.norm() + 0.05
 
 
 def test_sigma_clock():
@@ -229,6 +247,16 @@ def test_any_shape_inside_inference_mode(shape):
         (lambda x, k, y: x, {"guidance": 2.0, "condition": {"y": 1}}, "pass both"),
         (lambda x, k, y: x, {"null": {"z": 1}, "condition": {"y": 1}}, "null names z, which condition does not"),
         (lambda x, k, y: x, {"guidance": 2.0, "condition": {"y": 1}, "null": {"y": 0}, "rescale": 2.0}, "rescale=2.0"),
+        (
+            lambda x, k, y: x,
+            {"guidance": 2.0, "condition": {"y": 1}, "null": {"y": None}},
+            "null y is None for 2 samples",
+        ),
+        (
+            lambda x, k, y: x,
+            {"guidance": 2.0, "condition": {"y": torch.zeros(5)}, "null": {"y": 0}},
+            r"y is of shape \(5,\) for 2 samples: with guidance give a number",
+        ),
     ],
 )
 def test_mistakes_get_one_line(net, arguments, message):
@@ -291,6 +319,11 @@ def test_guidance_from_two_conditions_is_one_call():
     )
     w = 2.0
     torch.testing.assert_close(both, (1 + w) * conditional - w * free, rtol=1e-4, atol=1e-5)
+    arrays = {"label": label.numpy(), **shared, "strength": [[0.3], [0.3], [0.3]]}  # doubled as tensors are
+    again = leapstep.from_network(net, process, condition=arrays, null={"label": 0.0}, guidance=3.0)
+    calls.clear()
+    torch.testing.assert_close(again.denoise(x, t), both)
+    assert tuple(calls[0][2].shape) == (6, 1)
     one = leapstep.from_network(net, process, condition={"label": 2.0, **shared}, null={"label": 0.0}, guidance=3.0)
     torch.testing.assert_close(one.denoise(x, t)[1], both[1])
 

@@ -562,3 +562,19 @@ def test_steps_that_shrink_to_nothing_end_with_a_message():
     broken = exact._replace(denoise=lambda x, t: exact.denoise(x, t) * math.nan)
     with pytest.raises(FloatingPointError, match="returns NaN, or jumps as time goes by"):
         ode_log_likelihood(broken, MIXTURE.sample(2), [1.0, 0.01], None, probes=0, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("name", ["linear", "ve"])
+def test_likelihoods_in_the_users_range_are_the_networks_less_the_log_of_the_scale(name):
+    """Also where signal is left at t = 1, so that the start, around alpha(1) origin, is part of the model."""
+    process = {"linear": leapstep.linear(100, beta_end=0.003), "ve": leapstep.ve(sigma_max=3.0)}[name]
+    model = MIXTURE.diffusion(process)._replace(origin=MIXTURE.means.mean(0))
+    shift, scale = torch.tensor([3.0, -2.0], dtype=F64), 2.5
+    theirs, x0 = leapstep.scaled(model, shift, scale), MIXTURE.sample(6)
+    less, times, noise = 2 * math.log(scale), leapstep.times(process, 30), leapstep.Noise(0, range(6), (2,), F64)
+    pairs = ((model, x0), (theirs, scale * x0 + shift))
+    plain, wide = (ode_log_likelihood(one, x, times, noise, probes=0).log_likelihood for one, x in pairs)
+    torch.testing.assert_close(wide, plain - less, rtol=1e-2, atol=1e-2)
+    ours, other = (variational_bound(one, x, times, noise) for one, x in pairs)
+    torch.testing.assert_close(other.prior, ours.prior)
+    torch.testing.assert_close(other.total, ours.total + less)

@@ -124,6 +124,8 @@ def _form(found: Probe, x: Tensor, rows: Tensor, shape: str | None) -> tuple[str
     """The first shape and type of timesteps with which the answers of a batch are those of its samples alone."""
     accepted, refusals = [], []
     for reshape in SHAPES if shape is None else (shape,):
+        if accepted and reshape == "scalar":
+            break  # one time after the other every sample is alone
         for integers in (False, True):
             found.reshape, found.integers = reshape, integers
             try:
