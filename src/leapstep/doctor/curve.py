@@ -36,6 +36,13 @@ GRID = (-9.0, 10.0, 0.75)
 TOLERANCE = 0.02
 """What an honest network's product may be off zero, as a share of its output's power."""
 
+CLEAN, KNOWS = 5.0, -1.5
+"""With so little noise (log-SNR of data of variance 1) most networks are not what they were trained to be, and tell
+little of their schedule; but for those that know the data, with so small an error (its log over the linear one's)."""
+
+LUCK = 0.6
+"""Misfits below this do not differ by more than luck."""
+
 LEVELS = (1000, 100, 200, 300, 500, 4000, 50, 250, 2000, 400, 128, 256, 512, 1024, 150, 600, 800, 1500)
 """Numbers of trained levels that people choose, the most common first."""
 
@@ -166,9 +173,8 @@ def misfit(profile: Profile, levels: Tensor) -> tuple[float, float]:
     if known.sum() < max(3, len(levels) // 3):
         return 99.0, 0.0
     product, spread = profile.at(levels, profile.product), profile.at(levels, profile.noise)
-    # with hardly any noise most networks are not what they were trained to be, but for those that know the data
-    clean = (2 * (levels.nan_to_num(0.0) - profile.log_snr[0] + GRID[0] - 5)).sigmoid()
-    weak = (profile.at(levels, profile.error) + 1.5).clamp(0, 1) * clean
+    clean = (2 * (levels.nan_to_num(0.0) - profile.log_snr[0] + GRID[0] - CLEAN)).sigmoid()
+    weak = (profile.at(levels, profile.error) - KNOWS).clamp(0, 1) * clean
     spread = (spread**2 + (10 * TOLERANCE * weak) ** 2).sqrt()
     shares = torch.linspace(-0.08, 0.03, 23, dtype=F64)
     deviation = (product[None] - shares[:, None]) / (spread**2 + TOLERANCE**2).sqrt()
@@ -208,7 +214,8 @@ def fit(profile: Profile, route: Route, limit: int | None, integers: bool) -> li
     found = []
     for candidate, code, rarity in _candidates(route, limit, integers):
         distance, share = misfit(profile, level_of(candidate, profile.timesteps))
-        found.append(Fit(candidate, code, distance, share, distance + rarity / len(profile.timesteps)))
+        rank = max(distance, LUCK) + rarity / len(profile.timesteps)
+        found.append(Fit(candidate, code, distance, share, rank))
     return sorted(found, key=lambda each: each.rank)
 
 
@@ -234,7 +241,7 @@ def _candidates(route: Route, limit: int | None, integers: bool) -> Iterator[tup
                 timesteps = None if free else levels
                 candidate = Route(name, process, clock, route.reverse, timesteps, route.sigma_data)
                 weak = 6.0 * (process.log_snr(1.0).item() > -2)  # one that leaves so much signal is hardly meant
-                rarity = 2.0 * (rank > 0) + 0.3 * rank + 5.0 * place + 0.3 * order + weak
+                rarity = 3.0 * (rank > 0) + 0.8 * rank + 5.0 * place + 0.3 * order + weak
                 yield candidate, f"leapstep.{name}()" if free else code, rarity
 
 
@@ -303,12 +310,14 @@ class Recovered(NamedTuple):
     told: Tensor
 
 
-def recover(profile: Profile, share: float, increasing: bool) -> Recovered:
+def recover(profile: Profile, share: float, increasing: bool, near: Tensor | None = None) -> Recovered:
     """Read the level of each timestep from the zeros of the product.
 
     Arguments:
         share: the network's share of error, that its product is off zero.
         increasing: whether the noise grows with the timestep.
+        near: log-SNRs `[m]`, not finite where they are not known: of several zeros the nearest to them is taken;
+            without them the one at which the network denoises best.
     """
     fine = torch.linspace(profile.log_snr[0], profile.log_snr[-1], 40 * (len(profile.log_snr) - 1) + 1, dtype=F64)
     m = len(profile.timesteps)
@@ -324,7 +333,11 @@ def recover(profile: Profile, share: float, increasing: bool) -> Recovered:
         places = crossing[i].nonzero()[:, 0]
         if len(places) == 0:
             continue
-        place = places[error[i, places].argmin()]
+        known = near is not None and bool(near[i].isfinite())
+        away = (fine[places] - near[i]).abs() if near is not None and known else error[i, places]
+        place = places[away.argmin()]
+        if fine[place] - profile.log_snr[0] + GRID[0] > CLEAN and error[i, place] > KNOWS:
+            continue
         inside = product[i].abs() <= width[i]
         left, right = int(place), int(place) + 1
         while left > 0 and inside[left]:
@@ -348,6 +361,11 @@ def named_levels(curve: Recovered, profile: Profile, route: Route) -> dict[int, 
     for k in sorted(found):
         last = min(found[k], last - 0.01)
         ordered[k] = round(last, 2)
+    known = sorted(ordered)
+    if len(known) > 1 and known[-1] < count:  # the last level, as the curve goes on
+        before, last_known = known[-2:]
+        slope = (ordered[last_known] - ordered[before]) / (last_known - before)
+        ordered[count] = round(ordered[last_known] + slope * (count - last_known), 2)
     return ordered
 
 

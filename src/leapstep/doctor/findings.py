@@ -12,6 +12,7 @@ from leapstep.doctor.curve import Fit, family, level_of
 from leapstep.doctor.diagnosis import Finding
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.search import (
+    AXES,
     BELIEFS,
     CERTAIN,
     FITS,
@@ -201,7 +202,8 @@ def contradictions(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tupl
     winner = found.winners[0]
     route = winner.trial.route
     said = []
-    for name, lost in denied(found, assume).items():
+    for name in denied(found, assume):
+        lost = _as_found(found, name, assume[name])
         factor = (
             "worse than with anything that was tried" if math.isinf(lost) else f"{math.exp(lost):.3g} times as large"
         )
@@ -217,9 +219,24 @@ def contradictions(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tupl
     return tuple(said)
 
 
+def _as_found(found: Search, name: str, value: Any) -> float:
+    """How far the best trial with this belief, and all else as it was found, is behind; any, if there is none such."""
+    winner = found.winners[0].trial
+    wanted = AXES.get(value, value)
+    rivals = [one for one in found.trials if BELIEFS[name](one) == wanted]
+    others = [one for one in BELIEFS if one != name]
+    near = [one for one in rivals if all(BELIEFS[other](one) == BELIEFS[other](winner) for other in others)]
+    return min((one.score for one in near or rivals), default=math.inf) - winner.score
+
+
 def _against(name: str, believed: Any, value: Any, winner: Candidate) -> str:
     """One sentence on a belief about the schedule or the clock's details."""
     nearest = [each for each in winner.fits if getattr(each.route, name, None) == believed]
+    details = [one for one in ("time", "timesteps", "schedule") if one != name]
+    same = winner.fits[0].route
+    nearest = [
+        each for each in nearest if all(getattr(each.route, one) == getattr(same, one) for one in details)
+    ] or nearest
     reason = (
         f"the best such schedule misses the network's zeros by {min(each.misfit for each in nearest):.2g} tolerances "
         f"squared, this one by {winner.fits[0].misfit:.2g}"

@@ -122,7 +122,8 @@ def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: 
 
 def _form(found: Probe, x: Tensor, rows: Tensor, shape: str | None) -> tuple[str, bool]:
     """The first shape and type of timesteps with which the answers of a batch are those of its samples alone."""
-    accepted, refusals = [], []
+    accepted: list[tuple[str, bool]] = []
+    refusals: list[str] = []
     for reshape in SHAPES if shape is None else (shape,):
         if accepted and reshape == "scalar":
             break  # one time after the other every sample is alone

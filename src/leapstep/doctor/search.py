@@ -37,7 +37,7 @@ FITS = 2.2
 SURE, LIKELY = 0.3, 0.1
 """Margins in mean log error that a range, a prediction or a process must have over the next."""
 
-CERTAIN, PROBABLE = 12.0, 4.0
+CERTAIN, PROBABLE = 12.0, 8.0
 """Margins in summed squared deviations that a schedule or a clock must have over the next."""
 
 
@@ -164,6 +164,7 @@ def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, An
         if _keeps(each.route, named) and (each.misfit - winner.fits[0].misfit) * count < CERTAIN:
             winner.fits.remove(each)
             winner.fits.insert(0, each)
+            winner.trial, winner.levels = winner.trial._replace(route=each.route), None
             break
     return found
 
@@ -218,7 +219,7 @@ def _curve(profile: Profile, chosen: Fit) -> Recovered:
     """The curve read from a profile; which way it runs is known from the schedule that is nearest."""
     level = level_of(chosen.route, profile.timesteps)
     known = level[level.isfinite()]
-    return recover(profile, chosen.share, bool(known[-1] < known[0]))
+    return recover(profile, chosen.share, bool(known[-1] < known[0]), level)
 
 
 def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | None) -> None:
@@ -236,7 +237,7 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
         profile = measure(ask, trial.range, trial.route, trial.predicts, places, samples, noise)
     t = time_at(route, profile.timesteps)
     profile = profile.only((t * count >= 0.999) & (t <= 1 + 1e-9))
-    curve = recover(profile, chosen.share, not trial.route.reverse)
+    curve = recover(profile, chosen.share, not trial.route.reverse, level_of(chosen.route, profile.timesteps))
     levels = named_levels(curve, profile, route)
     if len(levels) < 4 or not all(map(math.isfinite, levels.values())):
         return
@@ -244,9 +245,9 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
     own = Route(trial.route.schedule, process, route.time, route.reverse, count, trial.route.sigma_data)
     ((*trials,),) = compare(ask, [(trial.range, own)], _samples(noise, 1000, 250), noise)
     same = next(each for each in trials if each.predicts == trial.predicts)
-    kind = family(trial.route.schedule)
-    same = same._replace(scores=same.scores + (0.02 if kind == "vp" else 0.07))  # freedom fits better, and most preserve
-    if same.score < trial.score - 0.03:
+    if family(trial.route.schedule) != "vp":
+        same = same._replace(scores=same.scores + 0.05)  # of two that explain it alike, most preserve the variance
+    if same.score < trial.score + 0.1:
         found.trial, found.levels, found.profile, found.curve = same, levels, profile, curve
 
 
