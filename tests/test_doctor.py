@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import leapstep
-from leapstep.doctor.conventions import F64, Linear, ranges
-from leapstep.doctor.curve import Profile, recover
+from leapstep.doctor.conventions import F64, Linear, Route, ranges
+from leapstep.doctor.curve import Profile, Recovered, named_levels, recover
 from leapstep.doctor.probe import probe
 from strangers import COMBINATIONS, Stranger, source, verdict
 
@@ -154,14 +154,16 @@ def test_conditional_networks():
     raw = means[label] + 0.3 * torch.randn(400, 64, dtype=F64, generator=generator)
     process = leapstep.cosine(100)._replace(timesteps=None)
 
+    rows = torch.arange(100)  # a table of timesteps, so that few clocks are possible
+
     def net(x, timestep, y):
-        t = ((timestep.double() + 1) / 100).clamp(0, 1)
+        t = (rows[timestep].double() + 1) / 100
         alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
         return (sigma * (x - alpha * means[y]) / (0.09 * alpha**2 + sigma**2)).to(x)
 
     diagnosis = leapstep.diagnose(net, raw.numpy(), condition={"y": label.numpy()}, check=False)
     assert diagnosis.arguments["predicts"] == "eps"
-    assert diagnosis.arguments["time"].startswith("index")
+    assert diagnosis.arguments["time"] == "index"
     assert "condition=condition" in diagnosis.code
     assert leapstep.diagnose(net, raw, condition=lambda rows: {"y": label[rows]}, check=False).code == diagnosis.code
     with pytest.raises(ValueError, match=r"condition 'y' has shape \(3,\): give one row for each of 400"):
@@ -275,3 +277,14 @@ def test_recovered_curves_fall_and_say_where_they_do_not_know():
     torch.testing.assert_close(curve.log_snr, true, rtol=0, atol=0.1)
     assert (curve.high - curve.low)[0] < 0.2
     assert math.isnan(curve.low[3]) or curve.high[3] - curve.low[3] > 3
+
+
+def test_levels_that_are_read_alike_still_make_a_process():
+    """Zeros that agree to the last digit are set apart, and the last level is reached."""
+    flat = torch.full((6,), 1.234, dtype=F64)
+    timesteps = torch.tensor([0.0, 1, 2, 50, 60, 90], dtype=F64)
+    curve = Recovered(flat, flat, flat, torch.ones(6, dtype=torch.bool))
+    profile = Profile(timesteps, torch.arange(3, dtype=F64), *(torch.zeros(6, 3, dtype=F64) for _ in range(3)))
+    levels = named_levels(curve, profile, Route("", leapstep.cosine(), "index", False, 100))
+    assert list(levels) == [1, 2, 3, 51, 61, 91, 100]
+    assert leapstep.from_log_snr(levels).timesteps == 100

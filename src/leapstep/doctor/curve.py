@@ -357,15 +357,15 @@ def named_levels(curve: Recovered, profile: Profile, route: Route) -> dict[int, 
     inside = (t * count >= 0.999) & (t <= 1 + 1e-9)
     pairs = zip(t[inside].tolist(), curve.log_snr[inside].tolist(), strict=True)
     found = {round(when * count): value for when, value in pairs}
-    ordered, last = {}, math.inf
+    ordered: dict[int, float] = {}
+    last = math.inf
     for k in sorted(found):
-        last = min(found[k], last - 0.01)
-        ordered[k] = round(last, 2)
+        last = round(min(found[k], last - 0.02), 2)
+        ordered[k] = last
     known = sorted(ordered)
     if len(known) > 1 and known[-1] < count:  # the last level, as the curve goes on
-        before, last_known = known[-2:]
-        slope = (ordered[last_known] - ordered[before]) / (last_known - before)
-        ordered[count] = round(ordered[last_known] + slope * (count - last_known), 2)
+        slope = (ordered[known[-1]] - ordered[known[-2]]) / (known[-1] - known[-2])
+        ordered[count] = round(last + slope * (count - known[-1]) - 0.01, 2)
     return ordered
 
 
