@@ -216,7 +216,8 @@ MISTAKES = {
     "start": Mistake(
         {"right": by_truth("digits_x0", origin=average()), "from noise alone": by_truth("digits_x0")},
         lambda: case("digits_x0").net,
-        words=("at t = 1",),
+        assume={"timesteps": 200},
+        words=("at t = 1 the data",),
     ),
     "level": Mistake(
         {
@@ -237,7 +238,7 @@ def lines(mistake: Mistake) -> Iterator[str]:
     """What the doctor says of it."""
     diagnosis = leapstep.diagnose(mistake.network(), zoo.digits()[1], assume=mistake.assume)
     if mistake.assume:
-        yield from diagnosis.contradictions or ("NOTHING",)
+        yield from diagnosis.contradictions or (() if mistake.words else ("NOTHING",))
     for word in mistake.words:
         yield next((f"{c.what} -> {c.cure}" for c in diagnosis.concerns if word in c.what), f"NOTHING on {word}")
     if not mistake.assume and not mistake.words:

@@ -105,7 +105,8 @@ class Diagnosis:
         concerns: what is wrong, the gravest first.
         code: the lines of Python to paste.
         arguments: of `from_network`, without the network, the process and the condition.
-        diffusion: the network, ready to sample in the range of the data at hand.
+        diffusion: the network, ready to sample in the range of the data at hand; a conditional one is conditioned for
+            the rows of the data that were used, all at once.
         curve: the schedule.
         levels: denoising errors, from data to noise.
         passages: the sampling check, from noise to data; empty where it was not made.

@@ -204,9 +204,7 @@ def contradictions(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tupl
     said = []
     for name in denied(found, assume):
         lost = _as_found(found, name, assume[name])
-        factor = (
-            "worse than with anything that was tried" if math.isinf(lost) else f"{math.exp(lost):.3g} times as large"
-        )
+        factor = "was never small" if math.isinf(lost) else f"is {math.exp(lost):.3g} times as large"
         said.append(
             f"you assumed {name}={assume[name]}, but the network's answers fit {name}={BELIEFS[name](winner.trial)}: "
             f"with yours the error of x0 {factor}"

@@ -239,8 +239,8 @@ def leak(route: Route, span: Range, predicts: str = "") -> tuple[Concern, ...]:
                 2 if signal > LEAKS[1] else 1,
                 f"at t = 1 the data still are {signal:.3g} of the noise (root mean square of alpha x0 over sigma), and "
                 "sampling starts from noise alone",
-                f"start from x_1 = alpha(1) mean + sigma(1) eps with alpha(1) = {alpha:.3g} and the data's mean (root "
-                f"mean square {mean:.3g}), or train on leapstep.rescale_zero_terminal_snr(process) or to more noise",
+                f"start around alpha(1) = {alpha:.3g} times the data's mean (root mean square {mean:.3g}), as "
+                "diffusion._replace(origin=mean) does, or train on leapstep.rescale_zero_terminal_snr(process)",
             ),
         )
     if predicts.removeprefix("-") not in ("eps", "score") or signal > FAINT:
