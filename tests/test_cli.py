@@ -1056,7 +1056,7 @@ def test_ctrl_c_keeps_the_samples_that_are_finished(model, tmp_path):
     assert "Traceback" not in err
     assert said == ""
     manifest = json.loads((out / "manifest.json").read_text())
-    assert 4 <= manifest["finished"] < manifest["n"] == 20_000
+    assert 2 <= manifest["finished"] < manifest["n"] == 20_000  # a batch counts once all its pictures are written
     there = pictures(out)
     assert manifest["finished"] <= len(there) <= manifest["finished"] + 2
     assert not list(out.glob(".*"))

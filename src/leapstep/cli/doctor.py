@@ -43,7 +43,7 @@ A file such as `mine.py`:
 
     def network():
         net = Net()
-        net.load_state_dict(torch.load("net.pt"))
+        net.load_state_dict(torch.load("net.pt", weights_only=True))
         return net.eval()
 """
 
