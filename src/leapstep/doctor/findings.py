@@ -153,7 +153,8 @@ def _schedule(found: Search, weak: bool) -> Finding:
             f"no schedule with a name fits (the nearest, {chosen.code}, misses by {chosen.misfit:.2g} tolerances "
             f"squared); the level was read at {told} of {len(profile.timesteps)} timesteps"
         )
-        return Finding("schedule", "a curve without a name, recovered", _capped("likely", weak), evidence, chosen.code)
+        word = "likely" if chosen.misfit > 2 * FITS else "unsure"
+        return Finding("schedule", "a curve without a name, recovered", _capped(word, weak), evidence, chosen.code)
     evidence = (
         f"it misses the network's zeros by {chosen.misfit:.2g} tolerances squared, read at {told} of "
         f"{len(profile.timesteps)} timesteps"
