@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
     {"files"},
-    {"process", "networks", "data", "pictures", "evaluation", "configuration"},
+    {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration"},
     {"denoiser", "interpolation"},
     {"transitions", "calibration"},
     {"sampling", "checkpoint", "likelihood"},

@@ -172,9 +172,9 @@ def _check_outputs(json_file: str | None, html_file: Path | None) -> None:
         if path is not None:
             files.check_writable(path.parent)
     if html_file is not None:
-        from leapstep.doctor import figures
+        from leapstep import plots
 
-        figures.require()
+        plots.require()
 
 
 def _parts(model: str) -> tuple[Path, str]:

@@ -12,6 +12,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from leapstep import plots
 from leapstep.doctor import figures
 from leapstep.doctor.diagnosis import Concern, Diagnosis, Finding, Level
 
@@ -227,11 +228,11 @@ def _printable(said: str) -> str:
 # --- HTML ----------------------------------------------------------------------------------------------------------
 
 
-STYLE = """
-:root { color-scheme: light dark; --back: #fdfdfc; --ink: #1d2126; --quiet: #5a626c; --faint: #d9dce0; --panel: #f3f4f5;
-  --network: #0072b2; --other: #c25400; --wrong: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --back: #15181c; --ink: #e4e7ea; --quiet: #a3abb5; --faint: #3a414a;
-  --panel: #1f242a; --network: #56b4e9; --other: #f0a04b; --wrong: #ff8a80; } }
+STYLE = (
+    plots.STYLE
+    + """\
+:root { --back: #fdfdfc; --quiet: #5a626c; --panel: #f3f4f5; --wrong: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --back: #15181c; --quiet: #a3abb5; --panel: #1f242a; --wrong: #ff8a80; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 46rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; overflow-wrap: anywhere; }
@@ -263,6 +264,7 @@ th { font-weight: 600; }
 summary { cursor: pointer; }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .9rem; } }
 """
+)
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -289,7 +291,7 @@ def html(diagnosis: Diagnosis) -> str:
     Raises:
         ValueError: matplotlib, which draws its figures, is not installed.
     """
-    figures.require()
+    plots.require()
     parts = [f'<p class="lead">{_safe(verdict(diagnosis))}</p>']
     if diagnosis.contradictions:
         lines = "".join(f"<li>{_safe(_sentence(said))}</li>" for said in diagnosis.contradictions)

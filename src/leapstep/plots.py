@@ -1,0 +1,158 @@
+"""Plots: as SVG that takes its colours from the page, light or dark, whichever it is; and as PNG.
+
+Inside a page the colours are CSS variables, which `STYLE` defines. Those of series can be told apart by the
+colour-blind (after Okabe and Ito 2008), and what colours tell, markers and dashes must tell as well.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Palette(NamedTuple):
+    """The colours of a plot: of letters and axes, of the grid, and of what is drawn."""
+
+    ink: str
+    faint: str
+    series: tuple[str, ...]
+
+
+LIGHT = Palette("#1d2126", "#d9dce0", ("#0072b2", "#c25400", "#007a5a", "#a3417f", "#8a6d00", "#5a5f66"))
+DARK = Palette("#e4e7ea", "#3a414a", ("#56b4e9", "#f0a04b", "#2fc79b", "#e08bc0", "#e3c84b", "#a3abb5"))
+STAND_INS = Palette("#010101", "#020202", ("#030303", "#040404", "#050505", "#060606", "#070707", "#080808"))
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+"""One for each colour of a series."""
+
+NAMES = ("ink", "faint", *(f"series-{number}" for number in range(1, 7)))
+"""The CSS variables of a palette's colours."""
+
+
+def _variables(colours: Palette) -> str:
+    named = zip(NAMES, (colours.ink, colours.faint, *colours.series), strict=True)
+    return " ".join(f"--{name}: {colour};" for name, colour in named)
+
+
+STYLE = f"""
+:root {{ color-scheme: light dark; {_variables(LIGHT)} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}
+"""
+"""What a page with such plots needs among its styles."""
+
+SIZE = (5.0, 3.3)
+"""Inches: small, so that its letters can still be read at the width of a telephone."""
+
+
+def require() -> Any:
+    """Matplotlib. Raises ValueError where it is not installed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError("plots need an extra: pip install 'leapstep[report]'") from error
+    return matplotlib
+
+
+Draw = Callable[["Figure", Palette], None]
+
+
+def svg(draw: Draw, name: str, alt: str, size: tuple[float, float] = SIZE) -> str:
+    """Draw a plot as an `<svg>` for the middle of a page: no header, no address, no clipping, names of its own.
+
+    Arguments:
+        draw: draws in a matplotlib figure, with the colours of a palette.
+        name: begins every id in it, so that plots on one page do not mix.
+        alt: what it shows, in words.
+        size: inches.
+    """
+    written = io.StringIO()
+    _save(draw, STAND_INS, size, written, format="svg", transparent=True, metadata={"Date": None})
+    return _inlined(written.getvalue(), name, alt)
+
+
+def png(draw: Draw, size: tuple[float, float] = SIZE) -> bytes:
+    """Draw a plot as the content of a PNG file, on white, 200 dots an inch."""
+    written = io.BytesIO()
+    _save(draw, LIGHT, size, written, format="png", dpi=200, facecolor="white")
+    return written.getvalue()
+
+
+def _save(draw: Draw, colours: Palette, size: tuple[float, float], file: Any, **options: Any) -> None:
+    matplotlib = require()
+    from matplotlib.figure import Figure
+
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "leapstep",
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.grid": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": colours.faint,
+        "grid.linewidth": 0.6,
+        "lines.markersize": 4,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+    }
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings | dict.fromkeys(inks, colours.ink))
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure, colours)
+        figure.savefig(file, **options)
+
+
+def _inlined(text: str, own: str, alt: str) -> str:
+    box = re.search(r'viewBox="([\d. -]+)"', text)
+    inner = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
+    for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<clipPath.*?</clipPath>", r"<!--.*?-->"):
+        inner = re.sub(part, "", inner, flags=re.DOTALL)
+    inner = re.sub(r' clip-path="[^"]*"', "", inner)
+    inner = re.sub(r' id="([^"]*)"', rf' id="{own}-\1"', inner)
+    inner = re.sub(r' (?:xlink:)?href="#([^"]*)"', rf' href="#{own}-\1"', inner)
+    inner = re.sub(r"<defs>\s*</defs>", "", inner)
+    inner = re.sub(r"\n\s*", "\n", inner)
+    for stand_in, name in zip((STAND_INS.ink, STAND_INS.faint, *STAND_INS.series), NAMES, strict=True):
+        inner = inner.replace(stand_in, "currentColor" if name == "ink" else f"var(--{name})")
+    assert box is not None
+    return f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="{box[1]}">{inner}</svg>'
+
+
+# what plots are drawn of
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is not a finite number."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def gaps(values: Sequence[float | None]) -> list[float]:
+    """With nan, at which a line breaks, for what is unknown or infinite."""
+    return [math.nan if finite(value) is None else float(value) for value in values]  # type: ignore[arg-type]
+
+
+def number(value: float, place: float) -> str:
+    """A tick's label, without a needless exponent or zeros."""
+    return f"{value:g}"
+
+
+def plain_numbers(axis: Any) -> None:
+    """0.01 in place of a power of ten, and enough of them where the axis is short."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    steps = (1.0,) if high / max(low, 1e-12) > 30 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(number)
+    axis.set_minor_formatter(NullFormatter())
