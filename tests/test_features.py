@@ -1,0 +1,698 @@
+"""Feature spaces: against scikit-learn, on real digits, and through the cache."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from sklearn.decomposition import PCA
+
+from leapstep import features
+from leapstep.data import PIXELS, Data, Scaling, read
+from leapstep.features import Classifier, Recipe, fingerprint, load, reference, save, train
+
+rng = np.random.default_rng(0)
+PLAIN = Scaling(0.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return read("digits"), read("digits", split="test")
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    """A folder, and the classifier and the record that were written there."""
+    folder = tmp_path_factory.mktemp("features") / "digits"
+    network, record = train(*digits, Recipe(epochs=5, batch_size=64), progress=False)
+    save(folder, network, record)
+    return folder, network, record
+
+
+def arrays(values, labels=None, scaling=PLAIN):
+    classes = () if labels is None else tuple(str(label) for label in range(max(labels) + 1))
+    return Data(values, None if labels is None else np.asarray(labels, np.int64), classes, "array", scaling)
+
+
+def pictures(n, channels, height, width, classes=2):
+    values = rng.integers(0, 256, (n, channels, height, width), dtype=np.uint8)
+    return dataclasses.replace(arrays(values, np.arange(n) % classes), scaling=PIXELS)
+
+
+@pytest.fixture
+def blobs():
+    """Points in 3 dimensions around one centre for each of 3 classes, far apart."""
+    labels = np.arange(240) % 3
+    return arrays(np.eye(3)[labels] * 20 + 50 + rng.standard_normal((240, 3)), labels, Scaling(56.0, 10.0))
+
+
+@pytest.fixture
+def forbidden(monkeypatch):
+    """Of these functions of the module, none may be called any more."""
+
+    def forbid(name):
+        monkeypatch.setattr(features, name, lambda *_, **__: pytest.fail(f"{name} was called"))
+
+    return forbid
+
+
+# --- pixels --------------------------------------------------------------------------------------------------------
+
+
+def check_components(space, data):
+    """The features are what scikit-learn makes, up to the sign of each component."""
+    x = data.batch(range(len(data))).reshape(len(data), -1).double().numpy()
+    count = min(x.shape[1], len(data) - 1, 64)
+    found = space.extract(data.values).numpy()
+    assert found.shape == (len(data), count)
+    pca = PCA(count, svd_solver="full").fit(x)
+    expected = pca.transform(x)
+    signs = np.sign((found * expected).sum(0))
+    signs[pca.explained_variance_ < 1e-10] = 1  # there is nothing along such an axis
+    np.testing.assert_allclose(found * signs, expected, atol=1e-5 * expected.std(0).max())
+
+
+def test_pixels_are_the_principal_components_of_scikit_learn(digits):
+    check_components(load("pixels", digits[1]), digits[1])
+
+
+SHAPES = [(30, 5), (12, 40), (300, 70), (40, 2, 3, 4), (9,)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pixels_of_any_shape(shape):
+    data = arrays(100 + rng.standard_normal(shape) * 30, scaling=Scaling(100.0, 30.0))
+    check_components(load("pixels", data), data)
+
+
+def test_pixels_of_many_values_are_found_in_passes(digits, monkeypatch):
+    monkeypatch.setattr(features, "EXACT", 10)
+    data = arrays(rng.standard_normal((80, 30)) @ np.diag(0.7 ** np.arange(30)) @ rng.standard_normal((30, 100)))
+    check_components(load("pixels", data), data)
+    check_components(load("pixels", digits[1]), digits[1])
+
+
+def test_the_signs_of_pixels_are_settled():
+    data = arrays(rng.standard_normal((50, 6)))
+    _, axes = features._principal_axes(data, 6)
+    assert (axes.amax(0) >= -axes.amin(0)).all()
+    mirrored = arrays(-data.values)
+    torch.testing.assert_close(features._principal_axes(mirrored, 6)[1], axes)
+
+
+def test_the_hash_of_pixels_is_that_of_data_and_scaling(digits):
+    train_split, test_split = digits
+    changed = test_split.values.copy()
+    changed[3, 0, 4, 4] ^= 1
+    others = [
+        test_split,
+        train_split,
+        dataclasses.replace(test_split, values=changed),
+        dataclasses.replace(test_split, scaling=Scaling(127.5, 100.0)),
+    ]
+    assert len({load("pixels", other).hash for other in others}) == 4
+    assert load("pixels", test_split).hash == load("pixels", read("digits", split="test"), cache=False).hash
+
+
+def test_pixels_are_fitted_once(digits, forbidden):
+    before = load("pixels", digits[1])
+    forbidden("_principal_axes")
+    after = load("pixels", digits[1])
+    assert torch.equal(before.extract(digits[1].values), after.extract(digits[1].values))
+    with pytest.raises(pytest.fail.Exception, match="_principal_axes was called"):
+        load("pixels", digits[1], cache=False)
+
+
+def test_pixels_of_other_samples(digits):
+    space = load("pixels", digits[1])
+    assert space.probabilities is None
+    with pytest.raises(ValueError, match=r"shape \[8, 8\]: the features pixels take \[1, 8, 8\]"):
+        space.extract(digits[1].values[:, 0])
+
+
+# --- learned -------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_learned(digits, trained):
+    folder, _, record = trained
+    assert record["accuracy"] >= 0.95
+    space = load(str(folder), digits[1])
+    assert space.name == "learned"
+    assert space.extract(digits[1].values).shape == (len(digits[1]), 64)
+    found = space.probabilities(digits[1].values)
+    torch.testing.assert_close(found.sum(1), torch.ones(len(found)))
+    assert (found.argmax(1).numpy() == digits[1].labels).mean() == record["accuracy"]
+
+
+def test_what_is_written_beside_the_weights(digits, trained):
+    folder, _, record = trained
+    told = json.loads((folder / "features.json").read_text())
+    assert {name: told[name] for name in record} == record
+    assert told["tested_on"] == {"what": "the test split", "samples": len(digits[1])}
+    assert told["data"]["sha256"] == fingerprint(digits[0])
+    assert (told["data"]["source"], told["data"]["samples"]) == ("digits", len(digits[0]))
+    assert told["data"]["classes"] == list("0123456789")
+    assert told["settings"] == {
+        "epochs": 5,
+        "batch_size": 64,
+        "learning_rate": 4e-3,
+        "flip": False,
+        "seed": 0,
+        "device": "cpu",
+    }
+    assert told["versions"]["torch"] == torch.__version__
+    assert told["weights_sha256"] == hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    assert sorted(path.name for path in folder.iterdir()) == ["features.json", "weights.safetensors"]
+
+
+def test_features_are_the_last_layer_in_eval_mode_without_gradients(digits, trained):
+    folder, network, _ = trained
+    space = load(str(folder), digits[1])
+    some = digits[1].values[:7]
+    found = space.extract(some)
+    with torch.no_grad():
+        torch.testing.assert_close(found, network.features(digits[1].batch(range(7))))
+        torch.testing.assert_close(space.probabilities(some), network.head(found).softmax(1))
+    assert (found.requires_grad, found.device.type, found.dtype) == (False, "cpu", torch.float32)
+
+
+def test_extraction_in_batches(digits, trained):
+    space = load(str(trained[0]), digits[0])
+    values = digits[0].values[:600]  # more than two batches
+    pieces = [space.extract(values[i : i + 50]) for i in range(0, 600, 50)]
+    torch.testing.assert_close(space.extract(values), torch.cat(pieces))
+    assert space.extract(values[:0]).shape == (0, 64)
+
+
+def test_a_folder_always_gives_the_same_hash_and_other_weights_another(digits, trained, tmp_path):
+    folder, network, record = trained
+    first, again = load(str(folder), digits[0]), load(str(folder), digits[1])
+    assert first.hash == again.hash
+    assert torch.equal(first.extract(digits[1].values), again.extract(digits[1].values))
+    changed = Classifier((1, 8, 8), 10, True)
+    changed.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        changed.body[0].weight[0, 0, 0, 0] += 1e-3
+    save(tmp_path / "changed", changed, record)
+    other = record | {"data": record["data"] | {"scaling": {"shift": 127.5, "scale": 100.0}}}
+    save(tmp_path / "other", network, other)
+    assert len({load(str(path), digits[1]).hash for path in (folder, tmp_path / "changed", tmp_path / "other")}) == 3
+
+
+def test_training_is_a_function_of_the_seed(blobs):
+    runs = [train(blobs, recipe=Recipe(epochs=1, batch_size=32, seed=seed), progress=False) for seed in (0, 0, 1)]
+    same, again, other = (torch.cat([each.flatten() for each in run[0].parameters()]) for run in runs)
+    assert torch.equal(same, again)
+    assert not torch.equal(same, other)
+    state = torch.random.get_rng_state()
+    train(blobs, recipe=Recipe(epochs=1), progress=False)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_arrays_are_learned_and_tested_on_a_tenth(blobs, tmp_path):
+    network, record = train(blobs, recipe=Recipe(epochs=10, batch_size=32), progress=False)
+    assert record["accuracy"] == 1.0
+    assert record["tested_on"] == {"what": "a held-out tenth", "samples": 24}
+    assert record["data"]["samples"] == 216
+    save(tmp_path / "blobs", network, record)
+    space = load(str(tmp_path / "blobs"), blobs)
+    found = space.extract(blobs.values)
+    centres = torch.stack([found[blobs.labels == label].mean(0) for label in range(3)])
+    assert (torch.cdist(found, centres).argmin(1).numpy() == blobs.labels).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_arrays_of_any_shape(shape, tmp_path):
+    data = arrays(rng.standard_normal(shape), np.arange(shape[0]) % 2)
+    save(tmp_path / "some", *train(data, recipe=Recipe(epochs=1, batch_size=4), progress=False))
+    assert load(str(tmp_path / "some"), data).extract(data.values[:3]).shape == (3, 128)
+
+
+def test_what_is_held_out_is_not_trained_on():
+    """Labels without meaning are learned by heart: those that were seen, not the others."""
+    chance = np.random.default_rng(1)
+    data = arrays(chance.standard_normal((100, 60)), chance.integers(0, 4, 100))
+    network, record = train(data, recipe=Recipe(epochs=25, batch_size=30), progress=False)
+    with torch.no_grad():
+        right = network(data.batch(range(100))).argmax(1).numpy() == data.labels
+    assert right.sum() >= 85
+    assert record["accuracy"] <= 0.7
+
+
+def test_labels_of_the_test_split_go_by_name(blobs):
+    shifted = dataclasses.replace(blobs, labels=(blobs.labels + 1) % 3, classes=("2", "0", "1"))
+    assert train(blobs, shifted, Recipe(epochs=10, batch_size=32), progress=False)[1]["accuracy"] == 1.0
+    for change, message in (
+        ({"labels": None}, "the test split of array has no labels"),
+        ({"classes": ("0", "1", "x")}, "the test split has classes x that the training split does not have"),
+        ({"values": blobs.values[:, :2]}, r"the test split holds samples of shape \[2\], the training split \[3\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(blobs, dataclasses.replace(blobs, **change), Recipe(epochs=1), progress=False)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 64, 64), (1, 13, 9), (3, 1, 2)])
+def test_pictures_of_many_sizes(shape):
+    data = pictures(8, *shape)
+    network, record = train(data, recipe=Recipe(epochs=1, batch_size=4, flip=True), progress=False)
+    width = 64 if min(shape[1:]) <= 16 else 128
+    assert network.features(data.batch([0, 1])).shape == (2, width)
+    assert record["tested_on"]["samples"] == 1
+
+
+def test_pictures_are_shifted_and_mirrored():
+    x = torch.rand(200, 2, 28, 30, generator=torch.Generator().manual_seed(1))
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
+    shifts = [padded[:, :, i : i + 28, j : j + 30] for i in range(5) for j in range(5)]
+    plain = features._moved(x, False, torch.Generator().manual_seed(0))
+    found = torch.stack([(plain == shifted).flatten(1).all(1) for shifted in shifts])
+    assert (found.sum(0) == 1).all()
+    assert found.any(1).all()  # every shift occurs
+    mirrored = features._moved(x, True, torch.Generator().manual_seed(0))
+    padded = padded.flip(-1)
+    turned = [padded[:, :, i : i + 28, j : j + 30] for i in range(5) for j in range(5)]
+    straight = torch.stack([(mirrored == shifted).flatten(1).all(1) for shifted in shifts]).any(0)
+    flipped = torch.stack([(mirrored == shifted).flatten(1).all(1) for shifted in turned]).any(0)
+    assert (straight ^ flipped).all()
+    assert 60 < flipped.sum() < 140
+
+
+def test_small_data_get_more_epochs(blobs, monkeypatch):
+    seen = []
+    monkeypatch.setattr(features, "_optimise", lambda network, data, kept, span, *_: seen.append(span))
+    assert train(blobs, recipe=Recipe(batch_size=32), progress=False)[1]["settings"]["epochs"] == 84
+    train(blobs, recipe=Recipe(batch_size=2), progress=False)
+    train(pictures(4000, 1, 8, 8), recipe=Recipe(batch_size=2), progress=False)
+    assert seen == [(84, 6), (5, 108), (2, 1800)]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(epochs=0), "epochs 0: train for at least 1"),
+        (Recipe(batch_size=1), "batch size 1: use at least 2"),
+        (Recipe(learning_rate=0.0), "learning rate 0: use a positive number"),
+        (Recipe(learning_rate=float("nan")), "learning rate nan: use a positive number"),
+        (Recipe(seed=-1), "seed -1: use an integer from 0 on"),
+        (Recipe(flip=True), "flip mirrors pictures, but array holds arrays"),
+    ],
+)
+def test_settings_that_are_not_allowed(blobs, recipe, message):
+    with pytest.raises(ValueError, match=message):
+        train(blobs, recipe=recipe, progress=False)
+
+
+def test_data_that_cannot_be_learned(blobs):
+    for change, message in (
+        ({"labels": None, "classes": ()}, "array has no labels: features are learned from labelled data"),
+        ({"labels": blobs.labels * 0, "classes": ("one",)}, "array has the one class one"),
+        ({"values": blobs.values[:3], "labels": blobs.labels[:3]}, "array holds 3 samples: at least 4 are needed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(dataclasses.replace(blobs, **change), progress=False)
+    with pytest.raises(FloatingPointError, match=r"the loss of step \d+ is (nan|inf): lower the learning rate"):
+        train(blobs, recipe=Recipe(epochs=5, batch_size=16, learning_rate=1e38), progress=False)
+
+
+def rewrite(folder, **changes):
+    told = json.loads((folder / "features.json").read_text())
+    (folder / "features.json").write_text(json.dumps(told | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "weights.safetensors").unlink(), "No such file"),
+        (lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), "is not the file that features.json sp"),
+        (lambda folder: (folder / "features.json").write_text("{"), "Expecting property name"),
+        (lambda folder: (folder / "features.json").write_text("[]"), "TypeError"),
+        (lambda folder: (folder / "features.json").write_text("{}"), "KeyError: 'data'"),
+        (lambda folder: rewrite(folder, data={"shape": [1, 8, 8]}), "KeyError: 'pictures'"),
+    ],
+)
+def test_a_broken_folder(digits, trained, tmp_path, damage, message):
+    _, network, record = trained
+    save(tmp_path / "broken", network, record)
+    damage(tmp_path / "broken")
+    with pytest.raises(ValueError, match=rf"^the features in .*broken cannot be read \(.*{message}.*\): train them a"):
+        load(str(tmp_path / "broken"), digits[1])
+
+
+def test_weights_of_another_network(digits, trained, tmp_path):
+    _, _, record = trained
+    save(tmp_path / "other", Classifier((3, 32, 32), 10, True), record)
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        load(str(tmp_path / "other"), digits[1])
+    assert "\n" not in str(caught.value)
+
+
+def test_data_that_learned_features_do_not_know(digits, trained, blobs):
+    folder, _, _ = trained
+    with pytest.raises(
+        ValueError, match=r"array holds samples of shape \[3\]: the features in .* pictures of shape \["
+    ):
+        load(str(folder), blobs)
+    floats = arrays(digits[1].values.astype(np.float32))
+    with pytest.raises(ValueError, match=r"were learned from pictures of shape \[1, 8, 8\]"):
+        load(str(folder), floats)
+    with pytest.raises(ValueError, match=r"shape \[1, 4, 4\]: the features learned take \[1, 8, 8\]"):
+        load(str(folder), digits[1]).extract(digits[1].values[:, :, :4, :4])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LEAPSTEP_MNIST" not in os.environ, reason="LEAPSTEP_MNIST names no folder with the MNIST data")
+def test_mnist_is_learned():
+    source = os.environ["LEAPSTEP_MNIST"]
+    assert train(read(source), read(source, split="test"))[1]["accuracy"] >= 0.99
+
+
+# --- inception -----------------------------------------------------------------------------------------------------
+
+
+def test_inception_without_the_extra(digits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ValueError, match=r"need an extra \(.*\): pip install 'leapstep\[inception\]'"):
+        load("inception", digits[1])
+
+
+def test_inception_is_for_pictures(blobs):
+    with pytest.raises(ValueError, match="inception sees pictures, but array holds arrays"):
+        load("inception", blobs)
+
+
+def test_weights_are_for_inception(digits, tmp_path):
+    with pytest.raises(ValueError, match=r"weights .*w.pth are for the features inception, not for pixels"):
+        load("pixels", digits[1], weights=tmp_path / "w.pth")
+
+
+@pytest.fixture
+def inception():
+    """The library's network with weights of the right shapes, in which signals neither vanish nor grow."""
+    pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    from torch_fidelity import feature_extractor_inceptionv3 as library
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(library.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = library.FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"]).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data.normal_(0, (2 / parameter[0].numel()) ** 0.5, generator=generator)
+    return network
+
+
+def test_inception_is_that_of_the_library(inception, digits, tmp_path):
+    torch.save(inception.state_dict(), tmp_path / "w.pth")
+    space = load("inception", digits[1], weights=tmp_path / "w.pth")
+    some = digits[1].values[:3]
+    with torch.no_grad():
+        found, logits = inception(torch.from_numpy(some.repeat(3, 1)))
+    assert found.std(0).mean() > 1e-3
+    torch.testing.assert_close(space.extract(some), found)
+    torch.testing.assert_close(space.probabilities(some), logits.softmax(1))
+    with pytest.raises(ValueError, match=r"uint8 \[n, 1 or 3, h, w\], not float64"):
+        space.extract(some / 255)
+    again = load("inception", digits[0], weights=tmp_path / "w.pth")
+    inception.fc.bias.data[0] += 1
+    torch.save(inception.state_dict(), tmp_path / "w.pth")
+    changed = load("inception", digits[1], weights=tmp_path / "w.pth")
+    assert changed.hash != space.hash == again.hash
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was executed",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file .*w.pth: name the weights of inception"),
+        ({"a": Trap()}, r"w.pth cannot be read as a file of weights \(it is none, or holds code\)"),
+        (torch.zeros(2), "w.pth holds something else than weights by name"),
+        ({"a": torch.zeros(2)}, "w.pth holds the weights of another network"),
+    ],
+)
+def test_files_that_are_no_weights_of_inception(digits, tmp_path, content, message):
+    pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    if content is not None:
+        torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=message) as caught:
+        load("inception", digits[1], weights=tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_inception_without_weights_or_a_network(digits, monkeypatch):
+    pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    asked = {}
+
+    def fail(address, **how):
+        asked.update(how)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
+    with pytest.raises(ValueError, match=r"cannot be downloaded \(Name or service not known\): fetch https://.* elsew"):
+        load("inception", digits[1])
+    assert (asked["weights_only"], asked["check_hash"]) == (True, True)
+
+
+# --- file.py:function ----------------------------------------------------------------------------------------------
+
+MINE = """
+import torch
+from beside import FACTOR
+
+def moments():
+    def extract(values):
+        assert not torch.is_grad_enabled()
+        flat = values.flatten(1).float()
+        return torch.stack([flat.mean(1), FACTOR * flat.std(1)], 1)
+    return extract
+
+def network():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.9), torch.nn.Linear(3, 2).double())
+
+def kind():
+    return lambda values: (values == values[:, :1]).sum(1, keepdim=True) * 100 + int(values.dtype == torch.uint8)
+
+def flat():
+    return lambda values: values.sum()
+
+def short():
+    return lambda values: values[1:, :2]
+
+def none():
+    pass
+
+def wrong():
+    return lambda values: values.no_such_thing
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "beside.py").write_text("FACTOR = 2\n")
+    before = list(sys.path)
+    yield tmp_path / "mine.py"
+    sys.path[:] = before
+    sys.modules.pop("beside", None)
+
+
+def test_features_of_a_file(mine, digits):
+    space = load(f"{mine}:moments", digits[1])
+    values = digits[1].values[:300]  # more than a batch
+    flat = torch.from_numpy(values.copy()).flatten(1).float()
+    torch.testing.assert_close(space.extract(values), torch.stack([flat.mean(1), 2 * flat.std(1)], 1))
+    assert (space.name, space.probabilities) == (f"{mine}:moments", None)
+
+
+def test_a_network_of_a_file_is_put_in_eval_mode(mine, blobs):
+    space = load(f"{mine}:network", blobs)
+    assert torch.equal(space.extract(blobs.values), space.extract(blobs.values))
+    assert space.extract(blobs.values).shape == (240, 2)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", ">f4", "float64", "int16"])
+def test_a_file_sees_the_values_as_they_are(mine, dtype):
+    values = np.array([[5, 5, 7], [1, 2, 3]], dtype)
+    values.flags.writeable = False
+    found = load(f"{mine}:kind", arrays(values)).extract(values)
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[200 + (dtype == "uint8")], [100 + (dtype == "uint8")]]
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes_and_the_function(mine, blobs):
+    hashes = [load(f"{mine}:{name}", blobs).hash for name in ("moments", "kind", "moments")]
+    mine.write_text(MINE + "\n# more\n")
+    hashes.append(load(f"{mine}:moments", blobs).hash)
+    assert len(set(hashes)) == 3
+    assert hashes[0] == hashes[2]
+    for seed in (0, 1, 0):  # weights that the file reads from elsewhere
+        torch.manual_seed(seed)
+        hashes.append(load(f"{mine}:network", blobs).hash)
+    assert hashes[-1] == hashes[-3] != hashes[-2]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine.py:nothing", r"mine.py has no function nothing; it has moments, network, kind, flat, short"),
+        ("mine.py:none", r"mine.py:none returned NoneType: return a function of values"),
+        ("mine.py", r"mine.py: name the function that makes the map as well, as in .*mine.py:features"),
+        ("mine.py:", r"mine.py:: name the function"),
+        ("mine.py:a-b", r"mine.py:a-b: name the function"),
+        ("missing.py:f", r"there is no file .*missing.py"),
+        ("broken.py:f", r"broken.py, line 2: SyntaxError"),
+        ("raising.py:f", r"raising.py, line 1: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_files_that_make_no_features(mine, blobs, name, message):
+    (mine.parent / "broken.py").write_text("x = 1\ny = (\n")
+    (mine.parent / "raising.py").write_text("1 / 0\n")
+    with pytest.raises(ValueError, match=message) as caught:
+        load(str(mine.parent / name), blobs)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("flat", r"mine.py:flat made float64 \[\] of 240 samples: return numbers \[240, k\]"),
+        ("short", r"mine.py:short made float64 \[239, 2\] of 240 samples"),
+        ("wrong", r"mine.py, line \d+: AttributeError: 'Tensor' object has no attribute 'no_such_thing'"),
+    ],
+)
+def test_files_whose_maps_make_no_features(mine, blobs, name, message):
+    space = load(f"{mine}:{name}", blobs)
+    with pytest.raises(ValueError, match=message):
+        space.extract(blobs.values)
+
+
+@pytest.mark.parametrize("name", ["learned", "no/such/folder", "pixel"])
+def test_names_that_are_no_features(blobs, name):
+    allowed = "use pixels, inception, a folder that `leapstep features train` made, or file.py:function"
+    with pytest.raises(ValueError, match=rf"^there are no features {name}: {allowed}$"):
+        load(name, blobs)
+
+
+def test_a_folder_of_something_else(blobs, tmp_path):
+    with pytest.raises(ValueError, match=r"^the folder .* has no features.json: use pixels, inception, a folder"):
+        load(str(tmp_path), blobs)
+
+
+# --- the cache -----------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Features that count the samples they have seen."""
+
+    def __init__(self, digest="0"):
+        self.seen = 0
+        self.space = features.Features("counted", digest, self.extract)
+
+    def extract(self, values):
+        self.seen += len(values)
+        return torch.from_numpy(np.array(values, dtype=np.float32)).flatten(1)[:, :2]
+
+
+def test_a_reference_is_computed_once(cache):
+    data = arrays(rng.standard_normal((2500, 3)))
+    counted = Counted()
+    first = reference(counted.space, data)
+    torch.testing.assert_close(first, torch.from_numpy(data.values[:, :2]).float())
+    again = reference(counted.space, dataclasses.replace(data, values=data.values.copy(), source="another name"))
+    assert torch.equal(first, again)
+    assert counted.seen == 2500
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+
+
+def test_what_a_reference_depends_on(cache):
+    values = rng.integers(0, 100, (20, 6)).astype(np.int16)
+    changed = values.copy()
+    changed[19, 5] += 1
+    counted = Counted()
+    for other in (values, changed, values[:19], values.astype(np.int32), values.reshape(20, 2, 3), values.view("u2")):
+        seen = counted.seen
+        reference(counted.space, arrays(other))
+        assert counted.seen == seen + len(other)
+    other = Counted("1")
+    reference(other.space, arrays(values))
+    assert other.seen == 20
+    assert len(list(cache.iterdir())) == 7
+
+
+def test_no_cache_neither_reads_nor_writes(cache, blobs):
+    counted = Counted()
+    reference(counted.space, blobs, cache=False)
+    assert not cache.exists()
+    reference(counted.space, blobs)
+    reference(counted.space, blobs, cache=False)
+    assert counted.seen == 3 * 240
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"garbage"),
+        lambda path: path.write_bytes(path.read_bytes()[:-8]),
+        lambda path: path.write_bytes(b""),
+        lambda path: safetensors.torch.save_file({"other": torch.zeros(240, 2)}, path),
+        lambda path: safetensors.torch.save_file({"features": torch.zeros(10, 2)}, path),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+)
+def test_a_broken_cache_is_made_anew(cache, blobs, damage):
+    counted = Counted()
+    expected = reference(counted.space, blobs)
+    (path,) = cache.iterdir()
+    good = path.read_bytes()
+    damage(path)
+    assert torch.equal(reference(counted.space, blobs), expected)
+    assert counted.seen == 2 * 240
+    if path.is_file():
+        assert path.read_bytes() == good
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path, blobs, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "file" / "cache"))
+    assert reference(Counted().space, blobs).shape == (240, 2)
+    assert load("pixels", blobs).extract(blobs.values).shape == (240, 3)
+
+
+def test_where_the_cache_lies(tmp_path, blobs, monkeypatch):
+    for variables, place in (
+        ({"LEAPSTEP_CACHE": "own", "XDG_CACHE_HOME": "xdg", "HOME": "home"}, "own"),
+        ({"XDG_CACHE_HOME": "xdg", "HOME": "home"}, "xdg/leapstep"),
+        ({"HOME": "home"}, "home/.cache/leapstep"),
+    ):
+        for name in ("LEAPSTEP_CACHE", "XDG_CACHE_HOME", "HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, folder in variables.items():
+            monkeypatch.setenv(name, str(tmp_path / folder))
+        reference(Counted().space, blobs)
+        assert len(list((tmp_path / place).iterdir())) == 1
+
+
+def test_the_fingerprint_of_values_wherever_they_lie(tmp_path, monkeypatch):
+    values = rng.standard_normal((50, 4, 3)).astype(np.float32)
+    np.save(tmp_path / "a.npy", values)
+    mapped = read(tmp_path / "a.npy")
+    assert isinstance(mapped.values, np.memmap)
+    digest = fingerprint(arrays(values))
+    assert digest == fingerprint(mapped) == fingerprint(arrays(np.asfortranarray(values)))
+    monkeypatch.setattr(features, "_rows", lambda *_: 7)
+    assert fingerprint(mapped) == digest
