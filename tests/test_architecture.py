@@ -11,10 +11,10 @@ SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
     {"files"},
     {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration"},
-    {"denoiser", "interpolation"},
+    {"denoiser", "interpolation", "features"},
     {"transitions", "calibration"},
     {"sampling", "checkpoint", "likelihood"},
-    {"training", "doctor", "foreign"},
+    {"training", "quality", "doctor", "foreign", "report"},
     {"cli"},
     {"__main__"},
 ]

@@ -219,6 +219,8 @@ def _read_digits(source: str, options: _Options) -> Data:
 def _read_folder(source: str, options: _Options) -> Data:
     found = sorted(_visible(Path(source)))
     images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if (Path(source) / "manifest.json").is_file():  # of `leapstep sample`, whose grid is no sample
+        images = [path for path in images if path != Path(source) / "grid.png"]
     tables = [path for path in found if path.suffix.lower() in (".parquet", ".arrow")]
     if images:
         return _read_images(source, images, options)

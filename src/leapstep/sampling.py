@@ -223,20 +223,23 @@ def sample_in_batches(
     spacing: str = "trailing",
     seed: int = 0,
     batch_size: int | None = None,
+    first: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     on_step: Callable[[State], object] | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
-    """Draw samples batch by batch, for more of them than memory holds. Arguments as of `sample`.
+    """Draw samples batch by batch, for more of them than memory holds, or to go on where an earlier draw ended.
 
+    Arguments:
+        first: the index of the first sample; all others as of `sample`.
     Yields:
         the sample indices of a batch, and its samples, `[b, *d]`.
     """
     n, *d = shape
-    if n < 1 or (batch_size is not None and batch_size < 1):
-        raise ValueError(f"n={n}, batch_size={batch_size}: both must be at least 1")
-    for start in range(0, n, batch_size or n):
-        rows = range(start, min(n, start + (batch_size or n)))
+    if n < 1 or first < 0 or (batch_size is not None and batch_size < 1):
+        raise ValueError(f"n={n}, first={first}, batch_size={batch_size}: at least 1, 0 and 1")
+    for start in range(first, first + n, batch_size or n):
+        rows = range(start, min(first + n, start + (batch_size or n)))
         model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
         noise = Noise(seed, rows, tuple(d), dtype, device)
         path = times(model.process, steps, spacing)

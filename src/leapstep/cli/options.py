@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -19,6 +20,8 @@ import typer
 from leapstep import files
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from torch import Tensor
     from tqdm import tqdm
@@ -241,8 +244,29 @@ def claim(out: Path, overwrite: bool, mark: str, key: str, names: str) -> None:
     files.check_writable(out)
 
 
-def progress(total: int, what: str, unit: str) -> tqdm[Any]:
+def progress(total: int | None, what: str, unit: str) -> tqdm[Any]:
     """A progress bar on stderr that only shows if the work takes more than a second."""
     from tqdm import tqdm
 
     return tqdm(total=total, desc=what, unit=unit, delay=1, mininterval=0.5 if sys.stderr.isatty() else 30)
+
+
+NoPreview = Annotated[bool, typer.Option("--no-preview", help="Show no pictures in the terminal.")]
+
+
+def show(pixels: npt.NDArray[np.uint8], hidden: bool, evenly: bool = False) -> None:
+    """Show the first of some pictures in the terminal, if stdout is one that can; or some of them, evenly chosen."""
+    if hidden or not sys.stdout.isatty() or not _can_print("▀"):
+        return
+    from leapstep.pictures import preview, selection
+
+    size = shutil.get_terminal_size()
+    typer.echo(preview(selection(pixels, os.environ, size, evenly), os.environ, size), nl=False)
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True

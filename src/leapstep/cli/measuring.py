@@ -1,0 +1,128 @@
+"""What the commands that measure samples (evaluate, sweep) share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leapstep.cli import options
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from leapstep.checkpoint import Model
+    from leapstep.data import Data
+    from leapstep.quality import Yardstick
+
+LISTS = ("--metrics",)
+
+DataSource = Annotated[str, typer.Argument(help="Real data: `digits`, a folder, a file, a name on the Hub.")]
+Split = Annotated[str, typer.Option(help="Which part of the data is the reference.")]
+FeatureSpace = Annotated[
+    str,
+    typer.Option(
+        help="What samples are compared in: pixels (their principal components) | inception (as FID and KID are) | the "
+        "folder that `leapstep features train` made | file.py:function"
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(help="A local file of weights for --features inception.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME ...",
+        help="frechet | kernel | precision | recall | density | coverage | inception_score; default: all that the "
+        "features allow.",
+    ),
+]
+Neighbours = Annotated[int, typer.Option("--k", help="Which nearest neighbour bounds precision, recall and so on.")]
+Resamples = Annotated[int, typer.Option(help="Of the bootstrap that makes the intervals.")]
+
+
+def listed(values: list[str] | None) -> list[str]:
+    """The values of an option that takes several, with commas or without."""
+    return [value for text in values or [] for value in text.split(",") if value]
+
+
+def yardstick(
+    source: str,
+    split: str,
+    data: Data,
+    features: str,
+    weights: Path | None,
+    metrics: list[str] | None,
+    k: int,
+    resamples: int,
+    device: torch.device,
+) -> Yardstick:
+    """What samples are measured against: a reference in a feature space.
+
+    Raises:
+        ValueError: an unknown metric, one that the features do not allow, or features that cannot be loaded.
+    """
+    from leapstep import features as spaces
+    from leapstep.evaluation import METRICS
+    from leapstep.quality import Yardstick
+
+    wanted = listed(metrics)
+    if unknown := [name for name in wanted if name not in METRICS]:
+        raise ValueError(f"--metrics {', '.join(unknown)}: use some of {', '.join(METRICS)}")
+    if k < 1 or resamples < 2:
+        raise ValueError(f"--k {k} --resamples {resamples}: at least 1 neighbour and 2 resamples")
+    if len(data) <= k:
+        raise ValueError(f"{source} ({split}) holds {len(data)} samples: --k {k} needs more than as many")
+    space = spaces.load(features, data, weights=weights, device=device)
+    if "inception_score" in wanted and space.probabilities is None:
+        raise ValueError(f"--metrics inception_score needs a classifier, which --features {features} has not")
+    conditions = {
+        "data": source,
+        "split": split,
+        "reference": len(data),
+        "data_sha256": spaces.fingerprint(data),
+        "features": space.name,
+        "features_sha256": space.hash,
+        "k": k,
+        "resamples": resamples,
+    }
+    return Yardstick(space, spaces.reference(space, data), conditions, wanted or None, k, resamples)
+
+
+def classes(model: Model, known: Tensor | None, asked: list[str], n: int) -> tuple[Tensor | None, Any]:
+    """The class of each of n samples, and how a result names the choice.
+
+    Arguments:
+        known: the labels of the reference in the model's numbers, [m], or None.
+        asked: what --label says.
+    """
+    import torch
+
+    from leapstep.quality import interleaved
+
+    if asked or not model.classes:
+        return options.labels(model, asked, n), asked or None
+    if known is None:
+        return torch.arange(n) % len(model.classes), "every class in turn"
+    order = torch.from_numpy(interleaved(known.numpy()))
+    return known[order][torch.arange(n) % len(order)], "as often as in the reference"
+
+
+def drawing(model: Model, n: int, seed: int, labels: Any, guidance: float) -> dict[str, Any]:
+    """What a result depends on besides the yardstick, the method and the steps; without what tells models apart."""
+    return {
+        "n": n,
+        "seed": seed,
+        "labels": labels,
+        "guidance": guidance,
+        "ema": "training" in model.details or None,  # a run folder holds averaged weights; of others nobody knows
+    }
+
+
+def versions() -> dict[str, str]:
+    """What else a number depends on."""
+    import torch
+
+    import leapstep
+
+    return {"leapstep": leapstep.__version__, "torch": str(torch.__version__)}

@@ -1,0 +1,381 @@
+"""`leapstep sweep`: the table of quality against steps and noise."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from leapstep import files
+from leapstep.cli import latents, measuring, options
+
+if TYPE_CHECKING:
+    from leapstep.checkpoint import Model
+    from leapstep.quality import Part, Setting, Yardstick
+
+EXAMPLES = """**Examples**
+
+`leapstep sweep runs/digits digits --out sweep`
+
+`leapstep sweep runs/mnist mnist/ --etas 0,0.2,0.5,1,beta --n 5000 --features features/mnist --out sweep`
+
+`leapstep sweep runs/photos photos/ --split all --spacings trailing quad --steps 10 20 --out spacings`
+"""
+
+LISTS = ("--methods", "--etas", "--steps", "--spacings", "--label", *measuring.LISTS)
+
+NAMES = r"results\.json|table\.(md|csv)|quality\.png|part\.npz"
+
+
+def command(
+    model: options.ModelSource,
+    data: measuring.DataSource,
+    out: Annotated[Path, typer.Option(help="The folder of the results; a sweep that was stopped goes on there.")],
+    methods: Annotated[
+        list[str] | None, typer.Option(metavar="NAME ...", help=f"{options.METHODS}; default: ddim, dpmpp_2m, unipc.")
+    ] = None,
+    etas: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ETA ...",
+            help="Rows of ddim: noise injected, 0 to 1; beta: the DDPM paper's larger variance; optimal: after "
+            "`leapstep calibrate`. Default: 0, 1.",
+        ),
+    ] = None,
+    steps: Annotated[
+        list[str] | None, typer.Option(metavar="S ...", help="Columns; default: 5, 10, 20, 50, 100.")
+    ] = None,
+    spacings: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME ...",
+            help="trailing | leading | linspace | quad | log_snr | karras; default: what the model says, or trailing.",
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option(help="Samples a cell; all cells share their start noise.")] = 1000,
+    split: measuring.Split = "test",
+    features: measuring.FeatureSpace = "pixels",
+    weights: measuring.Weights = None,
+    metrics: measuring.Metrics = None,
+    metric: Annotated[str, typer.Option(help="The one of them that the table and the plot show.")] = "frechet",
+    k: measuring.Neighbours = 5,
+    resamples: measuring.Resamples = 100,
+    seed: Annotated[int, typer.Option(help="Of the start noise.")] = 0,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME ...", help="Classes, in turn; default: as in the reference.")
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 250,
+    device: options.Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that has results.")] = False,
+) -> None:
+    """Measure samples for many methods, noises and steps: the table of the DDIM paper for your model."""
+    from leapstep import checkpoint
+    from leapstep.evaluation import METRICS
+
+    place = options.device(device)
+    loaded = checkpoint.load(model, place)
+    loaded.network.requires_grad_(False)
+    chosen = [*measuring.listed(metrics)]
+    if metric not in METRICS or (chosen and metric not in chosen):
+        raise ValueError(f"--metric {metric}: use one of {', '.join(chosen or METRICS)}")
+    if n < 2 or batch_size < 1:
+        raise ValueError(f"--n {n} --batch-size {batch_size}: at least 2 samples, and a batch of at least 1")
+    plan, asked = _plan(loaded, methods, etas, steps, spacings)
+    made = {_key(each): _made(each, loaded) for each in plan}
+    held, known = options.data_for(loaded, data, split)
+    rule = measuring.yardstick(data, split, held, features, weights, metrics, k, resamples, place)
+    if metric == "inception_score" and rule.features.probabilities is None:
+        raise ValueError(f"--metric inception_score needs a classifier, which --features {features} has not")
+    classes, how = measuring.classes(loaded, known, measuring.listed(label), n)
+    conditions = {
+        "model_sha256": checkpoint.fingerprint(loaded.network),
+        **rule.conditions,
+        **measuring.drawing(loaded, n, seed, how, guidance),
+        "versions": measuring.versions(),
+    }
+    loaded.diffusion(
+        None if classes is None else classes[:1], guidance
+    )  # what is wrong shows before anything is written
+    earlier = None if overwrite else _earlier(out, conditions)
+    if earlier is None:
+        options.claim(out, overwrite, "results.json", "cells", NAMES)
+    files.check_writable(out)
+    cells = earlier or []
+    record = {"finished": False, "model": model, "conditions": conditions, "metric": metric, "warnings": []}
+    latents.tell_left_out(loaded, asked, [each.steps for each in plan])
+    _write(out, record, cells)
+
+    def draw(setting: Setting, part: Part | None, on_calls: Any) -> Iterator[Any]:
+        from leapstep import quality
+
+        return quality.draw(
+            loaded,
+            setting,
+            made[_key(setting)],
+            n,
+            labels=classes,
+            guidance=guidance,
+            seed=seed,
+            first=0 if part is None else len(part.seen),
+            batch_size=batch_size,
+            device=place,
+            on_calls=on_calls,
+        )
+
+    _sweep(plan, cells, rule, draw, record, out)
+    record["finished"] = True
+    lines = _write(out, record, cells)
+    _print(cells, plan, record, lines, out)
+
+
+def _plan(
+    model: Model,
+    methods: list[str] | None,
+    etas: list[str] | None,
+    steps: list[str] | None,
+    spacings: list[str] | None,
+) -> tuple[list[Setting], list[int]]:
+    """All cells, those of few steps first, so that every column is whole before the next; and the steps asked for."""
+    from leapstep.quality import Setting
+    from leapstep.transitions import TRANSITIONS
+
+    rows: list[tuple[str, dict[str, Any]]] = []
+    named = measuring.listed(methods) or ["ddim", "dpmpp_2m", "unipc"]
+    if etas and "ddim" not in named:
+        raise ValueError(f"--etas {','.join(measuring.listed(etas))} are rows of ddim: name it among the --methods")
+    for method in named:
+        if method not in TRANSITIONS:
+            raise ValueError(f"--methods {method}: use some of {', '.join(TRANSITIONS)}")
+        if TRANSITIONS[method].calls == 0:
+            raise ValueError(f"--methods {method} chooses its own steps: measure it with leapstep evaluate")
+        rows += [_noise(eta) for eta in measuring.listed(etas) or ["0", "1"]] if method == "ddim" else [(method, {})]
+    try:
+        numbers = [int(step) for step in measuring.listed(steps) or (5, 10, 20, 50, 100)]
+    except ValueError:
+        raise ValueError(f"--steps {','.join(measuring.listed(steps))}: give integers, as in 5,10,20") from None
+    counts = latents.step_counts(model, numbers)
+    places = measuring.listed(spacings) or [model.spacing or "trailing"]
+    return [Setting(*row, count, spacing) for count in counts for row in rows for spacing in places], numbers
+
+
+def _noise(eta: str) -> tuple[str, dict[str, Any]]:
+    """A row of the table in the DDIM paper: a share of the posterior's deviation, or another variance of DDPM."""
+    if eta in ("beta", "optimal"):
+        return "ddpm", {"variance": eta}
+    try:
+        return "ddim", {"eta": float(eta)}
+    except ValueError:
+        raise ValueError(f"--etas {eta}: give numbers from 0 to 1, beta or optimal") from None
+
+
+def _made(setting: Setting, model: Model) -> Any:
+    import leapstep
+
+    leapstep.times(model.process, setting.steps, setting.spacing)  # raises where they do not fit
+    return options.transition(setting.method, [], model, **setting.options)[0]
+
+
+def _key(setting: Setting) -> str:
+    return json.dumps([setting.method, dict(setting.options), setting.steps, setting.spacing])
+
+
+def _key_of(cell: dict[str, Any]) -> str:
+    return json.dumps([cell["method"], cell["settings"], cell["steps"], cell["spacing"]])
+
+
+def _earlier(out: Path, conditions: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The cells that an earlier sweep into this folder has finished; None where there was none.
+
+    Raises:
+        ValueError: they were measured under other conditions.
+    """
+    try:
+        found = json.loads((out / "results.json").read_text())
+        had, cells = found["conditions"], list(found["cells"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    now = json.loads(json.dumps(conditions))
+    for name in {**had, **now}:
+        if cells and had.get(name) != now.get(name):
+            raise ValueError(
+                f"{out} holds cells with {name} {had.get(name)}, not {now.get(name)}: they do not belong in one table; "
+                "--overwrite them, or name another folder"
+            )
+    return cells
+
+
+def _sweep(
+    plan: list[Setting], cells: list[dict[str, Any]], rule: Yardstick, draw: Any, record: dict[str, Any], out: Path
+) -> None:
+    """Measure what is missing, cell by cell; each is in the files as soon as it is there."""
+    from leapstep import quality
+    from leapstep.transitions import TRANSITIONS
+
+    there, n = {_key_of(cell) for cell in cells}, record["conditions"]["n"]
+    missing = [setting for setting in plan if _key(setting) not in there]
+    under = hashlib.sha256(json.dumps(record["conditions"]).encode()).hexdigest()
+    work = [each.steps * TRANSITIONS[each.method].calls for each in missing]
+    with _live(cells, plan, record["metric"], sum(work) * n) as tell:
+        for setting, calls in zip(missing, work, strict=True):
+            part = _kept(out, under + _key(setting))
+            tell(setting, 0, done_before=0 if part is None else calls * len(part.seen))
+            if part is None or len(part.seen) < n:
+                for part in quality.gather(rule, draw(setting, part, functools.partial(tell, setting)), part):  # noqa: B020
+                    _keep(out, under + _key(setting), part)
+            assert part is not None
+            measured, doubts = rule.measure(part.seen, part.probabilities)
+            record["warnings"] = doubts  # those of any cell are those of all: it is their number that counts
+            cells.append(
+                {
+                    "method": setting.method,
+                    "settings": dict(setting.options),
+                    "label": setting.label,
+                    "steps": setting.steps,
+                    "spacing": setting.spacing,
+                    "calls": part.calls,
+                    "seconds": round(part.seconds, 2),
+                    "n": n,
+                    "metrics": quality.as_json(measured),
+                }
+            )
+            _write(out, record, cells)
+            (out / "part.npz").unlink(missing_ok=True)
+            tell(setting, 0)
+
+
+def _kept(out: Path, key: str) -> Part | None:
+    """What a stopped sweep had of this cell."""
+    import torch
+
+    from leapstep.quality import Part
+
+    try:
+        with open(out / "part.npz", "rb") as file, np.load(file, allow_pickle=False) as found:
+            if str(found["key"]) != key:
+                return None
+            probabilities = torch.from_numpy(found["probabilities"]) if "probabilities" in found else None
+            return Part(torch.from_numpy(found["seen"]), probabilities, int(found["calls"]), float(found["seconds"]))
+    except Exception:  # missing or broken, whatever numpy and zipfile raise: begin the cell anew
+        return None
+
+
+def _keep(out: Path, key: str, part: Part) -> None:
+    arrays: dict[str, Any] = {"key": np.array(key), "seen": part.seen.numpy()}
+    arrays |= {"calls": np.array(part.calls), "seconds": np.array(part.seconds)}
+    arrays |= {} if part.probabilities is None else {"probabilities": part.probabilities.numpy()}
+    files.write_npz(out / "part.npz", arrays)
+
+
+def _write(out: Path, record: dict[str, Any], cells: list[dict[str, Any]]) -> list[str]:
+    """Write the results as they stand; return the advice."""
+    from leapstep import plots, quality
+
+    metric = record["metric"]
+    lines = quality.advice(cells, metric) if cells else []
+    files.write_json(out / "results.json", record | {"advice": lines, "cells": cells})
+    if not cells:
+        return lines
+    files.write_text(out / "table.md", quality.markdown(cells, metric))
+    files.write_text(out / "table.csv", quality.spreadsheet(cells))
+    if record["finished"]:
+        try:
+            files.write_bytes(out / "quality.png", plots.png(quality.plot(cells, metric), (9.0, 4.5)))
+        except ValueError as error:  # without the extra
+            typer.echo(f"no plot: {error}", err=True)
+    return lines
+
+
+@contextmanager
+def _live(cells: list[dict[str, Any]], plan: list[Setting], metric: str, total: int) -> Iterator[Any]:
+    """A table that fills while the sweep runs, with the time left; a line for each cell where there is no terminal.
+
+    Yields:
+        a function of the setting in work and of how many network calls of single samples were made since the last time.
+    """
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from leapstep import quality
+
+    console = Console(stderr=True)
+    done, before, began, printed = 0, 0, time.perf_counter(), len(cells)
+
+    def tell(setting: Setting, calls: int, done_before: int = 0) -> None:
+        nonlocal done, before, printed
+        done, before = done + calls, before + done_before
+        left = (total - done - before) * (time.perf_counter() - began) / max(done, 1)
+        if live is not None:
+            share = (done + before) / max(total, 1)
+            line = f"{setting.label}, {setting.steps} steps, {setting.spacing}: {share:.0%} of all"
+            table = _table(cells, plan, metric)
+            live.update(Group(table, Text(f"{line}, about {quality.duration(left)} left" if done else line)))
+        elif len(cells) > printed:
+            printed = len(cells)
+            typer.echo(f"{_line(cells[-1], metric)}; about {quality.duration(left)} left", err=True)
+
+    if not console.is_terminal:
+        live = None
+        yield tell
+        return
+    with Live(console=console, refresh_per_second=2, transient=True) as live:
+        yield tell
+
+
+def _line(cell: dict[str, Any], metric: str) -> str:
+    from leapstep import quality
+
+    return (
+        f"{cell['label']}, {cell['steps']} steps, {cell['spacing']}: {quality.shown(cell, metric)}, "
+        f"{cell['calls']} calls, {quality.duration(cell['seconds'])}"
+    )
+
+
+def _table(cells: list[dict[str, Any]], plan: list[Setting], metric: str) -> Any:
+    """The table as a terminal shows it, with the cells that are still to come."""
+    from rich.table import Table
+
+    from leapstep import quality
+
+    rows = quality.rows_of(cells)
+    for setting in plan:
+        rows.setdefault((setting.label, setting.spacing), {})
+    counts = sorted({setting.steps for setting in plan} | {cell["steps"] for cell in cells})
+    table = Table(title=None, header_style="bold")
+    table.add_column(quality.NAMES[metric])
+    for count in counts:
+        table.add_column(f"{count} steps", justify="right")
+    for row, found in rows.items():
+        texts = []
+        for count in counts:
+            cell = found.get(count)
+            if cell is None:
+                texts.append("")
+                continue
+            first = cell is quality.best([each for each in cells if each["steps"] == count], metric)
+            value = f"[bold]{quality.shown(cell, metric)}[/bold]" if first else quality.shown(cell, metric)
+            texts.append(f"{value}\n[dim]{cell['calls']} calls, {quality.duration(cell['seconds'])}[/dim]")
+        table.add_row(quality.row_name(row, rows), *texts)
+    return table
+
+
+def _print(
+    cells: list[dict[str, Any]], plan: list[Setting], record: dict[str, Any], lines: list[str], out: Path
+) -> None:
+    from rich.console import Console
+
+    Console(file=sys.stdout).print(_table(cells, plan, record["metric"]))
+    for doubt in record["warnings"]:
+        typer.echo(f"warning: {doubt}", err=True)
+    typer.echo("; ".join(lines))
+    typer.echo(f"written: {out}")

@@ -1,0 +1,404 @@
+"""The quality of samples against real data, in one setting of a sampler or in many; and tables of it.
+
+A number says nothing without what it depends on: the reference and the features, how many samples, their seed and
+labels. So a `Yardstick` carries its conditions, every result repeats them, and where results of different conditions
+meet in one table, each deviation gets a mark.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import io
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from leapstep import plots
+from leapstep.checkpoint import Model
+from leapstep.denoiser import Diffusion
+from leapstep.evaluation import Estimate, measure
+from leapstep.features import Features
+from leapstep.sampling import State, sample_in_batches
+from leapstep.transitions import TRANSITIONS, Transition
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = npt.NDArray[Any]
+
+# --- one setting ---------------------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """How samples are made.
+
+    Attributes:
+        method: its name in `TRANSITIONS`.
+        options: those of the method that are not as they are by default.
+        steps: their number.
+        spacing: one of `SPACINGS`.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    steps: int
+    spacing: str
+
+    @property
+    def label(self) -> str:
+        """The method with its options, as a table names it."""
+        return label(self.method, self.options)
+
+
+def label(method: str, options: Mapping[str, Any]) -> str:
+    """A method, its eta and what is not as by default: `ddim, η = 0.5`; the DDPM paper's larger variance is `σ̂`."""
+    if method == "ddpm" and options.get("variance") == "beta":
+        return "ddpm, σ̂"
+    defaults = inspect.signature(TRANSITIONS[method].make).parameters
+    told = [
+        f"{'η' if name == 'eta' else name} = {f'{value:g}' if isinstance(value, float) else value}"
+        for name, value in options.items()
+        if name == "eta" or (name in defaults and value != defaults[name].default)
+    ]
+    return ", ".join([method, *told])
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What samples are measured against.
+
+    Attributes:
+        features: the space in which they are compared.
+        reference: real data in it, [m, k].
+        conditions: what a result depends on besides the model and the setting, as JSON.
+        metrics: which, of `evaluation.METRICS`; None: all that can be computed.
+        k: neighbours of the k-nearest-neighbour metrics.
+        resamples: of the bootstrap.
+    """
+
+    features: Features
+    reference: Tensor
+    conditions: Mapping[str, Any]
+    metrics: Sequence[str] | None = None
+    k: int = 5
+    resamples: int = 100
+
+    def seen(self, values: Array) -> tuple[Tensor, Tensor | None]:
+        """Samples [n, *d] in feature space, and their class probabilities where the features come with a classifier."""
+        classify = self.features.probabilities
+        return self.features.extract(values), None if classify is None else classify(values)
+
+    def measure(self, seen: Tensor, probabilities: Tensor | None = None) -> tuple[dict[str, Estimate], list[str]]:
+        """Every metric of samples in feature space [n, k] with its 95 % interval, and what speaks against them."""
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = measure(
+                seen,
+                self.reference,
+                probabilities=probabilities,
+                k=self.k,
+                resamples=self.resamples,
+                metrics=self.metrics,
+            )
+        return found, [str(each.message) for each in told]
+
+
+def interleaved(labels: Array) -> npt.NDArray[np.intp]:
+    """An order of data, [m], in which every beginning holds the classes in the proportions of the whole."""
+    rank, count = np.empty(len(labels)), np.empty(len(labels))
+    for label in np.unique(labels):
+        where = labels == label
+        rank[where], count[where] = np.arange(where.sum()), where.sum()
+    return np.lexsort((labels, (rank + 0.5) / count))
+
+
+def draw(
+    model: Model,
+    setting: Setting,
+    transition: Transition,
+    n: int,
+    *,
+    labels: Tensor | None = None,
+    guidance: float = 1.0,
+    seed: int = 0,
+    first: int = 0,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    on_calls: Callable[[int], object] = lambda calls: None,
+) -> Iterator[tuple[Array, int]]:
+    """Draw samples first to n of a model, batch by batch.
+
+    Arguments:
+        labels: the class of every sample from 0, [n]; None: of any.
+        on_calls: told, after each step, for how many more single samples the network was called.
+    Yields:
+        values, pixels [b, c, h, w] or numbers [b, *d], and how often the network was called for each of them.
+    """
+    newest = 0
+
+    def note(state: State) -> None:
+        nonlocal newest
+        on_calls((state.calls - (newest if state.step > 1 else 0)) * len(state.x))
+        newest = state.calls
+
+    def conditioned(rows: range) -> Diffusion:
+        return model.diffusion(None if labels is None else labels[rows.start : rows.stop], guidance)
+
+    batches = sample_in_batches(
+        conditioned,
+        (n - first, *model.shape),
+        setting.steps,
+        transition,
+        spacing=setting.spacing,
+        seed=seed,
+        first=first,
+        batch_size=batch_size,
+        device=device,
+        on_step=note,
+    )
+    for _, x in batches:
+        yield model.scaling.to_pixels(x) if model.is_pictures else model.scaling.to_values(x), newest
+
+
+class Part(NamedTuple):
+    """The samples of a setting that are there so far, in feature space.
+
+    Attributes:
+        seen: [b, k].
+        probabilities: [b, classes], or None.
+        calls: of the network, for each sample.
+        seconds: that sampling took, without measuring.
+    """
+
+    seen: Tensor
+    probabilities: Tensor | None = None
+    calls: int = 0
+    seconds: float = 0.0
+
+
+def gather(yardstick: Yardstick, batches: Iterator[tuple[Array, int]], part: Part | None = None) -> Iterator[Part]:
+    """Put batches of `draw` into feature space, one after the other; yield all that is there so far after each."""
+    began = time.perf_counter()
+    for values, calls in batches:
+        seconds = time.perf_counter() - began
+        seen, probabilities = yardstick.seen(values)
+        if part is None:
+            part = Part(seen, probabilities, calls, seconds)
+        else:
+            more = None if probabilities is None or part.probabilities is None else [part.probabilities, probabilities]
+            part = Part(
+                torch.cat([part.seen, seen]),
+                None if more is None else torch.cat(more),
+                max(part.calls, calls),
+                part.seconds + seconds,
+            )
+        yield part
+        began = time.perf_counter()
+
+
+def as_json(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """Estimates as a result file keeps them."""
+    return {name: estimate._asdict() for name, estimate in metrics.items()}
+
+
+# --- tables of many ------------------------------------------------------------------------------------------------
+
+LESS_IS_BETTER = ("frechet", "kernel")
+
+NAMES = {
+    "frechet": "Fréchet distance",
+    "kernel": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "inception_score": "Inception Score",
+}
+"""The metrics, as a reader knows them."""
+
+Cell = Mapping[str, Any]
+"""A finished setting: method, settings, label, steps, spacing, calls, seconds, n, metrics; as JSON."""
+
+
+def value_of(cell: Cell, metric: str) -> float:
+    """What a cell has for a metric; an infinity that loses where it has nothing."""
+    found = cell["metrics"].get(metric)
+    worst = math.inf if metric in LESS_IS_BETTER else -math.inf
+    return worst if found is None or found["value"] is None else found["value"]
+
+
+def best(cells: Sequence[Cell], metric: str) -> Cell:
+    """The cell with the best value; of equal ones, that of the fewest calls."""
+    sign = 1 if metric in LESS_IS_BETTER else -1
+    return min(cells, key=lambda cell: (sign * value_of(cell, metric), cell["calls"]))
+
+
+def shown(cell: Cell, metric: str) -> str:
+    """A value with half the width of its interval."""
+    found = cell["metrics"].get(metric)
+    if found is None or found["value"] is None:
+        return "-"
+    value, low, high = found["value"], found.get("low"), found.get("high")
+    if low is None or high is None:
+        return f"{value:.4g}"
+    half = (high - low) / 2
+    digits = max(0, 1 - int(f"{half:.1e}".partition("e")[2])) if half > 0 else 3  # two of them are of half
+    return f"{value:.{digits}f} ± {half:.{digits}f}"
+
+
+def rows_of(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[int, Cell]]:
+    """Cells by row (label, spacing) and column (steps), in the order in which they come."""
+    rows: dict[tuple[str, str], dict[int, Cell]] = {}
+    for cell in cells:
+        rows.setdefault((cell["label"], cell["spacing"]), {})[cell["steps"]] = cell
+    return rows
+
+
+def row_name(row: tuple[str, str], rows: Mapping[tuple[str, str], Any]) -> str:
+    """The label of a row, with its spacing where rows differ in it."""
+    return row[0] if len({spacing for _, spacing in rows}) == 1 else f"{row[0]}, {row[1]}"
+
+
+def markdown(cells: Sequence[Cell], metric: str) -> str:
+    """Write the table as in the DDIM paper: rows of methods, columns of steps; the best of a column is bold."""
+    rows = rows_of(cells)
+    columns = sorted({cell["steps"] for cell in cells})
+    lines = [
+        f"| {NAMES[metric]} | {' | '.join(f'{steps} steps' for steps in columns)} |",
+        f"| --- |{' --- |' * len(columns)}",
+    ]
+    for row, found in rows.items():
+        texts = []
+        for steps in columns:
+            cell = found.get(steps)
+            if cell is None:
+                texts.append("")
+                continue
+            text = shown(cell, metric)
+            text = f"**{text}**" if cell is best([c for c in cells if c["steps"] == steps], metric) else text
+            texts.append(f"{text}<br>{cell['calls']} calls, {duration(cell['seconds'])}")
+        lines.append(f"| {row_name(row, rows)} | {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader wants them."""
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
+def spreadsheet(cells: Sequence[Cell]) -> str:
+    """Write all cells as CSV, a line each, with every metric and its interval."""
+    metrics = [name for name in NAMES if any(name in cell["metrics"] for cell in cells)]
+    plain = ("method", "label", "steps", "spacing", "calls", "seconds", "n")
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow([*plain, *(f"{name}{part}" for name in metrics for part in ("", "_low", "_high"))])
+    for cell in cells:
+        numbers = [cell["metrics"].get(name, {}).get(part) for name in metrics for part in ("value", "low", "high")]
+        writer.writerow([*(cell[name] for name in plain), *numbers])
+    return written.getvalue()
+
+
+def plot(cells: Sequence[Cell], metric: str) -> plots.Draw:
+    """Quality over network calls, and over seconds, a line for each method, with its intervals."""
+    rows = rows_of(cells)
+
+    def draw(figure: Figure, colours: plots.Palette) -> None:
+        for axes, over in zip(figure.subplots(1, 2, sharey=True), ("calls", "seconds"), strict=True):
+            for i, (row, found) in enumerate(rows.items()):
+                line = [cell for cell in found.values() if math.isfinite(value_of(cell, metric))]
+                line.sort(key=lambda cell: cell["calls"])
+                spans = [cell["metrics"][metric] for cell in line]
+                bars = [[abs(each["value"] - _end(each, name)) for each in spans] for name in ("low", "high")]
+                which = i % len(colours.series)
+                axes.errorbar(
+                    [cell[over] for cell in line],
+                    [each["value"] for each in spans],
+                    yerr=bars if line else None,
+                    color=colours.series[which],
+                    marker=plots.MARKERS[which],
+                    linestyle=("-", "--", ":")[i // len(colours.series) % 3],
+                    linewidth=1.3,
+                    capsize=2,
+                    label=row_name(row, rows),
+                )
+            axes.set_xscale("log")
+            plots.plain_numbers(axes.xaxis)
+            axes.set_xlabel("network calls a sample" if over == "calls" else f"seconds for {cells[0]['n']} samples")
+            if axes.get_subplotspec().is_first_col():
+                better = "less" if metric in LESS_IS_BETTER else "more"
+                axes.set_ylabel(f"{NAMES[metric]} ({better} is better)")
+                high, low = (f(value_of(cell, metric) for cell in cells) for f in (max, min))
+                if low > 0 and high / low > 20:
+                    axes.set_yscale("log")
+                    plots.plain_numbers(axes.yaxis)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+    return draw
+
+
+def _end(span: Mapping[str, Any], name: str) -> float:
+    """An end of an interval; the value itself where there is none."""
+    found: float = span["value"] if span.get(name) is None else span[name]
+    return found
+
+
+def advice(cells: Sequence[Cell], metric: str) -> list[str]:
+    """Say what to take: the cheapest within 2 % of the best, and the best for 5, 10 and 20 calls."""
+    rows = rows_of(cells)
+
+    def named(cell: Cell) -> str:
+        return f"{row_name((cell['label'], cell['spacing']), rows)}, {cell['steps']} steps: {shown(cell, metric)}"
+
+    first = best(cells, metric)
+    top = value_of(first, metric)
+    near = [cell for cell in cells if abs(value_of(cell, metric) - top) <= 0.02 * abs(top)]
+    cheap = min(near, key=lambda cell: (cell["calls"], cell["seconds"]))
+    if cheap is first:
+        lines = [f"best and cheapest: {named(first)}"]
+    else:
+        lines = [f"cheapest within 2 % of the best ({named(first)}): {named(cheap)}"]
+    for calls in (5, 10, 20):
+        if fit := [cell for cell in cells if cell["calls"] <= calls]:
+            lines.append(f"best for {calls} calls: {named(best(fit, metric))}")
+    return lines
+
+
+# --- what may stand in one table -----------------------------------------------------------------------------------
+
+
+def marks(conditions: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Find where results deviate from the conditions of the first one.
+
+    Arguments:
+        conditions: of each result.
+    Returns:
+        the marks of each, such as "a b", empty where all is as in the first; and a footnote for each mark.
+    """
+    notes: dict[str, str] = {}
+    marked = []
+    for each in conditions:
+        names = [name for name in {**conditions[0], **each} if each.get(name) != conditions[0].get(name)]
+        letters = []
+        for name in names:
+            note = f"{name} is {_brief(each.get(name))}, not {_brief(conditions[0].get(name))}"
+            letters.append(notes.setdefault(note, chr(ord("a") + len(notes) % 26) * (1 + len(notes) // 26)))
+        marked.append(" ".join(letters))
+    return marked, [f"{letter}: {note}" for note, letter in notes.items()]
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -1,0 +1,364 @@
+"""`leapstep evaluate`, `sweep` and `compare`, against what the library computes for the same ends."""
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import leapstep
+from commands import done, invoke, refused, tree
+from leapstep import checkpoint, evaluation, features, quality
+from leapstep.cli import sweep as sweep_command
+from leapstep.data import read
+from test_cli_pictures import CLASSES, model, place, points, saved  # noqa: F401  (fixtures)
+
+FAST = ("--n", 12, "--k", 2, "--resamples", 4)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def insects(place):  # noqa: F811
+    """A folder of pictures; of testing, more ants than bees than cats."""
+    rng = np.random.default_rng(0)
+    for split, counts in (("test", (12, 8, 4)), ("train", (10, 10, 10))):
+        for name, count in zip(CLASSES, counts, strict=True):
+            folder = place / "swarm" / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                picture = np.kron(rng.integers(0, 256, (4, 4)), np.ones((2, 2))).astype(np.uint8)
+                Image.fromarray(picture).save(folder / f"{i}.png")
+    return place / "swarm"
+
+
+def result(*args):
+    return json.loads(done("evaluate", *args, "--json").stdout)
+
+
+# --- evaluate ------------------------------------------------------------------------------------------------------
+
+
+def test_it_measures_what_the_library_measures_and_says_under_which_conditions(model, insects):  # noqa: F811
+    found = result(model, insects, *FAST, "--steps", 3, "--method", "heun", "--seed", 5)
+    loaded, held = checkpoint.load(model), read(insects, split="test")
+    labels = torch.from_numpy(held.labels)[torch.from_numpy(quality.interleaved(held.labels))][:12]
+    assert torch.bincount(labels).tolist() == [6, 4, 2]  # as often as in the reference
+    states = []
+    x = leapstep.sample(loaded.diffusion(labels), (12, 1, 8, 8), 3, leapstep.heun(), seed=5, on_step=states.append)
+    space = features.load("pixels", held)
+    seen = space.extract(loaded.scaling.to_pixels(x))
+    expected = evaluation.frechet_distance(seen, space.extract(held.values))
+    assert found["metrics"]["frechet"]["value"] == pytest.approx(expected, rel=1e-3)
+    assert set(found["metrics"]) == {"frechet", "kernel", "precision", "recall", "density", "coverage"}
+    assert found["evaluation"]["calls"] == states[-1].calls > 3
+    assert found["evaluation"]["weights_sha256"] == checkpoint.fingerprint(loaded.network)
+    under = found["conditions"]
+    assert under["features_sha256"] == space.hash
+    assert under["data_sha256"] == features.fingerprint(held)
+    assert (under["n"], under["seed"], under["reference"], under["split"], under["k"]) == (12, 5, 24, "test", 2)
+    assert under["labels"] == "as often as in the reference"
+    assert under["ema"] is None
+    assert set(under["versions"]) == {"leapstep", "torch"}
+
+
+def test_every_option_changes_what_is_measured(model, insects):  # noqa: F811
+    base = [model, insects, *FAST, "--steps", 3]
+    first = result(*base)["metrics"]
+    for option in (
+        ["--seed", 1],
+        ["--n", 14],
+        ["--label", "bee"],
+        ["--spacing", "leading"],
+        ["--set", "eta=1"],
+        ["--label", "ant", "--guidance", 3],
+        ["--split", "train"],
+        ["--method", "heun"],
+    ):
+        assert result(*base, *option)["metrics"]["frechet"] != first["frechet"], option
+    assert result(*base, "--batch-size", 5)["metrics"]["frechet"]["value"] == pytest.approx(
+        first["frechet"]["value"], rel=1e-2
+    )
+    assert list(result(*base, "--metrics", "kernel", "recall")["metrics"]) == ["kernel", "recall"]
+    assert result(*base, "--metrics", "kernel,recall", "--k", 4)["metrics"]["recall"] is not None
+    assert result(*base, "--label", "ant,bee")["conditions"]["labels"] == ["ant", "bee"]
+
+
+def test_samples_in_a_folder_are_measured_as_those_of_the_model(model, insects, tmp_path):  # noqa: F811
+    for form in ("png", "npz"):
+        asked = ["--n", 12, "--steps", 3, "--seed", 5, "--label", "bee"]
+        done("sample", model, *asked, "--format", form, "--out", tmp_path / form)
+        folder = result(tmp_path / form, insects, *FAST)
+        direct = result(model, insects, *FAST, "--steps", 3, "--seed", 5, "--label", "bee")
+        assert folder["metrics"]["frechet"]["value"] == pytest.approx(direct["metrics"]["frechet"]["value"], rel=1e-2)
+        assert folder["evaluation"]["method"] == "ddim"
+        assert folder["evaluation"]["weights_sha256"] == direct["evaluation"]["weights_sha256"]
+        assert (folder["conditions"]["n"], folder["conditions"]["seed"]) == (12, 5)
+    again = result(tmp_path / "npz", insects, *FAST, "--n", 7)
+    assert again["conditions"]["n"] == 7
+
+
+def test_real_data_are_nearer_than_samples_of_a_network_that_knows_nothing(model, insects):  # noqa: F811
+    real = result(insects / "train", insects, *FAST, "--n", 30)["metrics"]["frechet"]["value"]
+    made = result(model, insects, *FAST, "--n", 30)["metrics"]["frechet"]["value"]
+    assert real < made / 2
+
+
+def test_copies_of_training_data_are_found_and_drawn(insects, tmp_path):
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for i, path in enumerate(sorted((insects / "train").rglob("*.png"))[:6]):
+        shutil.copy(path, copies / f"{i}.png")
+    rng = np.random.default_rng(1)
+    for i in range(6, 12):
+        far = np.kron(rng.integers(0, 2, (4, 4)) * 255, np.ones((2, 2))).astype(np.uint8)
+        Image.fromarray(far).save(copies / f"{i}.png")
+    found = result(copies, insects, *FAST, "--pairs", tmp_path / "pairs.png")
+    assert found["memorisation"]["training"] == 30
+    assert found["memorisation"]["share"]["value"] == pytest.approx(0.5)
+    with Image.open(tmp_path / "pairs.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 20
+    assert "50.0%" in done("evaluate", copies, insects, *FAST).stdout
+    refused(
+        invoke("evaluate", copies, insects, *FAST, "--split", "train", "--pairs", tmp_path / "p.png"), "--train-split"
+    )
+
+
+def test_what_is_no_picture_is_measured_too(points, place, tmp_path):  # noqa: F811
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "points.npz", x=rng.normal(100, 5, (40, 2)))
+    found = result(points, tmp_path / "points.npz", "--split", "all", *FAST)
+    assert found["metrics"]["frechet"]["value"] > 0
+    assert "memorisation" not in found
+    args = ["evaluate", points, tmp_path / "points.npz", "--split", "all", *FAST]
+    refused(invoke(*args, "--pairs", tmp_path / "p.png"), "pictures")
+
+
+def test_the_result_is_printed_and_written(model, insects, tmp_path):  # noqa: F811
+    said = done("evaluate", model, insects, *FAST, "--steps", 2, "--out", tmp_path / "a.json").stdout
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert quality.shown(found, "frechet") in said
+    for word in ("Fréchet distance", "ddim, η = 0, 2 steps", "12 samples", "24 of", "features: pixels", "a.json"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--n", 1], ["--n 1"]),
+        (["--batch-size", 0], ["--batch-size 0"]),
+        (["--metrics", "fid"], ["fid", "frechet"]),
+        (["--metrics", "inception_score"], ["classifier"]),
+        (["--features", "nothing"], ["nothing", "pixels"]),
+        (["--k", 24], ["--k 24"]),
+        (["--k", 0], ["--k 0"]),
+        (["--resamples", 1], ["--resamples 1"]),
+        (["--label", "wasp"], ["wasp", "ant"]),
+        (["--steps", 41], ["41"]),
+        (["--spacing", "odd"], ["odd"]),
+        (["--split", "validation"], ["validation"]),
+        (["--pairs", "x.jpg"], ["PNG"]),
+        (["--train-split", "validation"], ["validation"]),
+        (["--weights", "x.pth"], ["weights"]),
+        (["--guidance", "nan"], ["guidance"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line(model, insects, options, words):  # noqa: F811
+    refused(invoke("evaluate", model, insects, *FAST, *options), *words)
+
+
+def test_what_makes_samples_does_not_apply_to_samples(insects):
+    refused(invoke("evaluate", insects / "train", insects, "--steps", 3), "--steps", "name a model")
+
+
+# --- sweep ---------------------------------------------------------------------------------------------------------
+
+SWEEP = ("--etas", "0,beta", "--methods", "ddim", "unipc", "--steps", "2,4", *FAST)
+
+
+def swept(model, insects, out, *options):  # noqa: F811
+    return done("sweep", model, insects, "--out", out, *SWEEP, *options)
+
+
+@pytest.fixture(scope="module")
+def folder(model, insects, tmp_path_factory):  # noqa: F811
+    out = tmp_path_factory.mktemp("sweeps") / "sweep"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAPSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        said = swept(model, insects, out)
+    (out.parent / "said.txt").write_text(said.stdout + "\n---\n" + said.stderr)
+    return out
+
+
+def test_every_cell_is_what_evaluate_measures(model, insects, folder):  # noqa: F811
+    found = json.loads((folder / "results.json").read_text())
+    assert found["finished"] is True
+    expected = [(label, steps) for steps in (2, 4) for label in ("ddim, η = 0", "ddpm, σ̂", "unipc")]
+    assert [(cell["label"], cell["steps"]) for cell in found["cells"]] == expected
+    alone = result(model, insects, *FAST, "--method", "ddpm", "--set", "variance=beta", "--steps", 4)
+    cell = found["cells"][4]
+    assert cell["metrics"]["frechet"]["value"] == pytest.approx(alone["metrics"]["frechet"]["value"], rel=1e-4)
+    assert found["conditions"] == {**alone["conditions"], "model_sha256": alone["evaluation"]["weights_sha256"]}
+    assert cell["calls"] == 4
+    assert cell["seconds"] > 0
+
+
+def test_it_leaves_a_table_a_spreadsheet_a_plot_and_advice(folder):
+    found = json.loads((folder / "results.json").read_text())
+    assert (folder / "table.md").read_text() == quality.markdown(found["cells"], "frechet")
+    assert len(list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))) == 6
+    with Image.open(folder / "quality.png") as picture:
+        assert picture.width > 1000
+    assert found["advice"] == quality.advice(found["cells"], "frechet")
+    stdout, stderr = (folder.parent / "said.txt").read_text().split("\n---\n")
+    for cell in found["cells"]:
+        assert quality.shown(cell, "frechet") in stdout
+        assert quality.shown(cell, "frechet") in stderr  # as soon as it was there
+    assert "; ".join(found["advice"]) in stdout
+    assert sorted(path.name for path in folder.iterdir()) == ["quality.png", "results.json", "table.csv", "table.md"]
+
+
+def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, folder, tmp_path, monkeypatch):  # noqa: F811
+    out, whole = tmp_path / "sweep", json.loads((folder / "results.json").read_text())
+    keep, kept = sweep_command._keep, []
+
+    def stop(*args):
+        keep(*args)
+        kept.append(len(args[-1].seen))
+        if len(kept) == 8:  # in the middle of the third cell
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_command, "_keep", stop)
+    args = ["sweep", model, insects, "--out", out, *SWEEP, "--batch-size", 4]
+    assert invoke(*args).exit_code == 130
+    assert kept == [4, 8, 12, 4, 8, 12, 4, 8]
+    half = json.loads((out / "results.json").read_text())
+    assert (len(half["cells"]), half["finished"]) == (2, False)
+    drawn = []
+    draw = quality.draw
+    monkeypatch.setattr(sweep_command, "_keep", keep)
+    monkeypatch.setattr(
+        quality,
+        "draw",
+        lambda *args, **options: (drawn.append((args[1].steps, options["first"])), draw(*args, **options))[1],
+    )
+    done(*args)
+    assert drawn == [(2, 8), (4, 0), (4, 0), (4, 0)]
+    again = json.loads((out / "results.json").read_text())
+    for one, other in zip(again["cells"], whole["cells"], strict=True):
+        assert one["label"] == other["label"]
+        assert one["metrics"]["frechet"]["value"] == pytest.approx(other["metrics"]["frechet"]["value"], rel=1e-2)
+    assert not (out / "part.npz").exists()
+
+
+def test_a_damaged_part_is_made_anew(model, insects, tmp_path, monkeypatch):  # noqa: F811
+    args = ["sweep", model, insects, "--out", tmp_path / "s", "--methods", "unipc", "--steps", 2, *FAST]
+    keep = sweep_command._keep
+
+    def stop(*args):
+        keep(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_command, "_keep", stop)
+        assert invoke(*args, "--batch-size", 4).exit_code == 130
+    part = tmp_path / "s" / "part.npz"
+    part.write_bytes(part.read_bytes()[:100])
+    done(*args)
+    assert len(json.loads((tmp_path / "s" / "results.json").read_text())["cells"]) == 1
+
+
+def test_a_finished_sweep_grows_but_does_not_mix_conditions(model, insects, folder, tmp_path):  # noqa: F811
+    out = shutil.copytree(folder, tmp_path / "sweep")
+    swept(model, insects, out, "--spacings", "trailing", "quad")
+    found = json.loads((out / "results.json").read_text())
+    assert len(found["cells"]) == 12
+    assert found["cells"][:6] == json.loads((folder / "results.json").read_text())["cells"]
+    before = tree(out)
+    for options, word in ((["--n", 14], "n 12, not 14"), (["--seed", 1], "seed 0, not 1"), (["--k", 3], "k 2, not 3")):
+        refused(invoke("sweep", model, insects, "--out", out, *SWEEP, *options), word)
+    assert tree(out) == before
+    swept(model, insects, out, "--seed", 1, "--overwrite")
+    assert len(json.loads((out / "results.json").read_text())["cells"]) == 6
+
+
+def test_another_metric_can_lead(model, insects, tmp_path):  # noqa: F811
+    args = ["--methods", "unipc", "--steps", 2, *FAST, "--metric", "recall"]
+    said = done("sweep", model, insects, "--out", tmp_path / "s", *args).stdout
+    assert "recall" in said
+    assert (tmp_path / "s" / "table.md").read_text().startswith("| recall |")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--methods", "rk45"], ["rk45", "evaluate"]),
+        (["--methods", "magic"], ["magic", "unipc"]),
+        (["--methods", "unipc", "--etas", "0.5"], ["--etas 0.5", "ddim"]),
+        (["--etas", "much"], ["much", "beta"]),
+        (["--etas", "2"], ["2"]),
+        (["--etas", "optimal"], ["calibrate"]),
+        (["--steps", "2,x"], ["2,x"]),
+        (["--steps", "50,60"], ["50", "40"]),
+        (["--spacings", "odd"], ["odd"]),
+        (["--metric", "fid"], ["fid", "frechet"]),
+        (["--metrics", "kernel"], ["--metric frechet", "kernel"]),
+        (["--metric", "inception_score"], ["classifier"]),
+        (["--n", 1], ["--n 1"]),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_anything_is_written(model, insects, tmp_path, options, words):  # noqa: F811
+    refused(invoke("sweep", model, insects, "--out", tmp_path / "s", *FAST, *options), *words)
+    assert not (tmp_path / "s").exists()
+
+
+def test_somebody_elses_folder_is_left_alone(model, insects, tmp_path):  # noqa: F811
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    before = tree(tmp_path)
+    for more in ([], ["--overwrite"]):
+        refused(invoke("sweep", model, insects, "--out", tmp_path / "mine", *SWEEP, *more), "mine")
+    assert tree(tmp_path) == before
+
+
+# --- compare -------------------------------------------------------------------------------------------------------
+
+
+def test_results_stand_in_one_table_with_a_mark_where_conditions_differ(model, insects, folder, tmp_path):  # noqa: F811
+    for name, options in {"same": [], "few": ["--n", 10]}.items():
+        done("evaluate", model, insects, *FAST, "--steps", 2, *options, "--out", tmp_path / f"{name}.json")
+    said = done("compare", folder, tmp_path / "same.json", tmp_path / "few.json").stdout
+    lines = said.splitlines()
+    assert lines[0] == "| model | method | steps | calls | Fréchet distance | time |"
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + 6 + 2
+    assert lines[8].split("|")[2:6] == lines[2].split("|")[2:6]  # the same, measured twice
+    assert "<sup>" not in "".join(lines[:9])
+    assert "<sup>a</sup>" in lines[9]
+    assert "- a: n is 10, not 12" in lines
+    other = done("compare", tmp_path / "same.json", "--metric", "recall").stdout
+    assert "| recall |" in other.splitlines()[0]
+    assert "comparable" not in other
+
+
+def test_what_is_no_result_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    refused(invoke("compare", tmp_path / "a.json"), "a.json", "not a result")
+    refused(invoke("compare", tmp_path / "b.json"), "b.json")
+    refused(invoke("compare", tmp_path / "a.json", "--metric", "fid"), "fid")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sweep", "compare"])
+def test_help_has_examples_and_describes_every_option(command):
+    text = done(command, "--help").stdout
+    assert f"leapstep {command}" in text.partition("Examples")[2]
+    for line in text.splitlines():
+        assert not re.match(r"│ \*? *--\S+ +(--\S+ +)?<\w+> *│", line), f"no description: {line}"
+    assert command in done("--help").stdout

@@ -1,0 +1,218 @@
+"""Settings, tables and advice against what they must be by hand; drawing in parts against drawing at once."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import leapstep
+from leapstep import plots, quality
+from leapstep.evaluation import Estimate
+from leapstep.networks import MLP
+from leapstep.quality import Setting
+
+
+def cell(label="ddim", steps=10, value=1.0, calls=None, half=0.1, spacing="trailing", seconds=2.0, metric="frechet"):
+    return {
+        "method": "ddim",
+        "settings": {},
+        "label": label,
+        "steps": steps,
+        "spacing": spacing,
+        "calls": calls or steps,
+        "seconds": seconds,
+        "n": 100,
+        "metrics": {metric: {"value": value, "low": value - half, "high": value + half}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "label"),
+    [
+        ("ddim", {"eta": 0.0}, "ddim, η = 0"),
+        ("ddim", {"eta": 0.2, "variance": "eta"}, "ddim, η = 0.2"),
+        ("ddpm", {"variance": "beta"}, "ddpm, σ̂"),
+        ("ddpm", {"variance": "optimal"}, "ddpm, variance = optimal"),
+        ("ddpm", {"variance": "posterior"}, "ddpm"),
+        ("unipc", {"order": 3}, "unipc, order = 3"),
+        ("unipc", {}, "unipc"),
+    ],
+)
+def test_a_label_says_the_noise_and_what_is_not_as_by_default(method, options, label):
+    assert Setting(method, options, 5, "trailing").label == label
+
+
+def test_every_beginning_of_the_interleaved_order_has_the_proportions_of_the_whole():
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    seen = labels[quality.interleaved(labels)]
+    assert sorted(seen) == sorted(labels)
+    for count in (10, 20, 50, 90):
+        assert np.bincount(seen[:count], minlength=3) == pytest.approx(np.array([0.6, 0.3, 0.1]) * count, abs=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    network = MLP(shape=(2,), width=16, depth=1, timesteps=40, classes=3).eval()
+    scaling = leapstep.data.Scaling(5.0, 2.0)
+    return leapstep.Model(
+        network, leapstep.linear(40), "v", (2,), scaling, clip=None, classes=("a", "b", "c"), null_label=None
+    )
+
+
+def drawn(model, **options):
+    calls = []
+    batches = list(
+        quality.draw(
+            model,
+            Setting("heun", {}, 4, "trailing"),
+            leapstep.heun(),
+            10,
+            labels=torch.arange(10) % 3,
+            on_calls=calls.append,
+            **options,
+        )
+    )
+    return np.concatenate([values for values, _ in batches]), [seen for _, seen in batches], sum(calls)
+
+
+def test_samples_are_those_of_the_library_in_values_and_each_keeps_its_label_and_noise(model):
+    values, calls, counted = drawn(model, batch_size=4)
+    x = leapstep.sample(lambda rows: model.diffusion(torch.tensor(rows) % 3), (10, 2), 4, leapstep.heun())
+    assert values == pytest.approx(x.double().numpy() * 2 + 5, abs=1e-5)
+    seen = []
+    leapstep.sample(model.diffusion(torch.zeros(1, dtype=torch.long)), (1, 2), 4, leapstep.heun(), on_step=seen.append)
+    assert calls == [seen[-1].calls] * 3
+    assert counted == seen[-1].calls * 10
+    rest, _, more = drawn(model, batch_size=4, first=7)
+    assert rest == pytest.approx(values[7:], abs=1e-5)
+    assert more == seen[-1].calls * 3
+
+
+class Space:
+    """Features that double values, and a classifier of what is positive."""
+
+    name, hash = "double", "0"
+
+    def __init__(self, classify):
+        self.probabilities = (lambda values: torch.from_numpy(values > 0).double()) if classify else None
+
+    def extract(self, values):
+        return torch.from_numpy(values) * 2
+
+
+@pytest.mark.parametrize("classify", [False, True])
+def test_gathering_goes_on_where_a_part_ends(classify):
+    rule = quality.Yardstick(Space(classify), torch.zeros(4, 2), {})
+    batches = [(np.random.default_rng(i).normal(size=(3, 2)), 8 + i) for i in range(4)]
+    *_, whole = quality.gather(rule, iter(batches))
+    *_, half = quality.gather(rule, iter(batches[:2]))
+    assert len(half.seen) == 6
+    *_, both = quality.gather(rule, iter(batches[2:]), half)
+    assert torch.equal(both.seen, torch.from_numpy(np.concatenate([values for values, _ in batches])) * 2)
+    assert torch.equal(both.seen, whole.seen)
+    assert both.calls == whole.calls == 11
+    assert both.seconds >= half.seconds
+    if classify:
+        assert torch.equal(both.probabilities, whole.probabilities)
+        assert both.probabilities.shape == (12, 2)
+    else:
+        assert both.probabilities is None
+
+
+def test_a_yardstick_measures_what_the_library_does():
+    generator = torch.Generator().manual_seed(0)
+    samples, reference = (torch.randn(60, 2, generator=generator) + shift for shift in (0, 1))
+    rule = quality.Yardstick(Space(False), reference, {}, ("frechet", "recall"), k=3, resamples=20)
+    found, doubts = rule.measure(samples)
+    assert doubts == []
+    assert list(found) == ["frechet", "recall"]
+    assert found["frechet"].value == pytest.approx(leapstep.evaluation.frechet_distance(samples, reference))
+    assert found["recall"].value == pytest.approx(leapstep.evaluation.neighbours(samples, reference, 3)["recall"])
+    (doubt,) = quality.Yardstick(Space(False), reference, {}, ("frechet",)).measure(samples[:3])[1]
+    assert "3" in doubt
+    assert quality.as_json({"a": Estimate(1.0, 0.5, None)}) == {"a": {"value": 1.0, "low": 0.5, "high": None}}
+
+
+CELLS = [
+    cell("ddim, η = 0", 5, 2.0),
+    cell("ddim, η = 1", 5, 8.0),
+    cell("ddim, η = 0", 20, 1.01, seconds=12.0),
+    cell("ddim, η = 1", 20, 1.5),
+    cell("ddim, η = 0", 100, 1.0, half=0.004, seconds=900),
+]
+
+
+def test_the_markdown_table_has_a_row_for_each_method_and_the_best_of_each_column_in_bold():
+    lines = quality.markdown(CELLS, "frechet").splitlines()
+    assert lines[0] == "| Fréchet distance | 5 steps | 20 steps | 100 steps |"
+    assert lines[2].startswith("| ddim, η = 0 | **2.00 ± 0.10**<br>5 calls, 2 s | **1.01 ± 0.10**<br>20 calls, 12 s |")
+    assert lines[2].endswith("| **1.0000 ± 0.0040**<br>100 calls, 15 min |")
+    assert lines[3] == "| ddim, η = 1 | 8.00 ± 0.10<br>5 calls, 2 s | 1.50 ± 0.10<br>20 calls, 2 s |  |"
+    assert len(lines) == 4
+
+
+def test_rows_name_their_spacing_where_they_differ_in_it():
+    cells = [cell(), cell(spacing="quad")]
+    assert [line.split("|")[1].strip() for line in quality.markdown(cells, "frechet").splitlines()[2:]] == [
+        "ddim, trailing",
+        "ddim, quad",
+    ]
+
+
+def test_of_distances_the_least_is_best_and_of_all_else_the_most():
+    low, high = cell(value=1.0), cell(value=2.0)
+    assert quality.best([low, high], "frechet") is low
+    low, high = cell(value=0.1, metric="recall"), cell(value=0.2, metric="recall")
+    assert quality.best([low, high], "recall") is high
+    assert quality.best([high, cell()], "recall") is high  # which the other one lacks
+    dear, cheap = cell(steps=50), cell(steps=10)
+    assert quality.best([dear, cheap], "frechet") is cheap
+
+
+def test_the_spreadsheet_holds_every_number():
+    rows = list(csv.DictReader(io.StringIO(quality.spreadsheet(CELLS))))
+    assert len(rows) == 5
+    assert rows[0]["label"] == "ddim, η = 0"
+    assert [float(rows[4][f"frechet{part}"]) for part in ("", "_low", "_high")] == [1.0, 0.996, 1.004]
+    assert "recall" not in rows[0]
+
+
+def test_the_advice_names_the_cheapest_near_the_best_and_the_best_for_few_calls():
+    first, *rest = quality.advice(CELLS, "frechet")
+    assert first == (
+        "cheapest within 2 % of the best (ddim, η = 0, 100 steps: 1.0000 ± 0.0040): ddim, η = 0, 20 steps: 1.01 ± 0.10"
+    )
+    assert rest == [
+        "best for 5 calls: ddim, η = 0, 5 steps: 2.00 ± 0.10",
+        "best for 10 calls: ddim, η = 0, 5 steps: 2.00 ± 0.10",
+        "best for 20 calls: ddim, η = 0, 20 steps: 1.01 ± 0.10",
+    ]
+    assert quality.advice([cell(value=1.0), cell(steps=20, value=1.5)], "frechet")[0].startswith(
+        "best and cheapest: ddim"
+    )
+
+
+def test_the_plot_shows_every_cell_over_calls_and_over_seconds():
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    quality.plot(CELLS, "frechet")(figure, plots.LIGHT)
+    for axes, over in zip(figure.axes, ("calls", "seconds"), strict=True):
+        drawn = [line for line in axes.get_lines() if len(line.get_xdata()) and line.get_marker() in plots.MARKERS]
+        points = {(x, y) for line in drawn for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
+        assert {(each[over], each["metrics"]["frechet"]["value"]) for each in CELLS} <= points
+        assert axes.get_xlabel()
+    assert Image.open(io.BytesIO(plots.png(quality.plot(CELLS, "frechet"), (9, 4.5)))).width == 1800
+
+
+def test_results_of_other_conditions_are_marked_and_explained():
+    first = {"n": 5000, "split": "test", "features_sha256": "a" * 64}
+    marked, notes = quality.marks([first, dict(first), first | {"n": 500}, first | {"n": 500, "split": "train"}])
+    assert marked == ["", "", "a", "a b"]
+    assert notes == ["a: n is 500, not 5000", "b: split is train, not test"]
+    _, (note,) = quality.marks([first, first | {"features_sha256": "b" * 64}])
+    assert note == "a: features_sha256 is bbbbbbbbbbbb..., not aaaaaaaaaaaa..."
