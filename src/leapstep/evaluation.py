@@ -333,7 +333,7 @@ def _features(samples: Samples, least: int, what: str) -> Tensor:
     if isinstance(samples, Tensor):
         features = samples.detach().to("cpu", torch.float64)
     else:
-        features = torch.from_numpy(np.array(samples, np.float64, order="C"))  # a copy: arrays may be read-only
+        features = torch.from_numpy(np.array(samples, np.float64))  # a copy: arrays may be read-only
     if features.ndim == 0 or len(features) < least:
         few = f"{least} sample{'s' if least > 1 else ''}"
         raise ValueError(f"samples of shape {list(features.shape)}: {what} needs at least {few}")
