@@ -4,6 +4,7 @@ Exit codes, signals and whole runs go through real processes; the many kinds of 
 each new process takes seconds to import torch.
 """
 
+import contextlib
 import errno
 import functools
 import json
@@ -25,6 +26,7 @@ import leapstep
 from commands import done, invoke, refused, tree
 from leapstep import files
 from leapstep.configuration import TrainingConfig
+from leapstep.pictures import grid
 
 COMMANDS = ["train", "sample", "calibrate", "likelihood", "reconstruct", "interpolate", "trace", "info", "demo"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
@@ -236,6 +238,7 @@ def test_training_makes_a_run_folder_and_says_what_comes_next(trained):
         "scheduler/scheduler_config.json",
         "state/step-00000040.safetensors",
         "samples/step-00000040.png",
+        "samples/strip.png",
     }
     assert any(name.startswith("log/") for name in there)
     details = json.loads((run / "leapstep.json").read_text())
@@ -318,7 +321,43 @@ def test_a_real_process_draws_the_same_samples(samples, tmp_path):
     assert code == 0, err
     assert "12 samples in" in out
     assert "5 network calls each" in out
+    assert str(tmp_path / "again" / "grid.png") in out
+    assert "\x1b" not in out
     assert np.array_equal(pictures(samples), pictures(tmp_path / "again"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
+def test_a_real_terminal_shows_the_samples_within_its_width(model, tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 50, 0, 0))
+    hidden = ("NO_COLOR", "COLUMNS", "LINES", "TMUX", "KITTY_WINDOW_ID", "TERM_PROGRAM", "COLORTERM")
+    environment = {name: value for name, value in ENVIRONMENT.items() if name not in hidden}
+    command = [sys.executable, "-m", "leapstep", "sample", model, "--n", "7", "--steps", "2", "--out", tmp_path / "s"]
+    running = subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment | {"TERM": "xterm"})
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while part := os.read(ours, 65536):
+            said += part
+    os.close(ours)
+    assert running.wait() == 0
+    lines = said.decode().splitlines()
+    shown = [line for line in lines if "▀" in line]
+    assert [line.count("▀") for line in shown] == [4 * 9 + 1] * 10  # rows of four and three pictures of 8x8, framed
+    assert all(re.fullmatch(r"(\x1b\[38;5;\d+;4(8;5;\d+|9)m▀+)+\x1b\[0m", line) for line in shown)
+    assert str(tmp_path / "s" / "grid.png") in lines[-1]
+
+
+def test_the_grid_has_a_column_for_each_label(model, tmp_path):
+    labels = [part for label in range(5) for part in ("--label", label)]
+    done("sample", model, "--out", tmp_path / "s", "--n", 12, "--steps", 2, *labels)
+    expected = grid(pictures(tmp_path / "s")[:, None].astype(np.uint8), columns=5)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "s" / "grid.png")), np.asarray(expected))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])

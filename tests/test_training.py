@@ -1,5 +1,6 @@
 """The loss against the papers' formulas; a run that learns, is recorded, is killed and goes on."""
 
+import itertools
 import math
 import os
 import signal
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 import leapstep
 import leapstep.checkpoint
+from leapstep import training
 from leapstep.configuration import TrainingConfig, configure
 from leapstep.data import read
+from leapstep.pictures import grid, save_image, table
 from leapstep.training import Trainer, ema_update, learning_rate, loss, stratified_times, train
 
 F64 = torch.float64
@@ -237,8 +241,6 @@ def test_every_setting_changes_the_training(trainer, settings):
 
 
 def test_flip_mirrors_half_of_the_pictures(trainer, monkeypatch):
-    from leapstep import training
-
     run, seen = trainer(flip=True, batch_size=256), []
     monkeypatch.setattr(training, "loss", lambda diffusion, x0, *rest: (seen.append(x0), x0.flatten(1).mean(1))[1])
     plain, _ = run._batch(0)
@@ -333,7 +335,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
     assert leapstep.checkpoint.find_state(broken)[1]["step"] == 15
     subprocess.run(command(broken, "--save-every", "30", "--resume"), check=True, capture_output=True, env=environment)
     same(run_folder(straight), run_folder(broken))
-    for name in ("step-00000020.png", "step-00000030.png"):
+    for name in ("step-00000020.png", "step-00000030.png", "strip.png"):
         assert (straight / "samples" / name).read_bytes() == (broken / "samples" / name).read_bytes()
 
 
@@ -421,7 +423,8 @@ def test_existing_runs_are_safe(tmp_path):
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
     train(tiny(steps=3), "digits", run, overwrite=True, device="cpu", progress=False)
     assert leapstep.checkpoint.find_state(run)[1]["step"] == 3
-    assert not (run / "samples" / "step-00000002.png").exists()
+    assert {path.name for path in (run / "samples").iterdir()} == {"step-00000003.png", "strip.png"}
+    assert strip(run).shape[1] < 2 * 64 + 80  # one column: nothing of the run that was there
 
 
 def test_a_run_that_cannot_start_leaves_nothing(tmp_path):
@@ -469,6 +472,120 @@ def test_configuration_in_force_is_kept_with_the_run(tmp_path):
     model = train(config, "digits", tmp_path / "run", device="cpu", progress=False)
     assert TrainingConfig(**leapstep.checkpoint.load(tmp_path / "run").details["training"]) == config
     assert model.details["data"]["samples"] == len(read("digits"))
+
+
+# --- the samples on the way ---
+
+
+@pytest.fixture
+def previewed(trainer, tmp_path, monkeypatch):
+    """Make the previews of a run at some steps; what stands for the sampler paints (step, number of the sample)."""
+
+    def make(steps, source="digits", **settings):
+        run = trainer(source, **settings)
+
+        def painted(diffusion, shape, *rest, **options):
+            if run.config.labels:
+                assert diffusion(range(3)) is not None
+            values = torch.arange(shape[0]).view(-1, 1, 1, 1) / 100 + run.step / 1000
+            return (values * torch.ones(shape)).clamp(max=1)
+
+        monkeypatch.setattr(training, "sample", painted)
+        for run.step in steps:
+            run.preview(tmp_path)
+        return run
+
+    return make
+
+
+def columns_of(steps, count, shape=(1, 8, 8), names=None):
+    """The strip of samples that are painted so."""
+    names = names or [f"sample {i}" for i in range(count)]
+    levels = {name: [min(1, i / 100 + step / 1000) for step in steps] for i, name in enumerate(names)}
+    rows = {
+        name: np.stack([np.full(shape, round(127.5 + 127.5 * level), np.uint8) for level in row])
+        for name, row in levels.items()
+    }
+    return np.asarray(table(rows, [f"step {step}" for step in steps]))
+
+
+def strip(folder):
+    with Image.open(folder / "samples" / "strip.png") as image:
+        return np.asarray(image).astype(int)
+
+
+def alike(a, b):
+    return a.shape == b.shape and abs(a.astype(int) - b.astype(int)).max() <= 1  # a level may lie between two pixels
+
+
+def test_the_strip_has_a_row_for_each_noise_and_a_column_for_each_step(previewed, tmp_path):
+    previewed([20, 40, 50])
+    assert alike(strip(tmp_path), columns_of([20, 40, 50], 10))
+
+
+def test_a_long_strip_has_a_dozen_steps_evenly_in_time(previewed, tmp_path):
+    """With the first and the last, also where the steps on the way were not even."""
+    previewed([*range(5, 105, 5), 200, 300, 400])
+    shown = [5, 40, 75, 100, 200, 300, 400]
+    assert alike(strip(tmp_path), columns_of(shown, 10))
+    assert training._spread(set(range(1, 24)), 12) == set(range(1, 24, 2))
+    assert training._spread({3, 5, 9}, 12) == {3, 5, 9}
+    assert len(training._spread(set(range(7, 7000, 7)), 12)) == 12
+
+
+def test_the_strip_names_the_classes(previewed, tmp_path):
+    run = previewed([10, 30], labels=True)
+    assert run.data.classes == tuple("0123456789")
+    assert alike(strip(tmp_path), columns_of([10, 30], 10, names="0123456789"))
+    with Image.open(tmp_path / "samples" / "step-00000030.png") as sheet:
+        assert sheet.size == (10 * 42 + 2, 6 * 42 + 2)  # a column for each class, and none of them half full
+
+
+def test_few_classes_come_round_again(previewed, tmp_path):
+    source = tmp_path / "pictures"
+    for name, i in itertools.product(("ant", "bee", "cat", "dog"), range(4)):
+        (source / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 16 * i, np.uint8)).save(source / name / f"{i}.png")
+    previewed([10, 30], str(source), labels=True)
+    names = ["ant", "bee", "cat", "dog"]
+    names += [f"{name} (2)" for name in names] + ["ant (3)", "bee (3)"]
+    assert alike(strip(tmp_path), columns_of([10, 30], 10, names=names))
+
+
+def test_the_strip_leaves_out_what_it_cannot_read_and_what_lies_ahead(previewed, tmp_path):
+    """Whatever lies in the folder, training goes on; the steps that are left are spread anew."""
+    previewed(range(10, 260, 10))
+    folder = tmp_path / "samples"
+    whole = (folder / "step-00000010.png").read_bytes()
+    (folder / "step-00000010.png").write_bytes(b"damaged")
+    (folder / "step-00000050.png").write_bytes(whole[: len(whole) // 2])
+    save_image(grid(np.zeros((9, 1, 8, 8), np.uint8)), folder / "step-00000100.png")  # of another version
+    (folder / "step-00000150.png").unlink()
+    (folder / "step-00000150.png").mkdir()
+    (folder / "step-00000260.png").write_bytes(whole)  # of a run that went farther than its last checkpoint
+    (folder / "step-latest.png").write_bytes(whole)
+    (folder / "strip.png").write_bytes(b"damaged")
+    previewed([250])
+    there = set(range(20, 260, 10)) - {50, 100, 150}
+    shown = sorted(training._spread(there, 12))
+    assert alike(strip(tmp_path), columns_of(shown, 10))
+
+
+def test_large_samples_make_a_strip_that_can_be_looked_at(previewed, tmp_path):
+    source = tmp_path / "pictures"
+    source.mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((256, 256), i, np.uint8)).save(source / f"{i}.png")
+    previewed(range(10, 130, 10), str(source), size=256)
+    expected = columns_of(range(10, 130, 10), 10, (1, 128, 128))
+    assert alike(strip(tmp_path), expected)
+
+
+def test_what_is_no_picture_has_no_strip(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(64, 3)))
+    config = configure({"width": 8, "depth": 1, "batch_size": 8, "steps": 2, "sample_every": 1})
+    train(config, str(tmp_path / "x.npy"), tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run" / "samples").exists()
 
 
 @pytest.mark.slow

@@ -1,10 +1,15 @@
-"""From arrays of pixels to image files: grids, tables with captions, animations."""
+"""From arrays of pixels to what people look at: grids, tables with captions, animations, and pictures in a terminal."""
 
 from __future__ import annotations
 
+import base64
 import io
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +21,25 @@ from leapstep import files
 if TYPE_CHECKING:
     from PIL import Image
 
+Pixels = npt.NDArray[np.uint8]
+
+SHEET = 8_000_000
+"""How many pixels the pictures of a sheet may have together: more, and they are shrunk to what fits."""
+
+RATE = 10
+"""Frames a second."""
+
+LINES = 12
+"""How many lines of a terminal a preview takes at most."""
+
+CELL = (10, 20)
+"""Width and height of a character, pixels, where a terminal shows images; what it makes of them depends on its font."""
+
+# --- sheets --------------------------------------------------------------------------------------------------------
+
 
 def grid(
-    pixels: npt.NDArray[np.uint8], columns: int | None = None, padding: int = 2, zoom: int | None = None
+    pixels: Pixels, columns: int | None = None, padding: int = 2, zoom: int | None = None, period: int = 1
 ) -> Image.Image:
     """Lay pictures out row by row on mid-grey.
 
@@ -26,7 +47,10 @@ def grid(
         pixels: uint8 [n, c, h, w] with c = 1 or 3.
         columns: pictures in a row; None makes the grid as square as can be.
         padding: grey pixels around and between the pictures.
-        zoom: pixels of the grid for each pixel of a picture; None makes the longer side at least 40.
+        zoom: pixels of the grid for each pixel of a picture; None makes the longer side at least 40, or less where
+            there are so many or so large pictures that they would not fit on a sheet (see `SHEET`).
+        period: of how many kinds the pictures come in turns. Each column then has one kind, unless there are so many
+            kinds that the grid would be far from square.
 
     Returns:
         A greyscale or RGB image.
@@ -34,28 +58,69 @@ def grid(
     Raises:
         ValueError: where the array does not hold pictures.
     """
-    large = _enlarged(pixels, 40, zoom)
+    large = _scaled(pixels, 40, zoom)
     n, h, w, c = large.shape
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    high, wide = h + padding, w + padding
-    canvas = np.full((rows * high + padding, columns * wide + padding, c), 128, np.uint8)
-    for i, picture in enumerate(large):
-        top, left = i // columns * high + padding, i % columns * wide + padding
+    columns = columns or _columns(n, h, w, period)
+    size = (math.ceil(n / columns) * (h + padding) + padding, columns * (w + padding) + padding)
+    canvas = np.full((*size, c), 128, np.uint8)
+    for picture, (top, left) in zip(large, _places(n, h, w, columns, padding), strict=True):
         canvas[top : top + h, left : left + w] = picture
     return _image(canvas)
 
 
-def table(rows: Mapping[str, npt.NDArray[np.uint8]], columns: Sequence[str] = (), size: int = 14) -> Image.Image:
+def cut(sheet: Image.Image, shape: Sequence[int], n: int, period: int = 1, padding: int = 2) -> Pixels:
+    """Take the pictures out of a sheet again: the inverse of `grid`.
+
+    Arguments:
+        sheet: what `grid` made of n pictures of that shape, with that period and padding.
+        shape: (c, h, w) of a picture.
+
+    Returns:
+        uint8 [n, c, h, w]; lower and narrower where the pictures were shrunk to fit on the sheet.
+
+    Raises:
+        ValueError: where the sheet is of another size, and so of other pictures.
+    """
+    c, height, width = shape
+    zoom, shrink = _scale(height, width, n, 40)
+    h, w = math.ceil(height / shrink) * zoom, math.ceil(width / shrink) * zoom
+    columns = _columns(n, h, w, period)
+    size = (columns * (w + padding) + padding, math.ceil(n / columns) * (h + padding) + padding)
+    if sheet.size != size:
+        raise ValueError(f"a sheet of {sheet.size} pixels: {n} pictures of shape {list(shape)} take {size}")
+    canvas = np.asarray(sheet.convert("L" if c == 1 else "RGB")).reshape(size[1], size[0], c)
+    places = _places(n, h, w, columns, padding)
+    return np.stack([canvas[y : y + h : zoom, x : x + w : zoom].transpose(2, 0, 1) for y, x in places])
+
+
+def _columns(n: int, h: int, w: int, period: int) -> int:
+    """How many pictures of h by w pixels stand in a row of a nearly square sheet."""
+    columns = max(1, math.ceil(math.sqrt(n * h / w)))
+    if period <= 2 * columns:
+        columns = math.ceil(columns / period) * period
+    return min(n, columns)
+
+
+def _places(n: int, h: int, w: int, columns: int, padding: int) -> Iterator[tuple[int, int]]:
+    """The top and the left of each picture of a grid."""
+    for i in range(n):
+        yield i // columns * (h + padding) + padding, i % columns * (w + padding) + padding
+
+
+def table(
+    rows: Mapping[str, Pixels], columns: Sequence[str] = (), size: int = 14, side: int = 64, most: int = SHEET
+) -> Image.Image:
     """Lay pictures out in rows on white, each in a thin grey frame: captions before the rows and above the columns.
 
     Arguments:
         rows: uint8 [n, c, h, w] with c = 1 or 3, by their captions, from top to bottom; all of one h and w.
         columns: captions of the columns, from left to right.
         size: height of the letters, pixels.
+        side: pictures are enlarged until the longer side is at least so many pixels ...
+        most: ... but shrunk where together they would have more pixels than this.
 
     Returns:
-        An RGB image, in which the longer side of a picture is at least 64.
+        An RGB image.
 
     Raises:
         ValueError: where an array does not hold pictures.
@@ -63,13 +128,14 @@ def table(rows: Mapping[str, npt.NDArray[np.uint8]], columns: Sequence[str] = ()
     from PIL import Image, ImageDraw, ImageFont
 
     font, gap = ImageFont.load_default(size), size // 2
-    large = {caption: _enlarged(pixels, 64) for caption, pixels in rows.items()}
+    count = sum(len(pixels) for pixels in rows.values())
+    large = {caption: _scaled(pixels, side, None, count, most) for caption, pixels in rows.items()}
     _, h, w, _ = next(iter(large.values())).shape
     wide = gap + max(w, *(math.ceil(font.getlength(caption)) for caption in (*columns, "")))
     left = 2 * gap + max(math.ceil(font.getlength(caption)) for caption in rows)
     top = 2 * size if columns else gap
-    most = max(len(pictures) for pictures in large.values())
-    canvas = Image.new("RGB", (left + most * wide, top + len(rows) * (h + gap)), "white")
+    longest = max(len(pictures) for pictures in large.values())
+    canvas = Image.new("RGB", (left + longest * wide, top + len(rows) * (h + gap)), "white")
     draw = ImageDraw.Draw(canvas)
     for i, caption in enumerate(columns):
         draw.text((left + i * wide + (wide - gap) / 2, top / 2), caption, "black", font, anchor="mm")
@@ -81,34 +147,6 @@ def table(rows: Mapping[str, npt.NDArray[np.uint8]], columns: Sequence[str] = ()
             draw.rectangle((x - 1, y - 1, x + w, y + h), "grey")
             canvas.paste(_image(picture), (x, y))
     return canvas
-
-
-def animation(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Encode pictures as a GIF that shows them one after the other, ten a second, over and over.
-
-    Arguments:
-        pixels: the frames, uint8 [n, c, h, w] with c = 1 or 3; enlarged until the longer side is at least 160.
-
-    Returns:
-        The file. Greys are exact; of colours, a frame has its own 256.
-
-    Raises:
-        ValueError: where the array does not hold pictures.
-    """
-    images = [_image(frame) for frame in _enlarged(pixels, 160)]
-    encoded = io.BytesIO()
-    images[0].save(encoded, "GIF", save_all=True, append_images=images[1:], duration=100, loop=0)
-    return encoded.getvalue()
-
-
-def _enlarged(pixels: npt.NDArray[np.uint8], side: int, zoom: int | None = None) -> npt.NDArray[np.uint8]:
-    """Pictures [n, h, w, c], each pixel repeated `zoom` times, or until the longer side is at least `side`."""
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.size == 0:
-        raise ValueError(
-            f"a {pixels.dtype} array of shape {list(pixels.shape)}: pictures are uint8 [n, 1 or 3, h, w], at least one"
-        )
-    zoom = zoom or math.ceil(side / max(pixels.shape[2:]))
-    return pixels.repeat(zoom, 2).repeat(zoom, 3).transpose(0, 2, 3, 1)
 
 
 def captioned(images: Mapping[str, Image.Image], size: int = 15) -> Image.Image:
@@ -134,6 +172,198 @@ def captioned(images: Mapping[str, Image.Image], size: int = 15) -> Image.Image:
     return canvas
 
 
+# --- animations ----------------------------------------------------------------------------------------------------
+
+
+def animation(pixels: Pixels, hold: float = 0.0) -> bytes:
+    """Encode pictures as a GIF that shows them one after the other, ten a second, over and over.
+
+    Arguments:
+        pixels: the frames, uint8 [n, c, h, w] with c = 1 or 3; enlarged until the longer side is at least 160.
+        hold: for how much longer the last frame is shown, seconds.
+
+    Returns:
+        The file. Greys are exact; of colours, a frame has its own 256.
+
+    Raises:
+        ValueError: where the array does not hold pictures.
+    """
+    images = [_image(frame) for frame in _scaled(pixels, 160, count=1)]
+    durations = [1000 // RATE] * len(images)
+    durations[-1] += round(1000 * hold)
+    encoded = io.BytesIO()
+    images[0].save(encoded, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    return encoded.getvalue()
+
+
+def video(pixels: Pixels, hold: float = 0.0) -> bytes:
+    """Encode pictures as an MP4 (H.264, yuv420p, which every browser plays) that shows them as `animation` does, once.
+
+    Arguments:
+        pixels: the frames, uint8 [n, c, h, w] with c = 1 or 3; enlarged until the longer side is at least 160, and by
+            a row or a column more where that is odd.
+        hold: for how much longer the last frame is shown, seconds.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: where the array does not hold pictures; where there is no ffmpeg, or it knows no H.264.
+    """
+    program = ffmpeg()
+    frames = _scaled(pixels, 160, count=1)
+    frames = np.concatenate([frames, frames[-1:].repeat(round(RATE * hold), 0)])
+    _, h, w, c = frames.shape
+    frames = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), "edge").repeat(3 // c, 3)
+    size = f"{frames.shape[2]}x{frames.shape[1]}"
+    source = f"-f rawvideo -pix_fmt rgb24 -video_size {size} -framerate {RATE} -i -"
+    colour = "-vf scale=out_color_matrix=bt709,format=yuv420p -colorspace bt709 -color_primaries bt709 -color_trc bt709"
+    with tempfile.TemporaryDirectory() as folder:  # a file, since the index that players want first is written last
+        made = Path(folder) / "video.mp4"
+        encode = f"-c:v libx264 -crf 18 {colour} -movflags +faststart"
+        command = [program, "-hide_banner", "-loglevel", "error", *source.split(), *encode.split(), str(made)]
+        result = subprocess.run(command, input=frames.tobytes(), capture_output=True)
+        if result.returncode != 0:
+            said = result.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {result.returncode}"]
+            raise ValueError(f"{program} made no MP4 ({said[-1]}): install an ffmpeg with libx264, or make a GIF")
+        return made.read_bytes()
+
+
+def ffmpeg() -> str:
+    """Find the program that encodes MP4.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ValueError: where it is not on the PATH.
+    """
+    if (found := shutil.which("ffmpeg")) is None:
+        raise ValueError(
+            "an MP4 is encoded by the program ffmpeg, which is not on the PATH: install it (apt install ffmpeg, "
+            "brew install ffmpeg, winget install ffmpeg), or make a GIF"
+        )
+    return found
+
+
+# --- in a terminal -------------------------------------------------------------------------------------------------
+
+
+def preview(image: Image.Image, environment: Mapping[str, str], size: tuple[int, int]) -> str:
+    """Draw an image in a terminal: by kitty's or iTerm2's protocol where the environment names such a terminal, and
+    elsewhere with two pixels to a character, in 16 million colours or in 256.
+
+    Arguments:
+        image: any; it is shrunk to the width of the terminal and to `LINES` lines.
+        environment: the variables that describe the terminal, as in `os.environ`.
+        size: its columns and lines.
+
+    Returns:
+        What to print, ending with a new line; nothing where the terminal or the user (NO_COLOR) wants no colours.
+
+    References:
+        https://sw.kovidgoyal.net/kitty/graphics-protocol, https://iterm2.com/documentation-images.html,
+        https://no-color.org
+    """
+    from PIL import Image
+
+    kind, wide, high = _room(environment, size)
+    if not kind:
+        return ""
+    scale = min(1, wide / image.width, high / image.height)
+    small = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    image = image.convert("RGB").resize(small, Image.Resampling.BOX)
+    if kind == "blocks":
+        return _half_blocks(np.asarray(image), environment.get("COLORTERM") in ("truecolor", "24bit"))
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    columns, data = math.ceil(image.width / CELL[0]), base64.b64encode(encoded.getvalue()).decode()
+    if kind == "iterm":
+        return f"\x1b]1337;File=inline=1;size={len(encoded.getvalue())};width={columns};height=auto:{data}\a\n"
+    parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]
+    keys = [f"a=T,f=100,q=2,c={columns},m=1", *["m=1"] * (len(parts) - 1)]  # q=2: the terminal is not to answer
+    keys[-1] = keys[-1].replace("m=1", "m=0")
+    return "".join(f"\x1b_G{key};{part}\x1b\\" for key, part in zip(keys, parts, strict=True)) + "\n"
+
+
+def selection(
+    pixels: Pixels, environment: Mapping[str, str], size: tuple[int, int], evenly: bool = False
+) -> Image.Image:
+    """Lay out as many pictures as a preview in this terminal can show.
+
+    Arguments:
+        pixels: uint8 [n, c, h, w] with c = 1 or 3.
+        environment: as in `preview`.
+        size: as in `preview`.
+        evenly: take them evenly from the first to the last, in one row, instead of the first ones.
+
+    Returns:
+        A greyscale or RGB image.
+
+    Raises:
+        ValueError: where the array does not hold pictures.
+    """
+    from PIL import Image
+
+    kind, wide, high = _room(environment, size)
+    padding, side = (1, 8) if kind == "blocks" else (2, 40)
+    large = _scaled(pixels, side, count=1)
+    n, h, w, _ = large.shape
+    scale = min(1, (high - 2 * padding) / h, (wide - 2 * padding) / w)
+    h, w = max(1, int(h * scale)), max(1, int(w * scale))
+    columns = max(1, (wide - padding) // (w + padding))
+    rows = 1 if evenly else max(1, (high - padding) // (h + padding))
+    count = min(n, rows * columns)
+    columns = math.ceil(count / math.ceil(count / columns))  # rows alike
+    chosen = np.linspace(0, n - 1, count).round().astype(int) if evenly else np.arange(count)
+    small = [np.asarray(_image(large[i]).resize((w, h), Image.Resampling.BOX)).reshape(h, w, -1) for i in chosen]
+    return grid(np.stack(small).transpose(0, 3, 1, 2), columns, padding, zoom=1)
+
+
+def _room(environment: Mapping[str, str], size: tuple[int, int]) -> tuple[str, int, int]:
+    """How a terminal shows images ("kitty", "iterm", "blocks", or not at all) and how many pixels there are for one."""
+    term = environment.get("TERM") or ("windows" if "WT_SESSION" in environment else "dumb")
+    program = environment.get("TERM_PROGRAM")
+    columns, lines = max(1, size[0] - 1), max(1, min(LINES, size[1] - 2))  # in a full line, some terminals wrap
+    if environment.get("NO_COLOR") or term == "dumb":
+        return "", 0, 0
+    if "TMUX" in environment or term.startswith(("tmux", "screen")):
+        return "blocks", columns, 2 * lines  # images do not pass, and the other variables may be of the outer terminal
+    if term == "xterm-kitty" or "KITTY_WINDOW_ID" in environment:
+        return "kitty", columns * CELL[0], lines * CELL[1]
+    if program in ("iTerm.app", "WezTerm"):
+        return "iterm", columns * CELL[0], lines * CELL[1]
+    return "blocks", columns, 2 * lines
+
+
+def _half_blocks(pixels: Pixels, deep: bool) -> str:
+    """Pixels [h, w, 3] two to a character: the upper one is its colour, the lower one its background."""
+    if deep:
+        codes = [[f"8;2;{r};{g};{b}" for r, g, b in row] for row in pixels.tolist()]
+    else:
+        codes = [[f"8;5;{code}" for code in row] for row in _palette_codes(pixels).tolist()]
+    text = ""
+    for upper, lower in itertools.zip_longest(codes[::2], codes[1::2], fillvalue=["9"] * pixels.shape[1]):
+        for colours, run in itertools.groupby(zip(upper, lower, strict=True)):
+            text += f"\x1b[3{colours[0]};4{colours[1]}m" + "▀" * len(list(run))
+        text += "\x1b[0m\n"
+    return text
+
+
+def _palette_codes(pixels: Pixels) -> npt.NDArray[np.int64]:
+    """The nearest of xterm's 256 colours to pixels [..., 3]: of its cube of 6 x 6 x 6, or of its 24 greys."""
+    wide, levels = pixels.astype(np.int64), np.array([0, 95, 135, 175, 215, 255])
+    nearest = abs(wide[..., None] - levels).argmin(-1)
+    grey = ((wide.mean(-1) - 8) / 10).round().clip(0, 23).astype(np.int64)
+    off_cube = ((wide - levels[nearest]) ** 2).sum(-1)
+    off_grey = ((wide - (8 + 10 * grey)[..., None]) ** 2).sum(-1)
+    codes: npt.NDArray[np.int64] = np.where(off_grey < off_cube, 232 + grey, 16 + nearest @ [36, 6, 1])
+    return codes
+
+
+# --- pixels and files ----------------------------------------------------------------------------------------------
+
+
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Save an image as PNG, whole or not at all.
 
@@ -151,7 +381,33 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     files.write_bytes(path, encoded.getvalue())
 
 
-def _image(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+def _scaled(pixels: Pixels, side: int, zoom: int | None = None, count: int | None = None, most: int = SHEET) -> Pixels:
+    """Pictures [n, h, w, c], enlarged or shrunk by a whole factor; see `_scale`. A zoom that is asked for is obeyed."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.size == 0:
+        raise ValueError(
+            f"a {pixels.dtype} array of shape {list(pixels.shape)}: pictures are uint8 [n, 1 or 3, h, w], at least one"
+        )
+    n, c, h, w = pixels.shape
+    enlarge, shrink = (zoom, 1) if zoom else _scale(h, w, count or n, side, most)
+    pixels = pixels.repeat(enlarge, 2).repeat(enlarge, 3).transpose(0, 2, 3, 1)
+    if shrink == 1:
+        return pixels
+    size = (n, math.ceil(h / shrink), math.ceil(w / shrink), c)
+    return np.stack([np.asarray(_image(picture).reduce(shrink)) for picture in pixels]).reshape(size)
+
+
+def _scale(h: int, w: int, count: int, side: int, most: int = SHEET) -> tuple[int, int]:
+    """By what to enlarge pictures, and by what to shrink them; one of the two is 1.
+
+    They are enlarged until the longer side has `side` pixels, as far as `count` of them have `most` pixels at most.
+    """
+    room = math.sqrt(most / (count * h * w))
+    if room < 1:
+        return 1, math.ceil(1 / room)
+    return min(math.ceil(side / max(h, w)), int(room)), 1
+
+
+def _image(pixels: Pixels) -> Image.Image:
     """Pixels [h, w, c] as greyscale or RGB."""
     from PIL import Image
 

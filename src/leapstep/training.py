@@ -18,6 +18,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -38,12 +40,13 @@ from leapstep.configuration import TrainingConfig
 from leapstep.data import Data, read
 from leapstep.denoiser import Diffusion, from_network
 from leapstep.networks import MLP, UNet
-from leapstep.pictures import grid, save_image
+from leapstep.pictures import cut, grid, save_image, table
 from leapstep.process import PREDICTIONS, SCHEDULES, Process, rescale_zero_terminal_snr
 from leapstep.sampling import sample
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from PIL import Image
 
 # --- the loss ------------------------------------------------------------------------------------------------------
 
@@ -190,6 +193,53 @@ def _native_bf16(device: torch.device) -> bool:
 @functools.lru_cache(maxsize=2)  # a batch may lie across two epochs
 def _order(seed: int, epoch: int, n: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+STRIP_COLUMNS, STRIP_ROWS, STRIP_PIXELS = 12, 10, 2_000_000
+"""How many times and how many start noises the strip shows at most, and with how many pixels together."""
+
+
+def _first_samples(
+    folder: Path, step: int, shape: tuple[int, ...], n: int, period: int
+) -> dict[int, npt.NDArray[np.uint8]]:
+    """The first samples of the grids that `Trainer.preview` made up to a step, by their steps: of a dozen at most.
+
+    A grid that cannot be read, or that another version laid out otherwise, is left out: nothing that lies in the folder
+    may end a training.
+    """
+    from PIL import Image
+
+    names = [re.fullmatch(r"step-(\d+)\.png", path.name) for path in folder.iterdir()]
+    steps = {at for name in names if name and (at := int(name[1])) <= step}
+    found: dict[int, npt.NDArray[np.uint8]] = {}
+    while chosen := _spread(steps, STRIP_COLUMNS):
+        for at in chosen - found.keys():
+            try:
+                with Image.open(folder / f"step-{at:08d}.png") as sheet:
+                    found[at] = cut(sheet, shape, n, period)[:STRIP_ROWS].copy()  # the others are not kept in memory
+            except Exception:  # a broken file can raise anything
+                steps.discard(at)
+        if chosen <= steps:
+            return {at: found[at] for at in sorted(chosen)}
+    return {}
+
+
+def _spread(steps: set[int], most: int) -> set[int]:
+    """At most so many of the steps, spread evenly over time, with the first and the last."""
+    if len(steps) <= most:
+        return steps.copy()
+    targets = np.linspace(min(steps), max(steps), most)
+    return {min(steps, key=lambda step: (abs(step - target), step)) for target in targets.tolist()}
+
+
+def _strip(seen: dict[int, npt.NDArray[np.uint8]], classes: tuple[str, ...]) -> Image.Image:
+    """A row for each start noise, by its class if there are classes, and a column for each step."""
+    rows = {}
+    for i, row in enumerate(np.stack(list(seen.values()), 1)):
+        turn, which = divmod(i, len(classes)) if classes else (0, i)
+        name = f"{classes[which]} ({turn + 1})" if turn else classes[which] if classes else f"sample {i}"
+        rows[name] = row
+    return table(rows, [f"step {step}" for step in seen], most=STRIP_PIXELS)
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -385,10 +435,16 @@ class Trainer:
         return network
 
     def preview(self, run: Path, n: int = 64) -> None:
-        """Write a grid of samples, always from the same start noise, by 20 DDIM steps of the averaged weights."""
+        """Write a grid of samples, always from the same start noise, by 20 DDIM steps of the averaged weights.
+
+        With classes, they come in turns, and n is rounded down to whole turns. The first samples of this grid and of
+        earlier ones then make the strip.
+        """
         if not self.accelerator.is_main_process or not self.data.is_pictures:
             return
         model = self.model()
+        period = max(1, len(model.classes))
+        n -= n % period if n > period else 0
 
         def diffusion(rows: range) -> Diffusion:
             return model.diffusion(torch.tensor(rows) % len(model.classes) if model.classes else None)
@@ -396,8 +452,11 @@ class Trainer:
         size = self.config.batch_size // (self.config.accumulate * self.accelerator.num_processes)
         steps = min(20, self.config.timesteps)
         x = sample(diffusion, (n, *model.shape), steps, batch_size=size, device=self.accelerator.device)
-        (run / "samples").mkdir(parents=True, exist_ok=True)
-        save_image(grid(model.scaling.to_pixels(x)), run / "samples" / f"step-{self.step:08d}.png")
+        folder = run / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_image(grid(model.scaling.to_pixels(x), period=period), folder / f"step-{self.step:08d}.png")
+        if seen := _first_samples(folder, self.step, model.shape, n, period):
+            save_image(_strip(seen, model.classes), folder / "strip.png")
 
 
 CHANGEABLE = {"steps", "log_every", "sample_every", "save_every", "strict"}

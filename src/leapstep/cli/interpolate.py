@@ -51,8 +51,12 @@ def command(
     ] = None,
     label: Annotated[str | None, typer.Option(help="Class of all pictures, by name or number.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures worked on at a time.")] = 64,
+    mp4: Annotated[
+        bool, typer.Option("--mp4", help="Also write the animation as a video, animation.mp4; needs ffmpeg.")
+    ] = False,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
+    no_preview: options.NoPreview = False,
 ) -> None:
     """Show what lies between two samples or pictures, or among four, on the arcs between their latents."""
     import torch
@@ -60,6 +64,7 @@ def command(
     import leapstep
     from leapstep import checkpoint
     from leapstep.interpolation import PATHS
+    from leapstep.pictures import ffmpeg
     from leapstep.sampling import beginning
 
     place = options.device(device)
@@ -74,12 +79,16 @@ def command(
         raise ValueError("name two or four ends, as --seeds 3 7 or as --images A.png B.png")
     if frames < 2 or batch_size < 1:
         raise ValueError(f"frames={frames}, batch_size={batch_size}: at least 2 frames, in batches of at least 1")
+    if mp4 and not loaded.is_pictures:
+        raise ValueError("--mp4: this model's samples are not pictures, leave it out")
+    if mp4:
+        ffmpeg()
     steps = min(50, loaded.process.timesteps or 50) if steps is None else steps
     spacing = spacing or ("leading" if images else "trailing")
     times = leapstep.times(loaded.process, steps, spacing)
     diffusion = loaded.diffusion(options.labels(loaded, [] if label is None else [label], 1))
     ends = _pictures(loaded, images) if images else _noise(loaded, seeds or [])
-    claimed = r"manifest\.json|(strip|grid)\.png|animation\.gif|frames\.npz"
+    claimed = r"manifest\.json|(strip|grid)\.png|animation\.(gif|mp4)|frames\.npz"
     options.claim(out, overwrite, "manifest.json", "interpolation", claimed)
     manifest = options.origin(model, loaded, method, used, place) | {
         "interpolation": path,
@@ -103,8 +112,10 @@ def command(
         way = _between(z, frames, PATHS[path])
         parts = (way[i : i + batch_size] for i in range(0, count, batch_size))
         x = torch.cat([leapstep.decode(diffusion, part, times, **move) for part in parts])
-    _write(out, loaded, x, frames)
+    _write(out, loaded, x, frames, mp4)
     files.write_json(out / "manifest.json", manifest | {"finished": True})
+    if loaded.is_pictures:
+        options.show(loaded.scaling.to_pixels(x[:frames]), no_preview, evenly=True)
     typer.echo(f"{len(x)} frames: {out}")
 
 
@@ -146,9 +157,9 @@ def _between(ends: Tensor, frames: int, path: Way) -> Tensor:
     return path(start, end, torch.linspace(0, 1, frames, dtype=torch.float64))
 
 
-def _write(out: Path, model: Model, x: Tensor, frames: int) -> None:
+def _write(out: Path, model: Model, x: Tensor, frames: int, mp4: bool) -> None:
     """A strip and an animation there and back; a grid and an animation around it; or an array of what is no picture."""
-    from leapstep.pictures import animation, grid, save_image, table
+    from leapstep.pictures import animation, grid, save_image, table, video
 
     if not model.is_pictures:
         files.write_npz(out / "frames.npz", {"frames": model.scaling.to_values(x)})
@@ -162,3 +173,5 @@ def _write(out: Path, model: Model, x: Tensor, frames: int) -> None:
         index = np.arange(frames**2).reshape(frames, frames)
         tour = [*index[0], *index[1:, -1], *index[-1, -2::-1], *index[-2:0:-1, 0]]
     files.write_bytes(out / "animation.gif", animation(pixels[tour]))
+    if mp4:
+        files.write_bytes(out / "animation.mp4", video(pixels[tour]))

@@ -188,7 +188,13 @@ def data_for(model: Model, source: str, split: str) -> tuple[Data, Tensor | None
 
     if model.is_pictures:
         channels, height, width = model.shape
-        data = read(source, split=split, size=height if height == width else None, channels=channels)
+        try:
+            data = read(source, split=split, size=height if height == width else None, channels=channels)
+        except ValueError as error:  # which speaks of options of `read` that nobody here has
+            said = str(error).removesuffix(": pass neither size nor channels")
+            if said == str(error):
+                raise
+            raise ValueError(f"{said}: the model's samples are pictures, give uint8 from 0 to 255") from error
     else:
         data = read(source, split=split)
     if data.shape != model.shape or data.is_pictures != model.is_pictures:

@@ -62,6 +62,7 @@ def command(
     device: options.Device = None,
     dtype: Annotated[str, typer.Option(help="What the network computes in: float32 | bfloat16 | float64")] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the samples in the folder.")] = False,
+    no_preview: options.NoPreview = False,
 ) -> None:
     """Draw samples of a trained model, in as few network calls as you like."""
     import torch
@@ -134,8 +135,12 @@ def command(
         if finished:
             seconds = round(time.perf_counter() - began, 3)
             record = {"finished": finished, "calls": calls, "seconds": seconds}
-            _finish(out, form, loaded, np.concatenate(kept), manifest | record)
+            first = _finish(out, form, loaded, np.concatenate(kept), manifest | record)
+    if loaded.is_pictures:
+        options.show(first, no_preview)
     typer.echo(f"{n} samples in {seconds} s, {calls} network calls each: {out}")
+    if loaded.is_pictures:
+        typer.echo(f"the first {min(n, GRID)} at a glance: {out / 'grid.png'}")
 
 
 def _form(asked: str | None, model: Model) -> str:
@@ -158,8 +163,10 @@ def _keep(out: Path, form: str, model: Model, rows: range, x: Tensor) -> np.ndar
     return pixels
 
 
-def _finish(out: Path, form: str, model: Model, values: np.ndarray[Any, Any], manifest: dict[str, Any]) -> None:
-    """Write the array, the grid, and what is needed to repeat it all."""
+def _finish(
+    out: Path, form: str, model: Model, values: np.ndarray[Any, Any], manifest: dict[str, Any]
+) -> np.ndarray[Any, Any]:
+    """Write the array, the grid, and what is needed to repeat it all; return what the grid shows."""
     from leapstep.pictures import grid, save_image
 
     if form == "npz":
@@ -168,5 +175,8 @@ def _finish(out: Path, form: str, model: Model, values: np.ndarray[Any, Any], ma
             arrays["labels"] = np.array(manifest["labels"][: len(values)])
         files.write_npz(out / "samples.npz", arrays)
     if model.is_pictures:
-        save_image(grid(values[:GRID]), out / "grid.png")
+        labels = (manifest["labels"] or [None])[: len(values[:GRID])]
+        period = next(p for p in range(1, len(labels) + 1) if labels[p:] == labels[:-p])  # of the classes in turn
+        save_image(grid(values[:GRID], period=period), out / "grid.png")
     files.write_json(out / "manifest.json", manifest)
+    return values[:GRID]

@@ -28,6 +28,8 @@ EXAMPLES = """**Examples**
 `leapstep trace runs/digits --steps 1000 --method ddpm --consistency 10 100 1000 --out ddpm`
 
 `leapstep trace runs/mnist --label 3 --n 4 --method unipc --spacing log_snr --steps 8 --out threes`
+
+`leapstep trace runs/digits --steps 50 --gif --mp4 --out film`
 """
 
 LISTS = ("--consistency",)
@@ -38,12 +40,23 @@ COLUMNS = 12
 """How many times the picture of the way shows at most."""
 
 ROWS = 4
-"""How many samples the picture of consistency shows at least."""
+"""How many samples the picture of consistency shows at least, and the animation at most."""
+
+FRAMES = 60
+"""How many times the animation shows at most."""
+
+FRAME = 1_000_000
+"""How many pixels the pictures of a frame have at most."""
+
+HOLD = 1.5
+"""How long the animation rests on the sample, seconds."""
 
 
 def command(
     model: options.ModelSource,
-    out: Annotated[Path, typer.Option(help="The folder to make: two pictures and a manifest.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder to make: two pictures, a manifest, and what else is asked for.")
+    ],
     steps: Annotated[
         int | None, typer.Option(help="Steps from noise to data; default: 20, or T where that is less.")
     ] = None,
@@ -57,12 +70,16 @@ def command(
         list[int] | None,
         typer.Option(metavar="S ...", help="Numbers of steps to compare; default: 10 20 50 100 1000."),
     ] = None,
+    gif: Annotated[bool, typer.Option("--gif", help="Also show the way as an animation, trace.gif.")] = False,
+    mp4: Annotated[bool, typer.Option("--mp4", help="Also show the way as a video, trace.mp4; needs ffmpeg.")] = False,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
+    no_preview: options.NoPreview = False,
 ) -> None:
     """Show a sample's way from noise to data, and the same start noise at different numbers of steps."""
     import leapstep
     from leapstep import checkpoint
+    from leapstep.pictures import ffmpeg
 
     if n < 1:
         raise ValueError(f"n={n}: must be at least 1")
@@ -76,7 +93,12 @@ def command(
     counts = latents.step_counts(loaded, asked)
     noise = leapstep.Noise(seed, range(n), loaded.shape, device=place)
     diffusion = loaded.diffusion(options.labels(loaded, [] if label is None else [label], 1))
-    options.claim(out, overwrite, "manifest.json", "consistency", r"manifest\.json|(trace|consistency)\.(png|npz)")
+    if (gif or mp4) and not loaded.is_pictures:
+        raise ValueError(f"--{'gif' if gif else 'mp4'}: this model's samples are not pictures, leave it out")
+    if mp4:
+        ffmpeg()
+    claimed = r"manifest\.json|(trace|consistency)\.(png|npz)|trace\.(gif|mp4)"
+    options.claim(out, overwrite, "manifest.json", "consistency", claimed)
     latents.tell_left_out(loaded, asked, counts)
     manifest = options.origin(model, loaded, method, used, place) | {
         "steps": steps,
@@ -89,7 +111,9 @@ def command(
     }
     files.write_json(out / "manifest.json", manifest | {"finished": False})
     with options.progress(steps, "tracing", "step") as bar:
-        _show_way(out, loaded, times, _way(diffusion, noise, times, transition, bar))
+        way = _way(diffusion, noise, times, transition, bar)
+    _show_way(out, loaded, times, way)
+    _animate(out, loaded, times, way, gif, mp4)
     samples = {}
     with options.progress(sum(counts), "consistency", "step") as bar:
         for count in counts:
@@ -108,6 +132,8 @@ def command(
     _show_samples(out, loaded, samples)
     manifest["consistency"] = [{"steps": count, "error": error} for count, error in errors.items()]
     files.write_json(out / "manifest.json", manifest | {"finished": True})
+    if loaded.is_pictures:
+        options.show(loaded.scaling.to_pixels(way[0][:, 0]), no_preview, evenly=True)
     for count in counts[:-1]:
         typer.echo(f"{count} steps are {errors[count]:.2g} from {counts[-1]}: squared error, in {latents.unit(loaded)}")
     typer.echo(f"written: {out}")
@@ -132,6 +158,11 @@ def _way(
     return torch.stack(seen), torch.stack([*estimates, seen[-1]])
 
 
+def _evenly(n: int, most: int) -> npt.NDArray[np.int64]:
+    """At most so many of n indices, evenly chosen, with the first and the last."""
+    return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(np.int64))
+
+
 def _show_way(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor]) -> None:
     """Write x above x0, from noise to data: a picture, or arrays of what is no picture."""
     from leapstep.pictures import save_image, table
@@ -141,13 +172,31 @@ def _show_way(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor]
         arrays = {"times": times.numpy(), "x": model.scaling.to_values(x), "x0": model.scaling.to_values(x0)}
         files.write_npz(out / "trace.npz", arrays)
         return
-    shown = np.unique(np.linspace(0, len(times) - 1, min(COLUMNS, len(times))).round().astype(int))
+    shown = _evenly(len(times), COLUMNS)
     noisy, clean = (model.scaling.to_pixels(each[shown]) for each in way)
     rows: dict[str, npt.NDArray[np.uint8]] = {}
     for i in range(x.shape[1]):
         which = f" of {i}" if x.shape[1] > 1 else ""
         rows |= {f"x_t{which}": noisy[:, i], f"x0 estimate{which}": clean[:, i]}
     save_image(table(rows, [f"t = {times[j]:.3g}" for j in shown]), out / "trace.png")
+
+
+def _animate(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor], gif: bool, mp4: bool) -> None:
+    """Write x beside x0, from noise to data, as a film that rests on the sample."""
+    from leapstep.pictures import animation, captioned, table, video
+
+    if not gif and not mp4:
+        return
+    frames = []
+    for j in _evenly(len(times), FRAMES):
+        pair = np.stack([model.scaling.to_pixels(each[j, :ROWS]) for each in way], 1)
+        rows = {f"sample {i}" if len(pair) > 1 else "": both for i, both in enumerate(pair)}
+        image = table(rows, ["x_t", "x0 estimate"], side=160, most=FRAME)
+        frames.append(np.asarray(captioned({f"t = {times[j]:.3f}": image})).transpose(2, 0, 1))
+    if gif:
+        files.write_bytes(out / "trace.gif", animation(np.stack(frames), HOLD))
+    if mp4:
+        files.write_bytes(out / "trace.mp4", video(np.stack(frames), HOLD))
 
 
 def _show_samples(out: Path, model: Model, samples: dict[int, Tensor]) -> None:
