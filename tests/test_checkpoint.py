@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import pickle
+import shutil
 
 import pytest
 import safetensors.torch
@@ -354,6 +355,16 @@ def test_broken_folders(folder, file, change, message):
     with pytest.raises(ValueError, match=message) as error:
         checkpoint.load(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_network_alone_is_for_import(tmp_path, folder):
+    shutil.copytree(folder / "unet", tmp_path / "alone")
+    with pytest.raises(ValueError, match=r"without its noise schedule: leapstep import .*alone --out RUN") as error:
+        checkpoint.load(tmp_path / "alone")
+    assert "\n" not in str(error.value)
+    (tmp_path / "alone" / checkpoint.WEIGHTS).unlink()
+    with pytest.raises(ValueError, match=r"is not a model: it has none of unet/config.json"):
+        checkpoint.load(tmp_path / "alone")
 
 
 def test_missing_models(tmp_path, monkeypatch):

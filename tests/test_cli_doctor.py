@@ -50,6 +50,16 @@ def leaves():
 
 def nothing():
     pass
+
+def verbose():
+    raise RuntimeError("3 keys:\\n" + "word " * 900)
+
+def asks(path):
+    pass
+
+def gives_a_class():
+    from torch import nn
+    return nn.Linear
 """
 
 
@@ -115,7 +125,9 @@ def test_json_alone_is_printed_and_knows_no_infinity(mine, asked):
     assert found["findings"][1]["value"] == "eps, the noise"
     assert found["levels"] == [{"t": 1.0, "timestep": 999, "log_snr": None, "error": 1.0, "linear": None}]
     assert found["parted"] == 0.5
-    said = done("mine.py:network", "points.npy", "--json", "new/found.json")
+    result = invoke("mine.py:network", "points.npy", "--json", "new/found.json")
+    assert "making the folder new" in result.stderr
+    said = result.stdout
     assert said.startswith("The convention is clear.")
     assert "written: new/found.json" in said
     assert json.loads((mine / "new" / "found.json").read_text()) == found
@@ -251,6 +263,10 @@ def test_a_folder_speaks_for_itself(folder, asked, mine):
     refused(invoke(folder, "digits", "--label-argument", "y"), "--label-argument is for file.py:function")
     refused(invoke(folder, "digits", "--size", 8), "--size is for file.py:function")
     refused(invoke(folder, "points.npy"), "shape")
+    np.save("pictures.npy", np.random.default_rng(0).random((40, 8, 8)))
+    refused(
+        invoke(folder, "pictures.npy"), r"\[40, 8, 8\].*: the model's samples are pictures, give uint8 from 0 to 255"
+    )
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------
@@ -260,13 +276,18 @@ def test_a_folder_speaks_for_itself(folder, asked, mine):
     ("args", "words"),
     [
         (("none.py:network",), ("there is no file none.py",)),
-        (("mine.py",), ("name the function", "mine.py:network")),
-        (("mine.py:",), ("mine.py:network",)),
+        (("none.py",), ("there is no file none.py",)),
+        (("mine.py",), ("mine.py: name the function", "mine.py:network")),
+        (("mine.py:",), ("mine.py: name the function", "mine.py:network")),
         (("mine.py:a-b",), ("file.py:function",)),
         (("mine.py:absent",), ("has no function absent", "network")),
         (("mine.py:GREETING",), ("has no function GREETING",)),
-        (("mine.py:fails",), ("mine.py, line 26: ZeroDivisionError: division by zero",)),
-        (("mine.py:leaves",), ("mine.py, line 29: SystemExit: usage",)),
+        (("mine.py:fails",), ("mine.py, line 26: fails\\(\\) raised ZeroDivisionError: division by zero$",)),
+        (("mine.py:leaves",), ("mine.py, line 29: leaves\\(\\) raised SystemExit: usage",)),
+        (("mine.py:verbose",), ("raised RuntimeError: 3 keys: (word ){5,60}[.]{3}$",)),
+        (("mine.py:asks",), ("mine.py:asks is called without arguments", "missing a required argument: 'path'")),
+        (("mine.py:gives_a_class",), ("mine.py:gives_a_class returned the class Linear: return an instance",)),
+        (("mine:network",), ("the file is mine.py, so write mine.py:network",)),
         (("mine.py:nothing",), ("returned NoneType",)),
         (("mine.py:odd",), ("argument colour", "condition, assume")),
         (("points.npy",), ("neither a folder nor file.py:function",)),
@@ -279,13 +300,14 @@ def test_a_folder_speaks_for_itself(folder, asked, mine):
         (("mine.py:network", "--assume", "timesteps=0"), ("positive",)),
         (("mine.py:network", "--assume", "sigma_data=inf"), ("positive",)),
         (("mine.py:network", "--assume", "reverse=maybe"), ("true or false",)),
+        (("mine.py:network", "--assume", "range=0..1"), ("--assume range=0..1: use one of \\[-1, 1\\], ",)),
         (("mine.py:network", "--condition", "short.npz"), ("scale holds 7 rows, the data 40",)),
         (("mine.py:network", "--condition", "none.npz"), ("there is no file none.npz",)),
         (("mine.py:network", "--condition", "mine.py"), ("cannot be read as an npz file",)),
         (("mine.py:network", "--condition", "points.npy"), ("cannot be read as an npz file",)),
         (("mine.py:network", "--label-argument", "y"), ("points.npy has no labels",)),
         (("mine.py:with_condition", "--condition", "whole.npz"), ("condition is given twice",)),
-        (("mine.py:network", "--n", "1"), ("at least 2",)),
+        (("mine.py:network", "--n", "19"), ("--n 19: at least 20",)),
         (("mine.py:network", "--seed", "-1"), ("--seed -1",)),
         (("mine.py:network", "--json", "found.txt"), ("ends in .json",)),
         (("mine.py:network", "--html", "mine.py"), ("ends in .html",)),

@@ -576,9 +576,9 @@ def test_a_pickle_is_never_read(tmp_path):
 
     np.save(tmp_path / "a.npy", np.array([Trap()]))
     np.savez(tmp_path / "a.npz", x=np.array([Trap()]))
-    with pytest.raises(ValueError, match=r"cannot read .*a.npy: Array can't be memory-mapped: Python objects"):
+    with pytest.raises(ValueError, match=r"a.npy holds pickled Python objects, which are not read: save an array of"):
         read(tmp_path / "a.npy")
-    with pytest.raises(ValueError, match=r"cannot read .*a.npz: Object arrays cannot be loaded"):
+    with pytest.raises(ValueError, match=r"a.npz holds pickled Python objects"):
         read(tmp_path / "a.npz")
 
 

@@ -1,6 +1,8 @@
 """The doctor finds the convention of a network from its answers alone, and says when it cannot."""
 
+import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ import torch
 from torch import nn
 
 import leapstep
-from leapstep.doctor.conventions import F64, Linear, Route, ranges
-from leapstep.doctor.curve import Profile, Recovered, named_levels, recover
-from leapstep.doctor.probe import probe
+from leapstep.doctor.conventions import F64, RANGES, Linear, Route, ranges
+from leapstep.doctor.curve import Profile, Recovered, counts, named_levels, recover
+from leapstep.doctor.findings import scaled
+from leapstep.doctor.probe import Probe, probe
 from strangers import COMBINATIONS, Stranger, source, verdict
 
 RNG = np.random.default_rng(0)
@@ -58,8 +61,6 @@ def test_the_bench_is_as_wide_as_it_says():
 @pytest.mark.parametrize("i", range(0, len(COMBINATIONS), 5), ids=name)
 def test_strangers_are_what_from_network_reads(i):
     """The bench's networks are written from the other side: read rightly and without error they are exact."""
-    import dataclasses
-
     stranger = dataclasses.replace(COMBINATIONS[i], error=0.0)
     net, _ = stranger.network()
     shift, scale = stranger.scaling()
@@ -107,6 +108,18 @@ def test_the_lines_to_paste_sample_the_data(diagnosed):
     torch.testing.assert_close(samples, same, rtol=1e-3, atol=1e-3)
 
 
+def test_the_ends_of_a_schedule_do_not_count(diagnosed):
+    """cosine(100) ends at a log-SNR of -16, where no network tells anything."""
+    curve = diagnosed[2].curve
+    assert curve.named[-1] < -12
+    assert (curve.low[-1], curve.high[-1]) == (None, None)
+    told = [(low, read, high) for low, read, high in zip(curve.low, curve.read, curve.high, strict=True) if low]
+    assert len(told) > 5
+    assert all(low <= read <= high for low, read, high in told)
+    assert f"read at {len(told)} of {len(curve.timesteps)} timesteps" in diagnosed[2]["schedule"].evidence
+    assert "(about 1 is as good as it gets, up to 2.2 is a fit)" in diagnosed[2]["schedule"].evidence
+
+
 def test_a_sound_network_samples_as_the_data_go(diagnosed):
     diagnosis = diagnosed[2]
     assert diagnosis.parted is None
@@ -126,6 +139,8 @@ def test_wrong_beliefs_are_contradicted():
         "schedule=linear",
         "reverse=True",
         "[0, 1]",
+        "with yours and all else as it was found the error of x0 is",
+        "the best such schedule has a misfit of",
     ):
         assert any(belief in sentence for sentence in diagnosis.contradictions), belief
     assert not leapstep.diagnose(net, data, assume={"predicts": "v", "time": "index"}, check=False).contradictions
@@ -217,9 +232,116 @@ def test_a_network_that_cannot_be_called_says_why():
         leapstep.diagnose(net, RNG.random((50, 3)))
 
 
+class Convolved(nn.Module):
+    """A network of pictures with one channel, whose timesteps come from a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.inside, self.out = nn.Embedding(50, 8), nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x, timestep):
+        embedding = self.table(timestep)
+        return self.out(self.inside(x) + embedding[:, :, None, None])
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "message"),
+    [
+        (
+            Convolved(),
+            (8, 8, 1),
+            r"to have 1 channels.*test_doctor.py, line \d+.*give it data.transpose\(0, 3, 1, 2\)$",
+        ),
+        (Convolved(), (8, 8), r"to have 1 channels.*if the network wants a channel as well, give it data\[:, None\]$"),
+        (lambda x, k, y: x, (3,), r"argument: 'y'.*condition=\{'y': ...\}.*--label-argument y$"),
+        (lambda x: x, (3,), "takes 1 positional argument but 2 were given.*wrap it in a function that takes both$"),
+        (lambda x, k: (x, x), (3,), "^the network returned tuple: return a tensor of x's shape"),
+        (
+            lambda x, k: x[:, :2],
+            (3,),
+            r"returned shape \(3, 2\) for x of shape \(3, 3\): return a tensor of x's shape$",
+        ),
+        (lambda x, k: x * torch.nan, (3,), "answers every question with what is not finite"),
+        (Convolved, (1, 8, 8), "the class Convolved: give an instance of it"),
+    ],
+)
+def test_refusals_say_what_to_do(net, shape, message):
+    with pytest.raises(ValueError, match=message) as error:
+        leapstep.diagnose(net, RNG.random((50, *shape)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_that_is_finite_only_for_small_times_is_asked_there():
+    found = probe(lambda x, t: x * (1 - t).sqrt()[:, None], torch.randn(10, 5), lambda rows: {}, {})
+    assert 0 < found.broken < found.calls
+
+
+@pytest.mark.parametrize("most", [3, 20, 50])
+def test_a_largest_batch_is_found(most):
+    asked = []
+
+    def net(x, timestep, y):
+        assert len(x) <= most, "too many"
+        asked.append(len(x))
+        return x * y[:, None] + timestep[:, None]
+
+    rows = torch.arange(64)
+    found = Probe(net, lambda rows: {"y": rows.float()}, torch.device("cpu"))
+    x, k = torch.randn(64, 2), torch.arange(64.0)
+    expected = x * rows[:, None] + k[:, None]
+    torch.testing.assert_close(found(x, k, rows), expected)
+    torch.testing.assert_close(found.direct(x, k, y=rows.float()), expected)
+    assert max(asked) > most / 2
+
+
+def test_what_a_network_raises_later_is_one_line():
+    def net(x, timestep):
+        if ((timestep > 0) & (timestep < 1)).any():
+            raise KeyError("half\nway " + "there " * 500)
+        return x
+
+    found = probe(net, torch.randn(10, 5), lambda rows: {}, {})
+    with pytest.raises(ValueError, match=r"raised KeyError on x of shape \(2, 5\), timestep 0.3: 'half") as error:
+        found(torch.randn(64, 5), torch.full((64,), 0.3, dtype=F64), torch.arange(64))
+    assert re.search(r"there \.\.\. \(test_doctor.py, line \d+\)$", str(error.value))
+    assert len(str(error.value)) < 450
+
+    def full(x, timestep):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        leapstep.diagnose(full, RNG.random((50, 3)))
+
+
+def test_a_network_that_raises_in_the_sampling_check_is_one_line(monkeypatch):
+    def passages(inside, *args, **options):
+        inside.denoise(torch.zeros(64, 64), torch.tensor(0.5))
+
+    monkeypatch.setattr(leapstep.doctor.health, "passages", passages)
+    net, data = BLOBS.network()
+
+    def late(x, timestep):
+        if (x == 0).all():
+            raise RuntimeError("no zeros")
+        return net(x, timestep)
+
+    with pytest.raises(ValueError, match=r"the network raised RuntimeError on x of shape .*: no zeros"):
+        leapstep.diagnose(late, data)
+
+
+def test_mistakes_in_a_condition_are_not_the_networks():
+    for condition, message in [
+        (lambda rows: {"y": 1 / 0}, "the condition raised ZeroDivisionError: division by zero"),
+        (lambda rows: rows, "the condition returned Tensor: return a dict of keyword arguments"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            leapstep.diagnose(lambda x, k, y: x, RNG.random((50, 3)), condition=condition)
+
+
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
+        (RNG.random((50, 3)), {"n": 19}, "n=19: at least 20 samples are needed"),
         (np.zeros((50, 3)), {}, "all values of the data are the same"),
         (np.full((50, 3), np.nan), {}, "not finite"),
         (RNG.random((5, 3)), {}, "give .n, .d. with n of 20 or more"),
@@ -262,6 +384,24 @@ def test_ranges_are_named_once():
     assert "as it is" not in spans  # that is [-1, 1]
     assert (spans["[-1, 1]"].shift, spans["[-1, 1]"].scale) == (0.0, 1.0)
     assert spans["standardised per feature"].scale.shape == (6,)
+    odd = torch.rand(50, 3, 2, 2, dtype=F64) * torch.tensor([1.0, 2, 3])[:, None, None] + 5
+    assert {*spans, *names, *(span.name for span in ranges(odd, pictures=False))} == set(RANGES)
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "words"),
+    [
+        (127.5, 127.5, "(y - 127.5) / 127.5"),
+        (127.5, -127.5, "(127.5 - y) / 127.5"),
+        (0.0, 255.0, "y / 255"),
+        (0.0, 1 / 255, "255 y"),
+        (0.5, 0.5, "2 (y - 0.5)"),
+        (-3.0, 1.0, "y + 3"),
+        (0.0, -1.0, "-y"),
+    ],
+)
+def test_ranges_are_written_as_one_would(shift, scale, words):
+    assert scaled(shift, scale) == words
 
 
 def test_recovered_curves_fall_and_say_where_they_do_not_know():
@@ -277,6 +417,20 @@ def test_recovered_curves_fall_and_say_where_they_do_not_know():
     torch.testing.assert_close(curve.log_snr, true, rtol=0, atol=0.1)
     assert (curve.high - curve.low)[0] < 0.2
     assert math.isnan(curve.low[3]) or curve.high[3] - curve.low[3] > 3
+    crossed = torch.tanh(levels - torch.tensor([6.0, 2.0, 3.0, -3.0, -6.0], dtype=F64)[:, None])
+    curve = recover(dataclasses.replace(profile, product=crossed), 0.0, increasing=True)
+    assert curve.log_snr[1] == curve.log_snr[2]  # which neither of the two was read as
+    assert ((curve.low <= curve.log_snr) & (curve.log_snr <= curve.high)).all()
+
+
+def test_what_is_hardly_told_does_not_count():
+    levels = torch.arange(-9, 10.5, 0.75, dtype=F64)
+    flat = torch.zeros(5, len(levels), dtype=F64)
+    profile = Profile(torch.arange(5, dtype=F64), levels, flat, flat, flat)
+    named = torch.tensor([7.0, 1.0, -6.0, -20.0, math.nan], dtype=F64)
+    assert counts(profile, named).tolist() == [False, True, True, False, False]
+    knows = dataclasses.replace(profile, error=flat - 3)  # one that knows the data, and tells even there
+    assert counts(knows, named).tolist() == [True, True, True, False, False]
 
 
 def test_levels_that_are_read_alike_still_make_a_process():

@@ -84,10 +84,12 @@ def test_a_healthy_network():
         assert said.index("The convention is clear. Samples follow the data.") < said.index("eps, the noise")
         assert "In this range the error is 0.48 of the linear one's." in said
         assert "their spread is 1.02 of the data's, their mean 0.01 standard deviations away" in said
+        assert "their shape off by 0.05, where up to 0.43 counts as following and luck alone makes 0.06" in said
         assert said.endswith("48,120 samples went through the network, in 31.4 s.")
         assert "assumed" not in said
         assert "wrong" not in said
         assert "next best" not in said  # what is sure needs no alternative
+        assert "a guess" not in said
 
 
 def test_what_contradicts_comes_first():
@@ -117,6 +119,26 @@ def test_doubt_is_said_with_the_runner_up():
     assert "Not sure of the schedule and range." in said
     assert "◐ likely" in said
     assert "The next best is 1000t." in said
+
+
+def test_what_is_only_likely_is_not_clear():
+    found = (Finding("range", "[0, 1]", "sure", ""), Finding("predicts", "eps", "likely", "", "v"))
+    assert report.verdict(diagnosis(findings=found)).startswith(
+        "The convention is clear but for the prediction, which is"
+    )
+    found = (*found, Finding("time", "index", "likely", "", "fraction"))
+    assert "but for the prediction and time, which are likely." in report.verdict(diagnosis(findings=found))
+
+
+def test_an_untrained_network():
+    """Nothing is sure, and its error is nowhere below that of the linear denoiser."""
+    found = tuple(Finding(name, "it", "unsure", "") for name in ("range", "predicts", "time", "schedule"))
+    poor = tuple(dataclasses.replace(level, error=level.linear) for level in diagnosis().levels)
+    for said in both(findings=found, levels=poor):
+        assert "Nothing that was tried fits: the network may be untrained, or the data not its own." in said
+        assert "to paste, but a guess: not sure of the range and prediction" in said.lower()
+    for said in both(findings=found):
+        assert "Not sure of the range, prediction, time and schedule." in said
 
 
 def test_sampling_that_parts_or_was_not_checked():
@@ -188,7 +210,13 @@ def test_the_page_stands_alone_and_has_text_for_every_figure():
     assert found.count("figure") == found.count("figcaption") == found.count("svg") == 3
     pictures = [given for tag, given in found.tags if tag == "svg"]
     assert all(given["role"] == "img" and len(given["aria-label"]) > 40 for given in pictures)
-    for title in ("The schedule", "How well it denoises", "Samples against noised data", "log-SNR (nats)"):
+    for title in (
+        "up to here they follow",
+        "The schedule",
+        "How well it denoises",
+        "Samples against noised data",
+        "log-SNR (nats)",
+    ):
         assert title in found.text
     text = report.html(diagnosis())
     assert "prefers-color-scheme: dark" in text
@@ -216,7 +244,8 @@ def test_a_curve_that_the_network_does_not_tell():
     some = Curve(timesteps, (3.0, 1.0, None, -2.0), (2.5, None, None, -math.inf), (3.5, None, None, -1.0), (None,) * 4)
     found = page(curve=some, levels=(), passages=())
     assert "read from the network at 2 of 4 timesteps" in found.text
-    assert "... in between" in found.text
+    assert "... but unsure" in found.text
+    assert "300" not in page(curve=dataclasses.replace(some, named=(300.0, 1.0, 0.0, -300.0)), levels=()).text
     none = Curve(timesteps, (None,) * 4, (None,) * 4, (None,) * 4, (None,) * 4)
     assert page(curve=none, levels=(), passages=()).count("svg") == 0
     only = dataclasses.replace(none, named=(3.0, math.inf, 0.0, -math.inf))

@@ -13,7 +13,7 @@ import leapstep
 from commands import done, invoke, refused, tree
 from foreign_layouts import Ddim, Openai, filled
 from leapstep import checkpoint, foreign
-from leapstep.cli import import_
+from leapstep.cli import import_, info
 from leapstep.networks import NETWORKS
 
 F64 = torch.float64
@@ -322,8 +322,9 @@ def test_the_payload_of_a_pickle_does_not_run(tmp_path, old):
             foreign.load(bad, config=DDIM_SIZE)
         assert "torch.save(model.state_dict(), ...)" in str(error.value)
         assert "\n" not in str(error.value)
-    bad.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
-    refused(invoke("import", bad, "--out", tmp_path / "run"), "model.pt")
+    for protocol in (0, 2, 4):
+        bad.write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol))
+        refused(invoke("import", bad, "--out", tmp_path / "run"), r"model.pt holds code or objects \((io|_io).open\)")
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "run").exists()
 
@@ -506,6 +507,43 @@ def test_a_diffusers_folder_and_its_weights_alone(tmp_path):
         refused(invoke("import", *args, "--out", tmp_path / "no"), message)
 
 
+def test_a_network_without_its_pipeline(tmp_path):
+    network, folder, run = pipeline_folder(tmp_path / "pipeline"), tmp_path / "alone", tmp_path / "run"
+    network.save_pretrained(folder)
+    refused(invoke("info", folder), f"leapstep import {folder} --out RUN")
+    said = done("import", folder, "--set", "scheduler.prediction_type=v_prediction", "--out", run).stdout
+    assert "prediction: v_prediction, as scheduler.prediction_type says" in said
+    assert "noise levels: 1000, assumed" in said
+    assert "betas: linear, assumed" in said
+    loaded = checkpoint.load(run)
+    assert (loaded.predicts, loaded.process.timesteps) == ("v", 1000)
+    x, k = torch.randn(2, 3, 8, 8), torch.tensor([0, 999])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.network(x, k), network(x, k).sample, rtol=1e-4, atol=1e-4)
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    refused(invoke("import", folder, "--out", tmp_path / "no"), "is not a model")
+
+
+def test_settings_of_diffusers_that_are_typed_must_be_known(tmp_path):
+    pipeline_folder(tmp_path / "pipeline")
+    unet = tmp_path / "pipeline" / "unet"
+    config = json.loads((unet / "config.json").read_text())
+    (unet / "config.json").write_text(json.dumps({**config, "an_extra": 3}))  # of another version of diffusers
+    for setting, message in [
+        ("bogus=3", "there is no setting bogus here: use one of in_channels"),
+        (
+            "scheduler.prediction_typ=sample",
+            "no setting scheduler.prediction_typ here: use one of scheduler.prediction_",
+        ),
+        ("scheduler=sample", "scheduler is sample: give the content of scheduler_config.json, or one setting of it"),
+        ("scheduler.num_train_timesteps=many", "num_train_timesteps='many' is not of the right kind"),
+    ]:
+        refused(invoke("import", unet, "--set", setting, "--out", tmp_path / "no"), message)
+    said = done("import", unet, "--set", "scheduler.clip_sample=false", "--out", tmp_path / "run").stdout
+    assert "followed as well: scheduler.clip_sample" in said
+    assert checkpoint.load(tmp_path / "run").clip is None
+
+
 def test_samples_take_the_spacing_of_the_checkpoint(tmp_path):
     pipeline_folder(tmp_path / "pipeline")
     for extra, spacing in [((), "leading"), (("--spacing", "quad"), "quad")]:
@@ -531,3 +569,25 @@ def test_info_names_the_conventions(tmp_path):
     assert (facts["time"], facts["predicts"], facts["spacing"]) == ("1000t", "flow", "quad")
     assert facts["process"] == schedule
     assert "name flow" in done("info", tmp_path / "run").stdout
+
+
+@pytest.mark.parametrize(
+    ("process", "name"),
+    [
+        (leapstep.linear(50), "linear"),
+        (leapstep.cosine(), "cosine"),
+        (leapstep.rescale_zero_terminal_snr(leapstep.scaled_linear()), "scaled_linear, rescaled to zero terminal SNR"),
+        (leapstep.linear(1000, 0.0015, 0.0195), "linear, betas from 0.0015 to 0.0195"),
+        (leapstep.scaled_linear(1000, 0.0015, 0.0195), "scaled_linear, betas from 0.0015 to 0.0195"),
+        (leapstep.from_betas([0.1, 0.3, 0.2, 0.4]), "without a name, betas from 0.1 to 0.4"),
+        (leapstep.flow(), None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_info_names_the_schedule(process, name):
+    assert info._schedule(process) == name
+
+
+def test_info_of_a_folder_of_diffusers(tmp_path):
+    pipeline_folder(tmp_path / "pipeline")
+    assert "noise schedule  linear\n" in done("info", tmp_path / "pipeline").stdout

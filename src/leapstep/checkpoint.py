@@ -81,6 +81,7 @@ UNIT_PIXELS = Scaling(0.0, 255.0)
 
 CALIBRATION = "calibration.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+PICKLED = "diffusion_pytorch_model.bin"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,9 +410,20 @@ def _encoded(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = No
     return safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
 
 
+def is_model(source: str | Path) -> bool:
+    """Whether a folder holds a model."""
+    return Path(source).is_dir() and _kind(Path(source)) is not None
+
+
 def _folder(source: str) -> Path:
     folder = Path(source)
     if folder.is_dir():
+        there = (folder / name for name in (WEIGHTS, PICKLED))
+        if _kind(folder) is None and (folder / "config.json").is_file() and any(path.is_file() for path in there):
+            raise ValueError(
+                f"{source} holds a network without its noise schedule: leapstep import {source} --out RUN makes a "
+                "model of it, and says what it assumed"
+            )
         if _kind(folder) is None:
             places = ", ".join(f"{kind}/config.json" for kind in NETWORKS)
             raise ValueError(f"{source} is not a model: it has none of {places}")
@@ -466,7 +478,7 @@ def unet(config: Mapping[str, Any]) -> tuple[UNet, tuple[int, ...]]:
 
 def _weights(network: nn.Module, folder: Path) -> dict[str, Tensor]:
     """The state dict in a network's folder, from safetensors or else from a pickle that may hold tensors only."""
-    path, pickled = folder / WEIGHTS, folder / "diffusion_pytorch_model.bin"
+    path, pickled = folder / WEIGHTS, folder / PICKLED
     if path.exists():
         try:
             state = safetensors.torch.load_file(path)

@@ -311,6 +311,10 @@ def _read_arrays(source: str, options: _Options) -> Data:
             with open(source, "rb") as file:
                 arrays = dict(np.load(file, allow_pickle=False))
     except Exception as error:  # whatever numpy and zipfile raise on a broken file
+        if "Python objects" in str(error) or "Object arrays" in str(error):
+            raise ValueError(
+                f"{source} holds pickled Python objects, which are not read: save an array of numbers with np.save"
+            ) from error
         raise ValueError(f"cannot read {source}: {_line(error)}") from error
     labels = next((arrays.pop(name) for name in ("labels", "y") if name in arrays), None)
     known = [name for name in arrays if name in ("x", "data", "images")]

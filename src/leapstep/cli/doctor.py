@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import inspect
 import json
 import math
 import re
@@ -71,7 +72,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="What you know: predicts, time, reverse, timesteps, schedule, sigma_data, range, reshape; repeat it.",
+            help="What you know: predicts, time, reverse, timesteps, schedule, sigma_data, reshape, or range, such as "
+            "'range=[0, 1]' or range=standardised; repeat it.",
         ),
     ] = None,
     condition: Annotated[
@@ -128,15 +130,17 @@ def command(
 def _assumed(setting: str) -> tuple[str, Any]:
     """The name and the value of an assumption."""
     from leapstep.denoiser import CLOCKS, SHAPES
+    from leapstep.doctor.conventions import RANGES
     from leapstep.process import PREDICTIONS, SCHEDULES
 
     name, equals, text = (part.strip() for part in setting.partition("="))
-    kinds: dict[str, Callable[[str], Any]] = {"timesteps": int, "sigma_data": float, "reverse": _flag, "range": str}
+    kinds: dict[str, Callable[[str], Any]] = {"timesteps": int, "sigma_data": float, "reverse": _flag}
     names = {
         "predicts": (*PREDICTIONS, *(f"-{kind}" for kind in PREDICTIONS)),
         "time": tuple(CLOCKS),
         "schedule": tuple(SCHEDULES),
         "reshape": SHAPES,
+        "range": RANGES,
     }
     if not equals or not text:
         raise ValueError(f"--assume {setting}: write it as NAME=VALUE")
@@ -169,6 +173,8 @@ def _check_outputs(json_file: str | None, html_file: Path | None) -> None:
     for path in (html_file, None if json_file in (None, "-") else Path(str(json_file))):
         if path is not None and path.is_dir():
             raise ValueError(f"{path} is a folder: name a file")
+        if path is not None and not path.parent.exists():
+            typer.echo(f"making the folder {path.parent}", err=True)
         if path is not None:
             files.check_writable(path.parent)
     if html_file is not None:
@@ -185,9 +191,10 @@ def _parts(model: str) -> tuple[Path, str]:
             raise ValueError(f"{model}: write it as file.py:function")
         return Path(path), function
     if model.endswith((".py", ".py:")):
-        raise ValueError(
-            f"{model}: name the function that returns the network as well, as in {model.rstrip(':')}:network"
-        )
+        file = _existing(model.rstrip(":"))
+        raise ValueError(f"{file}: name the function that returns the network as well, as in {file}:network")
+    if function and Path(f"{path}.py").is_file():
+        raise ValueError(f"{model}: the file is {path}.py, so write {path}.py:{function}")
     if Path(model).is_file():
         raise ValueError(
             f"{model} is neither a folder nor file.py:function: name one of these, or owner/name on the Hub"
@@ -195,20 +202,27 @@ def _parts(model: str) -> tuple[Path, str]:
     return Path(model), ""
 
 
+def _existing(path: str) -> Path:
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    return Path(path)
+
+
 def _network(path: Path, function: str, device: str | None) -> tuple[Any, dict[str, Any]]:
     """Execute a file and call its function: the network, and arguments for `leapstep.diagnose`."""
     from torch import nn
 
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    module = _executed(path, lambda: _imported(path))
+    module = _executed(_existing(str(path)), lambda: _imported(path))
     make = getattr(module, function, None)
     if not callable(make):
         names = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         have = f"; it has {', '.join(names[:8])}" if names else ""
         raise ValueError(f"{path} has no function {function}{have}")
-    made = _executed(path, make)
+    _check_callable(make, f"{path}:{function}")
+    made = _executed(path, make, f"{function}() raised ")
     network, hints = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
+    if isinstance(network, type):
+        raise ValueError(f"{path}:{function} returned the class {network.__name__}: return an instance of it")
     if not callable(network) or not isinstance(hints, Mapping):
         raise ValueError(
             f"{path}:{function} returned {type(made).__name__}: return the network, or (network, arguments of "
@@ -223,6 +237,18 @@ def _network(path: Path, function: str, device: str | None) -> tuple[Any, dict[s
             raise ValueError(f"--device {device}: {path}:{function} returned no nn.Module: put it there yourself")
         network = network.to(options.device(device))
     return network, dict(hints)
+
+
+def _check_callable(make: Callable[..., Any], name: str) -> None:
+    """Make sure that a function can be called without arguments."""
+    try:
+        signature = inspect.signature(make)
+    except (TypeError, ValueError):  # some that are written in C say nothing
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ValueError(f"{name} is called without arguments, and {error}: give them defaults") from error
 
 
 def _imported(path: Path) -> Any:
@@ -240,8 +266,10 @@ def _imported(path: Path) -> Any:
     return module
 
 
-def _executed(path: Path, call: Callable[[], Any]) -> Any:
+def _executed(path: Path, call: Callable[[], Any], what: str = "") -> Any:
     """What a user's code returns; what it raises is one line, with the last place in the file that led to it."""
+    from leapstep.doctor.probe import one_line
+
     try:
         return call()
     except (Exception, SystemExit) as error:
@@ -251,7 +279,7 @@ def _executed(path: Path, call: Callable[[], Any]) -> Any:
         own = [line for name, line in places if Path(name).resolve() == path.resolve()]
         where = f"{path}, line {own[-1]}" if own else str(path)
         said = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ValueError(f"{where}: {type(error).__name__}: {said}") from error
+        raise ValueError(f"{where}: {what}{type(error).__name__}: {one_line(said)}") from error
 
 
 def _read(source: str, split: str, size: int | None) -> Data:
@@ -288,14 +316,16 @@ def _merged(
     hints: dict[str, Any], assumed: dict[str, Any], given: dict[str, Array], n: int | None, seed: int | None
 ) -> dict[str, Any]:
     """The arguments of `leapstep.diagnose`: those of the file, and those of the command line, which count more."""
+    from leapstep.doctor import LEAST
+
     if given and hints.get("condition") is not None:
         raise ValueError("a condition is given twice, by the file and by an option: choose one")
     merged = {**hints, "assume": {**(hints.get("assume") or {}), **assumed}}
     if given:
         merged["condition"] = given
     merged |= {name: value for name, value in (("n", n), ("seed", seed)) if value is not None}
-    if merged.get("n", 300) < 2:
-        raise ValueError(f"--n {merged['n']}: at least 2 samples are needed")
+    if merged.get("n", 300) < LEAST:
+        raise ValueError(f"--n {merged['n']}: at least {LEAST} samples are needed")
     if not 0 <= merged.get("seed", 0) < 2**63:
         raise ValueError(f"--seed {merged['seed']}: use an integer from 0 on")
     return merged
@@ -345,16 +375,16 @@ def _from_folder(
 
 def _disagreements(model: Model, found: Diagnosis) -> list[str]:
     """What the folder says and the network contradicts, as far as that is sure; a line for each."""
+    from leapstep.doctor.findings import scaled
+
     sure = {finding.name: finding.value for finding in found.findings if finding.confidence == "sure"}
     lines = []
     predicts = found.arguments.get("predicts", "eps")
     if "predicts" in sure and predicts != model.predicts:
         lines.append(f"the folder says that the network predicts {model.predicts}; it predicts {sure['predicts']}")
     if "range" in sure and not _same_range(found.arguments.get("scaling"), model.scaling):
-        shift, scale = model.scaling
-        lines.append(
-            f"the folder says that the network sees (value - {shift:g}) / {scale:g}; it was trained on {sure['range']}"
-        )
+        seen = scaled(*model.scaling, "value")
+        lines.append(f"the folder says that the network sees {seen}; it was trained on {sure['range']}")
     elif (gap := _gap(model, found)) is not None and "schedule" in sure:
         timestep, said, read = gap
         lines.append(

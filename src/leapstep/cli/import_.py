@@ -48,9 +48,8 @@ def command(
     from leapstep import checkpoint, foreign
 
     given = _file(config) if config else {}
-    for text in setting or []:
-        _set(given, text)
-    model, evidence = foreign.load(file, form, given)
+    names = [_set(given, text) for text in setting or []]
+    model, evidence = foreign.load(file, form, given, names)
     record = {"imported": {"file": file.name, "sha256": _digest(file), "evidence": list(evidence)}}
     model = dataclasses.replace(model, details={**model.details, **record})
     options.claim(out, overwrite, "leapstep.json", "imported", RESULTS)
@@ -90,8 +89,8 @@ def _flags(text: str) -> dict[str, Any]:
     return {name.lstrip("-"): yaml.safe_load(value) for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
-def _set(given: dict[str, Any], text: str) -> None:
-    """Put one NAME=VALUE, whose name may be dotted, among the settings."""
+def _set(given: dict[str, Any], text: str) -> str:
+    """Put one NAME=VALUE, whose name may be dotted, among the settings; return the name."""
     import yaml
 
     name, equals, value = text.partition("=")
@@ -104,6 +103,7 @@ def _set(given: dict[str, Any], text: str) -> None:
             raise ValueError(f"--set {text}: {section} is not a section, it is {inner}")
         given = inner
     given[last] = yaml.safe_load(value)
+    return name
 
 
 def _digest(path: Path) -> str | None:

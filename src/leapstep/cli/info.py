@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from leapstep.cli import options
+
+if TYPE_CHECKING:
+    from leapstep.process import Process
 
 EXAMPLES = """**Examples**
 
@@ -34,6 +37,33 @@ def command(
         typer.echo(f"{name.replace('_', ' '):<16}{value}")
 
 
+def _schedule(process: Process) -> str | None:
+    """The name of the schedule that has these levels; where none has, what its betas are; None without levels."""
+    import torch
+
+    from leapstep.process import SCHEDULES, rescale_zero_terminal_snr
+
+    count = process.timesteps
+    if count is None:
+        return None
+    t = torch.arange(count + 1, dtype=torch.float64) / count
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    for name in ("linear", "scaled_linear", "quadratic", "cosine", "sigmoid"):
+        usual = SCHEDULES[name](count)
+        for made, more in ((usual, ""), (rescale_zero_terminal_snr(usual), ", rescaled to zero terminal SNR")):
+            if torch.allclose(made.alpha(t), alpha, atol=1e-4) and torch.allclose(made.sigma(t), sigma, atol=1e-4):
+                return f"{name}{more}"
+    if not torch.allclose(alpha**2 + sigma**2, torch.ones_like(t)):
+        return None
+    betas = 1 - (alpha[1:] / alpha[:-1]) ** 2
+    for name, curve in (("linear", betas), ("scaled_linear", betas.sqrt())):
+        if count > 2 and torch.allclose(
+            curve, torch.linspace(curve[0].item(), curve[-1].item(), count).to(curve), rtol=1e-4
+        ):
+            return f"{name}, betas from {betas[0]:.4g} to {betas[-1]:.4g}"
+    return f"without a name, betas from {betas[0]:.4g} to {betas[-1]:.4g}"
+
+
 def _facts(source: str) -> dict[str, Any]:
     from leapstep import checkpoint
 
@@ -50,6 +80,7 @@ def _facts(source: str) -> dict[str, Any]:
         "predicts": model.predicts,
         "time": model.time if model.time != "index" else None,
         "process": dict(model.schedule) if model.schedule else None,
+        "noise_schedule": None if model.schedule else _schedule(model.process),
         "noise_levels": model.process.timesteps,
         "log_snr": {"first level": round(first, 3), "last level": round(last, 3) if last > float("-inf") else "-inf"},
         "clip": list(model.clip) if isinstance(model.clip, tuple) else None,

@@ -20,10 +20,10 @@ from torch import Tensor
 from leapstep.denoiser import CLOCKS, SHAPES, from_network
 from leapstep.doctor import health
 from leapstep.doctor.conventions import F64, Route, Trial, ranges
-from leapstep.doctor.curve import level_of
+from leapstep.doctor.curve import counts, level_of
 from leapstep.doctor.diagnosis import Concern, Curve, Diagnosis, Finding, Level, Passage
 from leapstep.doctor.findings import arguments_of, contradictions, findings, snippet
-from leapstep.doctor.probe import Condition, Probe, probe
+from leapstep.doctor.probe import Condition, Probe, one_line, probe
 from leapstep.doctor.search import Candidate, search
 from leapstep.process import PREDICTIONS, SCHEDULES
 
@@ -31,6 +31,9 @@ __all__ = ["Concern", "Curve", "Diagnosis", "Finding", "Level", "Passage", "diag
 
 KNOWN = ("range", "predicts", "time", "reverse", "timesteps", "schedule", "sigma_data", "reshape")
 """What can be assumed."""
+
+LEAST = 20
+"""Samples that are needed."""
 
 
 def diagnose(
@@ -64,21 +67,29 @@ def diagnose(
     Returns:
         the Diagnosis; print it.
     Raises:
-        ValueError: data that cannot be used, a network that cannot be called, or an unknown assumption.
+        ValueError: data that cannot be used, a network that cannot be called or raises anything, or an unknown
+            assumption.
+        MemoryError, torch.OutOfMemoryError: there is too little memory even for a few samples.
     """
     began = time.perf_counter()
     beliefs = _checked(assume or {})
+    if n < LEAST:
+        raise ValueError(f"n={n}: at least {LEAST} samples are needed, best 300")
+    if isinstance(net, type):
+        raise ValueError(f"the network is the class {net.__name__}: give an instance of it, {net.__name__}(...)")
     values = torch.as_tensor(np.asarray(data)) if not isinstance(data, Tensor) else data.cpu()
     _check(values)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(values), generator=generator)[:n]
     spans = ranges(values[chosen], values.dtype == torch.uint8 if pictures is None else pictures)
     if beliefs.get("range") and beliefs["range"] not in [span.name for span in spans]:
-        raise ValueError(f"range={beliefs['range']!r}: for these data use one of {', '.join(s.name for s in spans)}")
+        names = ", ".join(span.name for span in spans)
+        raise ValueError(f"assumed range={beliefs['range']!r}: for these data use one of {names}")
     count = len(chosen) if values[0].numel() >= 64 else max(2000, len(chosen))
     noise = torch.randn(count, *values.shape[1:], generator=generator)
     on_stage("calling the network")
     extra = _conditions(condition, chosen, len(values))
+    extra(torch.arange(1))  # a mistake in it is not the network's
     ask = probe(net, spans[0].values, extra, beliefs)
     ask.on_call = on_call
     found = search(ask, spans, noise, beliefs, on_stage)
@@ -94,7 +105,7 @@ def diagnose(
     if check:
         on_stage("sampling")
         size = min(64, len(chosen))
-        inside = from_network(net, process, condition=extra(torch.arange(size)), **_inner(arguments, winner))
+        inside = from_network(ask.direct, process, condition=extra(torch.arange(size)), **_inner(arguments, winner))
         conditional = condition is not None
         passages, parted = health.passages(
             inside, winner.trial.range, seed, size, conditional=conditional, device=ask.device
@@ -133,8 +144,8 @@ def _checked(assume: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(values: Tensor) -> None:
-    if values.ndim < 2 or len(values) < 20:
-        raise ValueError(f"the data have shape {tuple(values.shape)}: give [n, *d] with n of 20 or more, best 300")
+    if values.ndim < 2 or len(values) < LEAST:
+        raise ValueError(f"the data have shape {tuple(values.shape)}: give [n, *d] with n of {LEAST} or more, best 300")
     if not values.to(F64).isfinite().all():
         raise ValueError("the data hold values that are not finite: remove them")
     if values.to(F64).std() == 0:
@@ -148,7 +159,7 @@ def _conditions(
     if condition is None:
         return lambda rows: {}
     if callable(condition):
-        return lambda rows: condition(chosen[rows])
+        return lambda rows: _told(condition, chosen[rows])
     arrays = {name: torch.as_tensor(value) for name, value in condition.items()}
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) != total:
@@ -156,6 +167,17 @@ def _conditions(
                 f"condition {name!r} has shape {tuple(array.shape)}: give one row for each of {total} data"
             )
     return lambda rows: {name: array[chosen[rows]] for name, array in arrays.items()}
+
+
+def _told(condition: Callable[[Tensor], Mapping[str, Any]], rows: Tensor) -> Mapping[str, Any]:
+    """What somebody's function says of these rows."""
+    try:
+        given = condition(rows)
+    except Exception as error:  # it may raise anything
+        raise ValueError(f"the condition raised {type(error).__name__}: {one_line(str(error))}") from error
+    if not isinstance(given, Mapping):
+        raise ValueError(f"the condition returned {type(given).__name__}: return a dict of keyword arguments")
+    return given
 
 
 def _inner(arguments: Mapping[str, Any], winner: Candidate) -> dict[str, Any]:
@@ -194,6 +216,7 @@ def _curve(winner: Candidate) -> Curve:
     """The schedule, as it is shown."""
     named = level_of(winner.trial.route, winner.profile.timesteps)
     told = winner.curve.told
+    counted = told & counts(winner.profile, named)
 
     def column(values: Tensor, known: Tensor) -> tuple[float | None, ...]:
         pairs = zip(values.tolist(), known.tolist(), strict=True)
@@ -203,7 +226,7 @@ def _curve(winner: Candidate) -> Curve:
     return Curve(
         tuple(winner.profile.timesteps.tolist()),
         column(winner.curve.log_snr, told),
-        column(winner.curve.low, told),
-        column(winner.curve.high, told),
+        column(winner.curve.low, counted),
+        column(winner.curve.high, counted),
         column(named, everywhere),
     )

@@ -92,6 +92,21 @@ class Range:
     linear: Linear = field(repr=False, compare=False)
 
 
+RANGES = (
+    "[-1, 1]",
+    "[0, 1]",
+    "standardised",
+    "[-0.5, 0.5]",
+    "[0, 255]",
+    "as it is",
+    "inverted [1, -1]",
+    "inverted [1, 0]",
+    "standardised per feature",
+    "standardised per channel",
+)
+"""The names of all ranges; which of them there are depends on the data."""
+
+
 def ranges(values: Tensor, pictures: bool) -> list[Range]:
     """List the ranges that a network may have been trained on, the plainest first; alike ones once.
 

@@ -168,14 +168,11 @@ def misfit(profile: Profile, levels: Tensor) -> tuple[float, float]:
         the mean squared deviation in units of its tolerance (about 1 for the right one; bounded for each timestep, so
         that a few untrained ones do not decide), and the network's share of error that it was found with.
     """
-    low, high = profile.log_snr[0] - 0.4, profile.log_snr[-1] + 0.4
-    known = (levels >= low) & (levels <= high)
+    known = _within(profile, levels)
     if known.sum() < max(3, len(levels) // 3):
         return 99.0, 0.0
     product, spread = profile.at(levels, profile.product), profile.at(levels, profile.noise)
-    clean = (2 * (levels.nan_to_num(0.0) - profile.log_snr[0] + GRID[0] - CLEAN)).sigmoid()
-    weak = (profile.at(levels, profile.error) - KNOWS).clamp(0, 1) * clean
-    spread = (spread**2 + (10 * TOLERANCE * weak) ** 2).sqrt()
+    spread = (spread**2 + (10 * TOLERANCE * _weak(profile, levels)) ** 2).sqrt()
     shares = torch.linspace(-0.08, 0.03, 23, dtype=F64)
     deviation = (product[None] - shares[:, None]) / (spread**2 + TOLERANCE**2).sqrt()
     squared = (deviation**2).clamp(max=25)[:, known].mean(1) + (shares / 0.03) ** 2 / len(levels)
@@ -184,6 +181,28 @@ def misfit(profile: Profile, levels: Tensor) -> tuple[float, float]:
     works = (profile.error.min(1).values < 0.5) & ~levels.isfinite()
     beyond = torch.where(works, 3.0, 0.5)[~known].sum().item() / len(levels)
     return squared[best].item() * known.to(F64).mean().item() + beyond, shares[best].item()
+
+
+def counts(profile: Profile, levels: Tensor) -> Tensor:
+    """Where the zeros speak for or against a schedule that puts these log-SNRs `[m]` there, `[m]`, bool.
+
+    Not where it has no level or one out of the profile, and not where so little noise is left that what `misfit` adds
+    to its tolerance is more than the tolerance itself.
+    """
+    return _within(profile, levels) & (10 * _weak(profile, levels) < 1)
+
+
+def _within(profile: Profile, levels: Tensor) -> Tensor:
+    """Which of these levels the profile reaches."""
+    low, high = profile.log_snr[0] - 0.4, profile.log_snr[-1] + 0.4
+    return (levels >= low) & (levels <= high)
+
+
+def _weak(profile: Profile, levels: Tensor) -> Tensor:
+    """How little a network tells at these levels: 1 with hardly any noise, 0 with more, or where it knows the data."""
+    clean = (2 * (levels.nan_to_num(0.0) - profile.log_snr[0] + GRID[0] - CLEAN)).sigmoid()
+    weak: Tensor = (profile.at(levels, profile.error) - KNOWS).clamp(0, 1) * clean
+    return weak
 
 
 class Fit(NamedTuple):
@@ -300,7 +319,7 @@ class Recovered(NamedTuple):
 
     Attributes:
         log_snr: `[m]`, not increasing in time, interpolated where the network does not tell.
-        low, high: between which levels the network cannot tell the true one, `[m]`.
+        low, high: between which levels the network cannot tell the true one, `[m]`; log_snr is one of them.
         told: at which timesteps it does, `[m]`, bool.
     """
 
@@ -347,7 +366,8 @@ def recover(profile: Profile, share: float, increasing: bool, near: Tensor | Non
         log_snr[i], low[i], high[i] = fine[place], fine[left], fine[right]
         weight[i] = 1 / (0.05 + fine[right] - fine[left]) ** 2
     told = log_snr.isfinite() & (high - low < 3)
-    return Recovered(_monotone(log_snr, weight, told, increasing), low, high, told)
+    curve = _monotone(log_snr, weight, told, increasing)
+    return Recovered(curve, torch.minimum(low, curve), torch.maximum(high, curve), told)
 
 
 def named_levels(curve: Recovered, profile: Profile, route: Route) -> dict[int, float]:

@@ -49,7 +49,7 @@ class Curve:
     Attributes:
         timesteps: what the network was told.
         read: the log-SNR at which it proved to be.
-        low, high: between which levels it cannot tell; None where it does not tell at all.
+        low, high: between which levels it cannot tell; None where it tells too little to count, as at both ends.
         named: the log-SNR of the schedule that was found; None outside of its levels.
     """
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from leapstep.doctor.health import follows
 from leapstep.plots import Palette, finite, gaps, number, plain_numbers, svg
 
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ def schedule(curve: Curve, time: str = "index") -> str:
         rest = [(at, read) for at, read, low, high in points if None in (low, high) and finite(read) is not None]
         axes.plot(*_columns(told), "o", color=network, markersize=4, label="read from the network")
         if rest:
-            axes.plot(*_columns(rest), "o", color=network, markersize=4, markerfacecolor="none", label="... in between")
+            axes.plot(*_columns(rest), "o", color=network, markersize=4, markerfacecolor="none", label="... but unsure")
         axes.plot(curve.timesteps, gaps(curve.named), "--", color=other, linewidth=1.6, label="the schedule found")
         if time == "sigma" and min(curve.timesteps) > 0:
             axes.set_xscale("log")
             plain_numbers(axes.xaxis)
+        if read := [level for point in points for each in point[1:] if (level := finite(each)) is not None]:
+            room = max(1.0, 0.15 * (max(read) - min(read)))
+            axes.set_ylim(min(read) - room, max(read) + room)
         axes.set(xlabel="timestep, as the network is told", ylabel="log-SNR (nats)", title="The schedule")
         axes.yaxis.set_major_formatter(number)
         axes.legend(*_legend(axes, (1, 2, 0, 3) if rest else (1, 0, 2)))
@@ -88,6 +92,8 @@ def sampling(passages: Sequence[Passage], parted: float | None) -> str:
         upper.set(ylabel="spread (ratio)", title="Samples against noised data")
         luck = [finite(passage.luck) or 0.0 for passage in passages]
         lower.fill_between(t, 0, luck, color=other, alpha=0.35, linewidth=0, label="luck")
+        limit = [follows(value) for value in luck]
+        lower.plot(t, limit, "--", color=other, linewidth=1, label="up to here they follow")
         lower.plot(t, gaps([passage.shape for passage in passages]), "o-", color=network, label="the samples")
         lower.set(xlabel="t: noise on the left, data on the right", ylabel="shape off (nats)", ylim=(0, None))
         upper.invert_xaxis()
@@ -103,7 +109,7 @@ def sampling(passages: Sequence[Passage], parted: float | None) -> str:
         draw,
         "sampling",
         "Two plots over the time from noise to data: the spread of the samples over that of noised data, and how "
-        f"far their variances are off, with what luck alone does; {parts}",
+        f"far their variances are off, with what luck alone does and the limit up to which they follow; {parts}",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from leapstep.denoiser import CLOCKS
 from leapstep.doctor.conventions import Route, Trial
-from leapstep.doctor.curve import Fit, family, level_of
+from leapstep.doctor.curve import Fit, counts, family, level_of
 from leapstep.doctor.diagnosis import Finding
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.search import (
@@ -72,7 +72,19 @@ def _range(trial: Trial) -> str:
         return f"{span.name}: (y - mean) / std"
     if (span.shift, span.scale) == (0.0, 1.0):
         return f"{span.name}: the network sees y"
-    return f"{span.name}: the network sees (y - {span.shift:.5g}) / {span.scale:.5g}"
+    return f"{span.name}: the network sees {scaled(span.shift, span.scale)}"
+
+
+def scaled(shift: float, scale: float, y: str = "y") -> str:
+    """(y - shift) / scale as one would write it."""
+    if scale < 0:
+        top = f"({shift:.5g} - {y})" if shift else f"-{y}"
+    else:
+        top = f"({y} {'-' if shift > 0 else '+'} {abs(shift):.5g})" if shift else y
+    size = abs(scale)
+    if size == 1:
+        return top if top[0] != "(" else top[1:-1]
+    return f"{top} / {size:.5g}" if size > 1 else f"{1 / size:.5g} {top}"
 
 
 def _finding(
@@ -147,18 +159,16 @@ def _schedule(found: Search, weak: bool) -> Finding:
     """The noise schedule: a name, or the curve itself."""
     winner = found.winners[0]
     chosen, route, profile = winner.fits[0], winner.trial.route, winner.profile
-    told = int(winner.curve.told.sum())
+    told = int((winner.curve.told & counts(profile, level_of(route, profile.timesteps))).sum())
+    read = f"read at {told} of {len(profile.timesteps)} timesteps"
     if winner.levels is not None:
         evidence = (
-            f"no schedule with a name fits (the nearest, {chosen.code}, misses by {chosen.misfit:.2g} tolerances "
-            f"squared); the level was read at {told} of {len(profile.timesteps)} timesteps"
+            f"no schedule with a name fits (the nearest, {chosen.code}, has a misfit of {chosen.misfit:.2g}, and up to "
+            f"{FITS:g} is a fit); the level was {read}"
         )
         word = "likely" if chosen.misfit > 2 * FITS else "unsure"
         return Finding("schedule", "a curve without a name, recovered", _capped(word, weak), evidence, chosen.code)
-    evidence = (
-        f"it misses the network's zeros by {chosen.misfit:.2g} tolerances squared, read at {told} of "
-        f"{len(profile.timesteps)} timesteps"
-    )
+    evidence = f"its misfit is {chosen.misfit:.2g} (about 1 is as good as it gets, up to {FITS:g} is a fit), {read}"
     if route.time not in ("index", "index_from_1", "1000t", "999t", "fraction", "fraction_from_0"):
         value = f"any with {_family(route)}: the clock says the noise level itself"
         return Finding("schedule", value, _capped("sure" if chosen.misfit < 6 else "likely", weak), evidence)
@@ -204,11 +214,11 @@ def contradictions(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tupl
     route = winner.trial.route
     said = []
     for name in denied(found, assume):
-        lost = _as_found(found, name, assume[name])
+        lost, held = _as_found(found, name, assume[name])
         factor = "was never small" if math.isinf(lost) else f"is {math.exp(lost):.3g} times as large"
         said.append(
             f"you assumed {name}={assume[name]}, but the network's answers fit {name}={BELIEFS[name](winner.trial)}: "
-            f"with yours the error of x0 {factor}"
+            f"with yours and {held} the error of x0 {factor}"
         )
     own = {"timesteps": route.timesteps, "schedule": winner.fits[0].route.schedule, "reshape": ask.reshape}
     own |= {"time": route.time} if not any("assumed time" in sentence for sentence in said) else {}
@@ -218,14 +228,18 @@ def contradictions(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tupl
     return tuple(said)
 
 
-def _as_found(found: Search, name: str, value: Any) -> float:
-    """How far the best trial with this belief, and all else as it was found, is behind; any, if there is none such."""
+def _as_found(found: Search, name: str, value: Any) -> tuple[float, str]:
+    """How far the best trial with this belief, and all else as it was found, is behind; any, if there is none such.
+
+    Also what else of it was held fixed, in words.
+    """
     winner = found.winners[0].trial
     wanted = AXES.get(value, value)
     rivals = [one for one in found.trials if BELIEFS[name](one) == wanted]
     others = [one for one in BELIEFS if one != name]
     near = [one for one in rivals if all(BELIEFS[other](one) == BELIEFS[other](winner) for other in others)]
-    return min((one.score for one in near or rivals), default=math.inf) - winner.score
+    held = "all else as it was found" if near else "whatever else fits best"
+    return min((one.score for one in near or rivals), default=math.inf) - winner.score, held
 
 
 def _against(name: str, believed: Any, value: Any, winner: Candidate) -> str:
@@ -237,8 +251,8 @@ def _against(name: str, believed: Any, value: Any, winner: Candidate) -> str:
         each for each in nearest if all(getattr(each.route, one) == getattr(same, one) for one in details)
     ] or nearest
     reason = (
-        f"the best such schedule misses the network's zeros by {min(each.misfit for each in nearest):.2g} tolerances "
-        f"squared, this one by {winner.fits[0].misfit:.2g}"
+        f"the best such schedule has a misfit of {min(each.misfit for each in nearest):.2g}, this one of "
+        f"{winner.fits[0].misfit:.2g} (up to {FITS:g} is a fit)"
         if nearest
         else "nothing that was tried with it fits"
     )

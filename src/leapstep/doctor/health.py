@@ -199,7 +199,7 @@ def _untrained(run: list[Level], levels: Sequence[Level], variance: float, predi
     what = (
         f"at {where} the network's error is up to {_times(_ratio(level))} that of the best linear denoiser: "
         f"{level.error:.3g} of the data's variance at t = {level.t:.3g}, and spoils up to "
-        f"{100 * min(harm, 1):.2g} % of x_t"
+        f"{_percent(min(harm, 1))} of x_t"
     )
     if weight > 1 or never:
         avoid = ""
@@ -213,6 +213,11 @@ def _untrained(run: list[Level], levels: Sequence[Level], variance: float, predi
         f"{what}; this is usual for a network that predicts {usual}",
         f"nothing need be done; a network that predicts {other} does better there",
     )
+
+
+def _percent(share: float) -> str:
+    """A share in words."""
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def _times(ratio: float) -> str:
@@ -279,7 +284,7 @@ def behaviour(net: Callable[..., Any], steady: bool, separate: bool, broken: int
         concerns.append(
             Concern(
                 3 if broken > 0.01 * calls else 2,
-                f"{broken} of {calls} answers ({100 * broken / max(calls, 1):.2g} %) were not finite",
+                f"{broken} of {calls} answers ({_percent(broken / max(calls, 1))}) were not finite",
                 "look for a division by zero or an overflow in the network, in half precision above all",
             )
         )
@@ -378,7 +383,7 @@ def _two_copies(name: str, module: nn.Module, other: str, share: float) -> Conce
     return Concern(
         2,
         f"the network holds two copies of its weights, `{other}` and the averaged `{name}`, which differ by "
-        f"{100 * share:.2g} %; which of them answered is not known",
+        f"{_percent(share)}; which of them answered is not known",
         f"sample with the averaged one: {cure}",
     )
 
@@ -411,7 +416,7 @@ def precision(ask: Probe, route: Route, span: Range, noise: Tensor, n: int = 4) 
         concerns.append(
             Concern(
                 1,
-                f"timesteps in bfloat16 change the output by up to {100 * change[worst].item():.2g} % (timestep "
+                f"timesteps in bfloat16 change the output by up to {_percent(change[worst].item())} (timestep "
                 f"{told[worst].item():.6g} becomes {rounded[worst].item():.6g})",
                 "keep timesteps in float32 or as integers; under autocast, compute their embedding outside of it",
             )
@@ -577,7 +582,12 @@ def _luck(distances: Tensor) -> tuple[list[float], float]:
     usual, deviation = size.mean(0), size.std(0)
     rare = torch.maximum(torch.tensor(PARTED, dtype=F64), usual + 4 * deviation)
     shape = usual[2].item()
-    return [rare[0].item(), rare[1].item(), PARTED[2] + 3 * shape], shape
+    return [rare[0].item(), rare[1].item(), follows(shape)], shape
+
+
+def follows(luck: float) -> float:
+    """Up to which value of `Passage.shape` samples follow the data, where luck alone makes so much of it."""
+    return PARTED[2] + 3 * luck
 
 
 def sampling_concern(passages: Sequence[Passage], parted: float | None) -> tuple[Concern, ...]:

@@ -5,8 +5,12 @@ Nothing here knows of noise. The network is called on data, and what it does wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +21,12 @@ from leapstep.denoiser import SHAPES
 F64 = torch.float64
 Condition = Callable[[Tensor], Mapping[str, Any]]
 """Of the rows `[b]` of the data, the network's keyword arguments for them."""
+
+SMALLEST = 3
+"""The batch with which a network proves that it can be called; larger ones that it refuses are halved."""
+
+MEMORY = (MemoryError, torch.OutOfMemoryError)
+"""What is no fault of the network's."""
 
 
 @dataclass
@@ -37,6 +47,7 @@ class Probe:
         calls: samples that have gone through it.
         broken: samples whose answer was not finite.
         channels: 2 where the answer has twice the channels of x, and its second half is left aside.
+        refused: a batch of this size was refused; every one as large goes through it in halves.
         on_call: called with the number of samples after each call.
     """
 
@@ -53,6 +64,7 @@ class Probe:
     calls: int = 0
     broken: int = 0
     channels: int = 1
+    refused: float = math.inf
     on_call: Callable[[int], object] = field(default=lambda n: None, repr=False)
 
     def __call__(self, x: Tensor, timestep: Tensor, rows: Tensor) -> Tensor:
@@ -86,15 +98,79 @@ class Probe:
     def _call(self, x: Tensor, told: Tensor, rows: Tensor) -> Tensor:
         shaped = {"[b]": told, "[b, 1]": told[:, None], "scalar": told[0]}[self.reshape].to(self.device)
         with torch.no_grad():
-            output = self.net(x.to(self.device), shaped, **self.condition(rows))
-        value = output if isinstance(output, Tensor) else getattr(output, "sample", None)
-        if not isinstance(value, Tensor):
-            raise ValueError(f"the network returned {type(output).__name__}: return a tensor, or one in .sample")
+            value = self.direct(x.to(self.device), shaped, **self.condition(rows))
         if value.ndim == x.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
             value, self.channels = value.chunk(2, dim=1)[0], 2
         if value.shape != x.shape:
-            raise ValueError(f"the network returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
+            raise ValueError(
+                f"the network returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}: return a tensor of "
+                "x's shape"
+            )
         return value.to(device="cpu", dtype=x.dtype)
+
+    def direct(self, x: Tensor, timestep: Tensor, **given: Any) -> Tensor:
+        """Call the network with what it takes, as a sampler does; a batch that it refuses goes through it in halves.
+
+        Raises:
+            ValueError: what it raised on `SMALLEST` samples or fewer, in one line; or it returned no tensor.
+            MemoryError, torch.OutOfMemoryError: there is too little memory even for these.
+        """
+        if len(x) < self.refused:
+            try:
+                return _tensor(self.net(x, timestep, **given))
+            except _NoTensor:
+                raise
+            except Exception as error:  # a stranger's network may raise anything
+                if len(x) > SMALLEST:
+                    self.refused = len(x)
+                elif isinstance(error, MEMORY):
+                    raise
+                else:
+                    raise ValueError(f"the network raised {_where(x, timestep, error)}") from error
+        parts = []
+        for own in (slice(None, len(x) // 2), slice(len(x) // 2, None)):
+            rows = {
+                name: value[own] if isinstance(value, Tensor) and value.shape[:1] == x.shape[:1] else value
+                for name, value in given.items()
+            }
+            parts.append(self.direct(x[own], timestep[own] if timestep.ndim else timestep, **rows))
+        return torch.cat(parts)
+
+
+class _NoTensor(ValueError):
+    """The network returned something else."""
+
+
+def _tensor(output: Any) -> Tensor:
+    """What a network returned, or what it holds as `.sample`."""
+    value = output if isinstance(output, Tensor) else getattr(output, "sample", None)
+    if not isinstance(value, Tensor):
+        raise _NoTensor(
+            f"the network returned {type(output).__name__}: return a tensor of x's shape, or an object that has it as "
+            ".sample"
+        )
+    return value
+
+
+def _where(x: Tensor, timestep: Tensor, error: Exception) -> str:
+    """What a network raised, on what, and where."""
+    told = [f"{value:.6g}" for value in dict.fromkeys(timestep.flatten().tolist())]
+    listed = f"timestep{'s' if told[1:] else ''} {', '.join([*told[:3], *(['...'] if told[3:] else [])])}"
+    words = one_line(str(error)) or "without a message"
+    own = (Path(torch.__file__).parent, Path(__file__).parent)
+    places = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<") and not any(Path(frame.filename).is_relative_to(path) for path in own)
+    ]
+    place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    return f"{type(error).__name__} on x of shape {tuple(x.shape)}, {listed}: {words}{place}"
+
+
+def one_line(text: str, most: int = 300) -> str:
+    """A text that others wrote in one line, cut where it is longer than `most` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} ..."
 
 
 def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: Mapping[str, Any]) -> Probe:
@@ -105,7 +181,7 @@ def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: 
         condition: further arguments by row.
         hints: "reshape" or "timesteps", where they are known.
     Raises:
-        ValueError: there is no way of calling it that works.
+        ValueError: there is no way of calling it that works, or no answer of it is finite.
     """
     weights = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
     found = Probe(net, condition, torch.device("cpu") if weights is None else weights.device)
@@ -116,6 +192,13 @@ def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: 
     one, two = (found(x, torch.tensor([5.0, 9.0, 2.0], dtype=F64), rows) for _ in range(2))
     found.steady = torch.allclose(one, two, rtol=1e-4, atol=1e-5)
     found.separate = not found.steady or _separate(found, x, rows)
+    if found.broken == found.calls:
+        found(x, torch.tensor([0.25, 0.5, 0.75], dtype=F64), rows)  # where a clock of any kind has a meaning
+    if found.broken == found.calls:
+        raise ValueError(
+            f"the network answers every question with what is not finite, {found.calls} samples so far: look at its "
+            "weights (a training that diverged?) and for a division by zero in it"
+        )
     found.batch = _batch(found, values)
     return found
 
@@ -123,7 +206,7 @@ def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: 
 def _form(found: Probe, x: Tensor, rows: Tensor, shape: str | None) -> tuple[str, bool]:
     """The first shape and type of timesteps with which the answers of a batch are those of its samples alone."""
     accepted: list[tuple[str, bool]] = []
-    refusals: list[str] = []
+    refusals: list[ValueError] = []
     for reshape in SHAPES if shape is None else (shape,):
         if accepted and reshape == "scalar":
             break  # one time after the other every sample is alone
@@ -134,11 +217,45 @@ def _form(found: Probe, x: Tensor, rows: Tensor, shape: str | None) -> tuple[str
                 accepted.append((reshape, integers))
                 if _separate(found, x, rows):
                     return reshape, integers
-            except Exception as error:  # a stranger's network may raise anything
-                refusals.append(f"{reshape} {'integers' if integers else 'floats'}: {type(error).__name__}: {error}")
+            except ValueError as error:
+                refusals.append(error)
     if accepted:
         return accepted[0]
-    raise ValueError(f"the network cannot be called as net(x, timestep) on x of shape {tuple(x.shape)}: {refusals[0]}")
+    refusal = _telling(refusals)
+    if refusal.__cause__ is None:  # it answered, but not with what can be used
+        raise refusal
+    raise ValueError(f"the network cannot be called as net(x, timestep): {refusal}; {_advice(str(refusal), x.shape)}")
+
+
+def _telling(refusals: Sequence[ValueError]) -> ValueError:
+    """The refusal that says most: that of the call which came furthest, unless it is about the type of the timestep."""
+    about_type = re.compile(r"\bLong\b|\bInt\b|Float|Double|dtype|scalar type|integer|converted to (a Python )?scalar")
+    others = [error for error in refusals if not about_type.search(str(error))]
+
+    def reach(error: ValueError) -> tuple[float, ...]:
+        """The lines at which it stood in each function; a call that came to its end went further than all others."""
+        if error.__cause__ is None:
+            return (math.inf,)
+        return tuple(frame.lineno or 0 for frame in traceback.extract_tb(error.__cause__.__traceback__))
+
+    return max(others or refusals, key=reach)
+
+
+def _advice(refusal: str, shape: Sequence[int]) -> str:
+    """What to do about a refusal of x of this shape."""
+    if lacks := re.search(r"missing \d+ required (?:positional|keyword-only) arguments?: '(\w+)'", refusal):
+        return (
+            f"give it {lacks[1]} as a condition, a value for each sample: condition={{'{lacks[1]}': ...}}, or on the "
+            f"command line --condition or --label-argument {lacks[1]}"
+        )
+    if re.search(r"takes .* positional arguments? but .* given", refusal):
+        return "it is given x and the timestep: wrap it in a function that takes both"
+    said = f"a sample of the data has shape {tuple(shape[1:])}, as their first axis counts samples"
+    if len(shape) == 4 and shape[-1] in (1, 3) and shape[1] > 4:
+        return f"{said}: if the network wants channels first, give it data.transpose(0, 3, 1, 2)"
+    if len(shape) == 3:
+        return f"{said}: if the network wants a channel as well, give it data[:, None]"
+    return f"{said}: give the data as the network takes them"
 
 
 def _separate(found: Probe, x: Tensor, rows: Tensor) -> bool:
@@ -159,7 +276,7 @@ def _limit(found: Probe, x: Tensor, rows: Tensor) -> int | None:
     def refused(k: int) -> bool:
         try:
             found(x, torch.tensor([float(k)], dtype=F64), rows)
-        except (IndexError, RuntimeError, ValueError, AssertionError):
+        except ValueError:
             return True
         return False
 

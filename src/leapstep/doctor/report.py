@@ -15,9 +15,13 @@ from collections.abc import Iterable, Sequence
 from leapstep import plots
 from leapstep.doctor import figures
 from leapstep.doctor.diagnosis import Concern, Diagnosis, Finding, Level
+from leapstep.doctor.health import GAIN, follows
 
 WEIGHTS = {3: "spoils every sample", 2: "costs quality", 1: "worth knowing"}
 """What the weight of a concern says."""
+
+NOUNS = {"predicts": "prediction"}
+"""What a finding is called in a sentence, where that is not its name."""
 
 ASCII = str.maketrans({"●": "*", "◐": "~", "○": "o", "◉": "@", "│": "|", "→": "->", "✗": "x"})
 """What stands for the marks of the text where a terminal has none of them."""
@@ -35,14 +39,37 @@ def verdict(diagnosis: Diagnosis) -> str:
     """The whole of it in one or two sentences."""
     if wrong := len(diagnosis.contradictions):
         return f"{_counted(wrong, 'thing')} that you assumed {'does' if wrong == 1 else 'do'} not hold."
-    doubts = [finding.name for finding in diagnosis.findings if finding.confidence == "unsure"]
+    if _chance(diagnosis):
+        return "Nothing that was tried fits: the network may be untrained, or the data not its own."
+    doubts, likely = (
+        [NOUNS.get(finding.name, finding.name) for finding in diagnosis.findings if finding.confidence == word]
+        for word in ("unsure", "likely")
+    )
     grave = sum(concern.weight >= 3 for concern in diagnosis.concerns)
-    said = f"Not sure of the {_listed(doubts)}." if doubts else "The convention is clear."
+    said = "The convention is clear."
+    if doubts:
+        said = f"Not sure of the {_listed(doubts)}."
+    elif likely:
+        said = f"The convention is clear but for the {_listed(likely)}, which {'are' if likely[1:] else 'is'} likely."
     if grave:
         return f"{said} {_counted(grave, 'thing')} {'spoils' if grave == 1 else 'spoil'} every sample."
     if diagnosis.passages and not diagnosis.concerns:
         return f"{said} " + ("Samples follow the data." if diagnosis.parted is None else "Samples leave the data.")
     return f"{said} {_counted(len(diagnosis.concerns), 'concern')}." if diagnosis.concerns else said
+
+
+def _chance(diagnosis: Diagnosis) -> bool:
+    """Whether the network is unsure in what matters most, and nowhere better than a linear denoiser as it was read."""
+    words = {finding.name: finding.confidence for finding in diagnosis.findings}
+    ratios = [level.error / max(level.linear, 1e-300) for level in diagnosis.levels]
+    return words.get("range") == words.get("predicts") == "unsure" and min(ratios, default=0.0) > GAIN
+
+
+def _paste(diagnosis: Diagnosis) -> str:
+    """The heading of the lines of Python."""
+    words = {finding.name: finding.confidence for finding in diagnosis.findings}
+    unsure = [NOUNS.get(name, name) for name in ("range", "predicts") if words.get(name) == "unsure"]
+    return f"To paste, but a guess: not sure of the {_listed(unsure)}" if unsure else "To paste"
 
 
 def sampled(diagnosis: Diagnosis) -> str:
@@ -52,7 +79,8 @@ def sampled(diagnosis: Diagnosis) -> str:
     end = diagnosis.passages[-1]
     numbers = (
         f"their spread is {_short(end.spread)} of the data's, their mean {_short(end.mean)} standard deviations away, "
-        f"their shape off by {_short(end.shape)} where luck alone makes {_short(end.luck)}"
+        f"their shape off by {_short(end.shape)}, where up to {_short(follows(end.luck))} counts as following and luck "
+        f"alone makes {_short(end.luck)}"
     )
     if diagnosis.parted is None:
         return f"Samples follow the data from noise to the end: there {numbers}."
@@ -132,7 +160,7 @@ def text(diagnosis: Diagnosis, width: int = 100) -> str:
     parts.append("\n".join(["WHETHER SAMPLES FOLLOW THE DATA", _wrapped(sampled(diagnosis), width, "  ")]))
     if diagnosis.code.strip():
         code = [_printable(line) for line in diagnosis.code.strip("\n").splitlines()]
-        parts.append("\n".join(["TO PASTE", "", *code]))
+        parts.append("\n".join([_paste(diagnosis).upper(), "", *code]))
     return "\n\n".join([*parts, _wrapped(effort(diagnosis), width)])
 
 
@@ -303,7 +331,9 @@ def html(diagnosis: Diagnosis) -> str:
         items = "".join(map(_item, _ordered(diagnosis.concerns)))
         parts.append(f"<h2>What is wrong, or may be</h2>\n<ol>{items}</ol>")
     if diagnosis.code.strip():
-        parts.append(f"<h2>To paste</h2>\n<pre><code>{_safe(diagnosis.code.strip(chr(10)))}</code></pre>")
+        parts.append(
+            f"<h2>{_safe(_paste(diagnosis))}</h2>\n<pre><code>{_safe(diagnosis.code.strip(chr(10)))}</code></pre>"
+        )
     parts += _schedule(diagnosis)
     parts += _denoising(diagnosis.levels)
     parts += _sampling(diagnosis)
@@ -337,7 +367,8 @@ def _schedule(diagnosis: Diagnosis) -> list[str]:
     said = (
         f"The noise level that each timestep stands for: read from the network at {told} of {len(curve.timesteps)} "
         "timesteps, with the interval within which it cannot tell levels apart, and that of the schedule that was "
-        "found. Where the curve leaves the intervals, the network was trained on another schedule."
+        "found. Where the curve stays away from filled points, the network was trained on another schedule. Hollow "
+        "points do not count: at the two ends, with hardly any noise or hardly anything else, networks tell little."
     )
     picture = figures.schedule(curve, str(diagnosis.arguments.get("time", "index")))
     return ["<h2>The schedule, as the network has it</h2>", _figure(picture, said)]
@@ -364,7 +395,8 @@ def _sampling(diagnosis: Diagnosis) -> list[str]:
         said = (
             "Samples on their way from noise to data, against data with as much noise on them. Above, their standard "
             "deviation over that of the data: 1 is right. Below, how far the variances along the data's principal axes "
-            "are off, as the mean of |log of their ratio|; the shaded part is what luck alone does with so few."
+            "are off, as the mean of |log of their ratio|; the shaded part is what luck alone does with so few, and up "
+            "to the broken line they follow the data."
         )
         parts.append(_figure(figures.sampling(diagnosis.passages, diagnosis.parted), said))
     return parts

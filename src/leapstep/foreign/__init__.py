@@ -12,6 +12,7 @@ A reader is a module of this folder with two functions, and a third where the co
     matches(state) -> bool                  whether these are its keys; cheap, and false rather than an exception
     read(state, config) -> Import           the model and its evidence; `config` is what the user said, maybe nothing
     unpack(contents) -> Chosen | None       the state dict, from a container of its own kind; None: not of its kind
+    settings                                the names of all settings, where `read` passes over those it does not know
 
 Evidence is one line for each conclusion: what was concluded, and from which key, shape or setting, or that it was
 assumed. What the weights do not tell (noise schedule, number of heads, size of the pictures) comes from `config`, or
@@ -25,9 +26,14 @@ and `time_embedding` ("sinusoidal" where a timestep may lie between two integers
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import json
+import pickletools
 import re
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,10 +54,11 @@ class Reader(NamedTuple):
     matches: Callable[[State], bool]
     read: Callable[[State, Mapping[str, Any]], Import]
     unpack: Callable[[Any], Chosen | None] = lambda contents: None
+    settings: Collection[str] = ()
 
 
 FORMATS: dict[str, Reader] = {
-    "diffusers": Reader(diffusers.matches, diffusers.read),
+    "diffusers": Reader(diffusers.matches, diffusers.read, settings=diffusers.SETTINGS),
     "ddim": Reader(ddim.matches, ddim.read),
     "improved-diffusion": Reader(openai.matches_improved, openai.read_improved),
     "guided-diffusion": Reader(openai.matches, openai.read_guided),
@@ -66,13 +73,17 @@ WRAPPERS = ("module.", "_orig_mod.")
 """What torch's DataParallel, DistributedDataParallel and compile put before every key."""
 
 
-def load(path: str | Path, form: str = "auto", config: Mapping[str, Any] | None = None) -> Import:
+def load(
+    path: str | Path, form: str = "auto", config: Mapping[str, Any] | None = None, typed: Collection[str] = ()
+) -> Import:
     """Read a checkpoint of another project; nothing in the file is ever run.
 
     Arguments:
         path: a safetensors file, a torch pickle, or a diffusers folder.
         form: one of `FORMATS`, or "auto" to tell it by the keys.
         config: what the weights do not tell, by the names of that project's own configuration.
+        typed: the dotted names of those that a person typed. They must be known; of a `config.json` of diffusers, which
+            holds more than is needed, what is not known is passed over.
     Returns:
         the model, and what was concluded from what.
     Raises:
@@ -85,7 +96,10 @@ def load(path: str | Path, form: str = "auto", config: Mapping[str, Any] | None 
     if path.is_dir():
         if form not in ("auto", "diffusers"):
             raise ValueError(f"{path} is a folder: only diffusers saves models as folders, not {form}")
-        return diffusers.load(path, config)
+        weights = diffusers.alone(path)
+        if weights is None:
+            return diffusers.load(path, config)
+        path, config = weights, {**_json(path / "config.json"), **config}
     contents = opened(path)
     candidates = FORMATS if form == "auto" else {form: FORMATS[form]}
     special = (reader.unpack(contents) for reader in candidates.values())
@@ -98,6 +112,9 @@ def load(path: str | Path, form: str = "auto", config: Mapping[str, Any] | None 
     if found is None:
         keys, known = ", ".join(list(state)[:5]), ", ".join(candidates)
         raise ValueError(f"{path} is of none of the layouts {known}: the first keys that did not fit are {keys}")
+    if unknown := [name for name in typed if FORMATS[found].settings and name not in FORMATS[found].settings]:
+        near = difflib.get_close_matches(unknown[0], FORMATS[found].settings) or FORMATS[found].settings
+        raise ValueError(f"there is no setting {unknown[0]} here: use one of {', '.join(near)}")
     told = "as --from says" if form != "auto" else "told by its keys"
     model, evidence = FORMATS[found].read(state, config)
     return Import(model, (f"format: {found}, {told}", *choices, *evidence))
@@ -117,17 +134,43 @@ def opened(path: Path) -> Any:
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"{path} cannot be read ({error}): it is truncated or not a safetensors file") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of plain pickles, which are refused below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds; none of them may run the file's code
-        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if name := code[1] if code else _imported(path):
             raise ValueError(
-                f"{path} holds code or objects ({code[1]}), which were not run: in the program that wrote it, save the "
+                f"{path} holds code or objects ({name}), which were not run: in the program that wrote it, save the "
                 "weights alone, torch.save(model.state_dict(), ...), or as safetensors"
             ) from error
         raise ValueError(
             f"{path} cannot be read: it is truncated, is no checkpoint, or holds more than tensors and plain values,"
-            " of which nothing was run"
+            " of which nothing was run; give a safetensors file, one of torch.save, or a folder of diffusers"
         ) from error
+
+
+def _imported(path: Path) -> str | None:
+    """The first name that a plain pickle would import, but for torch's own and what these need; nothing is run."""
+    words: list[str] = []
+    with path.open("rb") as file, contextlib.suppress(ValueError):  # which says that it is no pickle, or cut
+        for operation, argument, _ in pickletools.genops(file):
+            if isinstance(argument, str):
+                words += argument.split(" ") if operation.name == "GLOBAL" else [argument]
+            name = ".".join(words[-2:])
+            if operation.name in ("GLOBAL", "STACK_GLOBAL") and not name.startswith(("torch.", "collections.")):
+                return name
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__} where a JSON object is expected")
+    return value
 
 
 def choose(contents: Any, path: Path) -> Chosen:
