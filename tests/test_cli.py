@@ -1211,9 +1211,11 @@ def test_help_names_every_method_and_spacing():
 
 @pytest.fixture(scope="session")
 def demo(place):
-    """A demo of three training steps, with 50 in place of 1000 steps of DDPM, and what it said."""
+    """A demo of three training steps, with 50 in place of 1000 steps of DDPM and a small page, and what it said."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("leapstep.cli.demo.ROWS", [("ddpm", 50), ("ddim", 20), ("ddim", 10)])
+        for name, few in {"STEPS": (1, 2), "BACK": (2,), "EDGE": 2, "DATA": 2}.items():  # the page has its own tests
+            patch.setattr(f"leapstep.report.{name}", few)
         return place / "demo", done("demo", "--out", place / "demo", "--train-steps", 3, "--n", 4).stdout
 
 
@@ -1221,7 +1223,9 @@ def check_demo(out, said, slow):
     """Every method in the table and in the report, with its grid; nothing that was not announced."""
     results = json.loads((out / "results.json").read_text())["demo"]
     made = {row["grid"] for row in results}
-    assert {path.name for path in out.iterdir()} == {"run", "results.json", "comparison.png"} | made
+    assert {path.name for path in out.iterdir()} == {"run", "results.json", "comparison.png", "report.html"} | made
+    assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert said.rstrip().endswith(f": {out / 'report.html'}")
     rows = {(row["method"], row["calls"]): row for row in results}
     assert set(rows) == {("ddpm", slow), ("ddim", 20), ("ddim", 10), ("real digits", None)}
     assert 0 < rows["real digits", None]["distance"] == min(row["distance"] for row in results)

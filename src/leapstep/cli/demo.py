@@ -14,6 +14,8 @@ from leapstep.cli import options
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from leapstep.checkpoint import Model
+
 EXAMPLES = """**Examples**
 
 `leapstep demo`
@@ -43,7 +45,9 @@ def command(
     config = configure(
         {"seed": seed, "labels": True} | ({} if train_steps is None else {"steps": train_steps}), "digits"
     )
-    options.claim(out, overwrite, "results.json", "demo", r"results\.json|run|real\.png|comparison\.png|dd.m-\d+\.png")
+    options.claim(
+        out, overwrite, "results.json", "demo", r"results\.json|run|report\.html|(real|comparison|dd.m-\d+)\.png"
+    )
     files.write_json(out / "results.json", {"demo": []})
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
     model = train(config, "digits", out / "run", device="cpu")
@@ -64,6 +68,7 @@ def command(
     save_image(captioned(rows), out / "comparison.png")
     files.write_json(out / "results.json", {"demo": results})
     _print(results, out)
+    _draw_page(model, out, seed)
 
 
 def _measure(model: Any, method: str, steps: int, n: int, seed: int, target: Tensor) -> tuple[dict[str, Any], Any]:
@@ -131,3 +136,23 @@ def _print(results: list[dict[str, Any]], out: Path) -> None:
         "from draw to\ndraw, so smaller differences mean nothing. "
         f"All side by side: {out / 'comparison.png'}\n\nNext: leapstep sample {out / 'run'} --steps 5 --out samples"
     )
+
+
+def _draw_page(model: Model, out: Path, seed: int) -> None:
+    """Write the page about the model, and say where it is."""
+    from leapstep import files, plots, report
+    from leapstep.report import rendering
+
+    try:
+        plots.require()
+        rendering.require()
+    except ValueError as error:  # without the extra
+        typer.echo(f"No page about the model: {error}")
+        return
+    train, test = (report.Split(*options.data_for(model, "digits", split)) for split in ("train", "test"))
+    splits = report.Splits("digits", train, test, "test")
+    settings = report.complete(model, report.Settings(seed=seed))
+    with options.progress(report.effort(model, splits, settings), "drawing the page", "step") as bar:
+        page = report.gather(model, splits, settings, source=str(out / "run"), on_step=bar.update)
+    files.write_text(out / "report.html", report.render(page))
+    typer.echo(f"Everything about the model on one page, to open in a browser: {out / 'report.html'}")

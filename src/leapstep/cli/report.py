@@ -1,0 +1,104 @@
+"""`leapstep report`: one page about a model, to look at without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leapstep import files
+from leapstep.cli import options
+
+if TYPE_CHECKING:
+    from leapstep.checkpoint import Model
+    from leapstep.report import Splits
+
+EXAMPLES = """**Examples**
+
+`leapstep report runs/digits --out report.html`
+
+`leapstep report runs/digits --data digits --out report.html`
+
+`leapstep report runs/mnist --data mnist/ --method unipc --steps 10 --sweep mnist-sweep --out mnist.html`
+"""
+
+HELD = ("test", "validation")
+"""The splits that may hold what a model was not trained on, the first that is there."""
+
+
+def command(
+    model: options.ModelSource,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="What it was trained on, for reconstructions, errors by noise level, nearest neighbours."),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option(help="How many samples in the grid; default: 64 pictures, 16 signals, 256 points.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps from noise to data; default: 20, or T where that is less.")
+    ] = None,
+    method: options.MethodName = "ddim",
+    seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i, as in `sample`.")] = 0,
+    label: Annotated[
+        str | None, typer.Option(help="Class of all samples, by name or number; default: the classes in turn.")
+    ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="What `leapstep sweep` made; default: MODEL/sweep, if there.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
+    device: options.Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write one HTML page: samples, what few steps cost, the way from noise to data, and more with --data.
+
+    The page is a single file that needs no network: pictures, sliders and the commands that repeat each figure.
+    """
+    _check(out, overwrite)
+    from leapstep import checkpoint, report
+
+    loaded = checkpoint.load(model, options.device(device))
+    chosen = options.labels(loaded, [] if label is None else [label], 1)
+    settings = report.Settings(n, seed, method, steps, None if chosen is None else int(chosen), batch_size)
+    settings = report.complete(loaded, settings)
+    held = None if data is None else _read(loaded, data)
+    with options.progress(report.effort(loaded, held, settings), "drawing the page", "step") as bar:
+        page = report.gather(loaded, held, settings, source=model, sweep=sweep, on_step=bar.update)
+    text = report.render(page)
+    files.check_writable(out.parent)
+    files.write_text(out, text)
+    typer.echo(f"{report.lead(page)} {report.cost(page)}".strip())
+    typer.echo(f"written: {out}")
+
+
+def _check(out: Path, overwrite: bool) -> None:
+    """Make sure, before the work, that the page can be drawn and written; nothing is made yet."""
+    from leapstep import plots
+    from leapstep.report import rendering
+
+    plots.require()
+    rendering.require()
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {out}: name a file that ends in .html")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: name a file")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists: --overwrite it, or name another file")
+    files.check_writable(next(path for path in out.absolute().parents if path.exists()))
+
+
+def _read(model: Model, source: str) -> Splits:
+    """The training data, and what is held out, if there is such a split."""
+    from leapstep.report import Split, Splits
+
+    train = Split(*options.data_for(model, source, "train"))
+    reasons = []
+    for name in HELD:
+        try:
+            return Splits(source, train, Split(*options.data_for(model, source, name)), name)
+        except ValueError as error:
+            reasons.append(str(error))
+    typer.echo(f"nothing is held out, so the training data stand for all: {reasons[0]}", err=True)
+    return Splits(source, train)

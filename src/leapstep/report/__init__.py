@@ -1,0 +1,552 @@
+"""One page about a model: what it is, what few steps cost it, and what it makes of data.
+
+`gather` runs the model and collects numbers and arrays; `render` writes them as one HTML file that needs nothing else.
+
+    model = leapstep.load("runs/digits")
+    page = gather(model, source="runs/digits")
+    pathlib.Path("report.html").write_text(render(page))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leapstep.checkpoint import Model, Thresholding, fingerprint
+from leapstep.data import Data
+from leapstep.denoiser import Clip, Diffusion, clipped
+from leapstep.interpolation import interpolation_grid, slerp
+from leapstep.report import folder
+from leapstep.report.contents import (
+    Array,
+    Between,
+    Consistency,
+    Denoising,
+    Levels,
+    Neighbours,
+    Page,
+    Reconstructions,
+    Settings,
+    Split,
+    Splits,
+    Way,
+    chosen,
+    kind,
+)
+from leapstep.report.rendering import render
+from leapstep.report.words import cost, lead
+from leapstep.sampling import Noise, State, beginning, decode, encode, sample, times
+from leapstep.transitions import TRANSITIONS, Transition
+
+__all__ = ["Page", "Settings", "Split", "Splits", "complete", "cost", "effort", "gather", "lead", "render"]
+
+SHOWN = {"pictures": 64, "points": 256, "signals": 16, "numbers": 64}
+"""How many samples the grid shows by default."""
+
+TOGETHER = {"pictures": 16, "points": 256, "signals": 4, "numbers": 64}
+"""How many samples the slider over step counts shows at most."""
+
+TRAVELLERS = {"pictures": 8, "points": 256, "signals": 4, "numbers": 64}
+"""How many samples the slider through time shows at most."""
+
+STEPS = (1, 2, 3, 5, 10, 20, 50, 100)
+"""Numbers of steps that are compared; the most that the model can take stands for all that are more."""
+
+BACK = (5, 10, 20, 50)
+"""Numbers of steps for reconstructions, likewise."""
+
+POSITIONS = 25
+"""How many times the slider through time has at most."""
+
+EDGE = 9
+"""Frames along an edge of the interpolation among four noises ..."""
+
+LINE = 21
+"""... and between two, where samples are not pictures."""
+
+DATA = 32
+"""How many samples are encoded and decoded ..."""
+
+ORIGINALS = 8
+"""... and how many of these are shown."""
+
+LEVELS = 20
+"""At how many noise levels errors are measured ..."""
+
+PER_LEVEL = 64
+"""... and on how many samples each."""
+
+PAIRS = 8
+"""How many samples are shown with their nearest training data."""
+
+TRAINED = {"batch_size": "Batch size", "learning_rate": "Learning rate", "ema_decay": "EMA decay"}
+"""Settings of the training that a page names, and how."""
+
+MOVED = 500
+"""How many held-out samples say how far data lie from the training data."""
+
+
+# --- the whole -----------------------------------------------------------------------------------------------------
+
+
+def gather(
+    model: Model,
+    data: Splits | None = None,
+    settings: Settings | None = None,
+    *,
+    source: str = "",
+    sweep: str | Path | None = None,
+    on_step: Callable[[], object] | None = None,
+) -> Page:
+    """Run a model and collect what a page about it shows.
+
+    Arguments:
+        data: what the model is held against; None leaves those parts out.
+        settings: of the samples; default `Settings()`.
+        source: where the model lies, which the page and its commands name. Where it is a folder, the log and the
+            pictures of the training are taken from there.
+        sweep: a folder that `leapstep sweep` made; default: `sweep/` in the source, where that is one.
+        on_step: called after every step of a sampler and every measurement, `effort` times.
+    Returns:
+        the page.
+    Raises:
+        ValueError: settings that do not fit the model, or a sweep that cannot be read.
+        FloatingPointError: samples that are not finite.
+    """
+    began, run = time.perf_counter(), Path(source) if source and Path(source).is_dir() else None
+    settings = complete(model, settings or Settings())
+    _check_labels(model, data)
+    weights = fingerprint(model.network)
+    if sweep is None and run is not None and (run / "sweep" / "results.json").is_file():
+        sweep = run / "sweep"
+    found = None if sweep is None else folder.sweep(Path(sweep), weights)
+    work = _Work(model, settings, on_step or (lambda: None))
+    x, way = _samples(work)
+    labels = work.labels(range(len(x)))
+    page = Page(
+        source=source,
+        kind=work.kind,
+        facts=_facts(model, weights),
+        noun=_noun(model, work.kind),
+        classes=model.classes,
+        settings=settings,
+        spacing=work.spacing,
+        unit="pixels in [0, 1]" if model.is_pictures else "standard deviations of the training data",
+        samples=work.shown(x),
+        labels=() if labels is None else tuple(model.classes[label] for label in labels.tolist()),
+        consistency=_consistency(work),
+        way=way,
+        between=_between(work),
+        data=None if data is None else data.source,
+        held="train" if data is None or data.held is None else data.held_name,
+        curves={} if run is None else folder.curves(run),
+        strips=[] if run is None else folder.strips(run),
+        reconstructions=None if data is None else _reconstructions(work, data),
+        levels=None if data is None else _levels(work, data),
+        neighbours=None if data is None else _neighbours(work, x, data),
+        sweep=found,
+    )
+    return dataclasses.replace(
+        page,
+        seconds=time.perf_counter() - began,
+        calls=work.calls,
+        evaluations=work.evaluations,
+        versions=_versions(),
+        created=datetime.now().astimezone().isoformat(" ", "minutes"),
+    )
+
+
+def complete(model: Model, settings: Settings) -> Settings:
+    """Settings with nothing left open.
+
+    Raises:
+        ValueError: settings that do not fit the model.
+    """
+    n = SHOWN[kind(model.shape, model.is_pictures)] if settings.n is None else settings.n
+    most = model.process.timesteps
+    steps = min(20, most or 20) if settings.steps is None else settings.steps
+    if n < 2 or settings.batch_size < 1:
+        raise ValueError(f"n={n}, batch_size={settings.batch_size}: at least 2 samples, in batches of at least 1")
+    if settings.method not in TRANSITIONS:
+        raise ValueError(f"unknown method {settings.method!r}: use one of {', '.join(TRANSITIONS)}")
+    if settings.label is not None and not 0 <= settings.label < len(model.classes):
+        raise ValueError(f"label={settings.label}: the model has {len(model.classes)} classes, counted from 0")
+    times(model.process, steps)
+    Noise(settings.seed, range(0), ())
+    return dataclasses.replace(settings, n=n, steps=steps)
+
+
+def _check_labels(model: Model, data: Splits | None) -> None:
+    """Raise ValueError where data have no labels and the model cannot do without."""
+    parts = [] if data is None else _parts(data)
+    if model.classes and model.null_label is None and any(split.labels is None for _, split in parts):
+        assert data is not None
+        raise ValueError(f"{data.source} has no labels, and this model knows one class at a time: name data that have")
+
+
+def effort(model: Model, data: Splits | None = None, settings: Settings | None = None) -> int:
+    """How often `gather` calls `on_step`: the steps of all samplers, batch by batch, and the measurements."""
+    settings = complete(model, settings or Settings())
+    work = _Work(model, settings, lambda: None)
+    frames = EDGE**2 if work.kind == "pictures" else LINE
+    total = work.steps * (work.batches(work.n) + work.batches(frames))
+    total += sum(_counts(model, STEPS)) * work.batches(work.together)
+    if data is not None:
+        n = min(DATA, len((data.held or data.train).data))
+        total += 2 * sum(_counts(model, BACK)) * work.batches(n)
+        for _, split in _parts(data):
+            total += len(_level_times(model)) * work.batches(min(PER_LEVEL, len(split.data)))
+    return total
+
+
+class _Work:
+    """A model at work, with its settings; it counts calls of the network."""
+
+    def __init__(self, model: Model, settings: Settings, on_step: Callable[[], object]) -> None:
+        assert settings.n is not None
+        assert settings.steps is not None
+        self.model, self.settings = model, settings
+        self.n, self.steps, self.spacing = settings.n, settings.steps, model.spacing or "trailing"
+        self.kind = kind(model.shape, model.is_pictures)
+        self.together = min(self.n, TOGETHER[self.kind])
+        self.transition = TRANSITIONS[settings.method].make()
+        self.device = next(model.network.parameters()).device
+        self.calls = self.evaluations = 0
+        self._on_step = on_step
+
+    def batches(self, n: int) -> int:
+        return -(-n // self.settings.batch_size)
+
+    def parts(self, n: int) -> Iterator[range]:
+        size = self.settings.batch_size
+        return (range(i, min(i + size, n)) for i in range(0, n, size))
+
+    def tick(self, _: State | None = None) -> None:
+        self._on_step()
+
+    def labels(self, rows: range) -> Tensor | None:
+        """The classes of these samples: the one that was asked for, or all in turn."""
+        if not self.model.classes:
+            return None
+        if self.settings.label is not None:
+            return torch.full((len(rows),), self.settings.label)
+        return torch.tensor(rows) % len(self.model.classes)
+
+    def diffusion(self, labels: Tensor | None, clip: bool = True) -> Diffusion:
+        """The model for samples of these classes, clipped or not, counting its calls."""
+        model = self.model if clip else dataclasses.replace(self.model, clip=None)
+        diffusion = model.diffusion(labels)
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            self.calls, self.evaluations = self.calls + 1, self.evaluations + len(x)
+            return diffusion.denoise(x, t)
+
+        return diffusion._replace(denoise=denoise)
+
+    def deterministic(self) -> tuple[str, Transition]:
+        """The method, or DDIM where that injects noise: for ways that must be repeatable, or reversible."""
+        if TRANSITIONS[self.settings.method].deterministic:
+            return self.settings.method, self.transition
+        return "ddim", TRANSITIONS["ddim"].make()
+
+    def shown(self, x: Tensor) -> Array:
+        """As the data would be: pixels of pictures, or else values."""
+        if self.kind == "pictures":
+            return self.model.scaling.to_pixels(x.nan_to_num())  # black, where there is nothing to see
+        return self.model.scaling.to_values(x)
+
+    def squared_error(self, x: Tensor, y: Tensor) -> Tensor:
+        """The mean squared difference per dimension of each sample, `[n]`, float64, in the page's unit."""
+        scale = self.model.scaling.scale / 255 if self.model.is_pictures else 1.0
+        return ((x - y).to("cpu", torch.float64) * scale).square().flatten(1).mean(1)
+
+
+# --- samples -------------------------------------------------------------------------------------------------------
+
+
+def _samples(work: _Work) -> tuple[Tensor, Way]:
+    """The samples of the grid, on the CPU, and the way of the first of them."""
+    model, seed, count = work.model, work.settings.seed, min(work.n, TRAVELLERS[work.kind])
+    path = times(model.process, work.steps, work.spacing)
+    first = Noise(seed, range(count), model.shape, device=work.device)(0)
+    noisy: list[list[Tensor]] = [[] for _ in path]  # for each time, the batches
+    clean: list[list[Tensor]] = [[] for _ in path]
+    noisy[0].append(beginning(work.diffusion(work.labels(range(1))), path[0], first))
+
+    def note(state: State) -> None:
+        if sum(map(len, noisy[state.step])) < count:
+            clean[state.step - 1].append(state.x0)
+            noisy[state.step].append(state.x)
+        work.tick()
+
+    x = sample(
+        lambda rows: work.diffusion(work.labels(rows)),
+        (work.n, *model.shape),
+        path,
+        work.transition,
+        seed=seed,
+        batch_size=work.settings.batch_size,
+        device=work.device,
+        on_step=note,
+    )
+    if not x.isfinite().all():
+        made = f"{work.steps} steps of {work.settings.method}"
+        raise FloatingPointError(f"samples in {made} are not finite: pass other steps, or another method")
+    clean[-1] = noisy[-1]
+    places, sizes = chosen(len(path), POSITIONS), model.process.size(path)
+    shown = [
+        np.stack([work.shown(torch.cat(each[i])[:count] / scale[i].item()) for i in places])
+        for each, scale in ((noisy, sizes), (clean, torch.ones_like(sizes)))
+    ]
+    return x.cpu(), Way(tuple(path[places].tolist()), *shown)
+
+
+def _counts(model: Model, counts: tuple[int, ...]) -> list[int]:
+    """As many steps as the model can take."""
+    return sorted({min(count, model.process.timesteps or count) for count in counts})
+
+
+def _consistency(work: _Work) -> Consistency:
+    counts, found = _counts(work.model, STEPS), []
+    for count in counts:
+        found.append(
+            sample(
+                lambda rows: work.diffusion(work.labels(rows)),
+                (work.together, *work.model.shape),
+                count,
+                work.transition,
+                spacing=work.spacing,
+                seed=work.settings.seed,
+                batch_size=work.settings.batch_size,
+                device=work.device,
+                on_step=work.tick,
+            ).cpu()
+        )
+    errors = [work.squared_error(x, found[-1]).mean().item() for x in found]
+    # the mean over all pairs of |x - y|^2 is twice the variance
+    apart = 2 * len(found[-1]) / (len(found[-1]) - 1) * work.squared_error(found[-1], found[-1].mean(0)).mean().item()
+    return Consistency(tuple(counts), np.stack([work.shown(x) for x in found]), tuple(errors), apart)
+
+
+def _between(work: _Work) -> Between:
+    """Four noises and what lies among them for pictures; else two."""
+    model, settings = work.model, work.settings
+    name, transition = work.deterministic()
+    label = settings.label
+    if label is None and model.classes and model.null_label is None:
+        label = 0
+    path = times(model.process, work.steps, work.spacing)
+    seeds = tuple((settings.seed + i) % 2**64 for i in range(4 if work.kind == "pictures" else 2))
+    ends = torch.cat([Noise(seed, range(1), model.shape, device=work.device)(0) for seed in seeds])
+    diffusion = work.diffusion(None if label is None else torch.tensor([label]))
+    ends = beginning(diffusion, path[0], ends)
+    if len(ends) == 4:
+        z = interpolation_grid(ends, EDGE, EDGE, slerp).flatten(0, 1)
+    else:
+        start, end = (each.expand(LINE, *each.shape) for each in ends)
+        z = slerp(start, end, torch.linspace(0, 1, LINE, dtype=torch.float64))
+    parts = [decode(diffusion, z[rows], path, transition, on_step=work.tick) for rows in map(list, work.parts(len(z)))]
+    frames = work.shown(torch.cat(parts))
+    rows = EDGE if len(ends) == 4 else 1
+    return Between(frames.reshape(rows, -1, *model.shape), seeds, name, label)
+
+
+# --- against data --------------------------------------------------------------------------------------------------
+
+
+def _parts(data: Splits) -> list[tuple[str, Split]]:
+    """The training data and the held-out data, by name."""
+    return [("train", data.train)] + ([] if data.held is None else [(data.held_name, data.held)])
+
+
+def _evenly(data: Data, n: int) -> Array:
+    """The places of n of the data, or of all, evenly chosen."""
+    n = min(n, len(data))
+    return np.arange(n) * len(data) // n
+
+
+def _reconstructions(work: _Work, data: Splits) -> Reconstructions:
+    """As `leapstep reconstruct` does it, by default."""
+    split, name = (data.train, "train") if data.held is None else (data.held, data.held_name)
+    rows = _evenly(split.data, DATA)
+    method, transition = work.deterministic()
+    x0, labels = split.data.batch(rows), None if split.labels is None else split.labels[rows]
+    counts, samples, errors, deviations = _counts(work.model, BACK), [], [], []
+    move: dict[str, Any] = {"transition": transition, "spacing": "leading", "on_step": work.tick}
+    for count in counts:
+        parts = []
+        for part in map(list, work.parts(len(x0))):
+            diffusion = work.diffusion(None if labels is None else labels[part])
+            z = encode(diffusion, x0[part].to(work.device), count, **move)
+            parts.append(decode(diffusion, z, count, **move).cpu())
+        back = torch.cat(parts)
+        error = work.squared_error(back, x0)
+        samples.append(work.shown(back[:ORIGINALS]))
+        errors.append(error.mean().item())
+        deviations.append(error.std().item() / math.sqrt(len(error)) if len(error) > 1 else math.nan)
+    return Reconstructions(
+        work.shown(x0[:ORIGINALS]),
+        tuple(counts),
+        np.stack(samples),
+        tuple(errors),
+        tuple(deviations),
+        len(x0),
+        name,
+        method,
+    )
+
+
+def _level_times(model: Model) -> Tensor:
+    """The middles of equal parts of (0, 1], on trained levels where there are such: where training draws its times."""
+    t = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
+    levels = model.process.timesteps
+    return t if levels is None else torch.unique((t * levels).ceil()) / levels
+
+
+def _levels(work: _Work, data: Splits) -> Levels:
+    t = _level_times(work.model)
+    train = data.train.data
+    some = train.batch(_evenly(train, 4096)).double()
+    variance = (some - some.mean(0)).square().mean().item()
+    parts = tuple(_denoising(work, name, split, t, variance) for name, split in _parts(data))
+    return Levels(tuple(t.tolist()), tuple(work.model.process.log_snr(t).tolist()), parts)
+
+
+def _denoising(work: _Work, name: str, split: Split, t: Tensor, variance: float) -> Denoising:
+    """Errors on one part of the data, at these times."""
+    process, clip = work.model.process, work.model.clip
+    rows = _evenly(split.data, PER_LEVEL)
+    x0, labels = split.data.batch(rows), None if split.labels is None else split.labels[rows]
+    errors = torch.zeros(2, len(t), dtype=torch.float64)
+    for level, time_ in enumerate(t):
+        for part in work.parts(len(x0)):
+            clean = x0[part.start : part.stop].to(work.device)
+            eps = Noise(work.settings.seed, part, work.model.shape, device=work.device)(level + 1)
+            chosen_labels = None if labels is None else labels[part.start : part.stop]
+            x = process.add_noise(clean, time_, eps)
+            with torch.no_grad():
+                plain = work.diffusion(chosen_labels, clip=False)
+                estimate = plain.denoise(x, time_)
+            used = estimate if clip is None else _bounded(plain, estimate, clip)
+            found = process.split(estimate, x, time_, "x0")[1]
+            for total, wrong in ((errors[0], used - clean), (errors[1], found - eps)):
+                total[level] += wrong.double().square().flatten(1).mean(1).sum().cpu() / len(x0)
+            work.tick()
+    relative = errors[0] / variance if variance > 0 else torch.full_like(errors[0], math.nan)
+    return Denoising(name, len(x0), tuple(relative.tolist()), tuple(errors[1].tolist()))
+
+
+def _bounded(diffusion: Diffusion, estimate: Tensor, clip: Clip) -> Tensor:
+    """What samplers make of an estimate of x0."""
+    known = diffusion._replace(denoise=lambda x, t: estimate)
+    return clipped(known, clip).denoise(estimate, torch.zeros((), dtype=torch.float64))
+
+
+def _neighbours(work: _Work, x: Tensor, data: Splits) -> Neighbours:
+    """The samples that are nearest to training data, as these see them: pixels where they are pictures."""
+    train = data.train.data
+    if work.kind == "pictures":  # or else a sample could be told from data by its fractions of pixels
+        x = work.model.scaling.to_model(work.shown(x))
+    distances, rows = _nearest(x, train)
+    ratios, median = None, None
+    if data.held is not None:
+        held = data.held.data
+        typical = _nearest(held.batch(_evenly(held, MOVED)), train)[0].median().item()
+        if typical > 0:
+            ratios, median = distances / typical, (distances / typical).median().item()
+    order = distances.argsort(stable=True)[:PAIRS]
+    return Neighbours(
+        rows=tuple(order.tolist()),
+        samples=work.shown(x[order]),
+        nearest=work.shown(train.batch(rows[order])),
+        distances=tuple(distances[order].tolist()),
+        ratios=None if ratios is None else tuple(ratios[order].tolist()),
+        median=median,
+        n=len(x),
+        among=len(train),
+    )
+
+
+def _nearest(x: Tensor, data: Data) -> tuple[Tensor, Tensor]:
+    """How far the nearest of the data is from each of x, and which it is: `[n]` each; a part of the data at a time."""
+    from leapstep.evaluation import nearest
+
+    best, rows = torch.full((len(x),), math.inf, dtype=torch.float64), torch.zeros(len(x), dtype=torch.int64)
+    starts = _part(data)
+    for start in starts:
+        part = range(start, min(start + starts.step, len(data)))
+        distances, places = nearest(x, data.batch(part), 1)
+        nearer = distances[:, 0] < best
+        best, rows = torch.where(nearer, distances[:, 0], best), torch.where(nearer, places[:, 0] + start, rows)
+    return best, rows
+
+
+def _part(data: Data) -> range:
+    """Where the parts of the data begin that are looked at one after the other: of 2^24 values each."""
+    return range(0, len(data), max(64, 2**24 // math.prod(data.shape)))
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def _noun(model: Model, kind: str) -> str:
+    """What the model draws."""
+    if kind == "pictures":
+        channels, height, width = model.shape
+        return f"{width} × {height} {'grey' if channels == 1 else 'colour'} pictures"
+    if kind == "points":
+        return "points in the plane"
+    shape = " × ".join(map(str, model.shape))
+    return f"signals of {shape} values" if kind == "signals" else f"arrays of {shape} numbers"
+
+
+def _facts(model: Model, weights: str) -> dict[str, str]:
+    """What the model is, by name."""
+    training, data = model.details.get("training", {}), model.details.get("data", {})
+    schedule = (model.schedule or {}).get("name") or training.get("schedule")
+    levels = model.process.timesteps
+    first, last = (model.process.log_snr(t).item() for t in (1 / (levels or 1000), 1.0))
+    facts = {
+        "Network": type(model.network).__name__,
+        "Parameters": f"{sum(parameter.numel() for parameter in model.network.parameters()):,}",
+        "Shape": " × ".join(map(str, model.shape)),
+        "Schedule": f"{schedule or 'betas'}, {f'T = {levels:,} levels' if levels else 'continuous time'}",
+        "log-SNR": f"{first:.1f} to {last:.1f}".replace("-", "−"),
+        "Predicts": model.predicts,
+        "Clipped to": _clip(model.clip),
+        "Classes": _listed(model.classes),
+        "Trained on": f"{data['samples']:,} samples of {data['source']}" if {"samples", "source"} <= set(data) else "",
+        "Trained for": f"{model.details['step']:,} steps" if isinstance(model.details.get("step"), int) else "",
+        **{said: str(training.get(name) or "") for name, said in TRAINED.items()},
+        "Made with": ", ".join(f"{name} {version}" for name, version in model.details.get("versions", {}).items()),
+        "Weights": f"SHA-256 {weights[:12]}…",
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _clip(clip: Clip | None) -> str:
+    """To what estimates of x0 are clipped."""
+    if clip is None or isinstance(clip, tuple):
+        return "" if clip is None else f"{clip[0]:.3g} to {clip[1]:.3g}".replace("-", "−")
+    return "a quantile of each sample" if isinstance(clip, Thresholding) else "a function"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """All of a few names, or how many there are."""
+    return ", ".join(names) if len(names) <= 12 else f"{len(names)}, from {names[0]} to {names[-1]}"
+
+
+def _versions() -> dict[str, str]:
+    from leapstep import __version__
+
+    return {"leapstep": __version__, "torch": str(torch.__version__), "Python": platform.python_version()}

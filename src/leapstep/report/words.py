@@ -1,0 +1,84 @@
+"""Numbers and sentences as a page, and the command that writes it, says them."""
+
+from __future__ import annotations
+
+import math
+
+from leapstep.report.contents import Page
+
+LESS_IS_BETTER = ("frechet", "kernel")
+
+METRICS = {"frechet": "Fréchet distance", "kernel": "kernel distance", "inception_score": "Inception Score"}
+"""Metrics whose names in files are not those for readers."""
+
+
+def short(value: float | None) -> str:
+    """A number as a reader wants it: three digits, no exponent where it can be avoided."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if 100 <= abs(value) < 1e7:
+        said = f"{value:,.0f}"
+    elif 1e-7 < abs(value) < 1e-4:
+        said = f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
+    else:
+        said = f"{value:.3g}"
+    return f"−{said[1:]}" if said.startswith("-") else said
+
+
+def with_error(value: float, error: float | None) -> str:
+    """A number and how uncertain it is, with two digits of the latter."""
+    if error is None or not math.isfinite(error) or error <= 0 or not math.isfinite(value):
+        return short(value)
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:,.{digits}f} ± {error:,.{digits}f}".replace("-", "−")
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share in percent, with so many digits below 10 %."""
+    value = 100 * share
+    if not math.isfinite(value):
+        return "–"
+    if 0 < value < 0.01:
+        return "less than 0.01 %"
+    return f"{value:.0f} %" if value >= 9.5 else f"{float(f'{value:.{digits}g}'):g} %"
+
+
+def counted(count: int, what: str = "step") -> str:
+    """1 step, 2 steps."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def lead(page: Page) -> str:
+    """What the model is, in a sentence."""
+    facts, count = page.facts, int(page.facts["Parameters"].replace(",", ""))
+    size = f"{count / 1e6:.2g} million" if 1e5 <= count < 1e8 else f"{count:,}"
+    article = "An" if facts["Network"][0] in "AEIOM" else "A"
+    said = f"{article} {facts['Network']} of {size} parameters that draws {page.noun}"
+    said += f" of {len(page.classes)} classes" if len(page.classes) > 1 else ""
+    trained = f" for {facts['Trained for']}" if "Trained for" in facts else ""
+    trained += f" on {facts['Trained on']}" if "Trained on" in facts else ""
+    return f"{said}, trained{trained}." if trained else f"{said}."
+
+
+def cost(page: Page) -> str:
+    """What few steps cost it, in a sentence; nothing where there is nothing to compare."""
+    found = page.consistency
+    shares = dict(zip(found.steps[:-1], found.shares, strict=False))
+    few = [steps for steps in (10, 20) if math.isfinite(shares.get(steps, math.nan))]
+    if not few:
+        return ""
+    said = (
+        f"Sampling in {few[0]} steps instead of {found.steps[-1]} changes its samples by {percent(shares[few[0]], 1)} "
+    )
+    more = "".join(f"; in {steps} steps, by {percent(shares[steps], 1)}" for steps in few[1:])
+    return f"{said}of what two different samples differ by{more}."
+
+
+def effort(page: Page) -> str:
+    """What the page took."""
+    return (
+        f"Made {page.created} in {page.seconds:.0f} s, with {page.calls:,} network calls on {page.evaluations:,} "
+        f"samples in all; seed {page.settings.seed}."
+    )
