@@ -14,7 +14,8 @@ FLOORS = [
     {"denoiser", "interpolation", "features"},
     {"transitions", "calibration"},
     {"sampling", "checkpoint", "likelihood"},
-    {"training", "quality", "doctor", "foreign", "report"},
+    {"training", "quality", "doctor", "foreign"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]

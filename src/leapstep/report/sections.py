@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from leapstep.quality import LESS_IS_BETTER, NAMES
 from leapstep.report import commands, figures
 from leapstep.report.contents import Array, Cell, Page, Sweep
-from leapstep.report.words import LESS_IS_BETTER, METRICS, counted, percent, short, with_error
+from leapstep.report.words import counted, percent, short, with_error
 
 Block = dict[str, Any]
 
@@ -329,7 +330,7 @@ def _sweep(page: Page) -> Section | None:
     found = page.sweep
     if found is None:
         return None
-    name, better = METRICS.get(found.metric, found.metric), "less" if found.metric in LESS_IS_BETTER else "more"
+    name, better = NAMES.get(found.metric, found.metric), "less" if found.metric in LESS_IS_BETTER else "more"
     text = f"The {name} by method and number of steps; {better} is better. ± is half of a 95 % interval."
     seconds = f"seconds for {found.conditions['n']} samples" if "n" in found.conditions else "seconds"
     blocks = [_plots(figures.sweep(found.cells, name, seconds)), _quality(found)] if found.cells else []

@@ -6,11 +6,6 @@ import math
 
 from leapstep.report.contents import Page
 
-LESS_IS_BETTER = ("frechet", "kernel")
-
-METRICS = {"frechet": "Fréchet distance", "kernel": "kernel distance", "inception_score": "Inception Score"}
-"""Metrics whose names in files are not those for readers."""
-
 
 def short(value: float | None) -> str:
     """A number as a reader wants it: three digits, no exponent where it can be avoided."""
