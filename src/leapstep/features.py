@@ -15,16 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import io
 import itertools
 import json
 import math
 import os
 import pickle
-import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +33,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from leapstep import files
+from leapstep import files, plugin
 from leapstep.data import Data, Scaling
 
 Array = npt.NDArray[Any]
@@ -675,12 +672,7 @@ def _foreign(name: str, path: Path, function: str, device: torch.device) -> Feat
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     content = hashlib.sha256(path.read_bytes()).hexdigest()
-    module = _executed(path, lambda: _imported(path))
-    make = getattr(module, function, None)
-    if not callable(make):
-        names = [each for each, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        raise ValueError(f"{path} has no function {function}" + (f"; it has {', '.join(names[:8])}" if names else ""))
-    extract = _executed(path, make)
+    extract = plugin.make(path, function)
     if not callable(extract):
         raise ValueError(
             f"{name} returned {type(extract).__name__}: return a function of values [b, *d] that gives features [b, k]"
@@ -691,7 +683,7 @@ def _foreign(name: str, path: Path, function: str, device: torch.device) -> Feat
         extract = extract.to(device).eval()
 
     def call(x: Tensor) -> Tensor:
-        found: Tensor = _executed(path, lambda: torch.as_tensor(extract(x)))
+        found: Tensor = plugin.execute(path, lambda: torch.as_tensor(extract(x)))
         if found.ndim != 2 or len(found) != len(x) or found.is_complex():
             raise ValueError(
                 f"{name} made {str(found.dtype).removeprefix('torch.')} {list(found.shape)} of {len(x)} samples: "
@@ -703,32 +695,3 @@ def _foreign(name: str, path: Path, function: str, device: torch.device) -> Feat
         return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="))).to(device)
 
     return Features(name, _digest(function, content, weights), _batched(call, prepare, 256))
-
-
-def _imported(path: Path) -> Any:
-    """The module in a file; its neighbours can be imported, as when Python runs it."""
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    name = f"leapstep_features_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look a class up there
-    spec.loader.exec_module(module)
-    return module
-
-
-def _executed(path: Path, call: Callable[[], Any]) -> Any:
-    """What a user's code returns; what it raises is one line, with the last place in the file that led to it."""
-    try:
-        return call()
-    except (Exception, SystemExit) as error:
-        places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-        if isinstance(error, SyntaxError):
-            places.append((error.filename or "", error.lineno))
-        own = [line for place, line in places if Path(place).resolve() == path.resolve()]
-        where = f"{path}, line {own[-1]}" if own else str(path)
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ValueError(f"{where}: {type(error).__name__}: {' '.join(said.split())}") from error

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
-import inspect
 import json
 import math
-import re
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from leapstep import files
+from leapstep import files, plugin
 from leapstep.cli import options
 
 if TYPE_CHECKING:
@@ -212,14 +208,7 @@ def _network(path: Path, function: str, device: str | None) -> tuple[Any, dict[s
     """Execute a file and call its function: the network, and arguments for `leapstep.diagnose`."""
     from torch import nn
 
-    module = _executed(_existing(str(path)), lambda: _imported(path))
-    make = getattr(module, function, None)
-    if not callable(make):
-        names = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        have = f"; it has {', '.join(names[:8])}" if names else ""
-        raise ValueError(f"{path} has no function {function}{have}")
-    _check_callable(make, f"{path}:{function}")
-    made = _executed(path, make, f"{function}() raised ")
+    made = plugin.make(path, function)
     network, hints = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
     if isinstance(network, type):
         raise ValueError(f"{path}:{function} returned the class {network.__name__}: return an instance of it")
@@ -237,49 +226,6 @@ def _network(path: Path, function: str, device: str | None) -> tuple[Any, dict[s
             raise ValueError(f"--device {device}: {path}:{function} returned no nn.Module: put it there yourself")
         network = network.to(options.device(device))
     return network, dict(hints)
-
-
-def _check_callable(make: Callable[..., Any], name: str) -> None:
-    """Make sure that a function can be called without arguments."""
-    try:
-        signature = inspect.signature(make)
-    except (TypeError, ValueError):  # some that are written in C say nothing
-        return
-    try:
-        signature.bind()
-    except TypeError as error:
-        raise ValueError(f"{name} is called without arguments, and {error}: give them defaults") from error
-
-
-def _imported(path: Path) -> Any:
-    """The module in a file; its neighbours can be imported, as when Python runs it."""
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    name = f"leapstep_doctor_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class up there
-    spec.loader.exec_module(module)
-    return module
-
-
-def _executed(path: Path, call: Callable[[], Any], what: str = "") -> Any:
-    """What a user's code returns; what it raises is one line, with the last place in the file that led to it."""
-    from leapstep.doctor.probe import one_line
-
-    try:
-        return call()
-    except (Exception, SystemExit) as error:
-        places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-        if isinstance(error, SyntaxError):
-            places.append((error.filename or "", error.lineno))
-        own = [line for name, line in places if Path(name).resolve() == path.resolve()]
-        where = f"{path}, line {own[-1]}" if own else str(path)
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ValueError(f"{where}: {what}{type(error).__name__}: {one_line(said)}") from error
 
 
 def _read(source: str, split: str, size: int | None) -> Data:

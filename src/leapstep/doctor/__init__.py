@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leapstep import plugin
 from leapstep.denoiser import CLOCKS, SHAPES, from_network
 from leapstep.doctor import health
 from leapstep.doctor.conventions import F64, Route, Trial, ranges
 from leapstep.doctor.curve import counts, level_of
 from leapstep.doctor.diagnosis import Concern, Curve, Diagnosis, Finding, Level, Passage
 from leapstep.doctor.findings import arguments_of, contradictions, findings, snippet
-from leapstep.doctor.probe import Condition, Probe, one_line, probe
+from leapstep.doctor.probe import Condition, Probe, probe
 from leapstep.doctor.search import Candidate, search
 from leapstep.process import PREDICTIONS, SCHEDULES
 
@@ -174,7 +175,7 @@ def _told(condition: Callable[[Tensor], Mapping[str, Any]], rows: Tensor) -> Map
     try:
         given = condition(rows)
     except Exception as error:  # it may raise anything
-        raise ValueError(f"the condition raised {type(error).__name__}: {one_line(str(error))}") from error
+        raise ValueError(f"the condition raised {type(error).__name__}: {plugin.one_line(str(error))}") from error
     if not isinstance(given, Mapping):
         raise ValueError(f"the condition returned {type(given).__name__}: return a dict of keyword arguments")
     return given

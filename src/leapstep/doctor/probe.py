@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leapstep import plugin
 from leapstep.denoiser import SHAPES
 
 F64 = torch.float64
@@ -156,7 +157,7 @@ def _where(x: Tensor, timestep: Tensor, error: Exception) -> str:
     """What a network raised, on what, and where."""
     told = [f"{value:.6g}" for value in dict.fromkeys(timestep.flatten().tolist())]
     listed = f"timestep{'s' if told[1:] else ''} {', '.join([*told[:3], *(['...'] if told[3:] else [])])}"
-    words = one_line(str(error)) or "without a message"
+    words = plugin.one_line(str(error)) or "without a message"
     own = (Path(torch.__file__).parent, Path(__file__).parent)
     places = [
         frame
@@ -165,12 +166,6 @@ def _where(x: Tensor, timestep: Tensor, error: Exception) -> str:
     ]
     place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
     return f"{type(error).__name__} on x of shape {tuple(x.shape)}, {listed}: {words}{place}"
-
-
-def one_line(text: str, most: int = 300) -> str:
-    """A text that others wrote in one line, cut where it is longer than `most` characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} ..."
 
 
 def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: Mapping[str, Any]) -> Probe:
