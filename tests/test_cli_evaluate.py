@@ -209,6 +209,9 @@ def test_every_cell_is_what_evaluate_measures(model, insects, folder):  # noqa: 
     assert found["conditions"] == {**alone["conditions"], "model_sha256": alone["evaluation"]["weights_sha256"]}
     assert cell["calls"] == 4
     assert cell["seconds"] > 0
+    gap = quality.behind(cell, found["cells"][3], "frechet")  # paired: shorter than the difference of two intervals
+    spans = [each["metrics"]["frechet"]["high"] - each["metrics"]["frechet"]["low"] for each in found["cells"][3:5]]
+    assert 0 < gap.high - gap.low < sum(spans)
 
 
 def test_it_leaves_a_table_a_spreadsheet_a_plot_and_advice(folder):

@@ -12,7 +12,9 @@ from sklearn.neighbors import NearestNeighbors
 from leapstep import evaluation
 from leapstep.evaluation import (
     METRICS,
+    Estimate,
     _fresh_share,
+    difference,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -365,7 +367,7 @@ def test_all_metrics_have_the_values_of_their_functions_within_their_intervals()
     found = measure(samples, reference, probabilities=probabilities, k=3, resamples=20)
     assert tuple(found) == METRICS
     assert found["frechet"].value == frechet_distance(samples, reference)
-    assert found["kernel"] == kernel_distance(samples, reference)
+    assert found["kernel"]._replace(replicates=()) == kernel_distance(samples, reference)
     assert found["inception_score"].value == pytest.approx(inception_score(probabilities), rel=1e-12)
     by_function = neighbours(samples, reference, 3)
     assert {name: found[name].value for name in by_function} == pytest.approx(by_function, rel=1e-12)
@@ -383,7 +385,7 @@ def test_what_is_not_asked_for_is_not_measured(monkeypatch):
     samples, reference = rng.standard_normal((8, 2)), rng.standard_normal((9, 2))  # too few for balls without a fifth
     expected = measure(rng.standard_normal((30, 2)), reference, metrics=("coverage", "recall"), resamples=2)
     assert tuple(expected) == ("recall", "coverage")
-    for name in ("_neighbours", "kernel_distance", "_scores"):
+    for name in ("_neighbours", "_kernel", "_scores"):
         monkeypatch.setattr(evaluation, name, unwanted)
     assert measure(samples, reference, k=7, metrics=["frechet"])["frechet"].value == frechet_distance(
         samples, reference
@@ -450,6 +452,32 @@ def test_intervals_hold_the_mean_over_other_samples():
         error = np.mean([run[name].high - run[name].low for run in runs]) / 2 / 1.96
         assert held >= 0.88, name
         assert 0.85 < error / spread[name] < 1.45, name
+
+
+def test_intervals_of_differences_between_paired_samples_are_short_and_hold_their_mean():
+    generator = torch.Generator().manual_seed(21)
+    metrics = ("frechet", "kernel", "precision", "density")
+    reference = torch.randn(150, 3, generator=generator)
+    found = {name: [] for name in metrics}
+    own = {name: [] for name in metrics}
+    for seed in range(60):
+        luck, more = torch.randn(2, 100, 3, generator=generator)
+        near, far = (
+            measure(x, reference, seed=seed, metrics=metrics) for x in (1.5 * luck, 1.5 * luck + 0.3 * more + 0.1)
+        )
+        for name in metrics:
+            found[name].append(difference(far[name], near[name]))
+            own[name].append(near[name].high - near[name].low)
+            assert found[name][-1].value == far[name].value - near[name].value
+    for name, differences in found.items():
+        mean = np.mean([each.value for each in differences])
+        assert np.mean([each.low <= mean <= each.high for each in differences]) >= 0.85, name
+        spread = 2 * 1.96 * np.std([each.value for each in differences])
+        lengths = np.mean([each.high - each.low for each in differences])
+        assert 0.8 < lengths / spread < 1.5, name
+        assert lengths < np.mean(own[name]), name
+    assert difference(Estimate(1.0), Estimate(2.0)) is None
+    assert difference(Estimate(1.0, replicates=(1.0, 2.0)), Estimate(2.0, replicates=(1.0, 2.0, 3.0))) is None
 
 
 def test_a_share_of_all_or_none_keeps_an_interval():

@@ -196,6 +196,32 @@ def test_the_advice_names_the_cheapest_near_the_best_and_the_best_for_few_calls(
     )
 
 
+def with_replicates(found, *deviations, metric="frechet"):
+    value = found["metrics"][metric]["value"]
+    return found | {"replicates": {metric: [value + deviation for deviation in deviations]}}
+
+
+def test_cells_are_even_where_the_difference_of_their_replicates_may_be_none():
+    best = with_replicates(cell("a", 20, 1.0), 0.3, -0.3, 0.2, -0.2)
+    close = with_replicates(cell("b", 20, 1.1), 0.31, -0.29, 0.19, -0.21)  # shares its luck: always 0.1 worse
+    wide = with_replicates(cell("c", 20, 1.2), -0.3, 0.3, -0.2, 0.2)  # does not
+    unknown, early = cell("d", 20, 1.0001), with_replicates(cell("a", 5, 1.3), -0.3, 0.3, -0.2, 0.2)
+    cells = [best, close, wide, unknown, early]
+    assert quality.behind(close, best, "frechet").low == pytest.approx(0.1 - 1.96 * 0.01 * (4 / 3) ** 0.5, rel=1e-3)
+    assert quality.behind(unknown, best, "frechet") is None
+    assert quality.even(cells, "frechet") == [wide]
+    lines = quality.markdown(cells, "frechet").splitlines()
+    assert "| ≈ 1.20 ±" in lines[4]
+    assert not any("≈" in line for line in (*lines[:4], lines[5]))
+    assert lines[-1] == quality.EVEN
+    assert quality.advice(cells, "frechet")[1] == (
+        "cheapest that 100 samples do not tell from the best: a, 5 steps: 1.30 ± 0.10"
+    )
+    shares = [(0.8, (0.01, -0.01)), (0.79, (-0.01, 0.01)), (0.7, (0.01, -0.011))]
+    more = [with_replicates(cell("a", 5, share, metric="recall"), *luck, metric="recall") for share, luck in shares]
+    assert quality.even(more, "recall") == more[1:2]
+
+
 def test_the_plot_shows_every_cell_over_calls_and_over_seconds():
     from matplotlib.figure import Figure
 

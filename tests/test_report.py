@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import leapstep
 from commands import done, invoke, refused, tree
-from leapstep import checkpoint, evaluation, report
+from leapstep import checkpoint, evaluation, quality, report
 from leapstep.cli import app, options
 from leapstep.data import Scaling
 from leapstep.interpolation import interpolation_grid
@@ -484,6 +484,19 @@ def test_more_is_better_of_precision(tmp_path, page):
     strong = re.findall(r"<strong>([\d.]+)</strong>", html)
     assert strong == ["1.05", "1.1"]
     assert "--spacings trailing,quad" in " ".join(read.commands)
+
+
+def test_cells_that_cannot_be_told_from_the_best_of_their_column_have_a_sign(tmp_path, page):
+    cells = sweep_cells(page)
+    for cell, luck in zip(cells[3:], (0.2, 0.21, -0.5), strict=True):  # ddim, ddpm and heun, the best, in 10 steps
+        value = cell["metrics"]["frechet"]["value"]
+        cell["replicates"] = {"frechet": [value + luck, value - luck]}
+    found = folder.sweep(write_sweep(tmp_path / "s", "w", cells=cells))
+    html = report.render(dataclasses.replace(page, sweep=found, curves={}, levels=None))
+    assert [cell.even for cell in found.cells] == [False, False, False, True, False, False]
+    assert html.count("≈") == 2
+    assert "≈ 0.3" in html
+    assert quality.EVEN in html
 
 
 def sweep_cells(page):

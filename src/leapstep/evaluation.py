@@ -43,11 +43,18 @@ LEFT_OUT = 0.2
 
 
 class Estimate(NamedTuple):
-    """A number, and where known a 95 % interval."""
+    """A number, and where known a 95 % interval.
+
+    Attributes:
+        value: the number.
+        low, high: the ends of its interval.
+        replicates: the values that other samples may have given, for `difference`; empty where that is not known.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
+    replicates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,18 +126,7 @@ def kernel_distance(a: Samples, b: Samples) -> Estimate:
         Bińkowski et al. 2018, arXiv:1801.01401 (KID); Gretton et al. 2012, JMLR 13, lemma 6 (unbiased estimate);
         Efron and Stein 1981 (the jackknife's variance is never too small in the mean).
     """
-    a, b = _both(a, b, 3, "a kernel distance with its standard error")
-    n, m = len(a), len(b)
-    own_a, own_b = _kernel_sums(a, a, others=True)[0], _kernel_sums(b, b, others=True)[0]
-    rows, columns = _kernel_sums(a, b)
-    within_a, within_b, between = own_a.sum(), own_b.sum(), rows.sum()
-    value = within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * between / (n * m)
-    # the distance without each of the samples, but for a constant
-    without_a = (within_a - 2 * own_a) / ((n - 1) * (n - 2)) - 2 * (between - rows) / ((n - 1) * m)
-    without_b = (within_b - 2 * own_b) / ((m - 1) * (m - 2)) - 2 * (between - columns) / ((m - 1) * n)
-    variance = (n - 1) * without_a.var(correction=0) + (m - 1) * without_b.var(correction=0)
-    error = NORMAL * float(variance) ** 0.5
-    return Estimate(float(value), float(value) - error, float(value) + error)
+    return _kernel(*_both(a, b, 3, "a kernel distance with its standard error"))[0]
 
 
 def neighbours(samples: Samples, reference: Samples, k: int = 5) -> dict[str, float]:
@@ -314,15 +310,40 @@ def measure(
         values["frechet"] = torch.cat([whole, _frechet_of_parts(a, moments, kept[1:])])
     if balls:
         values |= _neighbours(a, b, k, kept)
+    own: dict[str, Estimate] = {}  # what has an interval of its own
+    if "precision" in chosen:
+        own["precision"] = _wilson(round(float(values["precision"][0]) * len(a)), len(a))
+    if "kernel" in chosen:
+        own["kernel"], without = _kernel(a, b)
+        shifts = (~kept).double() @ (without - without.mean())  # to first order, what is left out adds up
+        values["kernel"] = own["kernel"].value + shifts * (len(a) - 1) / kept.sum(1)
     found: dict[str, Estimate] = {}
     for name in chosen:
-        if name == "kernel":
-            found[name] = kernel_distance(a, b)
-        elif name == "precision":
-            found[name] = _wilson(round(float(values[name][0]) * len(a)), len(a))
-        else:
-            found[name] = _interval(values[name], kept, LIMITS[name])
+        replicates = _replicates(values[name], kept)
+        found[name] = own[name] if name in own else _interval(float(values[name][0]), replicates, LIMITS[name])
+        found[name] = found[name]._replace(replicates=tuple(replicates.tolist()))
     return found
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate | None:
+    """How much larger one value is than another, of samples that belong together one by one.
+
+    Two methods that start from the same noise make similar samples, and share most of their luck. `measure` leaves out
+    the same samples of all sets of one size by one seed, so the spread of the differences between replicates is the
+    standard error of the difference. It is often far smaller than the intervals of the two, which may overlap.
+
+    Arguments:
+        a, b: of one metric, by `measure` with the same reference, number of samples, `resamples` and `seed`.
+
+    Returns:
+        The difference a - b with its 95 % interval; None where there are no replicates, or not equally many.
+    """
+    pair = a.replicates, b.replicates
+    if len(pair[0]) != len(pair[1]) or len(pair[0]) < 2:
+        return None
+    value = a.value - b.value
+    error = NORMAL * float(torch.tensor([x - y for x, y in zip(*pair, strict=True)], dtype=torch.float64).std())
+    return Estimate(value, value - error, value + error)
 
 
 # what arrived
@@ -406,10 +427,14 @@ def _kept(n: int, least: int, resamples: int, seed: int) -> Tensor:
     return kept
 
 
-def _interval(values: Tensor, kept: Tensor, limits: tuple[float, float]) -> Estimate:
-    """The first value, with the interval from the spread of the others, which are of fewer samples."""
-    value, n, size = float(values[0]), kept.shape[1], int(kept[1].sum())
-    error = NORMAL * float(values[1:].std()) * (size / (n - size)) ** 0.5
+def _replicates(values: Tensor, kept: Tensor) -> Tensor:
+    """The first value with the deviations of the others, which are of fewer samples, made as small as its own."""
+    n, size = kept.shape[1], int(kept[1].sum())
+    return values[0] + (values[1:] - values[1:].mean()) * math.sqrt(size / (n - size))
+
+
+def _interval(value: float, replicates: Tensor, limits: tuple[float, float]) -> Estimate:
+    error = NORMAL * float(replicates.std())
     return Estimate(value, max(limits[0], value - error), min(limits[1], value + error))
 
 
@@ -486,6 +511,20 @@ def _frechet_of_parts(features: Tensor, reference: tuple[Tensor, Tensor], kept: 
 
 
 # the kernel distance, the Inception score
+
+
+def _kernel(a: Tensor, b: Tensor) -> tuple[Estimate, Tensor]:
+    """As `kernel_distance`; and the distance without each sample of a in turn [n], but for a constant."""
+    n, m = len(a), len(b)
+    own_a, own_b = _kernel_sums(a, a, others=True)[0], _kernel_sums(b, b, others=True)[0]
+    rows, columns = _kernel_sums(a, b)
+    within_a, within_b, between = own_a.sum(), own_b.sum(), rows.sum()
+    value = within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * between / (n * m)
+    without_a = (within_a - 2 * own_a) / ((n - 1) * (n - 2)) - 2 * (between - rows) / ((n - 1) * m)
+    without_b = (within_b - 2 * own_b) / ((m - 1) * (m - 2)) - 2 * (between - columns) / ((m - 1) * n)
+    variance = (n - 1) * without_a.var(correction=0) + (m - 1) * without_b.var(correction=0)
+    error = NORMAL * float(variance) ** 0.5
+    return Estimate(float(value), float(value) - error, float(value) + error), without_a
 
 
 def _kernel_sums(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:

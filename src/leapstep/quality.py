@@ -25,7 +25,7 @@ from torch import Tensor
 from leapstep import plots
 from leapstep.checkpoint import Model
 from leapstep.denoiser import Diffusion
-from leapstep.evaluation import Estimate, measure
+from leapstep.evaluation import Estimate, difference, measure
 from leapstep.features import Features
 from leapstep.sampling import State, sample_in_batches
 from leapstep.transitions import TRANSITIONS, Transition
@@ -207,7 +207,7 @@ def gather(yardstick: Yardstick, batches: Iterator[tuple[Array, int]], part: Par
 
 def as_json(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
     """Estimates as a result file keeps them."""
-    return {name: estimate._asdict() for name, estimate in metrics.items()}
+    return {name: {"value": each.value, "low": each.low, "high": each.high} for name, each in metrics.items()}
 
 
 # --- tables of many ------------------------------------------------------------------------------------------------
@@ -242,6 +242,34 @@ def best(cells: Sequence[Cell], metric: str) -> Cell:
     return min(cells, key=lambda cell: (sign * value_of(cell, metric), cell["calls"]))
 
 
+def behind(cell: Cell, first: Cell, metric: str) -> Estimate | None:
+    """How much worse a cell is than another from the same start noise, with a 95 % interval; None if not known."""
+    pair = [
+        Estimate(value_of(each, metric), replicates=tuple(each.get("replicates", {}).get(metric, ())))
+        for each in (cell, first)
+    ]
+    return difference(*(pair if metric in LESS_IS_BETTER else reversed(pair)))
+
+
+def is_even(cell: Cell, first: Cell, metric: str) -> bool:
+    """Whether the samples do not tell a cell from a better one: the interval of their difference holds 0."""
+    found = None if cell is first else behind(cell, first, metric)
+    return found is not None and found.low is not None and found.low <= 0
+
+
+def even(cells: Sequence[Cell], metric: str) -> list[Cell]:
+    """The cells that their samples do not tell from the best of their column."""
+    columns: dict[int, list[Cell]] = {}
+    for cell in cells:
+        columns.setdefault(cell["steps"], []).append(cell)
+    firsts = {steps: best(column, metric) for steps, column in columns.items()}
+    return [cell for cell in cells if is_even(cell, firsts[cell["steps"]], metric)]
+
+
+EVEN = "≈: these samples do not tell it from the best of its column (95 % interval of the difference, same noise)."
+"""What the sign in a table means."""
+
+
 def shown(cell: Cell, metric: str) -> str:
     """A value with half the width of its interval."""
     found = cell["metrics"].get(metric)
@@ -269,8 +297,11 @@ def row_name(row: tuple[str, str], rows: Mapping[tuple[str, str], Any]) -> str:
 
 
 def markdown(cells: Sequence[Cell], metric: str) -> str:
-    """Write the table as in the DDIM paper: rows of methods, columns of steps; the best of a column is bold."""
-    rows = rows_of(cells)
+    """Write the table as in the DDIM paper: rows of methods, columns of steps.
+
+    The best of a column is bold; what cannot be told from it has a sign, which a line below the table explains.
+    """
+    rows, alike = rows_of(cells), even(cells, metric)
     columns = sorted({cell["steps"] for cell in cells})
     lines = [
         f"| {NAMES[metric]} | {' | '.join(f'{steps} steps' for steps in columns)} |",
@@ -285,8 +316,10 @@ def markdown(cells: Sequence[Cell], metric: str) -> str:
                 continue
             text = shown(cell, metric)
             text = f"**{text}**" if cell is best([c for c in cells if c["steps"] == steps], metric) else text
+            text = f"≈ {text}" if cell in alike else text
             texts.append(f"{text}<br>{cell['calls']} calls, {duration(cell['seconds'])}")
         lines.append(f"| {row_name(row, rows)} | {' | '.join(texts)} |")
+    lines += ["", EVEN] if alike else []
     return "\n".join(lines) + "\n"
 
 
@@ -356,7 +389,7 @@ def _end(span: Mapping[str, Any], name: str) -> float:
 
 
 def advice(cells: Sequence[Cell], metric: str) -> list[str]:
-    """Say what to take: the cheapest within 2 % of the best, and the best for 5, 10 and 20 calls."""
+    """Say what to take: the cheapest that is as good as the best or within 2 % of it, and the best for few calls."""
     rows = rows_of(cells)
 
     def named(cell: Cell) -> str:
@@ -370,6 +403,10 @@ def advice(cells: Sequence[Cell], metric: str) -> list[str]:
         lines = [f"best and cheapest: {named(first)}"]
     else:
         lines = [f"cheapest within 2 % of the best ({named(first)}): {named(cheap)}"]
+    even_with_it = [cell for cell in cells if cell["calls"] < cheap["calls"] and is_even(cell, first, metric)]
+    if even_with_it:
+        cell = min(even_with_it, key=lambda cell: (cell["calls"], abs(value_of(cell, metric) - top)))
+        lines.append(f"cheapest that {cell['n']} samples do not tell from the best: {named(cell)}")
     for calls in (5, 10, 20):
         if fit := [cell for cell in cells if cell["calls"] <= calls]:
             lines.append(f"best for {calls} calls: {named(best(fit, metric))}")

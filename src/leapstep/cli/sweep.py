@@ -221,11 +221,11 @@ def _sweep(
     from leapstep import quality
     from leapstep.transitions import TRANSITIONS
 
-    there, n = {_key_of(cell) for cell in cells}, record["conditions"]["n"]
+    there, n, shown = {_key_of(cell) for cell in cells}, record["conditions"]["n"], record["metric"]
     missing = [setting for setting in plan if _key(setting) not in there]
     under = hashlib.sha256(json.dumps(record["conditions"]).encode()).hexdigest()
     work = [each.steps * TRANSITIONS[each.method].calls for each in missing]
-    with _live(cells, plan, record["metric"], sum(work) * n) as tell:
+    with _live(cells, plan, shown, sum(work) * n) as tell:
         for setting, calls in zip(missing, work, strict=True):
             part = _kept(out, under + _key(setting))
             tell(setting, 0, done_before=0 if part is None else calls * len(part.seen))
@@ -246,6 +246,7 @@ def _sweep(
                     "seconds": round(part.seconds, 2),
                     "n": n,
                     "metrics": quality.as_json(measured),
+                    "replicates": {shown: [float(f"{x:.6g}") for x in measured[shown].replicates]},
                 }
             )
             _write(out, record, cells)
@@ -347,7 +348,7 @@ def _table(cells: list[dict[str, Any]], plan: list[Setting], metric: str) -> Any
 
     from leapstep import quality
 
-    rows = quality.rows_of(cells)
+    rows, alike = quality.rows_of(cells), quality.even(cells, metric)
     for setting in plan:
         rows.setdefault((setting.label, setting.spacing), {})
     counts = sorted({setting.steps for setting in plan} | {cell["steps"] for cell in cells})
@@ -364,8 +365,11 @@ def _table(cells: list[dict[str, Any]], plan: list[Setting], metric: str) -> Any
                 continue
             first = cell is quality.best([each for each in cells if each["steps"] == count], metric)
             value = f"[bold]{quality.shown(cell, metric)}[/bold]" if first else quality.shown(cell, metric)
+            value = f"≈ {value}" if cell in alike else value
             texts.append(f"{value}\n[dim]{cell['calls']} calls, {quality.duration(cell['seconds'])}[/dim]")
         table.add_row(quality.row_name(row, rows), *texts)
+    if alike:
+        table.caption = quality.EVEN
     return table
 
 

@@ -206,7 +206,11 @@ class Neighbours(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One cell of a sweep. `low` and `high` are None where there is no interval."""
+    """One cell of a sweep.
+
+    `low` and `high` are None where there is no interval; `even` says that its samples do not tell it from the best of
+    its column.
+    """
 
     method: str
     settings: Mapping[str, Any]
@@ -218,6 +222,7 @@ class Cell(NamedTuple):
     value: float
     low: float | None
     high: float | None
+    even: bool = False
 
 
 class Sweep(NamedTuple):

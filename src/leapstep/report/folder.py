@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from leapstep import quality
 from leapstep.report.contents import Cell, Curve, Strip, Sweep, chosen
 
 CURVES = {"loss": "loss", "gradient_norm": "gradient norm", "learning_rate": "learning rate"}
@@ -73,7 +74,10 @@ def sweep(folder: Path, weights: str = "") -> Sweep:
     try:
         content = json.loads(path.read_text())
         metric, conditions = str(content["metric"]), content.get("conditions") or {}
-        cells = [cell for each in content["cells"] if (cell := _cell(each, metric)) is not None]
+        alike = quality.even(content["cells"], metric)
+        cells = [
+            cell._replace(even=each in alike) for each in content["cells"] if (cell := _cell(each, metric)) is not None
+        ]
         if len({cell.spacing for cell in cells}) > 1:
             cells = [cell._replace(label=f"{cell.label}, {cell.spacing}") for cell in cells]
         remarks = [] if content.get("finished") else ["The sweep is not finished: cells are missing."]

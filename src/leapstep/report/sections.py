@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from leapstep.quality import LESS_IS_BETTER, NAMES
+from leapstep.quality import EVEN, LESS_IS_BETTER, NAMES
 from leapstep.report import commands, figures
 from leapstep.report.contents import Array, Cell, Page, Sweep
 from leapstep.report.words import counted, percent, short, with_error
@@ -332,6 +332,8 @@ def _sweep(page: Page) -> Section | None:
         return None
     name, better = NAMES.get(found.metric, found.metric), "less" if found.metric in LESS_IS_BETTER else "more"
     text = f"The {name} by method and number of steps; {better} is better. ± is half of a 95 % interval."
+    if any(cell.even for cell in found.cells):
+        text += f" {EVEN}"
     seconds = f"seconds for {found.conditions['n']} samples" if "n" in found.conditions else "seconds"
     blocks = [_plots(figures.sweep(found.cells, name, seconds)), _quality(found)] if found.cells else []
     told = ", ".join(
@@ -368,4 +370,4 @@ def _quality(found: Sweep) -> Block:
 def _cell(cell: Cell) -> str:
     half = None if cell.low is None or cell.high is None else (cell.high - cell.low) / 2
     effort = f"{cell.calls:,.0f} calls" + ("" if cell.seconds is None else f", {short(cell.seconds)} s")
-    return f"{with_error(cell.value, half)}\n{effort}"
+    return f"{'≈ ' if cell.even else ''}{with_error(cell.value, half)}\n{effort}"
