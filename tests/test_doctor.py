@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import leapstep
+from leapstep.doctor import _conditions
 from leapstep.doctor.conventions import F64, RANGES, Linear, Route, ranges
 from leapstep.doctor.curve import Profile, Recovered, counts, named_levels, recover
 from leapstep.doctor.findings import scaled
@@ -328,6 +329,15 @@ def test_a_network_that_raises_in_the_sampling_check_is_one_line(monkeypatch):
 
     with pytest.raises(ValueError, match=r"the network raised RuntimeError on x of shape .*: no zeros"):
         leapstep.diagnose(late, data)
+
+
+def test_conditions_go_where_the_network_is():
+    rows, meta = torch.arange(2), torch.device("meta")  # a device that every machine has
+    labels = torch.arange(4)
+    for condition in ({"y": labels}, {"y": labels.numpy()}, lambda rows: {"y": labels[rows], "scale": 3}):
+        given = _conditions(condition, labels, 4, meta)(rows)
+        assert given["y"].device == meta
+        assert given["y"].shape == (2,)
 
 
 def test_mistakes_in_a_condition_are_not_the_networks():

@@ -24,7 +24,7 @@ from leapstep.doctor.conventions import F64, Route, Trial, ranges
 from leapstep.doctor.curve import counts, level_of
 from leapstep.doctor.diagnosis import Concern, Curve, Diagnosis, Finding, Level, Passage
 from leapstep.doctor.findings import arguments_of, contradictions, findings, snippet
-from leapstep.doctor.probe import Condition, Probe, probe
+from leapstep.doctor.probe import Condition, Probe, device_of, probe
 from leapstep.doctor.search import Candidate, search
 from leapstep.process import PREDICTIONS, SCHEDULES
 
@@ -89,7 +89,7 @@ def diagnose(
     count = len(chosen) if values[0].numel() >= 64 else max(2000, len(chosen))
     noise = torch.randn(count, *values.shape[1:], generator=generator)
     on_stage("calling the network")
-    extra = _conditions(condition, chosen, len(values))
+    extra = _conditions(condition, chosen, len(values), device_of(net))
     extra(torch.arange(1))  # a mistake in it is not the network's
     ask = probe(net, spans[0].values, extra, beliefs)
     ask.on_call = on_call
@@ -154,20 +154,26 @@ def _check(values: Tensor) -> None:
 
 
 def _conditions(
-    condition: Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]] | None, chosen: Tensor, total: int
+    condition: Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]] | None,
+    chosen: Tensor,
+    total: int,
+    device: torch.device,
 ) -> Condition:
-    """The network's keyword arguments for rows of the chosen data."""
+    """The network's keyword arguments for rows of the chosen data, where the network is."""
     if condition is None:
         return lambda rows: {}
     if callable(condition):
-        return lambda rows: _told(condition, chosen[rows])
-    arrays = {name: torch.as_tensor(value) for name, value in condition.items()}
+        return lambda rows: {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in _told(condition, chosen[rows]).items()
+        }
+    arrays = {name: torch.as_tensor(value).to(device) for name, value in condition.items()}
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) != total:
             raise ValueError(
                 f"condition {name!r} has shape {tuple(array.shape)}: give one row for each of {total} data"
             )
-    return lambda rows: {name: array[chosen[rows]] for name, array in arrays.items()}
+    return lambda rows: {name: array[chosen[rows].to(device)] for name, array in arrays.items()}
 
 
 def _told(condition: Callable[[Tensor], Mapping[str, Any]], rows: Tensor) -> Mapping[str, Any]:

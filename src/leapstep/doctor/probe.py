@@ -168,6 +168,12 @@ def _where(x: Tensor, timestep: Tensor, error: Exception) -> str:
     return f"{type(error).__name__} on x of shape {tuple(x.shape)}, {listed}: {words}{place}"
 
 
+def device_of(net: Callable[..., Any]) -> torch.device:
+    """Where a network computes."""
+    weights = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
+    return torch.device("cpu") if weights is None else weights.device
+
+
 def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: Mapping[str, Any]) -> Probe:
     """Find out how the network wants to be called.
 
@@ -178,8 +184,7 @@ def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: 
     Raises:
         ValueError: there is no way of calling it that works, or no answer of it is finite.
     """
-    weights = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
-    found = Probe(net, condition, torch.device("cpu") if weights is None else weights.device)
+    found = Probe(net, condition, device_of(net))
     x, rows = values[:3], torch.arange(3)
     found.reshape, found.integers = _form(found, x, rows, hints.get("reshape"))
     found.limit = _limit(found, x[:1], rows[:1])
