@@ -1173,6 +1173,20 @@ def test_a_mistake_in_a_real_process(tmp_path):
     assert len(err.splitlines()) == 1
 
 
+def test_too_little_memory_of_a_device_says_what_the_command_has_against_it(model, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("leapstep.cli.options.device", full)
+    for args, way in (
+        (("sample", model, "--out", tmp_path / "s"), "--batch-size"),
+        (("doctor", model, "digits"), "--n"),
+    ):
+        result = invoke(*args)
+        assert result.exit_code == 2
+        assert result.stderr == f"leapstep: not enough memory on the device: pass a smaller {way}\n"
+
+
 def test_the_traceback_is_there_for_who_asks(tmp_path, monkeypatch):
     monkeypatch.setenv("LEAPSTEP_TRACEBACK", "1")
     result = invoke("info", tmp_path / "nothing")

@@ -75,7 +75,8 @@ def _one_line(command: Callable[..., None]) -> Callable[..., None]:
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
                 raise
-            typer.echo("leapstep: not enough memory on the device: pass a smaller --batch-size", err=True)
+            option = "--batch-size" if "batch_size" in options else "--n"
+            typer.echo(f"leapstep: not enough memory on the device: pass a smaller {option}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("leapstep: stopped; what was finished is kept", err=True)
