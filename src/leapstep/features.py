@@ -313,8 +313,8 @@ class Recipe(NamedTuple):
 class Classifier(nn.Module):
     """Classes of samples in model space: x [b, *d] to logits [b, classes].
 
-    Pictures pass through residual blocks that halve their sides until they are 8 pixels or less, and are averaged;
-    other samples pass through three layers. What the last, linear layer sees are the features.
+    Pictures pass through residual blocks that halve their sides until they are 8 pixels or less, through one that keeps
+    them, and are averaged; other samples pass through three layers. What the last, linear layer sees are the features.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, pictures: bool) -> None:
@@ -349,23 +349,28 @@ def _layers(widths: Sequence[int]) -> nn.Sequential:
 
 def _convolutions(channels: int, widths: Sequence[int]) -> nn.Sequential:
     first = [nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
-    blocks = [_Halving(inside, outside) for inside, outside in itertools.pairwise(widths)]
-    return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    blocks = [_Residual(inside, outside, stride=2) for inside, outside in itertools.pairwise(widths)]
+    last = _Residual(widths[-1], widths[-1], stride=1)
+    return nn.Sequential(*first, *blocks, last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-class _Halving(nn.Module):
-    """A residual block that halves the sides of a picture (rounded up)."""
+class _Residual(nn.Module):
+    """A residual block; a stride of 2 halves the sides of a picture (rounded up)."""
 
-    def __init__(self, inside: int, outside: int) -> None:
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False),
+            nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(outside),
             nn.ReLU(),
             nn.Conv2d(outside, outside, 3, padding=1, bias=False),
             nn.BatchNorm2d(outside),
         )
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(inside, outside, 1, bias=False))
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1
+            else nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(inside, outside, 1, bias=False))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.residual(x) + self.shortcut(x))
