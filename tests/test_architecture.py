@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
-    {"files", "plugin"},
+    {"files", "plugin", "progress"},
     {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration"},
     {"denoiser", "interpolation", "features"},
     {"transitions", "calibration"},

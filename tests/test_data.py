@@ -340,7 +340,7 @@ def test_progress_goes_to_stderr_after_a_while_and_only_if_wanted(tmp_path, monk
     read(tmp_path)
     assert capsys.readouterr() == ("", "")  # quick
     slow = tqdm.tqdm
-    monkeypatch.setattr(tqdm, "tqdm", lambda *a, delay, **k: slow(*a, delay=delay - 2, mininterval=0, **k))
+    monkeypatch.setattr(tqdm, "tqdm", lambda *a, **k: slow(*a, **k | {"delay": -1, "mininterval": 0}))
     read(tmp_path, progress=False)
     assert capsys.readouterr() == ("", "")
     read(tmp_path)

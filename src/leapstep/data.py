@@ -30,6 +30,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from leapstep.progress import progress_bar
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -147,7 +149,7 @@ def read(
         strict: raise on the first image that cannot be read, instead of skipping it.
         memory_limit: bytes of pictures kept in memory; more go to a memory-mapped file in the system's folder for
             temporary files, which goes away with the process.
-        progress: show a progress bar on stderr when it takes more than two seconds.
+        progress: show a progress bar on stderr when it takes more than a second.
 
     Returns:
         The data set; images that could not be read are named in `skipped`.
@@ -443,12 +445,11 @@ def _decoded(
     items: Iterable[_Item], decode: Callable[[_Item], Array | str], progress: bool
 ) -> Iterator[tuple[_Item, Array | str]]:
     """Each item with its pixels or the reason why it has none, in order, some decoded at the same time."""
-    from tqdm import tqdm
 
     def several(block: list[_Item]) -> list[tuple[_Item, Array | str]]:
         return [(item, decode(item)) for item in block]
 
-    rest = iter(tqdm(items, "reading", unit=" images", delay=2, disable=not progress))
+    rest = iter(progress_bar(None, "reading", " images", items=items, show=progress))
     blocks = iter(lambda: list(itertools.islice(rest, 8)), [])  # a task for each small image would cost more than it
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while window := list(itertools.islice(blocks, 16)):  # few, since what is decoded waits in memory

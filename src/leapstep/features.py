@@ -21,7 +21,6 @@ import json
 import math
 import os
 import pickle
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from torch import Tensor, nn
 
 from leapstep import files, plugin
 from leapstep.data import Data, Scaling
+from leapstep.progress import progress_bar
 
 Array = npt.NDArray[Any]
 
@@ -161,18 +161,11 @@ def _rows(values: Array, numbers: int) -> int:
 def _blocks(values: Array, what: str, show: bool = True) -> Iterator[Array]:
     """Values in turn, under a progress bar that shows after a second."""
     rows = min(256, _rows(values, 2**22))
-    with _bar(len(values), what, " samples", show) as bar:
+    with progress_bar(len(values), what, " samples", show=show) as bar:
         for start in range(0, len(values), rows):
             block = np.asarray(values[start : start + rows])
             yield block
             bar.update(len(block))
-
-
-def _bar(total: int, what: str, unit: str, show: bool = True) -> Any:
-    from tqdm import tqdm
-
-    interval = 0.5 if sys.stderr.isatty() else 30
-    return tqdm(total=total, desc=what, unit=unit, delay=1, mininterval=interval, disable=not show)
 
 
 def _batched(call: Callable[[Tensor], Tensor], prepare: Callable[[Array], Tensor], size: int) -> Callable[..., Tensor]:
@@ -470,7 +463,7 @@ def _optimise(
     )
     generator = torch.Generator().manual_seed(recipe.seed)
     network.train()
-    with _bar(epochs * steps, "training", "step", progress) as bar:
+    with progress_bar(epochs * steps, "training", "step", show=progress) as bar:
         for step in range(epochs * steps):
             if step % steps == 0:
                 order = torch.randperm(len(kept), generator=generator).numpy()

@@ -42,6 +42,7 @@ from leapstep.denoiser import Diffusion, from_network
 from leapstep.networks import MLP, UNet
 from leapstep.pictures import cut, grid, save_image, table
 from leapstep.process import PREDICTIONS, SCHEDULES, Process, rescale_zero_terminal_snr
+from leapstep.progress import progress_bar
 from leapstep.sampling import sample
 
 if TYPE_CHECKING:
@@ -545,19 +546,11 @@ def _same_source(a: str, b: str) -> bool:
 
 def _loop(trainer: Trainer, run: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
 
     config = trainer.config
     main = trainer.accelerator.is_main_process
     writer = SummaryWriter(str(run / "log"), purge_step=trainer.step + 1) if main else None
-    bar = tqdm(
-        total=config.steps,
-        initial=trainer.step,
-        disable=not trainer.progress,
-        unit="step",
-        desc="training",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
+    bar = progress_bar(config.steps, "training", "step", done=trainer.step, show=trainer.progress)
     quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
     saved, since = trainer.step, time.perf_counter()
     try:

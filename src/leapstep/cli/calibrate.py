@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from leapstep.cli import options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ def command(
     def diffusion(rows: Tensor) -> Diffusion:
         return loaded.diffusion(None if labels is None else labels[needed[rows.numpy()]])
 
-    with options.progress(levels * per_level, "calibrating", "sample") as bar:
+    with progress_bar(levels * per_level, "calibrating", "sample") as bar:
         measured = leapstep.calibrate(
             diffusion,
             x0.batch(needed),

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from leapstep.cli import options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,7 @@ def _measure(model: Any, method: str, steps: int, n: int, seed: int, target: Ten
     from leapstep.evaluation import frechet_distance
 
     began = time.perf_counter()
-    with options.progress(steps, f"{method}, {steps} steps", "call") as bar:
+    with progress_bar(steps, f"{method}, {steps} steps", "call") as bar:
         x = sample(
             model.diffusion(torch.arange(n) % len(model.classes)),
             (n, *model.shape),
@@ -152,7 +153,7 @@ def _draw_page(model: Model, out: Path, seed: int) -> None:
     train, test = (report.Split(*options.data_for(model, "digits", split)) for split in ("train", "test"))
     splits = report.Splits("digits", train, test, "test")
     settings = report.complete(model, report.Settings(seed=seed))
-    with options.progress(report.effort(model, splits, settings), "drawing the page", "step") as bar:
+    with progress_bar(report.effort(model, splits, settings), "drawing the page", "step") as bar:
         page = report.gather(model, splits, settings, source=str(out / "run"), on_step=bar.update)
     files.write_text(out / "report.html", report.render(page))
     typer.echo(f"Everything about the model on one page, to open in a browser: {out / 'report.html'}")

@@ -18,6 +18,7 @@ import typer
 
 from leapstep import files, plugin
 from leapstep.cli import options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,7 @@ def command(
         hints = {}
         given |= _condition(condition, None, held)
     values, hints = _thinned(held.values, _merged(hints, assumed, given, n, seed))
-    with options.progress(0, "starting", " samples") as bar:
+    with progress_bar(0, "starting", " samples") as bar:
         name = functools.partial(bar.set_description_str, refresh=False)  # within the second in which no bar shows
         found = diagnose(network, values, on_stage=name, on_call=bar.update, **hints)
     if known is not None:

@@ -13,6 +13,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import measuring, options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -184,7 +185,7 @@ class _Model:
         classes, how = measuring.classes(model, self.known, self.label, self.n)
         kept: list[Array] = []
         calls = leapstep.TRANSITIONS[self.method].calls * steps * self.n
-        with options.progress(calls or None, "sampling", "call") as bar:
+        with progress_bar(calls or None, "sampling", "call") as bar:
             batches = quality.draw(
                 model,
                 setting,

@@ -10,6 +10,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import latents, options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,7 +104,7 @@ def command(
     }
     files.write_json(out / "manifest.json", manifest | {"finished": False})
     count = frames ** (len(ends) // 2)
-    with options.progress(steps * (-(-count // batch_size) + bool(images)), "interpolating", "step") as bar:
+    with progress_bar(steps * (-(-count // batch_size) + bool(images)), "interpolating", "step") as bar:
         move: dict[str, Any] = {"transition": transition, "on_step": lambda _: bar.update()}
         if images:
             z = leapstep.encode(diffusion, ends.to(place), times, **move)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leapstep.cli import options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ def command(
         )
     rows = [i * len(held) // count for i in range(count)]
     began, calls, parts = time.perf_counter(), 0, []
-    with options.progress(ticks * -(-count // batch_size), "measuring", "step") as bar:
+    with progress_bar(ticks * -(-count // batch_size), "measuring", "step") as bar:
         for start in range(0, count, batch_size):
             batch = rows[start : start + batch_size]
             noise = leapstep.Noise(seed, range(start, start + len(batch)), loaded.shape, device=place)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
     from torch import Tensor
-    from tqdm import tqdm
 
     from leapstep.calibration import Calibration
     from leapstep.checkpoint import Model
@@ -248,13 +247,6 @@ def claim(out: Path, overwrite: bool, mark: str, key: str, names: str) -> None:
             if re.fullmatch(names, path.name):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     files.check_writable(out)
-
-
-def progress(total: int | None, what: str, unit: str) -> tqdm[Any]:
-    """A progress bar on stderr that only shows if the work takes more than a second."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=what, unit=unit, delay=1, mininterval=0.5 if sys.stderr.isatty() else 30)
 
 
 NoPreview = Annotated[bool, typer.Option("--no-preview", help="Show no pictures in the terminal.")]

@@ -15,6 +15,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import latents, options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +134,7 @@ def _measure(
     import torch
 
     began, parts, calls = time.perf_counter(), [], [0, 0]
-    with options.progress(2 * steps * len(batches), f"{steps} steps", "step") as bar:
+    with progress_bar(2 * steps * len(batches), f"{steps} steps", "step") as bar:
 
         def note(direction: int, state: State) -> None:
             calls[direction] = state.calls

@@ -9,6 +9,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from leapstep.checkpoint import Model
@@ -64,7 +65,7 @@ def command(
     settings = report.Settings(n, seed, method, steps, None if chosen is None else int(chosen), batch_size)
     settings = report.complete(loaded, settings)
     held = None if data is None else _read(loaded, data)
-    with options.progress(report.effort(loaded, held, settings), "drawing the page", "step") as bar:
+    with progress_bar(report.effort(loaded, held, settings), "drawing the page", "step") as bar:
         page = report.gather(loaded, held, settings, source=model, sweep=sweep, on_step=bar.update)
     text = report.render(page)
     files.check_writable(out.parent)

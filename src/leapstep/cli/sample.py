@@ -11,6 +11,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +108,7 @@ def command(
     files.write_json(out / "manifest.json", manifest | {"finished": 0})
     kept: list[np.ndarray[Any, Any]] = []  # all of them, or as many as the grid shows
     finished, calls, newest, began = 0, 0, 0, time.perf_counter()
-    bar = options.progress(-(-n // batch_size) * steps, "sampling", "step")
+    bar = progress_bar(-(-n // batch_size) * steps, "sampling", "step")
 
     def note(state: State) -> None:
         nonlocal newest

@@ -11,6 +11,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import latents, options
+from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,12 +111,12 @@ def command(
         "consistency": [],
     }
     files.write_json(out / "manifest.json", manifest | {"finished": False})
-    with options.progress(steps, "tracing", "step") as bar:
+    with progress_bar(steps, "tracing", "step") as bar:
         way = _way(diffusion, noise, times, transition, bar)
     _show_way(out, loaded, times, way)
     _animate(out, loaded, times, way, gif, mp4)
     samples = {}
-    with options.progress(sum(counts), "consistency", "step") as bar:
+    with progress_bar(sum(counts), "consistency", "step") as bar:
         for count in counts:
             samples[count] = leapstep.sample(
                 diffusion,
