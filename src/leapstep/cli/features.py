@@ -18,7 +18,7 @@ EXAMPLES = """**Examples**
 
 `leapstep features train mnist/ --out features/mnist`
 
-`leapstep features train cifar10/ --flip --epochs 20 --out features/cifar10`
+`leapstep features train cifar10/ --flip --epochs 12 --out features/cifar10`
 
 `leapstep evaluate runs/mnist mnist/ --features features/mnist`
 """
