@@ -216,7 +216,10 @@ def test_every_cell_is_what_evaluate_measures(model, insects, folder):  # noqa: 
 
 def test_it_leaves_a_table_a_spreadsheet_a_plot_and_advice(folder):
     found = json.loads((folder / "results.json").read_text())
-    assert (folder / "table.md").read_text() == quality.markdown(found["cells"], "frechet")
+    table, told = (folder / "table.md").read_text().rsplit("\n\n", len(found["warnings"]) + 1)[:2]
+    assert table == quality.markdown(found["cells"], "frechet").rstrip()
+    assert "12 samples a cell against" in told
+    assert "features pixels" in told
     assert len(list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))) == 6
     with Image.open(folder / "quality.png") as picture:
         assert picture.width > 1000
@@ -300,6 +303,47 @@ def test_another_metric_can_lead(model, insects, tmp_path):  # noqa: F811
     assert (tmp_path / "s" / "table.md").read_text().startswith("| recall |")
 
 
+def test_a_finished_sweep_keeps_its_warnings_and_what_tells_its_cells_apart_by_any_metric(
+    model,  # noqa: F811
+    insects,
+    folder,
+    tmp_path,
+):
+    out = shutil.copytree(folder, tmp_path / "sweep")
+    first = json.loads((out / "results.json").read_text())
+    assert first["warnings"]  # twelve samples are few
+    said = swept(model, insects, out, "--metric", "recall")
+    again = json.loads((out / "results.json").read_text())
+    assert again["cells"] == first["cells"]
+    assert again["warnings"] == first["warnings"]
+    assert first["warnings"][0] in said.stderr
+    assert f"Warning: {first['warnings'][0]}" in (out / "table.md").read_text()
+    assert set(first["cells"][0]["replicates"]) == set(first["cells"][0]["metrics"])
+    assert all(len(each) == 4 for each in first["cells"][0]["replicates"].values())
+
+
+def test_data_without_a_test_part_are_the_reference_as_a_whole(model, insects, tmp_path):  # noqa: F811
+    whole = insects / "train"
+    said = done("evaluate", model, whole, *FAST, "--steps", 2, "--out", tmp_path / "e.json")
+    assert f"{whole} has no part test: the reference is all of it, training data too (--split)" in said.stderr
+    assert "Copies" not in said.stdout
+    assert json.loads((tmp_path / "e.json").read_text())["conditions"]["split"] == "all"
+    swept(model, whole, tmp_path / "s")
+    assert json.loads((tmp_path / "s" / "results.json").read_text())["conditions"]["reference"] == 30
+    refused(invoke("evaluate", model, whole, *FAST, "--split", "test"), "no split 'test'")
+
+
+def test_a_result_that_is_there_is_replaced_only_if_asked(model, insects, tmp_path):  # noqa: F811
+    args = ["evaluate", model, insects, *FAST, "--steps", 2]
+    for name, option in (("e.json", "--out"), ("p.png", "--pairs")):
+        path = tmp_path / name
+        path.write_text("years of work")
+        refused(invoke(*args, option, path), name, "--overwrite")
+        assert path.read_text() == "years of work"
+        done(*args, option, path, "--overwrite")
+        assert path.read_bytes() != b"years of work"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -340,12 +384,13 @@ def test_results_stand_in_one_table_with_a_mark_where_conditions_differ(model, i
         done("evaluate", model, insects, *FAST, "--steps", 2, *options, "--out", tmp_path / f"{name}.json")
     said = done("compare", folder, tmp_path / "same.json", tmp_path / "few.json").stdout
     lines = said.splitlines()
-    assert lines[0] == "| model | method | steps | calls | Fréchet distance | time |"
+    assert lines[0] == "| result | model | method | steps | calls | Fréchet distance | time |"
     assert len([line for line in lines if line.startswith("| ")]) == 2 + 6 + 2
-    assert lines[8].split("|")[2:6] == lines[2].split("|")[2:6]  # the same, measured twice
+    assert lines[8].split("|")[3:7] == lines[2].split("|")[3:7]  # the same, measured twice
     assert "<sup>" not in "".join(lines[:9])
     assert "<sup>a</sup>" in lines[9]
     assert "- a: n is 10, not 12" in lines
+    assert "few.json" in lines[9]
     other = done("compare", tmp_path / "same.json", "--metric", "recall").stdout
     assert "| recall |" in other.splitlines()[0]
     assert "comparable" not in other

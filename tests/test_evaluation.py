@@ -542,7 +542,10 @@ good = np.random.default_rng(21).standard_normal((8, 3))
     [
         (lambda: kernel_distance(good[:2], good), r"samples of shape \[2, 3\]: a kernel .* needs at least 3 samples"),
         (lambda: kernel_distance(good, good[:, :2]), "samples of 3 and 2 features"),
-        (lambda: neighbours(good, good[:5]), r"samples of shape \[5, 3\]: k=5 needs at least 6 samples"),
+        (
+            lambda: neighbours(good, good[:5]),
+            r"^5 samples: precision, .* with k=5 need at least 6; pass more, a",
+        ),
         (lambda: neighbours(good, good, 0), "k=0: must be at least 1"),
         (lambda: nearest(good, good, 9), "count=9: there are 8 to be near to, pass 1 to 8"),
         (lambda: nearest(good, good, 0), "count=0"),

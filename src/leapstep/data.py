@@ -122,6 +122,10 @@ class _Options(NamedTuple):
     progress: bool
 
 
+class NoSplit(ValueError):
+    """The source has no such part."""
+
+
 def read(
     source: str | Path,
     *,
@@ -212,7 +216,7 @@ def _read_digits(source: str, options: _Options) -> Data:
     is_test = rank % 5 == 4
     splits = {"train": ~is_test, "test": is_test, "all": np.full(len(labels), True)}
     if options.split not in splits:
-        raise ValueError(f"digits has no split {options.split!r}: pass one of {', '.join(splits)}")
+        raise NoSplit(f"digits has no split {options.split!r}: pass one of {', '.join(splits)}")
     chosen = splits[options.split]
     classes = tuple(str(name) for name in original.target_names)
     return _from_pixels(pixels[chosen][:, None], labels[chosen], classes, source, options)
@@ -241,7 +245,7 @@ def _read_images(source: str, paths: list[Path], options: _Options) -> Data:
     if all(above and above[0] in SPLITS for above in parts.values()):
         parts = {path: above[1:] for path, above in parts.items() if options.split in ("all", above[0])}
         if not parts:
-            raise ValueError(f"{source} has no split {options.split!r}: pass the name of a sub-folder, or all")
+            raise NoSplit(f"{source} has no split {options.split!r}: pass the name of a sub-folder, or all")
     else:
         _check_whole(source, options.split)
     labelled = all(parts.values())
@@ -578,14 +582,14 @@ def _tables_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
         return paths
     chosen = [path for path, some in words.items() if split in some]
     if not chosen:
-        raise ValueError(f"{source} has no split {split!r} among {', '.join(names.values())}: name one of them, or all")
+        raise NoSplit(f"{source} has no split {split!r} among {', '.join(names.values())}: name one of them, or all")
     return chosen
 
 
 def _check_whole(source: str, split: str) -> None:
     """A source without splits is the training set, unless its own name says otherwise."""
     if split not in ("train", "all") and split not in Path(source).name:
-        raise ValueError(f"{source} has no split {split!r}, it is one whole: pass train or all, or name another source")
+        raise NoSplit(f"{source} has no split {split!r}, it is one whole: pass train or all, or name another source")
 
 
 def _datasets() -> Any:

@@ -376,7 +376,13 @@ def _both(a: Samples, b: Samples, least: int, what: str) -> tuple[Tensor, Tensor
 def _with_neighbours(samples: Samples, reference: Samples, k: int) -> tuple[Tensor, Tensor]:
     if k < 1:
         raise ValueError(f"k={k}: must be at least 1")
-    return _both(samples, reference, k + 1, f"k={k}")
+    a, b = _both(samples, reference, 1, "a distance")
+    if (few := min(len(a), len(b))) <= k:
+        raise ValueError(
+            f"{few} samples: precision, recall, density and coverage with k={k} need at least {k + 1}; pass more, a "
+            "smaller k, or other metrics"
+        )
+    return a, b
 
 
 def _probabilities(given: Samples | None) -> Tensor:

@@ -407,10 +407,22 @@ def advice(cells: Sequence[Cell], metric: str) -> list[str]:
     if even_with_it:
         cell = min(even_with_it, key=lambda cell: (cell["calls"], abs(value_of(cell, metric) - top)))
         lines.append(f"cheapest that {cell['n']} samples do not tell from the best: {named(cell)}")
+    for cell, budgets in _budgets(cells, metric):
+        lines.append(f"best for {' or '.join(map(str, budgets))} calls: {named(cell)}")
+    return lines
+
+
+def _budgets(cells: Sequence[Cell], metric: str) -> list[tuple[Cell, list[int]]]:
+    """The best cells for 5, 10 and 20 calls, each with the budgets that it is best for."""
+    found: list[tuple[Cell, list[int]]] = []
     for calls in (5, 10, 20):
         if fit := [cell for cell in cells if cell["calls"] <= calls]:
-            lines.append(f"best for {calls} calls: {named(best(fit, metric))}")
-    return lines
+            cell = best(fit, metric)
+            if found and found[-1][0] is cell:
+                found[-1][1].append(calls)
+            else:
+                found.append((cell, [calls]))
+    return found
 
 
 # --- what may stand in one table -----------------------------------------------------------------------------------

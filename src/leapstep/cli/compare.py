@@ -33,12 +33,12 @@ def command(
     if not rows:
         raise ValueError("there is no finished cell in these results: nothing to compare")
     marked, notes = marks([row["conditions"] for row in rows])
-    typer.echo(f"| model | method | steps | calls | {NAMES[metric]} | time |\n| --- | --- | --- | --- | --- | --- |")
+    typer.echo(f"| result | model | method | steps | calls | {NAMES[metric]} | time |\n|{' --- |' * 7}")
     for row, mark in zip(rows, marked, strict=True):
         value = shown(row, metric) + (f" <sup>{mark}</sup>" if mark else "")
         time = "" if row.get("seconds") is None else duration(row["seconds"])
-        cells = (row["model"], row.get("label", ""), row.get("steps", ""), row.get("calls", ""), value, time)
-        typer.echo(f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |")
+        told = (row.get(name, "") for name in ("result", "model", "label", "steps", "calls"))
+        typer.echo(f"| {' | '.join(str(cell).replace('|', '/') for cell in (*told, value, time))} |")
     if notes:
         typer.echo("\nNot comparable with the first row without a thought:\n")
         typer.echo("\n".join(f"- {note}" for note in notes))
@@ -49,13 +49,16 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     file = path / "results.json" if path.is_dir() else path
     try:
         found = json.loads(file.read_text())
+        own = dict(found["conditions"])
+        own.pop("model_sha256", None)  # in which results of other models differ by nature
+        own["features"] = f"{own['features']} {own.pop('features_sha256')[:8]}"  # whatever folder they were in
+        own.pop("features_source", None)
         if "cells" in found:
-            own = {name: value for name, value in found["conditions"].items() if name != "model_sha256"}
-            return [{**cell, "model": found["model"], "conditions": own} for cell in found["cells"]]
+            return [{**cell, "result": path, "model": found["model"], "conditions": own} for cell in found["cells"]]
         made = found["evaluation"]
         model = made.get("model") or made["samples"]
-        return [{**made, "model": model, "metrics": found["metrics"], "conditions": found["conditions"]}]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
+        return [{**made, "result": path, "model": model, "metrics": found["metrics"], "conditions": own}]
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not a result of leapstep evaluate or sweep") from error

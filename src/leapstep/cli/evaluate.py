@@ -49,7 +49,7 @@ def command(
         ),
     ],
     data: measuring.DataSource,
-    split: measuring.Split = "test",
+    split: measuring.Split = None,
     features: measuring.FeatureSpace = "pixels",
     weights: measuring.Weights = None,
     metrics: measuring.Metrics = None,
@@ -77,6 +77,7 @@ def command(
     resamples: measuring.Resamples = 100,
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 250,
     device: options.Device = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --out and --pairs.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -89,6 +90,8 @@ def command(
     if pairs is not None and pairs.suffix.lower() != ".png":
         raise ValueError(f"--pairs {pairs}: pictures are written as PNG, pass a name that ends in .png")
     for path in (out, pairs):
+        if path is not None and path.exists() and not overwrite:
+            raise ValueError(f"{path} exists: --overwrite it, or name another file")
         if path is not None:
             files.check_writable(path.parent)
     if Path(samples).exists() and not checkpoint.is_model(samples):
@@ -111,7 +114,7 @@ def command(
             batch_size,
             place,
         )
-    held = source.read(split)
+    split, held = measuring.reference(source.read, data, split)
     if pairs is not None and not held.is_pictures:
         raise ValueError("--pairs draws pictures, and these samples are arrays: leave it out")
     rule = measuring.yardstick(data, split, held, features, weights, metrics, k, resamples, place)
@@ -134,9 +137,10 @@ def command(
         files.write_json(out, found)
     typer.echo(json.dumps(found, indent=2) if as_json else _text(found))
     if not as_json:
-        for path in (out, pairs):
-            if path is not None:
-                typer.echo(f"written: {path}")
+        if out is not None:
+            typer.echo(f"written: {out}")
+        if pairs is not None:
+            typer.echo(f"written: {pairs} (the number is the distance; 1: as far as is usual of held-out data)")
 
 
 @dataclass
@@ -324,7 +328,7 @@ def _text(found: dict[str, Any]) -> str:
     what = made.get("samples") or f"{made['model']}: {made['label']}, {made['steps']} steps, {made['spacing']}"
     lines = [
         f"{what}; {under['n']} samples against {under['reference']} of {under['data']} ({under['split']}), "
-        f"features: {under['features']}",
+        f"features: {under['features_source']}",
         "",
     ]
     lines += [f"{NAMES[name]:<18}{shown(found, name):>20}" for name in NAMES if name in found["metrics"]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -17,15 +18,19 @@ if TYPE_CHECKING:
     from leapstep.data import Data
     from leapstep.quality import Yardstick
 
+T = TypeVar("T")
+
 LISTS = ("--metrics",)
 
 DataSource = Annotated[str, typer.Argument(help="Real data: `digits`, a folder, a file, a name on the Hub.")]
-Split = Annotated[str, typer.Option(help="Which part of the data is the reference.")]
+Split = Annotated[
+    str | None, typer.Option(help="Which part of the data is the reference; default: test, or all where there is none.")
+]
 FeatureSpace = Annotated[
     str,
     typer.Option(
         help="What samples are compared in: pixels (their principal components) | inception (as FID and KID are) | the "
-        "folder that `leapstep features train` made | file.py:function"
+        "folder that `leapstep features train` made | file.py:function, which sees values as they lie on disk"
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="A local file of weights for --features inception.")]
@@ -44,6 +49,27 @@ Resamples = Annotated[int, typer.Option(help="Of the bootstrap that makes the in
 def listed(values: list[str] | None) -> list[str]:
     """The values of an option that takes several, with commas or without."""
     return [value for text in values or [] for value in text.split(",") if value]
+
+
+def reference(read: Callable[[str], T], source: str, asked: str | None) -> tuple[str, T]:
+    """The data that samples are held against: the part asked for, or `test`, or all where nothing is held out.
+
+    Arguments:
+        read: reads a part of the data.
+        source: its name.
+    Returns:
+        the part, and what was read.
+    """
+    from leapstep.data import NoSplit
+
+    if asked is not None:
+        return asked, read(asked)
+    try:
+        return "test", read("test")
+    except NoSplit:
+        found = read("all")
+        typer.echo(f"{source} has no part test: the reference is all of it, training data too (--split)", err=True)
+        return "all", found
 
 
 def yardstick(
@@ -82,6 +108,7 @@ def yardstick(
         "reference": len(data),
         "data_sha256": spaces.fingerprint(data),
         "features": space.name,
+        "features_source": features,
         "features_sha256": space.hash,
         "k": k,
         "resamples": resamples,

@@ -62,7 +62,7 @@ def command(
         ),
     ] = None,
     n: Annotated[int, typer.Option(help="Samples a cell; all cells share their start noise.")] = 1000,
-    split: measuring.Split = "test",
+    split: measuring.Split = None,
     features: measuring.FeatureSpace = "pixels",
     weights: measuring.Weights = None,
     metrics: measuring.Metrics = None,
@@ -92,7 +92,7 @@ def command(
         raise ValueError(f"--n {n} --batch-size {batch_size}: at least 2 samples, and a batch of at least 1")
     plan, asked = _plan(loaded, methods, etas, steps, spacings)
     made = {_key(each): _made(each, loaded) for each in plan}
-    held, known = options.data_for(loaded, data, split)
+    split, (held, known) = measuring.reference(lambda part: options.data_for(loaded, data, part), data, split)
     rule = measuring.yardstick(data, split, held, features, weights, metrics, k, resamples, place)
     if metric == "inception_score" and rule.features.probabilities is None:
         raise ValueError(f"--metric inception_score needs a classifier, which --features {features} has not")
@@ -110,8 +110,8 @@ def command(
     if earlier is None:
         options.claim(out, overwrite, "results.json", "cells", NAMES)
     files.check_writable(out)
-    cells = earlier or []
-    record = {"finished": False, "model": model, "conditions": conditions, "metric": metric, "warnings": []}
+    cells, doubts = earlier or ([], [])
+    record = {"finished": False, "model": model, "conditions": conditions, "metric": metric, "warnings": doubts}
     latents.tell_left_out(loaded, asked, [each.steps for each in plan])
     _write(out, record, cells)
 
@@ -193,25 +193,25 @@ def _key_of(cell: dict[str, Any]) -> str:
     return json.dumps([cell["method"], cell["settings"], cell["steps"], cell["spacing"]])
 
 
-def _earlier(out: Path, conditions: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The cells that an earlier sweep into this folder has finished; None where there was none.
+def _earlier(out: Path, conditions: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]] | None:
+    """The cells that an earlier sweep into this folder has finished, and its warnings; None where there was none.
 
     Raises:
         ValueError: they were measured under other conditions.
     """
     try:
         found = json.loads((out / "results.json").read_text())
-        had, cells = found["conditions"], list(found["cells"])
+        had, cells, doubts = found["conditions"], list(found["cells"]), list(found.get("warnings", ()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     now = json.loads(json.dumps(conditions))
     for name in {**had, **now}:
-        if cells and had.get(name) != now.get(name):
+        if cells and name != "features_source" and had.get(name) != now.get(name):  # the hash tells features apart
             raise ValueError(
                 f"{out} holds cells with {name} {had.get(name)}, not {now.get(name)}: they do not belong in one table; "
                 "--overwrite them, or name another folder"
             )
-    return cells
+    return cells, doubts
 
 
 def _sweep(
@@ -221,11 +221,11 @@ def _sweep(
     from leapstep import quality
     from leapstep.transitions import TRANSITIONS
 
-    there, n, shown = {_key_of(cell) for cell in cells}, record["conditions"]["n"], record["metric"]
+    there, n = {_key_of(cell) for cell in cells}, record["conditions"]["n"]
     missing = [setting for setting in plan if _key(setting) not in there]
     under = hashlib.sha256(json.dumps(record["conditions"]).encode()).hexdigest()
     work = [each.steps * TRANSITIONS[each.method].calls for each in missing]
-    with _live(cells, plan, shown, sum(work) * n) as tell:
+    with _live(cells, plan, record["metric"], sum(work) * n) as tell:
         for setting, calls in zip(missing, work, strict=True):
             part = _kept(out, under + _key(setting))
             tell(setting, 0, done_before=0 if part is None else calls * len(part.seen))
@@ -246,7 +246,9 @@ def _sweep(
                     "seconds": round(part.seconds, 2),
                     "n": n,
                     "metrics": quality.as_json(measured),
-                    "replicates": {shown: [float(f"{x:.6g}") for x in measured[shown].replicates]},
+                    "replicates": {
+                        name: [float(f"{x:.6g}") for x in each.replicates] for name, each in measured.items()
+                    },
                 }
             )
             _write(out, record, cells)
@@ -286,7 +288,7 @@ def _write(out: Path, record: dict[str, Any], cells: list[dict[str, Any]]) -> li
     files.write_json(out / "results.json", record | {"advice": lines, "cells": cells})
     if not cells:
         return lines
-    files.write_text(out / "table.md", quality.markdown(cells, metric))
+    files.write_text(out / "table.md", f"{quality.markdown(cells, metric)}\n{_told(record)}\n")
     files.write_text(out / "table.csv", quality.spreadsheet(cells))
     if record["finished"]:
         try:
@@ -294,6 +296,16 @@ def _write(out: Path, record: dict[str, Any], cells: list[dict[str, Any]]) -> li
         except ValueError as error:  # without the extra
             typer.echo(f"no plot: {error}", err=True)
     return lines
+
+
+def _told(record: dict[str, Any]) -> str:
+    """What the numbers of a table are, for who sees it alone."""
+    under = record["conditions"]
+    said = (
+        f"{record['model']}: {under['n']} samples a cell against {under['reference']} of {under['data']} "
+        f"({under['split']}), features {under['features_source']}. ±: half a 95 % interval; bold: best of its column."
+    )
+    return "\n\n".join([said, *(f"Warning: {text}" for text in record["warnings"])])
 
 
 @contextmanager

@@ -71,8 +71,10 @@ def command(
         list[int] | None,
         typer.Option(metavar="S ...", help="Numbers of steps to compare; default: 10 20 50 100 1000."),
     ] = None,
-    gif: Annotated[bool, typer.Option("--gif", help="Also show the way as an animation, trace.gif.")] = False,
-    mp4: Annotated[bool, typer.Option("--mp4", help="Also show the way as a video, trace.mp4; needs ffmpeg.")] = False,
+    gif: Annotated[
+        bool, typer.Option("--gif", help="Also show the way of pictures as an animation, trace.gif.")
+    ] = False,
+    mp4: Annotated[bool, typer.Option("--mp4", help="Also as a video, trace.mp4; needs ffmpeg.")] = False,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
     no_preview: options.NoPreview = False,
