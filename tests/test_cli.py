@@ -1237,7 +1237,13 @@ def check_demo(out, said, slow):
     """Every method in the table and in the report, with its grid; nothing that was not announced."""
     results = json.loads((out / "results.json").read_text())["demo"]
     made = {row["grid"] for row in results}
-    assert {path.name for path in out.iterdir()} == {"run", "results.json", "comparison.png", "report.html"} | made
+    assert {path.name for path in out.iterdir()} == {
+        "run",
+        "sweep",
+        "results.json",
+        "comparison.png",
+        "report.html",
+    } | made
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert said.rstrip().endswith(f": {out / 'report.html'}")
     rows = {(row["method"], row["calls"]): row for row in results}
@@ -1249,6 +1255,8 @@ def check_demo(out, said, slow):
         assert f"{row['distance']:.3f}" in said
     assert np.asarray(Image.open(out / "comparison.png")).shape[1] > 100
     assert f"leapstep sample {out / 'run'}" in said
+    assert "best for 5 calls" in said
+    assert "Quality by steps" in (out / "report.html").read_text()
 
 
 def test_demo_compares_the_methods(demo):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep.cli import options
+from leapstep.cli import options, sweep
 from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ EXAMPLES = """**Examples**
 
 ROWS = [("ddpm", 1000), ("ddim", 20), ("ddim", 10)]
 
+SWEEP = ["ddim", "unipc"], ["0", "1"], ["5", "10", "20"]
+
 
 def command(
     out: Annotated[Path, typer.Option(help="The folder to make.")] = Path("demo"),
     train_steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: those of the preset.")] = None,
-    n: Annotated[int, typer.Option(help="Samples a method; the distance needs them.")] = 120,
+    n: Annotated[int, typer.Option(help="Samples a method; the distance needs them.")] = 128,
     seed: Annotated[int, typer.Option(help="Of training and of the start noise.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
 ) -> None:
@@ -41,13 +43,13 @@ def command(
     from leapstep.pictures import captioned, grid, save_image
     from leapstep.training import train
 
-    if n < 2:
-        raise ValueError(f"--n {n}: a distance between distributions needs at least 2 samples")
+    if n < 3:
+        raise ValueError(f"--n {n}: a distance between distributions with its interval needs at least 3 samples")
     config = configure(
         {"seed": seed, "labels": True} | ({} if train_steps is None else {"steps": train_steps}), "digits"
     )
     options.claim(
-        out, overwrite, "results.json", "demo", r"results\.json|run|report\.html|(real|comparison|dd.m-\d+)\.png"
+        out, overwrite, "results.json", "demo", r"results\.json|run|sweep|report\.html|(real|comparison|dd.m-\d+)\.png"
     )
     files.write_json(out / "results.json", {"demo": []})
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
@@ -69,6 +71,20 @@ def command(
     save_image(captioned(rows), out / "comparison.png")
     files.write_json(out / "results.json", {"demo": results})
     _print(results, out)
+    typer.echo("\nThe same by method, noise and steps, as leapstep sweep measures it (in principal components):")
+    methods, etas, counts = SWEEP
+    sweep.command(
+        str(out / "run"),
+        "digits",
+        out / "sweep",
+        methods,
+        etas,
+        steps,
+        metrics=["frechet"],
+        n=n,
+        seed=seed,
+        device="cpu",
+    )
     _draw_page(model, out, seed)
 
 
@@ -154,6 +170,6 @@ def _draw_page(model: Model, out: Path, seed: int) -> None:
     splits = report.Splits("digits", train, test, "test")
     settings = report.complete(model, report.Settings(seed=seed))
     with progress_bar(report.effort(model, splits, settings), "drawing the page", "step") as bar:
-        page = report.gather(model, splits, settings, source=str(out / "run"), on_step=bar.update)
+        page = report.gather(model, splits, settings, source=str(out / "run"), sweep=out / "sweep", on_step=bar.update)
     files.write_text(out / "report.html", report.render(page))
     typer.echo(f"Everything about the model on one page, to open in a browser: {out / 'report.html'}")
