@@ -72,19 +72,8 @@ def command(
     files.write_json(out / "results.json", {"demo": results})
     _print(results, out)
     typer.echo("\nThe same by method, noise and steps, as leapstep sweep measures it (in principal components):")
-    methods, etas, counts = SWEEP
-    sweep.command(
-        str(out / "run"),
-        "digits",
-        out / "sweep",
-        methods,
-        etas,
-        steps,
-        metrics=["frechet"],
-        n=n,
-        seed=seed,
-        device="cpu",
-    )
+    model_folder, to = str(out / "run"), out / "sweep"
+    sweep.command(model_folder, "digits", to, *SWEEP, metrics=["frechet"], n=n, seed=seed, device="cpu")
     _draw_page(model, out, seed)
 
 
