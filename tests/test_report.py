@@ -16,16 +16,18 @@ import shutil
 import sys
 from html.parser import HTMLParser
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 import typer
+from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 import leapstep
 from commands import done, invoke, refused, tree
-from leapstep import checkpoint, evaluation, quality, report
+from leapstep import checkpoint, evaluation, plots, quality, report
 from leapstep.cli import app, options
 from leapstep.data import Scaling
 from leapstep.interpolation import interpolation_grid
@@ -260,6 +262,9 @@ def test_frames_of_the_slider_over_steps_are_the_same_noises(model, page, read):
 
 
 def test_the_slider_says_the_difference(page, read):
+    assert "The mean squared difference from 12 steps is given as a share of that between two" in read.text
+    assert "Squared difference from 12 steps" in read.text
+    assert "% of that of two samples" in read.text
     (slider,) = (tag for tag in read.all("input") if tag["id"].startswith("steps"))
     texts = json.loads(slider["data-texts"])
     assert texts[0] == f"1 step: {words.percent(page.consistency.shares[0])} from 12"
@@ -360,7 +365,7 @@ def test_neighbours_are_those_of_the_evaluation(model, splits, page, read):
     assert found.median == pytest.approx(known.ratio.median().item())
     assert np.array_equal(found.nearest, splits.train.data.values[known.index[order].numpy()])
     assert np.array_equal(found.samples, page.samples[order.numpy()])
-    pairs = [decoded(tag["src"]) for tag in read.all("img") if "nearest training picture" in tag["alt"]]
+    pairs = [decoded(tag["src"]) for tag in read.all("img") if "its nearest picture" in tag["alt"]]
     assert close(tiles(pairs[3], 1, 8, 2, 2)[0][0], np.stack([found.samples[3, 0], found.nearest[3, 0]]))
     assert f"ratio {found.ratios[3]:.2f}" in read.text
 
@@ -390,6 +395,7 @@ def test_facts(page, read, model):
         checkpoint.fingerprint(model.network)[:12],
         f"A UNet of {count:,} parameters that draws 8 × 8 grey pictures of 3 classes, trained for 1,500 steps on 4,321",
         "Sampling in 10 steps instead of 12 changes its samples by",
+        "of what two different samples differ by, as mean squared differences.",
         f"{page.calls:,} network calls on {page.evaluations:,} samples",
         f"torch {torch.__version__}",
         page.created,
@@ -474,13 +480,12 @@ def test_more_is_better_of_precision(tmp_path, page):
     cells = [{**cell, "spacing": s} for cell in sweep_cells(page) for s in ("trailing", "quad")]
     for cell in cells:
         cell["metrics"] = {"precision": {"value": cell["steps"] / 100 + (cell["spacing"] == "quad")}}
-    found = folder.sweep(write_sweep(tmp_path / "s", "w", metric="precision", cells=cells, finished=False), "other")
+    found = folder.sweep(write_sweep(tmp_path / "s", "w", metric="precision", cells=cells, finished=False))
     assert found.remarks[0] == "The sweep is not finished: cells are missing."
     html = report.render(dataclasses.replace(page, sweep=found, curves={}, levels=None))
     read = Reader(html)
     assert "more is better" in read.text
     assert "heun, quad" in read.text
-    assert "other weights than those" in read.text
     strong = re.findall(r"<strong>([\d.]+)</strong>", html)
     assert strong == ["1.05", "1.1"]
     assert "--spacings trailing,quad" in " ".join(read.commands)
@@ -586,11 +591,14 @@ def test_many_large_pictures_make_a_small_file(page):
 
 
 def test_numbers_are_short():
-    said = {0.00004084: "0.0000408", 12345.6: "12,346", -0.25: "−0.25", math.nan: "–", math.inf: "∞", 1e-9: "1e-09"}
+    said = {0.00004084: "4.08e-05", 12345.6: "12,346", -0.25: "−0.25", math.nan: "–", math.inf: "∞", 1e-9: "1e-09"}
     assert {value: words.short(value) for value in said} == said
     assert words.short(-math.inf) == "−∞"
     assert words.with_error(0.00657, 0.000595) == "0.00657 ± 0.00060"
     assert words.with_error(123.4, 17.3) == "123 ± 17"
+    assert words.with_error(0.0000809, 0.0000034) == "(8.09 ± 0.34)e-05"
+    assert words.with_error(-0.0000009, 0.0000034) == "(−0.9 ± 3.4)e-06"
+    assert words.with_error(3.0, 0.0000034) == "3.0000000 ± 0.0000034"
     assert words.with_error(1.5, None) == words.with_error(1.5, math.nan) == "1.5"
     assert [words.percent(share) for share in (0.0051, 0.123, 0, 1e-6, math.nan)] == [
         "0.51 %",
@@ -632,8 +640,13 @@ def test_what_is_no_picture(place, shape, sliders, tables, monkeypatch):
     assert outside(html) == []
     assert len(read.all("input", type="range")) == sliders
     assert len(read.all("table")) == tables
-    assert "standard deviations of the training data" in read.text
-    assert "training data" in read.text
+    assert "the mean squared error that is left, in variances of the training data" in read.text
+    assert "standard deviations of the training data" in read.text  # of the distances
+    assert "ratio" not in read.text
+    assert not [line for line in lines(read) if line[1] in ("evaluate", "doctor")]  # which draw another figure
+    assert ("The plot shows 8 of them and what came back in 2 steps." in read.text) == bool(sliders)
+    if "signals" in made.kind:
+        assert html.count(">back in 2 steps<") == html.count(">before<") == html.count(">nearest in the data<") == 1
     if sliders:
         start = int(read.all("input")[1]["value"])
         frames = re.findall(r'<div class="frames">(.*?)</figure>', html, re.DOTALL)
@@ -641,6 +654,16 @@ def test_what_is_no_picture(place, shape, sliders, tables, monkeypatch):
         assert frames[1].split("<svg")[start].rstrip().endswith('<div class="on">')
     else:
         assert words.short(float(expected.mean())) in read.text
+
+
+@pytest.mark.parametrize("spread", [0.004, 1.3, 40_000.0])
+def test_labels_of_points_are_not_cut_off(monkeypatch, spread):
+    monkeypatch.setattr(figures, "svg", lambda draw, *_: draw)
+    points = np.random.default_rng(0).normal(0, spread, (20, 2))
+    figure = Figure(figsize=figures.SMALL)
+    with matplotlib.rc_context({"font.size": 9}):
+        figures.scatter(points, figures.bounds(points), "a", "b")(figure, plots.LIGHT)
+        assert 0 <= figure.get_tightbbox().x0 < 0.4
 
 
 def test_a_page_without_data_says_what_data_would_add(small):
@@ -736,13 +759,37 @@ def test_every_command_can_be_parsed(read):
         "trace",
         "interpolate",
         "reconstruct",
-        "doctor",
         "sweep",
         "evaluate",
         "report",
     }
     assert seen <= set(root.commands)
     assert read.commands.count(f"tensorboard --logdir {lines(read)[0][2]}/log") == 1
+
+
+def test_no_more_neighbours_are_asked_for_than_there_are_samples(page):
+    few, enough = (page._replace(n=n) for page in [page.neighbours] for n in (5, 6))
+    assert commands.neighbours(dataclasses.replace(page, neighbours=few)) == []
+    assert "--n 6 " in commands.neighbours(dataclasses.replace(page, neighbours=enough))[0]
+
+
+def test_a_sweep_is_repeated_with_its_options(page):
+    features = {"features": "learned", "features_source": "my features"}
+    changed = features | {"k": 3, "resamples": 50, "guidance": 2.5, "labels": ["-bee", "ant"], "split": "all"}
+    said = commands.sweep(page, page.sweep._replace(conditions=changed, metrics=("frechet", "recall")))
+    for option in (
+        "--k 3",
+        "--resamples 50",
+        "--guidance 2.5",
+        "--label=-bee,ant",
+        "--split all",
+        "--features 'my features'",
+        "--metrics frechet,recall",
+    ):
+        assert f" {option} " in said
+    usual = {"features": "pixels", "k": 5, "resamples": 100, "guidance": 1.0, "labels": "every class in turn"}
+    found = page.sweep._replace(conditions=usual, metrics=evaluation.METRICS[:-1])
+    assert "--steps 5,10 --features pixels --metric frechet --out" in commands.sweep(page, found)
 
 
 def test_a_sweep_is_repeated_with_its_methods(page):
@@ -830,17 +877,65 @@ def test_batches_change_nothing_but_the_calls(small, tmp_path):
 
 
 def test_a_sweep_elsewhere_and_data_without_a_test_split(small, tmp_path):
-    write_sweep(tmp_path / "mine", "other weights")
+    write_sweep(tmp_path / "mine", checkpoint.fingerprint(leapstep.load(small).network))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 6, 4), dtype=np.uint8)
     np.save(tmp_path / "x.npy", pixels)
     out = tmp_path / "page.html"
     given = ["--data", tmp_path / "x.npy", "--sweep", tmp_path / "mine", "--n", 4]
     result = done("report", small, "--out", out, *given)
-    assert "nothing is held out, so the training data stand for all: " in result.stderr
+    assert "x.npy has no part test or validation: the page shows its part train alone" in result.stderr
     read = Reader(out.read_text())
-    assert "It was made with other weights than those of this page." in read.text
-    assert "20 of the training data, encoded" in read.text
+    assert "0.600 ± 0.020" in read.text
+    assert "20 of the data, encoded" in read.text
     assert "--split train" in " ".join(read.commands)
+
+
+def test_a_sweep_of_another_model_is_not_shown(small, tmp_path):
+    write_sweep(tmp_path / "mine", "other weights", model="runs/cats")
+    asked = ["report", small, "--out", tmp_path / "page.html", "--n", 2, "--sweep", tmp_path / "mine"]
+    refused(invoke(*asked), "mine is a sweep of runs/cats with other weights: name a sweep of this model")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_sweep_of_earlier_weights_in_the_run_folder_is_left_out(small, tmp_path):
+    shutil.copytree(small, tmp_path / "run")
+    write_sweep(tmp_path / "run" / "sweep", "earlier weights")
+    done("report", tmp_path / "run", "--out", tmp_path / "page.html", "--n", 2)
+    read = Reader((tmp_path / "page.html").read_text())
+    assert "holds a sweep of other weights than those of this page, so it is not shown" in read.text
+    assert "0.600" not in read.text
+    assert not re.search(r"leapstep sweep|--sweep", " ".join(read.commands))
+
+
+def test_only_what_the_model_was_trained_on_is_called_training_data(run, splits, page):
+    assert not page.own
+    titles = {section.id: section for section in sections.sections(page)}
+    said = " ".join(f"{titles[name].title} {titles[name].text}" for name in ("back", "levels", "neighbours"))
+    assert "training" not in said.lower()
+    assert "9 of the data (test), encoded" in said
+    assert f"{page.data} is not what the model was trained on" in said
+    html = report.render(page)
+    assert ">data (train)<" in html
+    assert ">data (test)<" in html
+    assert "held-out" not in html
+    titles = {section.id: section for section in sections.sections(dataclasses.replace(page, own=True))}
+    assert "9 of the held-out data (test), encoded" in titles["back"].text
+    assert "not what the model was trained on" not in titles["back"].text
+    assert "known by heart" in titles["levels"].text
+    assert titles["neighbours"].title == "Nearest training data"
+    assert "hints at a copy" in titles["neighbours"].text
+
+
+def test_the_training_source_is_known_by_its_name_or_its_place(model, insects, monkeypatch):
+    def trained(*source):
+        return dataclasses.replace(model, details={"data": dict(zip(["source"], source, strict=False))})
+
+    monkeypatch.chdir(insects.parent)
+    assert report._is_own(trained("digits"), "digits")
+    assert report._is_own(trained("insects"), str(insects))
+    assert not report._is_own(trained(str(insects / "test")), str(insects))
+    assert not report._is_own(trained("digits"), str(insects))
+    assert not report._is_own(trained(), "digits")
 
 
 def test_an_existing_file_is_replaced_only_with_overwrite(small, tmp_path):

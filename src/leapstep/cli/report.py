@@ -92,14 +92,17 @@ def _check(out: Path, overwrite: bool) -> None:
 
 def _read(model: Model, source: str) -> Splits:
     """The training data, and what is held out, if there is such a split."""
+    from leapstep.data import NoSplit
     from leapstep.report import Split, Splits
 
-    train = Split(*options.data_for(model, source, "train"))
-    reasons = []
+    train, reasons = Split(*options.data_for(model, source, "train")), []
     for name in HELD:
         try:
             return Splits(source, train, Split(*options.data_for(model, source, name)), name)
+        except NoSplit:
+            continue
         except ValueError as error:
             reasons.append(str(error))
-    typer.echo(f"nothing is held out, so the training data stand for all: {reasons[0]}", err=True)
+    why = reasons[0] if reasons else f"{source} has no part {' or '.join(HELD)}"
+    typer.echo(f"{why}: the page shows its part train alone", err=True)
     return Splits(source, train)

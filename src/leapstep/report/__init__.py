@@ -120,16 +120,16 @@ def gather(
     Returns:
         the page.
     Raises:
-        ValueError: settings that do not fit the model, or a sweep that cannot be read.
+        ValueError: settings that do not fit the model, or a sweep that cannot be read or is of another model.
         FloatingPointError: samples that are not finite.
     """
     began, run = time.perf_counter(), Path(source) if source and Path(source).is_dir() else None
     settings = complete(model, settings or Settings())
     _check_labels(model, data)
     weights = fingerprint(model.network)
-    if sweep is None and run is not None and (run / "sweep" / "results.json").is_file():
-        sweep = run / "sweep"
     found = None if sweep is None else folder.sweep(Path(sweep), weights)
+    if sweep is None and run is not None and (run / "sweep" / "results.json").is_file():
+        found = folder.sweep(run / "sweep", weights, named=False)
     work = _Work(model, settings, on_step or (lambda: None))
     x, way = _samples(work)
     labels = work.labels(range(len(x)))
@@ -141,13 +141,14 @@ def gather(
         classes=model.classes,
         settings=settings,
         spacing=work.spacing,
-        unit="pixels in [0, 1]" if model.is_pictures else "standard deviations of the training data",
+        unit="squared pixel values from 0 to 1" if model.is_pictures else "variances of the training data",
         samples=work.shown(x),
         labels=() if labels is None else tuple(model.classes[label] for label in labels.tolist()),
         consistency=_consistency(work),
         way=way,
         between=_between(work),
         data=None if data is None else data.source,
+        own=data is not None and _is_own(model, data.source),
         held="train" if data is None or data.held is None else data.held_name,
         curves={} if run is None else folder.curves(run),
         strips=[] if run is None else folder.strips(run),
@@ -362,6 +363,14 @@ def _between(work: _Work) -> Between:
 
 
 # --- against data --------------------------------------------------------------------------------------------------
+
+
+def _is_own(model: Model, source: str) -> bool:
+    """Whether a source of data is the one that the model was trained on, as far as its folder says."""
+    trained = model.details.get("data", {}).get("source")
+    if trained is None or trained == source:
+        return trained is not None
+    return Path(trained).exists() and Path(source).exists() and Path(trained).samefile(source)
 
 
 def _parts(data: Splits) -> list[tuple[str, Split]]:

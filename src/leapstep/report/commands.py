@@ -5,7 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from leapstep.evaluation import METRICS
 from leapstep.report.contents import Page, Sweep
+
+K = 5
+"""The neighbours that `leapstep evaluate` and `leapstep sweep` look for by default, of more samples than that."""
 
 
 def said(*parts: object) -> str:
@@ -66,18 +70,14 @@ def reconstructions(page: Page) -> str:
     return said("reconstruct", source(page), page.data, *parts, "--out", "there-and-back")
 
 
-def levels(page: Page) -> str:
-    """The error by noise level, which the doctor draws as well."""
-    return said("doctor", source(page), page.data, "--split", page.held, "--html", "doctor.html")
-
-
-def neighbours(page: Page) -> str:
-    """The nearest training data."""
+def neighbours(page: Page) -> list[str]:
+    """The nearest data; nothing where `leapstep evaluate` draws no pairs, or would want more samples."""
     found = page.neighbours
     assert found is not None
+    if page.kind != "pictures" or page.held == "train" or found.n <= K:
+        return []
     parts: list[object] = ["--n", found.n, *_sampler(page), *_turns(page, found.n), "--split", page.held]
-    drawn = ["--pairs", "closest.png"] if page.kind == "pictures" and page.held != "train" else []
-    return said("evaluate", source(page), page.data, *parts, *drawn)
+    return [said("evaluate", source(page), page.data, *parts, "--pairs", "closest.png")]
 
 
 def sweep(page: Page, found: Sweep) -> str:
@@ -100,10 +100,20 @@ def sweep(page: Page, found: Sweep) -> str:
     for option, values in lists.items():
         if values:
             parts += [option, ",".join(map(str, dict.fromkeys(values)))]
+    given = dict(found.conditions)
+    features = given.get("features_source") or given.get("features")
+    given["features"] = "FOLDER" if features == "learned" else features
     for name in ("n", "split", "features", "seed"):
-        value = found.conditions.get(name)
-        if value is not None:
-            parts += [f"--{name}", "FOLDER" if (name, value) == ("features", "learned") else value]
+        if given.get(name) is not None:
+            parts += [f"--{name}", given[name]]
+    for name, default in (("k", K), ("resamples", 100), ("guidance", 1)):
+        if given.get(name, default) != default:
+            parts += [f"--{name}", given[name]]
+    if isinstance(labels := given.get("labels"), list):
+        parts += _named(",".join(labels))
+    # the score needs a classifier, which pixels have not: then all the others are all
+    if found.metrics and set(METRICS) - {"inception_score" if features == "pixels" else ""} - set(found.metrics):
+        parts += ["--metrics", ",".join(found.metrics)]
     return said(*parts, "--metric", found.metric, "--out", found.folder)
 
 
@@ -112,7 +122,7 @@ def again(page: Page) -> str:
     parts: list[object] = ["--data", page.data] if page.data else []
     parts += ["--n", page.settings.n, *_sampler(page)]
     parts += [] if page.settings.label is None else _named(page.classes[page.settings.label])
-    parts += ["--sweep", page.sweep.folder] if page.sweep else []
+    parts += ["--sweep", page.sweep.folder] if page.sweep and page.sweep.cells else []
     return said("report", source(page), *parts, "--out", "report.html")
 
 

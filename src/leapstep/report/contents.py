@@ -235,6 +235,7 @@ class Sweep(NamedTuple):
         advice: a line each.
         remarks: what a reader must know of them, a line each.
         conditions: everything that a result depends on.
+        metrics: what was measured, by name.
     """
 
     folder: str
@@ -243,6 +244,7 @@ class Sweep(NamedTuple):
     advice: tuple[str, ...]
     remarks: tuple[str, ...]
     conditions: Mapping[str, Any]
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,7 @@ class Page:
         spacing: of the sampler's times.
         unit: in which squared differences are.
         data: the source of the data, and None without.
+        own: whether they are what the model was trained on, as its folder says.
         held: the part of them that the model was not trained on; "train" where there is none.
         samples: the grid, `[n, *d]`.
         labels: the names of their classes, or empty.
@@ -281,6 +284,7 @@ class Page:
     way: Way
     between: Between
     data: str | None = None
+    own: bool = False
     held: str = "train"
     curves: Mapping[str, Curve] = field(default_factory=dict)
     strips: Sequence[Strip] = ()

@@ -121,7 +121,6 @@ def scatter(points: Array, limits: tuple[Array, Array], name: str, alt: str, way
     """Points of a plane `[n, 2]`; with a way, larger, above its path and what is around it."""
 
     def draw(figure: Figure, colours: Palette) -> None:
-        _fixed(figure, SMALL)
         axes = figure.subplots()
         if way is not None:
             path, around = way
@@ -131,6 +130,8 @@ def scatter(points: Array, limits: tuple[Array, Array], name: str, alt: str, way
         axes.plot(points[:, 0], points[:, 1], "o", color=colours.series[0], markersize=size, alpha=0.8)
         axes.set(xlim=(limits[0][0], limits[1][0]), ylim=(limits[0][1], limits[1][1]))
         axes.set(xlabel="first value", ylabel="second value")
+        texts = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks().tolist())
+        _fixed(figure, SMALL, 0.42 + 0.075 * max(map(len, texts)))
 
     return svg(draw, name, alt, SMALL)
 
@@ -160,15 +161,15 @@ def signals(values: Array, limits: tuple[float, float], name: str, alt: str, col
     return svg(draw, name, alt, size)
 
 
-def _fixed(figure: Figure, size: tuple[float, float]) -> None:
+def _fixed(figure: Figure, size: tuple[float, float], left: float = 0.55) -> None:
     """Axes that stand in the same place in every frame; that they need not be found is faster as well."""
     width, height = size
     figure.set_layout_engine(None)
-    figure.subplots_adjust(0.55 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.1 / height, 0.15, 0.2)
+    figure.subplots_adjust(left / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.1 / height, 0.15, 0.2)
 
 
-def pairs(left: Array, right: Array, limits: tuple[float, float], name: str, alt: str) -> str:
-    """Signals `[n, l]` or `[n, c, l]`, each over the one that it is compared with, in the second colour."""
+def pairs(left: Array, right: Array, called: tuple[str, str], limits: tuple[float, float], name: str, alt: str) -> str:
+    """Signals `[n, l]` or `[n, c, l]`, each over the one that it is compared with, in the second colour; both named."""
     left, right = (each if each.ndim == 3 else each[:, None] for each in (left, right))
     places, rows = chosen(left.shape[-1], 200), -(-len(left) // 2)
 
@@ -177,13 +178,14 @@ def pairs(left: Array, right: Array, limits: tuple[float, float], name: str, alt
         for axes in grid.flat[len(left) :]:
             axes.set_axis_off()
         for axes, one, other in zip(grid.flat, left, right, strict=False):
-            axes.plot(places, other[:, places].T, "--", color=colours.series[1], linewidth=1.6)
-            axes.plot(places, one[:, places].T, "-", color=colours.series[0], linewidth=1)
+            below = axes.plot(places, other[:, places].T, "--", color=colours.series[1], linewidth=1.6)
+            above = axes.plot(places, one[:, places].T, "-", color=colours.series[0], linewidth=1)
             axes.set(ylim=limits)
             axes.xaxis.set_major_formatter(number)
         figure.supxlabel("place in the signal", fontsize=8)
+        figure.legend([above[0], below[0]], called, loc="outside upper center", ncols=2)
 
-    return svg(draw, name, alt, (5.0, max(1.7, 1.05 * rows)))
+    return svg(draw, name, alt, (5.0, 0.25 + max(1.7, 1.05 * rows)))
 
 
 def joined(left: Array, right: Array, limits: tuple[Array, Array], name: str, alt: str) -> str:
@@ -262,10 +264,11 @@ def consistency(found: Consistency) -> str:
             axes.set_yscale("log")
             plain_numbers(axes.yaxis)
         _counted(axes, found.steps[:-1])
-        axes.set(xlabel="steps", ylabel="% of two samples' difference", title=f"Difference from {most} steps")
+        axes.set(xlabel="steps", ylabel="% of that of two samples")
+        axes.set(title=f"Squared difference from {most} steps")
 
     said = "; ".join(f"{n} steps {100 * share:.2g} %" for n, share in zip(found.steps, found.shares, strict=True))
-    alt = f"Plot of how far samples of fewer steps are from those of {most}, of what two samples differ by: {said}."
+    alt = f"Plot of the squared difference of samples of fewer steps from those of {most}, of that of two: {said}."
     return svg(draw, "consistency", alt, (3.6, 2.5))
 
 
@@ -282,19 +285,16 @@ def _counted(axes: Any, counts: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(number)
 
 
-def denoising(levels: Levels) -> list[str]:
-    """The errors of the estimated data and of the estimated noise, over the time; a line for each part of the data."""
-    names = {"train": "training data"}
+def denoising(levels: Levels, names: Sequence[str]) -> list[str]:
+    """The errors of the estimated data and of the estimated noise, over the time; a named line for each part."""
 
     def plot(name: str, title: str, ylabel: str, read: Callable[[Any], Sequence[float]], alt: str) -> str:
         def draw(figure: Figure, colours: Palette) -> None:
             axes = figure.subplots()
-            for i, part in enumerate(reversed(levels.parts)):
+            for i, (part, label) in enumerate(reversed(list(zip(levels.parts, names, strict=True)))):
                 values = [value if value > 0 else math.nan for value in gaps(read(part))]
-                style, label = ("o-", "s--")[i], names.get(part.split, f"held-out data ({part.split})")
-                axes.plot(
-                    levels.times, values, style, color=colours.series[i], label=label, markersize=3, linewidth=1.2
-                )
+                look: Any = {"color": colours.series[i], "label": label, "markersize": 3, "linewidth": 1.2}
+                axes.plot(levels.times, values, ("o-", "s--")[i], **look)
             if name == "error-x0":
                 axes.axhline(1, color=colours.ink, linewidth=1, linestyle=":", label="the mean of the data")
             axes.set_yscale("log")

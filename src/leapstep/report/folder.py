@@ -61,14 +61,16 @@ def strips(run: Path) -> list[Strip]:
     return [Strip(found[i][0], found[i][1].read_bytes()) for i in (chosen(len(found), STRIPS) if found else [])]
 
 
-def sweep(folder: Path, weights: str = "") -> Sweep:
+def sweep(folder: Path, weights: str = "", named: bool = True) -> Sweep:
     """Read the results of `leapstep sweep`.
 
     Arguments:
         folder: where `results.json` is.
         weights: the SHA-256 of the weights that the page is about.
+        named: somebody asked for this folder. One that only lies in the run folder may be of weights that were trained
+            on since: then its cells are left out, with a remark.
     Raises:
-        ValueError: the file is missing, or is no such thing.
+        ValueError: the file is missing, is no such thing, or is of other weights though it was named.
     """
     path = folder / "results.json"
     try:
@@ -82,14 +84,18 @@ def sweep(folder: Path, weights: str = "") -> Sweep:
             cells = [cell._replace(label=f"{cell.label}, {cell.spacing}") for cell in cells]
         remarks = [] if content.get("finished") else ["The sweep is not finished: cells are missing."]
         advice = tuple(str(line) for line in content.get("advice") or ())
-        others = str(conditions.get("model_sha256", weights))
+        others, model = str(conditions.get("model_sha256", weights)), content.get("model")
+        metrics = tuple(dict.fromkeys(name for each in content["cells"] for name in each.get("metrics", ())))
     except FileNotFoundError:
         raise ValueError(f"there is no {path}: name a folder that `leapstep sweep` made") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} does not hold what `leapstep sweep` writes ({error!r})") from error
     if weights and others != weights:
-        remarks.append("It was made with other weights than those of this page.")
-    return Sweep(str(folder), metric, tuple(cells), advice, tuple(remarks), conditions)
+        if named:
+            raise ValueError(f"{folder} is a sweep of {model} with other weights: name a sweep of this model")
+        left_out = f"{folder} holds a sweep of other weights than those of this page, so it is not shown: repeat it."
+        return Sweep(str(folder), metric, (), (), (left_out,), {})
+    return Sweep(str(folder), metric, tuple(cells), advice, tuple(remarks), conditions, metrics)
 
 
 def _cell(cell: Mapping[str, Any], metric: str) -> Cell | None:

@@ -160,8 +160,8 @@ def _steps(page: Page) -> Section | None:
     if len(found.steps) == 1:
         return None
     text = (
-        f"The same {n} start noises in more and more steps of {page.settings.method}. The difference from "
-        f"{counted(most)} is given as a share of what two different samples differ by."
+        f"The same {n} start noises in more and more steps of {page.settings.method}. The mean squared difference "
+        f"from {counted(most)} is given as a share of that between two different samples."
     )
     shares = [percent(share) for share in found.shares]
     rows = list(zip(map(str, found.steps), map(short, found.errors), shares, strict=True))
@@ -172,7 +172,7 @@ def _steps(page: Page) -> Section | None:
     view = _view(page, found.samples, 4 if page.kind == "pictures" else 2, alt, "steps")
     plot = figures.consistency(found)
     shown = _plots([plot]) if view is None else _player([view], _slider("Steps", texts, start), 288, plot)
-    heads = ["steps", f"squared difference from {most}, in {page.unit}", "of two samples' difference"]
+    heads = ["steps", f"squared difference from {most}, in {page.unit}", "of two samples' squared difference"]
     blocks = [shown, _table(heads, rows, "The numbers")]
     return Section("steps", "Few steps", text, blocks, [commands.consistency(page)])
 
@@ -231,8 +231,11 @@ def _between(page: Page) -> Section | None:
 # --- against data --------------------------------------------------------------------------------------------------
 
 
-def _named(split: str) -> str:
-    return "training data" if split == "train" else f"held-out data ({split})"
+def _named(page: Page, split: str) -> str:
+    """What a part of the data is called; what the model was not trained on is neither training nor held-out data."""
+    if page.own:
+        return "training data" if split == "train" else f"held-out data ({split})"
+    return "data" if page.held == "train" else f"data ({split})"
 
 
 def _reconstructions(page: Page) -> Section | None:
@@ -240,9 +243,11 @@ def _reconstructions(page: Page) -> Section | None:
     if found is None:
         return None
     text = (
-        f"{found.n} of the {_named(found.split)}, encoded to noise and decoded again with {found.method}: the mean "
-        f"squared error that is left, in {page.unit}, with its standard error."
+        f"{found.n} of the {_named(page, found.split)}, encoded to noise and decoded again with {found.method}: the "
+        f"mean squared error that is left, in {page.unit}, with its standard error."
     )
+    if not page.own:
+        text += f" {page.data} is not what the model was trained on, as far as its folder says."
     errors = [with_error(*pair) for pair in zip(found.errors, found.deviations, strict=True)]
     names = [counted(steps) for steps in found.steps]
     told = [commands.reconstructions(page)]
@@ -254,10 +259,13 @@ def _reconstructions(page: Page) -> Section | None:
     blocks: list[Block] = []
     if page.kind == "signals":
         alt = f"Signals, dashed, and what came back in {names[0]}."
-        blocks.append(_plots([figures.pairs(found.samples[0], found.originals, _span(page), "back", alt)], "wide"))
+        text += f" The plot shows {len(found.originals)} of them and what came back in {names[0]}."
+        lines, called = (found.samples[0], found.originals), (f"back in {names[0]}", "before")
+        blocks.append(_plots([figures.pairs(*lines, called, _span(page), "back", alt)], "wide"))
     elif page.kind == "points":
         limits = figures.bounds(page.samples, found.originals)
         alt = f"Points before, and after they were encoded and decoded in {names[0]}."
+        text += f" The plot shows {len(found.originals)} of them and what came back in {names[0]}."
         blocks.append(_plots([figures.joined(found.samples[0], found.originals, limits, "back", alt)]))
     blocks.append(_table(["", f"error, in {page.unit}"], list(zip(names, errors, strict=True))))
     return Section("back", "There and back", text, blocks, told)
@@ -279,7 +287,7 @@ def _levels(page: Page) -> Section | None:
     eps = [value for value in last.eps if math.isfinite(value)]
     if eps:
         text += f" The latter is {short(sum(eps) / len(eps))} on average over the times: the loss on eps."
-    if len(found.parts) > 1:
+    if len(found.parts) > 1 and page.own:
         text += " Training data far below held-out data would mean that they are known by heart."
     parts = [(part, values) for part in found.parts for values in (part.x0, part.eps)]
     heads = ["t", "log-SNR", *(f"{what}, {part.split}" for part in found.parts for what in ("x0", "eps"))]
@@ -287,39 +295,47 @@ def _levels(page: Page) -> Section | None:
         [f"{time:.3g}", short(level), *(short(values[i]) for _, values in parts)]
         for i, (time, level) in enumerate(zip(found.times, found.log_snr, strict=True))
     ]
-    blocks = [_plots(figures.denoising(found)), _table(heads, rows, "The numbers")]
-    return Section("levels", "Error by noise level", text, blocks, [commands.levels(page)])
+    names = [_named(page, part.split) for part in found.parts]
+    blocks = [_plots(figures.denoising(found, names)), _table(heads, rows, "The numbers")]
+    return Section("levels", "Error by noise level", text, blocks, [])
 
 
 def _neighbours(page: Page) -> Section | None:
-    found, title = page.neighbours, "Nearest training data"
+    found = page.neighbours
     if found is None:
         return None
-    count, pictures = len(found.rows), page.kind == "pictures"
-    text = f"The {count} of {found.n} samples that are nearest to one of the {found.among:,} training data"
+    count, pictures, among = len(found.rows), page.kind == "pictures", _named(page, "train")
+    title = "Nearest training data" if page.own else "Nearest data"
+    text = f"The {count} of {found.n} samples that are nearest to one of the {found.among:,} {among}"
     text += ", which stands beside each." if pictures else "."
+    if not pictures or found.ratios is None:
+        unit = "of pixels as the model scales them" if pictures else "in standard deviations of the training data"
+        text += f" Distances are Euclidean over all values of a sample, {unit}."
     if found.ratios is not None and found.median is not None:
+        hint = ": far below 1 hints at a copy" if page.own else ""
         text += (
-            " The ratio is to the distance of held-out data from the training data (their median): far below 1 hints "
-            f"at a copy. The median of all {found.n} is {found.median:.2f}."
+            f" The ratio is to the distance of {_named(page, page.held)} from {among} (their median){hint}. The median "
+            f"of all {found.n} is {found.median:.2f}."
         )
-    told, distances = [commands.neighbours(page)], [short(distance) for distance in found.distances]
+    told, distances = commands.neighbours(page), [short(distance) for distance in found.distances]
     ratios = ["–"] * count if found.ratios is None else [f"{ratio:.2f}" for ratio in found.ratios]
     if pictures:
         pairs = []
         for i, row in enumerate(found.rows):
             both = np.stack([found.samples[i], found.nearest[i]])[None]
-            alt = f"Sample {row} and its nearest training picture, at distance {distances[i]}."
+            alt = f"Sample {row} and its nearest {'training ' if page.own else ''}picture, at distance {distances[i]}."
             value = f"distance {distances[i]}" if found.ratios is None else f"ratio {ratios[i]}"
             pairs.append({"sprite": figures.sprite(both, 2), "alt": alt, "text": value})
         return Section("neighbours", title, text, [{"type": "pairs", "pairs": pairs}], told)
     blocks: list[Block] = []
     if page.kind == "signals":
-        alt = f"{count} samples, each over the training signal nearest to it, dashed."
-        blocks.append(_plots([figures.pairs(found.samples, found.nearest, _span(page), "nearest", alt)], "wide"))
-    blocks.append(
-        _table(["sample", "distance", "ratio"], list(zip(map(str, found.rows), distances, ratios, strict=True)))
-    )
+        alt = f"{count} samples, each over the signal of the {among} nearest to it, dashed."
+        lines, called = (found.samples, found.nearest), ("sample", f"nearest in the {among}")
+        blocks.append(_plots([figures.pairs(*lines, called, _span(page), "nearest", alt)], "wide"))
+    columns = {"sample": map(str, found.rows), "distance": distances}
+    if found.ratios is not None:
+        columns["ratio"] = ratios
+    blocks.append(_table(list(columns), list(zip(*columns.values(), strict=True))))
     return Section("neighbours", title, text, blocks, told)
 
 
@@ -330,6 +346,8 @@ def _sweep(page: Page) -> Section | None:
     found = page.sweep
     if found is None:
         return None
+    if found.remarks and not found.conditions and not found.cells:  # of other weights
+        return Section("sweep", "Quality by steps", " ".join(found.remarks), [], [])
     name, better = NAMES.get(found.metric, found.metric), "less" if found.metric in LESS_IS_BETTER else "more"
     text = f"The {name} by method and number of steps; {better} is better. ± is half of a 95 % interval."
     if any(cell.even for cell in found.cells):

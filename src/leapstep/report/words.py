@@ -8,26 +8,24 @@ from leapstep.report.contents import Page
 
 
 def short(value: float | None) -> str:
-    """A number as a reader wants it: three digits, no exponent where it can be avoided."""
+    """A number as a reader wants it: three digits, and an exponent only where many zeros would take its place."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    if 100 <= abs(value) < 1e7:
-        said = f"{value:,.0f}"
-    elif 1e-7 < abs(value) < 1e-4:
-        said = f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
-    else:
-        said = f"{value:.3g}"
+    said = f"{value:,.0f}" if 100 <= abs(value) < 1e7 else f"{value:.3g}"
     return f"−{said[1:]}" if said.startswith("-") else said
 
 
 def with_error(value: float, error: float | None) -> str:
-    """A number and how uncertain it is, with two digits of the latter."""
+    """A number and how uncertain it is, with two digits of the latter; small ones with one exponent for both."""
     if error is None or not math.isfinite(error) or error <= 0 or not math.isfinite(value):
         return short(value)
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:,.{digits}f} ± {error:,.{digits}f}".replace("-", "−")
+    digits, exponent = 1 - math.floor(math.log10(error)), math.floor(math.log10(max(abs(value), error)))
+    if digits > 5 and exponent < 0:
+        digits, scale = digits + exponent, 10.0**exponent
+        return f"({value / scale:.{digits}f} ± {error / scale:.{digits}f})".replace("-", "−") + f"e{exponent:03}"
+    return f"{value:,.{max(0, digits)}f} ± {error:,.{max(0, digits)}f}".replace("-", "−")
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -68,7 +66,7 @@ def cost(page: Page) -> str:
         f"Sampling in {few[0]} steps instead of {found.steps[-1]} changes its samples by {percent(shares[few[0]], 1)} "
     )
     more = "".join(f"; in {steps} steps, by {percent(shares[steps], 1)}" for steps in few[1:])
-    return f"{said}of what two different samples differ by{more}."
+    return f"{said}of what two different samples differ by, as mean squared differences{more}."
 
 
 def effort(page: Page) -> str:
