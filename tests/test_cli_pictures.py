@@ -450,7 +450,7 @@ def test_the_error_is_that_of_encode_and_decode(model, insects, test_data, tmp_p
     about = results(tmp_path / "o")["reconstruction"]
     assert about["labels"]
     assert about["n"] == 15
-    assert about["unit"] == "pixels in [0, 1]"
+    assert about["unit"] == "squared pixel values from 0 to 1"
     assert about["weights_sha256"] == checkpoint.fingerprint(leapstep.load(model).network)
     assert "15 samples" in said
 
@@ -569,7 +569,7 @@ def test_json_is_all_that_is_printed(model, insects, tmp_path):
 def test_what_is_no_picture_is_measured_in_standard_deviations(points, array, tmp_path):
     out = tmp_path / "o"
     said = done("reconstruct", points, array, "--out", out, "--split", "train", "--steps", 5).stdout
-    assert "standard deviations of the training data" in said
+    assert "variances of the training data" in said
     with np.load(out / "reconstructions.npz") as arrays:
         assert list(arrays) == ["original", "5 steps"]
         original, again = arrays.values()

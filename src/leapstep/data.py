@@ -113,6 +113,11 @@ class Data:
         return self.scaling.to_model(np.asarray(self.values[np.asarray(indices)]))
 
 
+def same_source(a: str, b: str) -> bool:
+    """Whether two names are of one source of data: the same words, or the same file or folder."""
+    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
+
+
 class _Options(NamedTuple):
     split: str
     size: int | None

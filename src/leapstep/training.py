@@ -37,7 +37,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from leapstep import checkpoint, files
 from leapstep.configuration import TrainingConfig
-from leapstep.data import Data, read
+from leapstep.data import Data, read, same_source
 from leapstep.denoiser import Diffusion, from_network
 from leapstep.networks import MLP, UNet
 from leapstep.pictures import cut, grid, save_image, table
@@ -528,7 +528,7 @@ def train(
 
 def _check_resumable(run: Path, config: TrainingConfig, data: str) -> None:
     _, values = checkpoint.find_state(run)
-    if not _same_source(values["data"]["source"], data):
+    if not same_source(values["data"]["source"], data):
         raise ValueError(
             f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"
         )
@@ -538,10 +538,6 @@ def _check_resumable(run: Path, config: TrainingConfig, data: str) -> None:
             raise ValueError(
                 f"{run} was trained with {name}={had}, not {wanted.get(name)}: resume it without changing that"
             )
-
-
-def _same_source(a: str, b: str) -> bool:
-    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
 
 
 def _loop(trainer: Trainer, run: Path) -> None:

@@ -84,11 +84,11 @@ def check_reversible(method: str, transition: Transition, model: Model, inverse:
 
 def unit(model: Model) -> str:
     """In what the command measures errors."""
-    return "pixels in [0, 1]" if model.is_pictures else "standard deviations of the training data"
+    return "squared pixel values from 0 to 1" if model.is_pictures else "variances of the training data"
 
 
 def squared_error(model: Model, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The mean squared difference per dimension of each sample, `[n]`, float64, in that unit."""
+    """The mean squared difference per dimension of each sample, `[n]`, float64, in `unit`."""
     import torch
 
     scale = model.scaling.scale / 255 if model.is_pictures else 1.0

@@ -164,7 +164,7 @@ def _show(out: Path, model: Model, found: dict[str, Tensor]) -> None:
 
 def _print(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """The newest row of the table, below its head if it is the first."""
-    compares = record["unit"].startswith("pixels") and record["method"] == "ddim" and not record["exact"]
+    compares = "pixel" in record["unit"] and record["method"] == "ddim" and not record["exact"]
     if len(rows) == 1:
         typer.echo(
             f"{record['n']} samples of {record['data']}, there and back with {record['method']}: squared error per "

@@ -138,7 +138,9 @@ def command(
     if loaded.is_pictures:
         options.show(loaded.scaling.to_pixels(way[0][:, 0]), no_preview, evenly=True)
     for count in counts[:-1]:
-        typer.echo(f"{count} steps are {errors[count]:.2g} from {counts[-1]}: squared error, in {latents.unit(loaded)}")
+        typer.echo(
+            f"{count} steps are {errors[count]:.2g} from {counts[-1]}: mean squared error in {latents.unit(loaded)}"
+        )
     typer.echo(f"written: {out}")
 
 

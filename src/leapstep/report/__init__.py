@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from leapstep.checkpoint import Model, Thresholding, fingerprint
-from leapstep.data import Data
+from leapstep.data import Data, same_source
 from leapstep.denoiser import Clip, Diffusion, clipped
 from leapstep.interpolation import interpolation_grid, slerp
 from leapstep.report import folder
@@ -368,9 +368,7 @@ def _between(work: _Work) -> Between:
 def _is_own(model: Model, source: str) -> bool:
     """Whether a source of data is the one that the model was trained on, as far as its folder says."""
     trained = model.details.get("data", {}).get("source")
-    if trained is None or trained == source:
-        return trained is not None
-    return Path(trained).exists() and Path(source).exists() and Path(trained).samefile(source)
+    return trained is not None and same_source(trained, source)
 
 
 def _parts(data: Splits) -> list[tuple[str, Split]]:
