@@ -323,18 +323,19 @@ def _live(cells: list[dict[str, Any]], plan: list[Setting], metric: str, total: 
 
     console = Console(stderr=True)
     done, before, began, printed = 0, 0, time.perf_counter(), len(cells)
+    table = _table(cells, plan, metric)
 
     def tell(setting: Setting, calls: int, done_before: int = 0) -> None:
-        nonlocal done, before, printed
+        nonlocal done, before, printed, table
         done, before = done + calls, before + done_before
+        fresh, printed = len(cells) > printed, len(cells)
         left = (total - done - before) * (time.perf_counter() - began) / max(done, 1)
         if live is not None:
             share = (done + before) / max(total, 1)
             line = f"{setting.label}, {setting.steps} steps, {setting.spacing}: {share:.0%} of all"
-            table = _table(cells, plan, metric)
+            table = _table(cells, plan, metric) if fresh else table  # not for every call of the network
             live.update(Group(table, Text(f"{line}, about {quality.duration(left)} left" if done else line)))
-        elif len(cells) > printed:
-            printed = len(cells)
+        elif fresh:
             typer.echo(f"{_line(cells[-1], metric)}; about {quality.duration(left)} left", err=True)
 
     if not console.is_terminal:
