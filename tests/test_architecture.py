@@ -9,7 +9,8 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
-    {"files", "plugin", "progress"},
+    {"files", "progress", "text"},
+    {"plugin"},
     {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration"},
     {"denoiser", "interpolation", "features"},
     {"transitions", "calibration"},

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from leapstep.text import one_line
+
 
 def make(path: Path, function: str) -> Any:
     """Execute a Python file and call one of its functions, without arguments.
@@ -58,12 +60,6 @@ def execute(path: Path, call: Callable[[], Any], what: str = "") -> Any:
         where = f"{path}, line {own[-1]}" if own else str(path)
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ValueError(f"{where}: {what}{type(error).__name__}: {one_line(said)}") from error
-
-
-def one_line(text: str, most: int = 300) -> str:
-    """A text that others wrote in one line, cut where it is longer than `most` characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} ..."
 
 
 def _check_needs_nothing(function: Callable[..., Any], name: str) -> None:

@@ -27,6 +27,7 @@ from leapstep.doctor.findings import arguments_of, contradictions, findings, sni
 from leapstep.doctor.probe import Condition, Probe, device_of, probe
 from leapstep.doctor.search import Candidate, search
 from leapstep.process import PREDICTIONS, SCHEDULES
+from leapstep.text import one_line
 
 __all__ = ["Concern", "Curve", "Diagnosis", "Finding", "Level", "Passage", "diagnose"]
 
@@ -181,7 +182,7 @@ def _told(condition: Callable[[Tensor], Mapping[str, Any]], rows: Tensor) -> Map
     try:
         given = condition(rows)
     except Exception as error:  # it may raise anything
-        raise ValueError(f"the condition raised {type(error).__name__}: {plugin.one_line(str(error))}") from error
+        raise ValueError(f"the condition raised {type(error).__name__}: {one_line(str(error))}") from error
     if not isinstance(given, Mapping):
         raise ValueError(f"the condition returned {type(given).__name__}: return a dict of keyword arguments")
     return given

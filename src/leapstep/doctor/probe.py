@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leapstep import plugin
 from leapstep.denoiser import SHAPES
+from leapstep.text import one_line
 
 F64 = torch.float64
 Condition = Callable[[Tensor], Mapping[str, Any]]
@@ -157,7 +157,7 @@ def _where(x: Tensor, timestep: Tensor, error: Exception) -> str:
     """What a network raised, on what, and where."""
     told = [f"{value:.6g}" for value in dict.fromkeys(timestep.flatten().tolist())]
     listed = f"timestep{'s' if told[1:] else ''} {', '.join([*told[:3], *(['...'] if told[3:] else [])])}"
-    words = plugin.one_line(str(error)) or "without a message"
+    words = one_line(str(error)) or "without a message"
     own = (Path(torch.__file__).parent, Path(__file__).parent)
     places = [
         frame

@@ -1,0 +1,38 @@
+"""Text from elsewhere is shown, never obeyed; names that are nearly right are guessed."""
+
+import pytest
+
+from leapstep.text import clean, near, one_line, unknown
+
+
+@pytest.mark.parametrize(
+    "evil", ["\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "a\rb", "\u202e", "\u2066", "\u200b", "\ud800"]
+)
+def test_characters_that_act_are_shown_instead(evil):
+    shown = clean(f"before{evil}after")
+    assert shown.startswith("before")
+    assert shown.endswith("after")
+    assert shown.isprintable()
+
+
+def test_text_that_only_shows_stays():
+    text = "η = 0.5 für 雪, 𝛼 ≈ ½\n\tindented – “quoted”"
+    assert clean(text) == text
+
+
+def test_a_long_text_becomes_one_short_line():
+    line = one_line("word\n" * 100_000, most=50)
+    assert len(line) <= 54
+    assert "\n" not in line
+    assert line.endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("ddmi", "ddim"), ("DDIM", "ddim"), ("dpmpp-2m", "dpmpp_2m"), ("zzz", None)]
+)
+def test_near_misses_are_guessed(wrong, meant):
+    names = ["ddim", "dpmpp_2m", "unipc"]
+    assert near(wrong, names) == meant
+    said = str(unknown("method", wrong, names))
+    assert "use one of ddim, dpmpp_2m, unipc" in said
+    assert (f"did you mean {meant}?" in said) == (meant is not None)
