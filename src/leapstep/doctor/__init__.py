@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep import plugin
 from leapstep.denoiser import CLOCKS, SHAPES, from_network
 from leapstep.doctor import health
 from leapstep.doctor.conventions import F64, Route, Trial, ranges
