@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import leapstep
 import leapstep.doctor
 from commands import refused
 from diagnoses import diagnosis
-from leapstep import checkpoint
+from leapstep import checkpoint, plugin
 from leapstep.cli import doctor
 from leapstep.data import PIXELS, read
 from leapstep.doctor.diagnosis import Finding, Level
@@ -31,9 +32,6 @@ def with_hints():
 
 def with_condition():
     return network(), {"condition": {"y": [1]}}
-
-def with_rows():
-    return network(), {"condition": lambda rows: {"y": rows % 3}}
 
 def odd():
     return network(), {"colour": "red"}
@@ -185,21 +183,37 @@ def test_conditions_and_labels_are_aligned_with_the_data(mine, asked):
 def test_pictures_are_as_they_lie_on_disk(mine, asked):
     done("mine.py:network", "digits", "--split", "test", "--size", 16)
     assert asked["data"].dtype == np.uint8
-    assert asked["data"].shape == (300, 1, 16, 16)
+    assert asked["data"].shape[1:] == (1, 16, 16)
 
 
-def test_no_more_data_than_needed_and_their_own_conditions(mine, asked):
-    for function in ("network", "with_rows"):
-        options = () if function == "with_rows" else ("--label-argument", "y")
-        done(f"mine.py:{function}", "labelled.npz", *options, "--n", 30)
-        numbers = asked["data"][:, 0]
-        assert sorted(set(numbers)) == numbers.tolist()
-        assert len(numbers) == 30
-        assert asked["data"].flags.writeable
-        chosen = torch.arange(30)
-        given = asked["condition"](chosen) if callable(asked["condition"]) else asked["condition"]
-        assert (np.asarray(given["y"]) == numbers % 3).all()
-    refused(invoke("mine.py:with_condition", "points.npy", "--n", 30), "condition y holds 1 rows, the data 40")
+RECORDS = """
+SEEN = []
+
+def network():
+    def net(x, timestep, y):
+        SEEN.append((x, y))
+        raise RuntimeError("enough")
+    return net
+"""
+
+
+def test_the_command_takes_the_rows_that_python_takes(mine):
+    """Of data on disk, with the conditions of these rows, by the same seed."""
+    (mine / "records.py").write_text(RECORDS)
+    source, labels = np.arange(80.0).reshape(40, 2), np.arange(40)
+    np.save(mine / "rows.npy", source)
+    np.savez(mine / "given.npz", y=labels)
+    args = ("--condition", "given.npz", "--n", 30, "--seed", 3)
+    refused(invoke("records.py:network", "rows.npy", *args), "enough")
+    seen = sys.modules["leapstep_plugin_records"].SEEN
+    given, same = {"y": labels}, lambda rows: {"y": torch.from_numpy(labels)[rows]}
+    for data in (source, torch.from_numpy(source), np.load(mine / "rows.npy", mmap_mode="r")):
+        for condition in (given, same):
+            with pytest.raises(ValueError, match="enough"):
+                leapstep.diagnose(plugin.make(mine / "records.py", "network"), data, condition=condition, n=30, seed=3)
+            (x, y), (again, other) = seen[0], sys.modules["leapstep_plugin_records"].SEEN[0]
+            assert torch.equal(x, again)
+            assert y.tolist() == other.tolist()
 
 
 def test_the_device_is_for_modules(mine, asked):
@@ -282,8 +296,8 @@ def test_a_folder_speaks_for_itself(folder, asked, mine):
         (("mine.py:a-b",), ("file.py:function",)),
         (("mine.py:absent",), ("has no function absent", "network")),
         (("mine.py:GREETING",), ("has no function GREETING",)),
-        (("mine.py:fails",), ("mine.py, line 26: fails\\(\\) raised ZeroDivisionError: division by zero$",)),
-        (("mine.py:leaves",), ("mine.py, line 29: leaves\\(\\) raised SystemExit: usage",)),
+        (("mine.py:fails",), ("mine.py, line 23: fails\\(\\) raised ZeroDivisionError: division by zero$",)),
+        (("mine.py:leaves",), ("mine.py, line 26: leaves\\(\\) raised SystemExit: usage",)),
         (("mine.py:verbose",), ("raised RuntimeError: 3 keys: (word ){5,60}[.]{3}$",)),
         (("mine.py:asks",), ("mine.py:asks is called without arguments", "missing a required argument: 'path'")),
         (("mine.py:gives_a_class",), ("mine.py:gives_a_class returned the class Linear: return an instance",)),

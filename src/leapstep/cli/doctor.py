@@ -110,10 +110,10 @@ def command(
         network, known, held, given = _from_folder(model, data, split, options.device(device), (size, label_argument))
         hints = {}
         given |= _condition(condition, None, held)
-    values, hints = _thinned(held.values, _merged(hints, assumed, given, n, seed))
+    hints = _merged(hints, assumed, given, n, seed)
     with progress_bar(0, "starting", " samples") as bar:
         name = functools.partial(bar.set_description_str, refresh=False)  # within the second in which no bar shows
-        found = diagnose(network, values, on_stage=name, on_call=bar.update, **hints)
+        found = diagnose(network, held.values, on_stage=name, on_call=bar.update, **hints)
     if known is not None:
         found = dataclasses.replace(found, contradictions=(*found.contradictions, *_disagreements(known, found)))
     _show(found, json_file, html_file)
@@ -276,24 +276,6 @@ def _merged(
     if not 0 <= merged.get("seed", 0) < 2**63:
         raise ValueError(f"--seed {merged['seed']}: use an integer from 0 on")
     return merged
-
-
-def _thinned(values: Array, hints: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
-    """As many samples as are needed, in memory of their own, and the arguments with the condition for these."""
-    import torch
-
-    n, condition = hints.get("n", 300), hints.get("condition")
-    if len(values) <= n:
-        return np.array(values), hints
-    rows = np.sort(np.random.default_rng(hints.get("seed", 0)).choice(len(values), n, replace=False))
-    if callable(condition):
-        return np.array(values[rows]), hints | {"condition": lambda chosen: condition(torch.from_numpy(rows)[chosen])}
-    for name, array in (condition or {}).items():
-        if len(array) != len(values):
-            raise ValueError(f"condition {name} holds {len(array)} rows, the data {len(values)}: give each its own")
-    if condition is not None:
-        hints = hints | {"condition": {name: array[rows] for name, array in condition.items()}}
-    return np.array(values[rows]), hints
 
 
 # --- folders, which say what they hold -----------------------------------------------------------------------------

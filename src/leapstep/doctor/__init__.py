@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -78,18 +79,17 @@ def diagnose(
         raise ValueError(f"n={n}: at least {LEAST} samples are needed, best 300")
     if isinstance(net, type):
         raise ValueError(f"the network is the class {net.__name__}: give an instance of it, {net.__name__}(...)")
-    values = torch.as_tensor(np.asarray(data)) if not isinstance(data, Tensor) else data.cpu()
-    _check(values)
+    whole = data if isinstance(data, Tensor) else np.asarray(data)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(values), generator=generator)[:n]
-    spans = ranges(values[chosen], values.dtype == torch.uint8 if pictures is None else pictures)
+    chosen, values = _drawn(whole, n, generator)
+    spans = ranges(values, values.dtype == torch.uint8 if pictures is None else pictures)
     if beliefs.get("range") and beliefs["range"] not in [span.name for span in spans]:
         names = ", ".join(span.name for span in spans)
         raise ValueError(f"assumed range={beliefs['range']!r}: for these data use one of {names}")
     count = len(chosen) if values[0].numel() >= 64 else max(2000, len(chosen))
     noise = torch.randn(count, *values.shape[1:], generator=generator)
     on_stage("calling the network")
-    extra = _conditions(condition, chosen, len(values), device_of(net))
+    extra = _conditions(condition, chosen, len(whole), device_of(net))
     extra(torch.arange(1))  # a mistake in it is not the network's
     ask = probe(net, spans[0].values, extra, beliefs)
     ask.on_call = on_call
@@ -144,13 +144,24 @@ def _checked(assume: Mapping[str, Any]) -> dict[str, Any]:
     return dict(assume)
 
 
-def _check(values: Tensor) -> None:
-    if values.ndim < 2 or len(values) < LEAST:
-        raise ValueError(f"the data have shape {tuple(values.shape)}: give [n, *d] with n of {LEAST} or more, best 300")
+def _drawn(data: Tensor | npt.NDArray[Any], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows of the data, n at most, and their values; of data on disk nothing else is read."""
+    if data.ndim < 2 or len(data) < LEAST:
+        raise ValueError(f"the data have shape {tuple(data.shape)}: give [n, *d] with n of {LEAST} or more, best 300")
+    chosen = torch.randperm(len(data), generator=generator)[:n]
+    values = _rows(data, chosen)
     if not values.to(F64).isfinite().all():
         raise ValueError("the data hold values that are not finite: remove them")
     if values.to(F64).std() == 0:
         raise ValueError("all values of the data are the same: the network cannot be told from any other")
+    return chosen, values
+
+
+def _rows(values: Tensor | npt.NDArray[Any], chosen: Tensor) -> Tensor:
+    """These rows, on the CPU and in memory of their own."""
+    if isinstance(values, Tensor):
+        return values[chosen.to(values.device)].cpu()
+    return torch.from_numpy(values[chosen.numpy()])
 
 
 def _conditions(
@@ -167,13 +178,14 @@ def _conditions(
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in _told(condition, chosen[rows]).items()
         }
-    arrays = {name: torch.as_tensor(value).to(device) for name, value in condition.items()}
+    arrays = {name: value if isinstance(value, Tensor) else np.asarray(value) for name, value in condition.items()}
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) != total:
             raise ValueError(
                 f"condition {name!r} has shape {tuple(array.shape)}: give one row for each of {total} data"
             )
-    return lambda rows: {name: array[chosen[rows].to(device)] for name, array in arrays.items()}
+    own = {name: _rows(array, chosen).to(device) for name, array in arrays.items()}
+    return lambda rows: {name: array[rows.to(device)] for name, array in own.items()}
 
 
 def _told(condition: Callable[[Tensor], Mapping[str, Any]], rows: Tensor) -> Mapping[str, Any]:
