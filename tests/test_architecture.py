@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import leapstep
+
 SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
     {"files", "progress", "text"},
@@ -54,8 +56,28 @@ def test_files_import_from_lower_floors_only(path):
             assert FLOOR[name] < FLOOR[here], f"{here} (floor {FLOOR[here]}) imports {name} (floor {FLOOR[name]})"
 
 
-def test_import_is_light():
+def fresh(program):
+    """What a program prints in an interpreter of its own."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["leapstep", "leapstep.cli"])
+def test_import_is_light(module):
+    """A --help and the completion of a word wait for no torch; the library, once used, for no application's stack."""
+    heavy = ["PIL", "accelerate", "datasets", "huggingface_hub", "sklearn", "tensorboard", "torch"]
+    assert fresh(f"import {module}, sys; print([m for m in {heavy} if m in sys.modules])") == "[]"
     heavy = ["PIL", "accelerate", "datasets", "huggingface_hub", "pydantic", "sklearn", "tensorboard", "typer"]
-    program = f"import leapstep, sys; print([m for m in {heavy} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    assert fresh(f"import leapstep, sys; leapstep.sample; print([m for m in {heavy} if m in sys.modules])") == "[]"
+
+
+def test_modules_and_names_are_there_once_they_are_asked_for():
+    """Every module of the library is listed in the stub, and every name that it lists exists."""
+    modules = {part_of(path) for path in SOURCE.rglob("*.py")} - {"__init__", "__main__", "cli"}
+    assert modules <= set(leapstep.__all__)
+    program = "import leapstep; from leapstep import *; print(leapstep.training.train, len(dir(leapstep)))"
+    assert fresh(program).endswith(f" {len(leapstep.__all__)}")
+
+
+def test_a_name_that_is_nearly_right():
+    with pytest.raises(AttributeError, match=r"has no attribute 'ddmi': did you mean ddim\?"):
+        _ = leapstep.ddmi

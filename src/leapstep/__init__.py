@@ -7,143 +7,19 @@
 Read `process`, `denoiser`, `transitions` and `sampling` in this order; together they are the whole theory.
 """
 
-from leapstep.calibration import Calibration, calibrate
-from leapstep.checkpoint import Model, load
-from leapstep.denoiser import (
-    Denoiser,
-    Diffusion,
-    GaussianMixture,
-    clipped,
-    dynamic_threshold,
-    empirical,
-    from_network,
-    guided,
-    scaled,
-)
-from leapstep.doctor import Diagnosis, diagnose
-from leapstep.interpolation import interpolation_grid, slerp, spherical
-from leapstep.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
-from leapstep.process import (
-    SCHEDULES,
-    Process,
-    cosine,
-    exponential,
-    exponential_s,
-    flow,
-    from_alphas_cumprod,
-    from_betas,
-    from_log_snr,
-    karras,
-    linear,
-    quadratic,
-    rescale_zero_terminal_snr,
-    scaled_linear,
-    sigmoid,
-    subvp,
-    ve,
-    vp,
-)
-from leapstep.sampling import SPACINGS, Noise, State, decode, encode, sample, sample_in_batches, times, trajectory
-from leapstep.transitions import (
-    TRANSITIONS,
-    Method,
-    Step,
-    Transition,
-    churned,
-    corrected,
-    ddim,
-    ddpm,
-    deis,
-    dpmpp_2m,
-    dpmpp_2s,
-    dpmpp_3m,
-    edm,
-    euler_maruyama,
-    heun,
-    inverted,
-    pc,
-    pf_euler,
-    rk4,
-    rk23,
-    rk45,
-    sde_dpmpp_2m,
-    unipc,
-)
+from typing import Any
+
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "SCHEDULES",
-    "SPACINGS",
-    "TRANSITIONS",
-    "Bound",
-    "Calibration",
-    "Denoiser",
-    "Density",
-    "Diagnosis",
-    "Diffusion",
-    "GaussianMixture",
-    "Method",
-    "Model",
-    "Noise",
-    "Process",
-    "State",
-    "Step",
-    "Transition",
-    "bits_per_dim",
-    "calibrate",
-    "churned",
-    "clipped",
-    "corrected",
-    "cosine",
-    "ddim",
-    "ddpm",
-    "decode",
-    "deis",
-    "diagnose",
-    "dpmpp_2m",
-    "dpmpp_2s",
-    "dpmpp_3m",
-    "dynamic_threshold",
-    "edm",
-    "empirical",
-    "encode",
-    "euler_maruyama",
-    "exponential",
-    "exponential_s",
-    "flow",
-    "from_alphas_cumprod",
-    "from_betas",
-    "from_log_snr",
-    "from_network",
-    "guided",
-    "heun",
-    "interpolation_grid",
-    "inverted",
-    "karras",
-    "linear",
-    "load",
-    "ode_log_likelihood",
-    "pc",
-    "pf_euler",
-    "quadratic",
-    "rescale_zero_terminal_snr",
-    "rk4",
-    "rk23",
-    "rk45",
-    "sample",
-    "sample_in_batches",
-    "scaled",
-    "scaled_linear",
-    "sde_dpmpp_2m",
-    "sigmoid",
-    "slerp",
-    "spherical",
-    "subvp",
-    "times",
-    "trajectory",
-    "unipc",
-    "variational_bound",
-    "ve",
-    "vp",
-]
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # __init__.pyi lists the names and their modules
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return _load(name)
+    from leapstep.text import near
+
+    meant = None if name.startswith("__") else near(name, __all__)
+    raise AttributeError(f"module 'leapstep' has no attribute {name!r}" + (f": did you mean {meant}?" if meant else ""))

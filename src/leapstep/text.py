@@ -33,8 +33,13 @@ def one_line(text: str, most: int = 300) -> str:
 
 def near(name: str, names: Iterable[str]) -> str | None:
     """The one of the names that was probably meant, or None."""
-    found = difflib.get_close_matches(name.lower().replace("-", "_"), list(names), n=1, cutoff=0.6)
-    return found[0] if found else None
+    plain = {each.lower().replace("-", "_"): each for each in names}
+    wanted = name.lower().replace("-", "_")
+    found = difflib.get_close_matches(wanted, plain, n=5, cutoff=0.6)
+    found.sort(
+        key=lambda each: sorted(each) != sorted(wanted)
+    )  # letters swapped, of which difflib knows nothing, first
+    return plain[found[0]] if found else None
 
 
 def unknown(what: str, name: object, names: Iterable[str]) -> ValueError:
