@@ -413,6 +413,22 @@ def test_fixed_steps_converge_with_order_five_to_the_adaptive_solution():
         assert near.abs().max() < 40 * tolerance
 
 
+@pytest.mark.parametrize("std", [0.001, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("name", ["linear", "flow", "karras"])
+def test_adaptive_steps_do_not_leap_over_the_data(name, std):
+    """Whatever the size of the data, hence the noise level at which they are decided, is between very long steps."""
+    process = leapstep.SCHEDULES[name]()._replace(timesteps=None)
+    law = leapstep.GaussianMixture(std * time([[-1.0], [1.0]]), std**2 * time([0.0001, 0.3]))
+    diffusion, x0 = law.diffusion(process), law.sample(8)
+
+    def solve(tolerance):
+        return ode_log_likelihood(diffusion, x0, [1.0, 1e-3], None, probes=0, tolerance=tolerance).log_likelihood
+
+    exact = solve(1e-6)
+    for tolerance in (1e-2, 1e-3):
+        assert (solve(tolerance) - exact).abs().max() < 40 * tolerance
+
+
 def test_probes_are_unbiased_and_average_out():
     process = PROCESSES["cosine"]._replace(timesteps=None)
     law, n = MIXTURES["8-D, full"], 400

@@ -354,6 +354,50 @@ def test_adaptive_steps_are_each_samples_own(name):
     assert max(calls) <= both.calls < sum(calls)
 
 
+@pytest.mark.parametrize("name", leapstep.SCHEDULES)
+@pytest.mark.parametrize(("method", "tolerance"), [("rk45", 1e-3), ("rk23", 1e-2)])
+def test_one_adaptive_step_goes_up_as_well_as_down(name, method, tolerance):
+    """From data to pure noise and back on N(0, 1/4), where both are a factor that is known in closed form.
+
+    At the ends, where there is no noise or no signal, the factor is DDIM's, of the one step to the next level.
+    """
+    process, c = leapstep.SCHEDULES[name](), time(0.25)
+    size = lambda t: (process.alpha(t) ** 2 * c + process.sigma(t) ** 2).sqrt()  # noqa: E731
+    level = 1 / (process.timesteps or 1000)
+    last = time(1.0) - (level if process.alpha(time(1.0)) == 0 else 0)
+    zero, first, one = time(0.0), time(level), time(1.0)
+
+    def leapt(t, s):
+        kept = process.alpha(s) * process.alpha(t) * c + process.sigma(s) * process.sigma(t)
+        return kept / size(t) ** 2
+
+    up = leapt(zero, first) * size(last) / size(first) * leapt(last, one)
+    down = leapt(one, last) * size(first) / size(last) * leapt(first, zero)
+    diffusion = leapstep.GaussianMixture(torch.zeros(1, 4, dtype=F64), c[None]).diffusion(process)
+    x0 = c.sqrt() * torch.randn(16, 4, dtype=F64, generator=torch.Generator().manual_seed(0))
+    calls, transition = [], leapstep.TRANSITIONS[method].make()
+    latent = leapstep.encode(diffusion, x0, 1, transition, on_step=lambda state: calls.append(state.calls))
+    again = leapstep.decode(diffusion, up * x0, 1, transition, on_step=lambda state: calls.append(state.calls))
+    assert (latent - up * x0).norm() < 3 * tolerance * (up * x0).norm()
+    assert (again - down * up * x0).norm() < 3 * tolerance * x0.norm()
+    assert max(calls) <= {"rk45": 97, "rk23": 49}[method]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_adaptive_methods_encode_a_mixture(name):
+    """The latents are those of a fine solution, whose first and last step, DDIM's, are of the same length."""
+    process, data = PROCESSES[name], MIXTURE.sample(32)
+    diffusion, levels = MIXTURE.diffusion(process), process.timesteps or 1000
+    ends = torch.tensor([1 / levels, (levels - 1) / levels if process.alpha(time(1.0)) == 0 else 1.0], dtype=F64)
+    low, high = process.log_snr(ends)
+    fine = process.time(torch.lerp(high, low, torch.linspace(0, 1, 81, dtype=F64)))
+    fine[0], fine[-1] = ends[1], ends[0]
+    path = torch.cat([time([1.0])[: int(ends[1] < 1)], fine])
+    exact = leapstep.encode(diffusion, data, path, leapstep.rk4())
+    found = leapstep.encode(diffusion, data, 1, leapstep.rk45())
+    assert (found - exact).norm() < 5e-3 * exact.norm()
+
+
 def test_a_network_that_no_step_suits_is_told():
     diffusion = leapstep.Diffusion(free("linear"), lambda x, t: x * torch.nan)
     with pytest.raises(FloatingPointError, match=r"not finite, or jumps"):

@@ -73,6 +73,14 @@ DORMAND_PRINCE = Tableau(
 )
 
 
+LONGEST = 1.0
+"""The longest adaptive step in log(rho): at most a factor of e.
+
+Where the estimate of x0 stands still, as below the detail of the data and in pure noise, every step seems exact and the
+next may be longer. Without a bound such steps leap over the noise levels at which data are decided, and no stage, hence
+no estimate of the error, is there to see it."""
+
+
 def heun() -> Transition:
     """Heun's method: a DDIM step, then the slope averaged over both of its ends. Second order, two calls.
 
@@ -151,10 +159,10 @@ def runge_kutta(method: Tableau) -> Transition:
 def adaptive(method: Tableau, rtol: float, atol: float) -> Transition:
     """From t to s in as many Runge-Kutta steps as an error below atol + rtol |x| takes, for each sample its own.
 
-    Steps are sized in log(rho); the error of a step is the root mean square over a sample's values, in units of the
-    tolerance, and a step above 1 is tried again, smaller. Where t has no signal or s no noise, DDIM leads from there to
-    the nearest trained level (or thousandth of the time) and from there on. The batch is done when its last sample
-    is, so calls are those of the sample that needs most.
+    Steps are sized in log(rho), none longer than `LONGEST`; the error of a step is the root mean square over a sample's
+    values, in units of the tolerance, and a step above 1 is tried again, smaller. Where an end has no noise or no
+    signal, a DDIM step joins it to the nearest trained level (or thousandth of the time), and its error stays, whatever
+    the tolerance. The batch is done when its last sample is, so calls are those of the sample that needs most.
 
     Arguments:
         method: with embedded weights, whose last slope is taken at the step's end (so that it is the next one's first).
@@ -228,7 +236,7 @@ def _integrate(
         u = torch.where(accepted, next_u, u)
         factor = (0.9 * error.clamp(min=1e-9) ** (-1 / method.order)).clamp(0.2, 5.0)
         grown = torch.where(accepted & ends, torch.maximum(size, tried * factor), tried * factor)
-        size = torch.where(active, grown, size)
+        size = torch.where(active, grown, size).clamp(max=LONGEST)
     return x, eps, size
 
 
