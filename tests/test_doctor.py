@@ -226,6 +226,21 @@ def test_probe_finds_scalars_and_fractions():
     assert not mixed.separate
 
 
+def test_a_network_that_ignores_its_timestep_is_told_so():
+    """A wrapper that forgets to pass the timestep on: what is said first, and what is found nevertheless."""
+    net, data = BLOBS.network()
+    diagnosis = leapstep.diagnose(lambda x, k: net(x, torch.full((len(x),), 40)), data, check=False)
+    assert str(diagnosis).startswith("The network ignores its timestep: does your wrapper pass it on?")
+    assert diagnosis["time"].value == "none: the network ignores its timestep"
+    assert diagnosis["schedule"].value.startswith("any with alpha")
+    assert diagnosis["range"].value.startswith("standardised")
+    assert diagnosis.concerns[0].weight == 3
+    assert "does your wrapper pass it on?" in diagnosis.concerns[0].cure
+    for used in (lambda x, k: x * k.float()[:, None], lambda x, k: x - 1e-3 * (k > 600)[:, None]):
+        assert probe(used, torch.randn(10, 5), lambda rows: {}, {}).timed
+    assert probe(lambda x, k: x + torch.randn_like(x), torch.randn(10, 5), lambda rows: {}, {}).timed  # who knows
+
+
 def test_a_network_that_cannot_be_called_says_why():
     def net(x, timestep):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

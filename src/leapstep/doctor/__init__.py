@@ -112,6 +112,8 @@ def diagnose(
             inside, winner.trial.range, seed, size, conditional=conditional, device=ask.device
         )
         concerns += health.sampling_concern(passages, parted)
+    if not ask.timed:
+        concerns = (health.untimed(check and parted is None), *concerns)
     return Diagnosis(
         findings=findings(found, ask),
         concerns=tuple(sorted(concerns, key=lambda concern: -concern.weight)),

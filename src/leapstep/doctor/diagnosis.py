@@ -7,6 +7,9 @@ from typing import Any
 
 from leapstep.denoiser import Diffusion
 
+IGNORED = "none: the network ignores its timestep"
+"""What is found of the time of a network that does not look at it."""
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -9,7 +9,7 @@ from typing import Any
 from leapstep.denoiser import CLOCKS
 from leapstep.doctor.conventions import Route, Trial
 from leapstep.doctor.curve import Fit, counts, family, level_of
-from leapstep.doctor.diagnosis import Finding
+from leapstep.doctor.diagnosis import IGNORED, Finding
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.search import (
     AXES,
@@ -59,8 +59,7 @@ def findings(found: Search, ask: Probe) -> tuple[Finding, ...]:
             ),
             weak,
         ),
-        _clock(found, ask, weak),
-        _schedule(found, weak),
+        *((_clock(found, ask, weak), _schedule(found, weak)) if ask.timed else _untimed(found, weak)),
     ]
     return tuple(rows)
 
@@ -135,6 +134,20 @@ def _clock(found: Search, ask: Probe, weak: bool) -> Finding:
             word = min(word, "likely", key=CONFIDENCES.index)
             runner = f"{first.route.time} ({CLOCKS[first.route.time]}), a step of one level that hardly matters"
     return Finding("time", kind, _capped(word, weak), evidence, runner)
+
+
+def _untimed(found: Search, weak: bool) -> tuple[Finding, Finding]:
+    """The clock and the schedule of a network that ignores its timestep: it knows of the noise what x tells."""
+    route = found.winners[0].trial.route
+    ahead, rival = margin(found, lambda one: family(one.route.schedule))
+    said = "" if rival is None else f"any with {_family(rival.route)}"
+    evidence = f"the error of x0 is {math.exp(-ahead):.2g} times that with the best other, {said}" if said else ""
+    return (
+        Finding("time", IGNORED, "sure", "at the same x its answers agree to rounding, whatever it is told"),
+        Finding(
+            "schedule", f"any with {_family(route)}", _capped(confidence(ahead, SURE, LIKELY), weak), evidence, said
+        ),
+    )
 
 
 def _axis(trial: Trial) -> str:

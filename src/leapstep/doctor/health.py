@@ -321,6 +321,20 @@ def behaviour(net: Callable[..., Any], steady: bool, separate: bool, broken: int
     return tuple(concerns)
 
 
+def untimed(follows: bool) -> Concern:
+    """Say that a network ignores its timestep; the few that were trained without one sample well nevertheless.
+
+    Arguments:
+        follows: whether samples are known to follow the data.
+    """
+    return Concern(
+        1 if follows else 3,
+        "the network ignores its timestep: at the same x its answers are the same whatever it is told",
+        "does your wrapper pass it on? If it does, the network was trained without one: then any clock will do, and of "
+        "the schedule only what it says of the data's scale matters",
+    )
+
+
 def _train_mode(net: Callable[..., Any]) -> tuple[list[str], list[str]]:
     """The names of the dropouts and of the batch normalisations that are in train mode."""
     drops: list[str] = []

@@ -41,6 +41,7 @@ class Probe:
         integers: whether it takes integers only.
         fractional: whether it tells timesteps between two integers apart.
         limit: number of rows of its table of timesteps; None where every timestep is answered.
+        timed: whether its answers depend on the timestep at all.
         steady: whether it gives the same answer twice.
         separate: whether a sample's answer does not depend on the others in the batch.
         device: where it computes.
@@ -60,6 +61,7 @@ class Probe:
     integers: bool = False
     fractional: bool = True
     limit: int | None = None
+    timed: bool = True
     steady: bool = True
     separate: bool = True
     calls: int = 0
@@ -192,6 +194,7 @@ def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: 
     one, two = (found(x, torch.tensor([5.0, 9.0, 2.0], dtype=F64), rows) for _ in range(2))
     found.steady = torch.allclose(one, two, rtol=1e-4, atol=1e-5)
     found.separate = not found.steady or _separate(found, x, rows)
+    found.timed = not found.steady or _timed(found, x, rows)
     if found.broken == found.calls:
         found(x, torch.tensor([0.25, 0.5, 0.75], dtype=F64), rows)  # where a clock of any kind has a meaning
     if found.broken == found.calls:
@@ -296,6 +299,17 @@ def _tells_fractions(found: Probe, x: Tensor, rows: Tensor) -> bool:
     five, between, six = (found(x, torch.full((3,), k, dtype=F64), rows) for k in (5.0, 5.4, 6.0))
     step = (six - five).abs().max()
     return bool(step == 0 or min((between - five).abs().max(), (between - six).abs().max()) > 0.02 * step)
+
+
+def _timed(found: Probe, x: Tensor, rows: Tensor) -> bool:
+    """Whether any of very different timesteps changes the answer, to the data or to much noise, beyond rounding."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    timesteps = [0.0, 1.0, 3.0, 30.0, 300.0, 900.0] if found.integers else [0.0, 0.2, 0.5, 1.0, 10.0, 300.0, 900.0]
+    for seen in (x, noise, x.std() * noise):
+        first, *others = (found(seen, torch.full((len(x),), k, dtype=F64), rows) for k in timesteps)
+        if any((first - other).abs().max() > 1e-5 * first.abs().max() for other in others):
+            return True
+    return False
 
 
 def _batch(found: Probe, values: Tensor) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from leapstep import plots
 from leapstep.doctor import figures
-from leapstep.doctor.diagnosis import Concern, Diagnosis, Finding, Level
+from leapstep.doctor.diagnosis import IGNORED, Concern, Diagnosis, Finding, Level
 from leapstep.doctor.health import GAIN, follows
 
 WEIGHTS = {3: "spoils every sample", 2: "costs quality", 1: "worth knowing"}
@@ -39,6 +39,8 @@ def verdict(diagnosis: Diagnosis) -> str:
     """The whole of it in one or two sentences."""
     if wrong := len(diagnosis.contradictions):
         return f"{_counted(wrong, 'thing')} that you assumed {'does' if wrong == 1 else 'do'} not hold."
+    if any(finding.value == IGNORED for finding in diagnosis.findings):
+        return "The network ignores its timestep: does your wrapper pass it on?"
     if _chance(diagnosis):
         return "Nothing that was tried fits: the network may be untrained, or the data not its own."
     doubts, likely = (

@@ -102,6 +102,7 @@ def search(
         counts = tuple(dict.fromkeys((int(assume["timesteps"]), *counts)))
     sizes = {0.5, 1.0} | ({float(assume["sigma_data"])} if assume.get("sigma_data") else set())
     pairs = [(span, route) for span in spans for route in routes(span.linear.variance, counts, ask.integers, sizes)]
+    pairs = pairs if ask.timed else _one_clock(pairs)
     on_stage("comparing conventions")
     trials = _sorted(_compared(ask, pairs, n, noise, 0))
     for rounds, (kept, factor) in enumerate(((40, 3), (12, 8)), start=1):
@@ -177,6 +178,14 @@ def _compared(ask: Probe, pairs: list[tuple[Range, Route]], n: int, noise: Tenso
             yield from kinds
 
 
+def _one_clock(pairs: list[tuple[Range, Route]]) -> list[tuple[Range, Route]]:
+    """Of the pairs that differ in their clocks only, which mean nothing to a network that ignores them, the first."""
+    chosen: dict[tuple[Any, ...], tuple[Range, Route]] = {}
+    for span, route in pairs:
+        chosen.setdefault((span.name, route.process, route.sigma_data), (span, route))
+    return list(chosen.values())
+
+
 def _identity(trial: Trial) -> tuple[Any, ...]:
     route = trial.route
     middle = round(route.process.log_snr(0.9).item(), 3)
@@ -202,12 +211,17 @@ def _refined(ask: Probe, trial: Trial, noise: Tensor, timesteps: int | None) -> 
     """Read the schedule of one convention, and measure it again with it."""
     samples = _samples(noise, 2000, 500)
     places = _timesteps(ask, trial.route, trial.range)
+    places = places if ask.timed else places[:1]  # its zeros lie at one level, whatever it is told
     profile = measure(ask, trial.range, trial.route, trial.predicts, places, samples, noise)
     fits = fit(profile, trial.route, ask.limit, ask.integers)
+    if not ask.timed:
+        fits = [each for each in fits if each.route.timesteps == trial.route.timesteps] or fits
     chosen, same, scores = _measured(ask, trial, fits, max(4, samples // 2), noise)
     fits.remove(chosen)
     counts = trial.route.time in ("index", "fraction")
     found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen))
+    if not ask.timed:
+        return found
     if counts and chosen.misfit > FITS:
         _recovered(ask, found, noise, timesteps)
     elif chosen.misfit > 1:
