@@ -76,7 +76,7 @@ def drawn(model, **options):
             **options,
         )
     )
-    return np.concatenate([values for values, _ in batches]), [seen for _, seen in batches], sum(calls)
+    return np.concatenate([each.values for each in batches]), [each.calls for each in batches], sum(calls)
 
 
 def test_samples_are_those_of_the_library_in_values_and_each_keeps_its_label_and_noise(model):
@@ -107,20 +107,47 @@ class Space:
 @pytest.mark.parametrize("classify", [False, True])
 def test_gathering_goes_on_where_a_part_ends(classify):
     rule = quality.Yardstick(Space(classify), torch.zeros(4, 2), {})
-    batches = [(np.random.default_rng(i).normal(size=(3, 2)), 8 + i) for i in range(4)]
+    normal, timing = np.random.default_rng(0).normal, torch.arange(16, dtype=torch.float64).reshape(4, 2, 2) + 1
+    batches = [quality.Batch(normal(size=(3, 2)), 8 + i, timing[i]) for i in range(4)]
     *_, whole = quality.gather(rule, iter(batches))
     *_, half = quality.gather(rule, iter(batches[:2]))
     assert len(half.seen) == 6
     *_, both = quality.gather(rule, iter(batches[2:]), half)
-    assert torch.equal(both.seen, torch.from_numpy(np.concatenate([values for values, _ in batches])) * 2)
+    assert torch.equal(both.seen, torch.from_numpy(np.concatenate([each.values for each in batches])) * 2)
     assert torch.equal(both.seen, whole.seen)
     assert both.calls == whole.calls == 11
-    assert both.seconds >= half.seconds
+    assert torch.equal(both.timing, timing.reshape(8, 2))
+    assert both.seconds == whole.seconds
     if classify:
         assert torch.equal(both.probabilities, whole.probabilities)
         assert both.probabilities.shape == (12, 2)
     else:
         assert both.probabilities is None
+
+
+def test_seconds_are_calls_at_their_median_pace_and_a_hiccup_does_not_count(model, monkeypatch):
+    now, made = 0.0, 0
+
+    def work(*_):
+        nonlocal now, made
+        made += 1
+        now += {1: 100.0, 10: 60.0}.get(made, 3.0)  # starting up, and a hiccup
+
+    monkeypatch.setattr(quality.time, "perf_counter", lambda: now)
+    setting, rule = Setting("heun", {}, 4, "trailing"), quality.Yardstick(Space(False), torch.zeros(4, 2), {})
+    hook = model.network.register_forward_pre_hook(work)
+    batches = quality.draw(model, setting, leapstep.heun(), 18, labels=torch.arange(18) % 3, batch_size=6)
+    *_, part = quality.gather(rule, batches)
+    hook.remove()
+    quiet = [[6, 12], [6, 12], [6, 12], [3, 6]]
+    assert part.timing.tolist() == [[103, 12], *quiet[1:], quiet[0], [63, 12], *quiet[2:], *quiet]
+    assert part.seconds == pytest.approx({"seconds": 63.0, "seconds_low": 63.0, "seconds_high": 63.0})
+
+
+def test_quantiles_count_values_by_their_weights():
+    values, weights = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([2.0, 1.0, 1.0])
+    assert quality.quantiles(values, weights, (0.25, 0.5, 0.51, 1.0)) == [1.0, 2.0, 3.0, 3.0]
+    assert quality.quantiles(torch.tensor([0.1] * 10), torch.full((10,), 0.1), (1.0,)) == [pytest.approx(0.1)]
 
 
 def test_a_yardstick_measures_what_the_library_does():
@@ -219,6 +246,44 @@ def test_cells_are_even_where_the_difference_of_their_replicates_may_be_none():
     shares = [(0.8, (0.01, -0.01)), (0.79, (-0.01, 0.01)), (0.7, (0.01, -0.011))]
     more = [with_replicates(cell("a", 5, share, metric="recall"), *luck, metric="recall") for share, luck in shares]
     assert quality.even(more, "recall") == more[1:2]
+
+
+def test_of_equal_calls_the_quality_decides_and_never_the_seconds():
+    better, faster = cell("unipc", 10, 1.0, seconds=5.0), cell("dpmpp_2m", 10, 1.01, seconds=1.0)
+    assert quality.advice([faster, better], "frechet")[0].startswith("best and cheapest: unipc, 10 steps")
+    shares = [
+        cell(name, 10, value, seconds=s, metric="recall") for name, value, s in (("a", 0.995, 1.0), ("b", 1.0, 9.0))
+    ]
+    assert quality.advice(shares, "recall")[0].startswith("best and cheapest: b, 10 steps")
+
+
+def test_the_plot_over_seconds_shows_their_spread_and_no_line_runs_backwards():
+    from matplotlib.figure import Figure
+
+    cells = [cell("a", steps, 5 / steps, seconds=s) for steps, s in ((5, 3.0), (10, 2.5), (20, 9.0))]
+    for each in cells:
+        each |= {"seconds_low": 0.5 * each["seconds"], "seconds_high": 1.25 * each["seconds"]}
+    figure = Figure()
+    quality.plot(cells, "frechet")(figure, plots.LIGHT)
+    drawn = figure.axes[1].containers[0]
+    assert list(drawn.lines[0].get_xdata()) == [2.5, 3.0, 9.0]
+    across = drawn.lines[2][0].get_segments()
+    ends = np.array([(line[0][0], line[1][0]) for line in across])
+    assert ends == pytest.approx(np.array([(1.25, 3.125), (1.5, 3.75), (4.5, 11.25)]))
+    assert len(figure.axes[0].containers[0].lines[2]) == 1  # calls are what they are
+
+
+def test_an_axis_of_any_length_has_labels():
+    rng = np.random.default_rng(0)
+    for low, wide in zip(10 ** rng.uniform(-6, 6, 200), 1 + 10 ** rng.uniform(-3, 9, 200), strict=True):
+        ticks = plots.round_numbers(low, low * wide)
+        assert 2 <= len(ticks) <= 7, (low, wide, ticks)
+        assert ticks == sorted(set(ticks))
+        assert low <= ticks[0]
+        assert ticks[-1] <= low * wide
+    assert plots.round_numbers(0.9, 110) == [1, 10, 100]
+    assert plots.round_numbers(1.8, 22) == [2, 5, 10, 20]
+    assert plots.round_numbers(49.0, 66.0) == [50, 55, 60, 65]
 
 
 def test_the_plot_shows_every_cell_over_calls_and_over_seconds():

@@ -10,7 +10,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Palette(NamedTuple):
 LIGHT = Palette("#1d2126", "#d9dce0", ("#0072b2", "#c25400", "#007a5a", "#a3417f", "#8a6d00", "#5a5f66"))
 DARK = Palette("#e4e7ea", "#3a414a", ("#56b4e9", "#f0a04b", "#2fc79b", "#e08bc0", "#e3c84b", "#a3abb5"))
 STAND_INS = Palette("#010101", "#020202", ("#030303", "#040404", "#050505", "#060606", "#070707", "#080808"))
+
+WIDE = 10
+"""How many times the least value the greatest must be for a logarithmic axis."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 """One for each colour of a series."""
@@ -147,12 +150,101 @@ def number(value: float, place: float) -> str:
     return f"{value:g}"
 
 
-def plain_numbers(axis: Any) -> None:
-    """0.01 in place of a power of ten, and enough of them where the axis is short."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+class Range(NamedTuple):
+    """A number, and the ends of its interval where they are known."""
 
-    low, high = sorted(axis.get_view_interval())
-    steps = (1.0,) if high / max(low, 1e-12) > 30 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(subs=steps))
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far the ends are below and above; 0 where they are not known."""
+        ends = ((self.low, -1), (self.high, 1))
+        return tuple(0.0 if finite(end) is None else max(0.0, s * (end - self.value)) for end, s in ends)  # type: ignore
+
+
+class Point(NamedTuple):
+    """A point of a curve."""
+
+    x: Range
+    y: Range
+
+
+def curves(axes: Any, series: Mapping[str, Sequence[Point]], colours: Palette) -> None:
+    """Curves over a logarithmic axis, each point with its intervals both ways; y is logarithmic over a wide range.
+
+    Each curve goes from left to right, whatever the order of its points.
+    """
+    for i, (label, points) in enumerate(series.items()):
+        line = sorted(points, key=lambda point: point.x.value)
+        which = i % len(colours.series)
+        axes.errorbar(
+            [point.x.value for point in line],
+            [point.y.value for point in line],
+            xerr=_bars([point.x for point in line]),
+            yerr=_bars([point.y for point in line]),
+            color=colours.series[which],
+            marker=MARKERS[which],
+            linestyle=("-", "--", ":")[i // len(colours.series) % 3],
+            linewidth=1.2,
+            capsize=2,
+            label=label,
+        )
+    axes.set_xscale("log")
+    plain_numbers(axes.xaxis)
+    values = [point.y.value for points in series.values() for point in points]
+    if values and min(values) > 0 and max(values) > WIDE * min(values):
+        axes.set_yscale("log")
+        plain_numbers(axes.yaxis)
+
+
+def _bars(ranges: Sequence[Range]) -> list[list[float]] | None:
+    """The bars of matplotlib, [2, n], or None where there are none to draw."""
+    bars = [list(ends) for ends in zip(*(each.reach for each in ranges), strict=True)]
+    return bars if any(map(any, bars)) else None
+
+
+def ticks_at(axis: Any, values: Sequence[float]) -> None:
+    """Ticks at the numbers themselves, on a logarithmic axis; few enough to be read."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    kept: list[float] = []
+    for value in sorted(set(values)):
+        if not kept or value >= 1.45 * kept[-1]:
+            kept.append(value)
+    axis.set_major_locator(FixedLocator(kept))
+    axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(number)
-    axis.set_minor_formatter(NullFormatter())
+
+
+def plain_numbers(axis: Any) -> None:
+    """0.01 in place of a power of ten on a logarithmic axis, and at least two labels however short it is."""
+    from matplotlib.ticker import Locator, NullLocator
+
+    class Readable(Locator):
+        def __call__(self) -> list[float]:
+            return self.tick_values(*sorted(axis.get_view_interval()))
+
+        def tick_values(self, vmin: float, vmax: float) -> list[float]:
+            return round_numbers(vmin, vmax)
+
+    axis.set_major_locator(Readable())
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(number)
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """A few round numbers from low to high, both positive, evenly spread on a logarithmic axis where there are such."""
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = math.floor(math.log10(low)), math.floor(math.log10(high))
+    every = -(-(last - first) // 5) or 1
+    for parts in ((1,), (1, 3), (1, 2, 5)):
+        exponents = range(first, last + 1, every)
+        found = [part * 10.0**exponent for exponent in exponents for part in parts]
+        found = [value for value in found if low <= value <= high]
+        if len(found) >= 3:
+            return found
+    evenly = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(value) for value in evenly if low <= value <= high]

@@ -13,7 +13,7 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +28,7 @@ from leapstep.denoiser import Diffusion
 from leapstep.evaluation import Estimate, difference, measure
 from leapstep.features import Features
 from leapstep.sampling import State, sample_in_batches
-from leapstep.transitions import TRANSITIONS, Transition
+from leapstep.transitions import TRANSITIONS, Transition, ddim
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,21 +134,25 @@ def draw(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     on_calls: Callable[[int], object] = lambda calls: None,
-) -> Iterator[tuple[Array, int]]:
+) -> Iterator[Batch]:
     """Draw samples first to n of a model, batch by batch.
 
     Arguments:
         labels: the class of every sample from 0, [n]; None: of any.
         on_calls: told, after each step, for how many more single samples the network was called.
-    Yields:
-        values, pixels [b, c, h, w] or numbers [b, *d], and how often the network was called for each of them.
     """
-    newest = 0
+    newest, clock = 0, time.perf_counter()
+    timing: list[tuple[float, int]] = []
 
     def note(state: State) -> None:
-        nonlocal newest
-        on_calls((state.calls - (newest if state.step > 1 else 0)) * len(state.x))
+        nonlocal newest, clock
+        _await(state.x.device)
+        calls = (state.calls - (newest if state.step > 1 else 0)) * len(state.x)
         newest = state.calls
+        if calls:  # the time of a step that has none is part of the next
+            timing.append((time.perf_counter() - clock, calls))
+            on_calls(calls)
+            clock = time.perf_counter()
 
     def conditioned(rows: range) -> Diffusion:
         return model.diffusion(None if labels is None else labels[rows.start : rows.stop], guidance)
@@ -166,7 +170,39 @@ def draw(
         on_step=note,
     )
     for _, x in batches:
-        yield model.scaling.to_pixels(x) if model.is_pictures else model.scaling.to_values(x), newest
+        values = model.scaling.to_pixels(x) if model.is_pictures else model.scaling.to_values(x)
+        yield Batch(values, newest, torch.tensor(timing, dtype=torch.float64))
+        timing.clear()
+        clock = time.perf_counter()
+
+
+def warm_up(model: Model, n: int, *, labels: Tensor | None = None, guidance: float = 1.0, **where: Any) -> None:
+    """Call the network once with a batch, as `draw` would for n samples: the first call of all is not like the others.
+
+    Arguments:
+        where: batch_size and device, as of `draw`.
+    """
+    next(draw(model, Setting("ddim", {}, 1, "trailing"), ddim(), n, labels=labels, guidance=guidance, **where))
+
+
+def _await(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was told to, so that a clock can be read."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+class Batch(NamedTuple):
+    """Some samples of a setting, as they were drawn.
+
+    Attributes:
+        values: pixels [b, c, h, w], or numbers [b, *d].
+        calls: of the network, for each of them.
+        timing: of each step the seconds that it took, and how often it called the network for a single sample [s, 2].
+    """
+
+    values: Array
+    calls: int
+    timing: Tensor
 
 
 class Part(NamedTuple):
@@ -176,33 +212,51 @@ class Part(NamedTuple):
         seen: [b, k].
         probabilities: [b, classes], or None.
         calls: of the network, for each sample.
-        seconds: that sampling took, without measuring.
+        timing: as of `Batch`, of all steps so far; empty where the samples were there before.
     """
 
     seen: Tensor
     probabilities: Tensor | None = None
     calls: int = 0
-    seconds: float = 0.0
+    timing: Tensor = torch.zeros(0, 2, dtype=torch.float64)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What so many samples take: `seconds`, `seconds_low`, `seconds_high`.
+
+        The calls of all samples at the median pace of a call, with the method's own work in its step; and at the paces
+        that the fastest and the slowest quarter of the calls had at least. What happens once, such as starting up or
+        another process for a moment, moves a sum but not these.
+        """
+        paces = quantiles(self.timing[:, 0] / self.timing[:, 1], self.timing[:, 1], (0.5, 0.25, 0.75))
+        work = float(self.timing[:, 1].sum())
+        return dict(zip(("seconds", "seconds_low", "seconds_high"), (pace * work for pace in paces), strict=True))
 
 
-def gather(yardstick: Yardstick, batches: Iterator[tuple[Array, int]], part: Part | None = None) -> Iterator[Part]:
+def quantiles(values: Tensor, weights: Tensor, shares: Sequence[float]) -> list[float]:
+    """For each share the least of the values [m] that, with all below it, have this share of the weights [m]."""
+    order = values.argsort()
+    reached = weights[order].cumsum(0)
+    places = torch.searchsorted(reached, torch.tensor(shares, dtype=reached.dtype) * reached[-1])
+    found: list[float] = values[order][places.clamp(max=len(values) - 1)].tolist()
+    return found
+
+
+def gather(yardstick: Yardstick, batches: Iterable[Batch], part: Part | None = None) -> Iterator[Part]:
     """Put batches of `draw` into feature space, one after the other; yield all that is there so far after each."""
-    began = time.perf_counter()
-    for values, calls in batches:
-        seconds = time.perf_counter() - began
+    for values, calls, timing in batches:
         seen, probabilities = yardstick.seen(values)
         if part is None:
-            part = Part(seen, probabilities, calls, seconds)
+            part = Part(seen, probabilities, calls, timing)
         else:
             more = None if probabilities is None or part.probabilities is None else [part.probabilities, probabilities]
             part = Part(
                 torch.cat([part.seen, seen]),
                 None if more is None else torch.cat(more),
                 max(part.calls, calls),
-                part.seconds + seconds,
+                torch.cat([part.timing, timing]),
             )
         yield part
-        began = time.perf_counter()
 
 
 def as_json(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
@@ -226,7 +280,10 @@ NAMES = {
 """The metrics, as a reader knows them."""
 
 Cell = Mapping[str, Any]
-"""A finished setting: method, settings, label, steps, spacing, calls, seconds, n, metrics; as JSON."""
+"""A finished setting: method, settings, label, steps, spacing, calls, seconds, n, metrics; as JSON.
+
+Those of today have `seconds_low` and `seconds_high` as well (see `Part.seconds`).
+"""
 
 
 def value_of(cell: Cell, metric: str) -> float:
@@ -334,58 +391,46 @@ def duration(seconds: float) -> str:
 def spreadsheet(cells: Sequence[Cell]) -> str:
     """Write all cells as CSV, a line each, with every metric and its interval."""
     metrics = [name for name in NAMES if any(name in cell["metrics"] for cell in cells)]
-    plain = ("method", "label", "steps", "spacing", "calls", "seconds", "n")
+    plain = ("method", "label", "steps", "spacing", "calls", "seconds", "seconds_low", "seconds_high", "n")
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow([*plain, *(f"{name}{part}" for name in metrics for part in ("", "_low", "_high"))])
     for cell in cells:
         numbers = [cell["metrics"].get(name, {}).get(part) for name in metrics for part in ("value", "low", "high")]
-        writer.writerow([*(cell[name] for name in plain), *numbers])
+        writer.writerow([*(cell.get(name) for name in plain), *numbers])
     return written.getvalue()
 
 
 def plot(cells: Sequence[Cell], metric: str) -> plots.Draw:
     """Quality over network calls, and over seconds, a line for each method, with its intervals."""
     rows = rows_of(cells)
+    finite = {
+        row_name(row, rows): [cell for cell in found.values() if math.isfinite(value_of(cell, metric))]
+        for row, found in rows.items()
+    }
 
     def draw(figure: Figure, colours: plots.Palette) -> None:
         for axes, over in zip(figure.subplots(1, 2, sharey=True), ("calls", "seconds"), strict=True):
-            for i, (row, found) in enumerate(rows.items()):
-                line = [cell for cell in found.values() if math.isfinite(value_of(cell, metric))]
-                line.sort(key=lambda cell: cell["calls"])
-                spans = [cell["metrics"][metric] for cell in line]
-                bars = [[abs(each["value"] - _end(each, name)) for each in spans] for name in ("low", "high")]
-                which = i % len(colours.series)
-                axes.errorbar(
-                    [cell[over] for cell in line],
-                    [each["value"] for each in spans],
-                    yerr=bars if line else None,
-                    color=colours.series[which],
-                    marker=plots.MARKERS[which],
-                    linestyle=("-", "--", ":")[i // len(colours.series) % 3],
-                    linewidth=1.3,
-                    capsize=2,
-                    label=row_name(row, rows),
-                )
-            axes.set_xscale("log")
-            plots.plain_numbers(axes.xaxis)
-            axes.set_xlabel("network calls a sample" if over == "calls" else f"seconds for {cells[0]['n']} samples")
-            if axes.get_subplotspec().is_first_col():
+            series = {
+                name: [plots.Point(_range(cell, over), _range(cell["metrics"][metric])) for cell in line]
+                for name, line in finite.items()
+            }
+            plots.curves(axes, series, colours)
+            if over == "calls":
                 better = "less" if metric in LESS_IS_BETTER else "more"
-                axes.set_ylabel(f"{NAMES[metric]} ({better} is better)")
-                high, low = (f(value_of(cell, metric) for cell in cells) for f in (max, min))
-                if low > 0 and high / low > 20:
-                    axes.set_yscale("log")
-                    plots.plain_numbers(axes.yaxis)
+                axes.set(xlabel="network calls a sample", ylabel=f"{NAMES[metric]} ({better} is better)")
+                plots.ticks_at(axes.xaxis, [cell["calls"] for cell in cells])
+            else:
+                axes.set(xlabel=f"seconds for {cells[0]['n']} samples")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
     return draw
 
 
-def _end(span: Mapping[str, Any], name: str) -> float:
-    """An end of an interval; the value itself where there is none."""
-    found: float = span["value"] if span.get(name) is None else span[name]
-    return found
+def _range(found: Mapping[str, Any], name: str = "") -> plots.Range:
+    """A number with its ends, as a cell or an estimate of it keeps them."""
+    ends = (found.get(f"{name}_{end}" if name else end) for end in ("low", "high"))
+    return plots.Range(found[name or "value"], *ends)
 
 
 def advice(cells: Sequence[Cell], metric: str) -> list[str]:
@@ -398,7 +443,7 @@ def advice(cells: Sequence[Cell], metric: str) -> list[str]:
     first = best(cells, metric)
     top = value_of(first, metric)
     near = [cell for cell in cells if abs(value_of(cell, metric) - top) <= 0.02 * abs(top)]
-    cheap = min(near, key=lambda cell: (cell["calls"], cell["seconds"]))
+    cheap = min(near, key=lambda cell: (cell["calls"], abs(value_of(cell, metric) - top)))  # never by the seconds
     if cheap is first:
         lines = [f"best and cheapest: {named(first)}"]
     else:

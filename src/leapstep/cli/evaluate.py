@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from leapstep.checkpoint import Model
     from leapstep.data import Data
-    from leapstep.quality import Array, Part, Yardstick
+    from leapstep.quality import Array, Batch, Part, Yardstick
 
 EXAMPLES = """**Examples**
 
@@ -202,17 +203,20 @@ class _Model:
                 device=self.device,
                 on_calls=bar.update,
             )
-            *_, part = quality.gather(rule, ((_also(values, kept), calls) for values, calls in batches))
+            *_, part = quality.gather(rule, _kept(batches, kept))
         self.conditions = measuring.drawing(model, self.n, self.seed, how, self.guidance)
         self.made = options.origin(self.source, model, self.method, used, self.device)
         self.made |= {"label": quality.label(self.method, used), "steps": steps}
-        self.made |= {"spacing": setting.spacing, "calls": part.calls, "seconds": round(part.seconds, 2)}
+        self.made |= {"spacing": setting.spacing, "calls": part.calls}
+        self.made |= {name: float(f"{value:.3g}") for name, value in part.seconds.items()}
         return np.concatenate(kept), part
 
 
-def _also(values: Array, kept: list[Array]) -> Array:
-    kept.append(values)
-    return values
+def _kept(batches: Iterator[Batch], kept: list[Array]) -> Iterator[Batch]:
+    """The batches, whose values are put in a list as they pass."""
+    for batch in batches:
+        kept.append(batch.values)
+        yield batch
 
 
 @dataclass

@@ -20,7 +20,7 @@ from leapstep.cli import latents, measuring, options
 
 if TYPE_CHECKING:
     from leapstep.checkpoint import Model
-    from leapstep.quality import Part, Setting, Yardstick
+    from leapstep.quality import Batch, Part, Setting, Yardstick
 
 EXAMPLES = """**Examples**
 
@@ -79,7 +79,7 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that has results.")] = False,
 ) -> None:
     """Measure samples for many methods, noises and steps: the table of the DDIM paper for your model."""
-    from leapstep import checkpoint
+    from leapstep import checkpoint, quality
     from leapstep.evaluation import METRICS
 
     place = options.device(device)
@@ -115,23 +115,16 @@ def command(
     latents.tell_left_out(loaded, asked, [each.steps for each in plan])
     _write(out, record, cells)
 
-    def draw(setting: Setting, part: Part | None, on_calls: Any) -> Iterator[Any]:
-        from leapstep import quality
+    how_drawn: Any = {"labels": classes, "guidance": guidance, "batch_size": batch_size, "device": place}
 
+    def draw(setting: Setting, part: Part | None, on_calls: Any) -> Iterator[Batch]:
+        first = 0 if part is None else len(part.seen)
         return quality.draw(
-            loaded,
-            setting,
-            made[_key(setting)],
-            n,
-            labels=classes,
-            guidance=guidance,
-            seed=seed,
-            first=0 if part is None else len(part.seen),
-            batch_size=batch_size,
-            device=place,
-            on_calls=on_calls,
+            loaded, setting, made[_key(setting)], n, seed=seed, first=first, on_calls=on_calls, **how_drawn
         )
 
+    if {_key(each) for each in plan} - {_key_of(cell) for cell in cells}:
+        quality.warm_up(loaded, n, **how_drawn)
     _sweep(plan, cells, rule, draw, record, out)
     record["finished"] = True
     lines = _write(out, record, cells)
@@ -243,7 +236,7 @@ def _sweep(
                     "steps": setting.steps,
                     "spacing": setting.spacing,
                     "calls": part.calls,
-                    "seconds": round(part.seconds, 2),
+                    **{name: float(f"{value:.3g}") for name, value in part.seconds.items()},
                     "n": n,
                     "metrics": quality.as_json(measured),
                     "replicates": {
@@ -267,14 +260,16 @@ def _kept(out: Path, key: str) -> Part | None:
             if str(found["key"]) != key:
                 return None
             probabilities = torch.from_numpy(found["probabilities"]) if "probabilities" in found else None
-            return Part(torch.from_numpy(found["seen"]), probabilities, int(found["calls"]), float(found["seconds"]))
+            return Part(
+                torch.from_numpy(found["seen"]), probabilities, int(found["calls"]), torch.from_numpy(found["timing"])
+            )
     except Exception:  # missing or broken, whatever numpy and zipfile raise: begin the cell anew
         return None
 
 
 def _keep(out: Path, key: str, part: Part) -> None:
     arrays: dict[str, Any] = {"key": np.array(key), "seen": part.seen.numpy()}
-    arrays |= {"calls": np.array(part.calls), "seconds": np.array(part.seconds)}
+    arrays |= {"calls": np.array(part.calls), "timing": part.timing.numpy()}
     arrays |= {} if part.probabilities is None else {"probabilities": part.probabilities.numpy()}
     files.write_npz(out / "part.npz", arrays)
 

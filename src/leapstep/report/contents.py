@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from leapstep.plots import Range
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -208,8 +210,8 @@ class Neighbours(NamedTuple):
 class Cell(NamedTuple):
     """One cell of a sweep.
 
-    `low` and `high` are None where there is no interval; `even` says that its samples do not tell it from the best of
-    its column.
+    `seconds` are those of all its samples, with what its faster and its slower calls would make of them. `low` and
+    `high` are None where there is no interval; `even` says that its samples do not tell it from the best of its column.
     """
 
     method: str
@@ -218,7 +220,7 @@ class Cell(NamedTuple):
     spacing: str
     steps: int
     calls: float
-    seconds: float | None
+    seconds: Range | None
     value: float
     low: float | None
     high: float | None

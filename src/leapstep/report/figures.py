@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from leapstep.plots import MARKERS, Draw, Palette, gaps, number, plain_numbers
+from leapstep.plots import Draw, Palette, Point, Range, curves, gaps, number, plain_numbers, ticks_at
 from leapstep.plots import svg as drawn
 from leapstep.report.contents import Array, Cell, Consistency, Curve, Levels, chosen
 from leapstep.report.folder import CURVES
@@ -263,26 +263,13 @@ def consistency(found: Consistency) -> str:
         if any(share > 0 for share in shares):
             axes.set_yscale("log")
             plain_numbers(axes.yaxis)
-        _counted(axes, found.steps[:-1])
+        ticks_at(axes.xaxis, found.steps[:-1])
         axes.set(xlabel="steps", ylabel="% of that of two samples")
         axes.set(title=f"Squared difference from {most} steps")
 
     said = "; ".join(f"{n} steps {100 * share:.2g} %" for n, share in zip(found.steps, found.shares, strict=True))
     alt = f"Plot of the squared difference of samples of fewer steps from those of {most}, of that of two: {said}."
     return svg(draw, "consistency", alt, (3.6, 2.5))
-
-
-def _counted(axes: Any, counts: Sequence[float]) -> None:
-    """Ticks at the numbers themselves, on a logarithmic axis; few enough to be read."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    kept: list[float] = []
-    for count in sorted(set(counts)):
-        if not kept or count >= 1.45 * kept[-1]:
-            kept.append(count)
-    axes.xaxis.set_major_locator(FixedLocator(kept))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(number)
 
 
 def denoising(levels: Levels, names: Sequence[str]) -> list[str]:
@@ -327,59 +314,34 @@ def sweep(cells: Sequence[Cell], metric: str, seconds: str = "seconds") -> list[
     """Quality over the network calls, and over the seconds where they are known, with error bars."""
     labels = list(dict.fromkeys(cell.label for cell in cells))
 
-    def plot(name: str, xlabel: str, read: Callable[[Cell], float | None]) -> str:
-        shown = [(label, _line([cell for cell in cells if cell.label == label], read)) for label in labels]
+    def plot(name: str, xlabel: str, read: Callable[[Cell], Range | None]) -> str:
+        series = {_plain(label): _line([cell for cell in cells if cell.label == label], read) for label in labels}
 
         def draw(figure: Figure, colours: Palette) -> None:
             axes = figure.subplots()
-            for i, (label, line) in enumerate(shown):
-                if not line:
-                    continue
-                x, y, low, high = (list(column) for column in zip(*line, strict=True))
-                colour, marker = colours.series[i % 6], MARKERS[i % 6]
-                dashes = ("-", "--", ":")[i // 6 % 3]
-                axes.errorbar(
-                    x,
-                    y,
-                    (low, high),
-                    fmt=f"{marker}{dashes}",
-                    color=colour,
-                    label=_plain(label),
-                    linewidth=1.2,
-                    capsize=2,
-                )
-            axes.set_xscale("log")
-            if all(cell.value > 0 for cell in cells):
-                axes.set_yscale("log")
-                plain_numbers(axes.yaxis)
+            curves(axes, series, colours)
             if name == "sweep-calls":
-                _counted(axes, [x for _, line in shown for x, *_ in line])
-            else:
-                plain_numbers(axes.xaxis)
+                ticks_at(axes.xaxis, [point.x.value for line in series.values() for point in line])
             axes.set(xlabel=xlabel, title=_plain(metric[:1].upper() + metric[1:]))
             figure.legend(loc="outside lower center", ncols=2)
 
         alt = f"Plot of the {metric} over {xlabel}, a line with error bars for each of {len(labels)} methods."
         return svg(draw, name, alt, (3.6, 2.6 + 0.17 * -(-len(labels) // 2)))
 
-    plots = [plot("sweep-calls", "network calls a sample", lambda cell: cell.calls)]
+    plots = [plot("sweep-calls", "network calls a sample", lambda cell: Range(cell.calls))]
     if all(cell.seconds for cell in cells):
         plots.append(plot("sweep-seconds", seconds, lambda cell: cell.seconds))
     return plots
 
 
-def _line(cells: Sequence[Cell], read: Callable[[Cell], float | None]) -> list[tuple[float, float, float, float]]:
-    """(x, y, below, above) of cells that have both, by x."""
+def _line(cells: Sequence[Cell], read: Callable[[Cell], Range | None]) -> list[Point]:
+    """The points of cells that have both numbers."""
     found = []
     for cell in cells:
         x = read(cell)
-        if x is not None and x > 0 and math.isfinite(cell.value):
-            low, high = (
-                0.0 if end is None or not math.isfinite(end) else max(0.0, sign * (end - cell.value))
-                for end, sign in ((cell.low, -1), (cell.high, 1))
-            )
-            found.append((x, cell.value, low, high))
-    return sorted(found)
+        if x is not None and x.value > 0 and math.isfinite(cell.value):
+            found.append(Point(x, Range(cell.value, cell.low, cell.high)))
+    return found
 
 
 def _plain(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from leapstep import quality
+from leapstep.plots import Range
 from leapstep.report.contents import Cell, Curve, Strip, Sweep, chosen
 
 CURVES = {"loss": "loss", "gradient_norm": "gradient norm", "learning_rate": "learning rate"}
@@ -103,9 +104,13 @@ def _cell(cell: Mapping[str, Any], metric: str) -> Cell | None:
     measured = cell.get("metrics", {}).get(metric)
     if measured is None or measured.get("value") is None:
         return None
-    low, high, seconds = (
+    low, high, seconds, *ends = (
         None if value is None else float(value)
-        for value in (measured.get("low"), measured.get("high"), cell.get("seconds"))
+        for value in (
+            *(measured.get(end) for end in ("low", "high")),
+            *(cell.get(name) for name in ("seconds", "seconds_low", "seconds_high")),
+        )
     )
+    time = None if seconds is None else Range(seconds, *ends)
     names = str(cell["method"]), dict(cell.get("settings") or {}), str(cell["label"]), str(cell.get("spacing") or "")
-    return Cell(*names, int(cell["steps"]), float(cell["calls"]), seconds, float(measured["value"]), low, high)
+    return Cell(*names, int(cell["steps"]), float(cell["calls"]), time, float(measured["value"]), low, high)

@@ -387,5 +387,5 @@ def _quality(found: Sweep) -> Block:
 
 def _cell(cell: Cell) -> str:
     half = None if cell.low is None or cell.high is None else (cell.high - cell.low) / 2
-    effort = f"{cell.calls:,.0f} calls" + ("" if cell.seconds is None else f", {short(cell.seconds)} s")
+    effort = f"{cell.calls:,.0f} calls" + ("" if cell.seconds is None else f", {short(cell.seconds.value)} s")
     return f"{'≈ ' if cell.even else ''}{with_error(cell.value, half)}\n{effort}"
