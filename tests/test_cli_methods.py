@@ -1,5 +1,6 @@
 """`--method` with the options of every method, and `leapstep calibrate` with what depends on it."""
 
+import dataclasses
 import json
 import shutil
 
@@ -84,6 +85,18 @@ def test_adaptive_methods_take_one_step_of_their_own(points, tmp_path):  # noqa:
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
     assert manifest["steps"] == 1
     assert manifest["calls"] > 6
+
+
+@pytest.mark.parametrize("command", [["sample"], ["trace", "--consistency", "2"], ["interpolate", "--seeds", "3,7"]])
+def test_adaptive_methods_begin_in_the_noise_whatever_the_model_says_of_its_spacing(points, tmp_path, command):  # noqa: F811
+    """`leading`, as most folders of diffusers say, would put their one step between the first level and the data."""
+    says = checkpoint.load(points)
+    checkpoint.save(tmp_path / "run", dataclasses.replace(says, spacing="leading"))
+    name, *given = command
+    done(name, tmp_path / "run", "--out", tmp_path / "o", "--method", "rk23", *given)
+    assert json.loads((tmp_path / "o" / "manifest.json").read_text())["times"][0] == 1
+    again = [name, tmp_path / "run", "--out", tmp_path / "p", "--method", "rk23", *given, "--steps", 1]
+    refused(invoke(*again, "--spacing", "leading"), "a single step with --spacing leading", "use --spacing trailing")
 
 
 # --- calibrate -----------------------------------------------------------------------------------------------------

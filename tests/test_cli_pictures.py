@@ -537,6 +537,25 @@ def test_the_spacing_is_leading_unless_told(model, insects, test_data, tmp_path)
     assert errors(tmp_path / "default") == errors(tmp_path / "leading") != errors(tmp_path / "trailing")
 
 
+@pytest.mark.parametrize("method", ["rk23", "rk45"])
+def test_methods_with_steps_of_their_own_go_to_the_noise_and_back(model, insects, test_data, tmp_path, method):
+    """In one step of the loop, all the way: the latents are as wide as noise."""
+    x0, labels = test_data
+    done("reconstruct", model, insects, "--out", tmp_path / "o", "--method", method)
+    transition = leapstep.TRANSITIONS[method].make()
+    again = round_trip(model, x0, labels, [1.0], transition, transition)
+    assert errors(tmp_path / "o") == {1: pytest.approx(((again - x0) / 2).square().mean().item(), rel=1e-3)}
+    assert results(tmp_path / "o")["reconstruction"]["spacing"] == "trailing"
+    assert results(tmp_path / "o")["results"][0]["calls"] > 20
+
+
+@pytest.mark.parametrize("given", [["--method", "rk45", "--spacing", "leading"], ["--steps", 1]])
+def test_a_round_trip_that_leaves_the_data_by_one_level_is_refused(model, insects, tmp_path, given):
+    said = "a single step with --spacing leading is between the data and the first of 40 noise levels"
+    refused(invoke("reconstruct", model, insects, "--out", tmp_path / "o", *given), said, "use --spacing trailing")
+    assert not (tmp_path / "o").exists()
+
+
 def test_the_split(model, insects, tmp_path):
     done("reconstruct", model, insects, "--out", tmp_path / "o", "--steps", 2, "--split", "train")
     assert results(tmp_path / "o")["reconstruction"]["n"] == 6

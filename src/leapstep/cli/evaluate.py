@@ -183,10 +183,8 @@ class _Model:
 
         model = self.loaded
         transition, used = options.transition(self.method, self.settings, model)
-        adaptive = leapstep.TRANSITIONS[self.method].calls == 0  # chooses its own steps
-        steps = (1 if adaptive else min(20, model.process.timesteps or 20)) if self.steps is None else self.steps
-        setting = quality.Setting(self.method, used, steps, self.spacing or model.spacing or "trailing")
-        leapstep.times(model.process, steps, setting.spacing)  # raises where they do not fit
+        steps, spacing = options.path(model, self.method, self.steps, self.spacing)
+        setting = quality.Setting(self.method, used, steps, spacing)
         classes, how = measuring.classes(model, self.known, self.label, self.n)
         kept: list[Array] = []
         calls = leapstep.TRANSITIONS[self.method].calls * steps * self.n

@@ -39,7 +39,7 @@ def command(
     images: Annotated[list[Path] | None, typer.Option(metavar="FILE ...", help="Two or four ends: pictures.")] = None,
     frames: Annotated[int, typer.Option(help="How many from end to end; a grid has as many rows and columns.")] = 11,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of the sampler; default: 50, or T where that is less.")
+        int | None, typer.Option(help="Steps of the sampler; default: 50, or T where that is less; 1 for rk23, rk45.")
     ] = None,
     method: options.MethodName = "ddim",
     settings: options.Settings = None,
@@ -47,7 +47,8 @@ def command(
     spacing: Annotated[
         str | None,
         typer.Option(
-            help="trailing (default for seeds) | leading (default for images) | linspace | quad | log_snr | karras"
+            help="trailing (default for seeds, rk23, rk45) | leading (default for images) | linspace | quad | log_snr "
+            "| karras"
         ),
     ] = None,
     label: Annotated[str | None, typer.Option(help="Class of all pictures, by name or number.")] = None,
@@ -84,8 +85,7 @@ def command(
         raise ValueError("--mp4: this model's samples are not pictures, leave it out")
     if mp4:
         ffmpeg()
-    steps = min(50, loaded.process.timesteps or 50) if steps is None else steps
-    spacing = spacing or ("leading" if images else "trailing")
+    steps, spacing = options.path(loaded, method, steps, spacing, 50, "leading" if images else "trailing")
     times = leapstep.times(loaded.process, steps, spacing)
     diffusion = loaded.diffusion(options.labels(loaded, [] if label is None else [label], 1))
     ends = _pictures(loaded, images) if images else _noise(loaded, seeds or [])

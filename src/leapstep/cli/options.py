@@ -72,11 +72,11 @@ ModelSource = Annotated[
     str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")]
-Spacing = Annotated[str, typer.Option(help="trailing | leading | linspace | quad | log_snr | karras")]
 OwnSpacing = Annotated[
     str | None,
     typer.Option(
-        help="trailing | leading | linspace | quad | log_snr | karras; default: what the model says, or else trailing."
+        help="trailing | leading | linspace | quad | log_snr | karras; default: what the model says, or else trailing; "
+        "rk23, rk45: trailing."
     ),
 ]
 MethodName = Annotated[str, typer.Option(help=METHODS)]
@@ -132,6 +132,33 @@ def transition(
         **kept,
         "calibration_sha256": digest,
     }
+
+
+def path(
+    model: Model, method: str, steps: int | None, spacing: str | None, usual: int = 20, otherwise: str | None = None
+) -> tuple[int, str]:
+    """The number of steps and the spacing: as asked for, or as suit the method, the model and the command.
+
+    A method that chooses its own steps goes the whole way in one step of the loop, from pure noise, where others take
+    the usual number of steps and the spacing that the command or else the model has.
+
+    Raises:
+        ValueError: they do not fit the process, or a single step goes no farther than the first of many noise levels.
+    """
+    import leapstep
+
+    adaptive, levels = leapstep.TRANSITIONS[method].calls == 0, model.process.timesteps or 1000
+    if steps is None:
+        steps = 1 if adaptive else min(usual, levels)
+    if spacing is None:
+        spacing = "trailing" if adaptive else otherwise or model.spacing or "trailing"
+    first = leapstep.times(model.process, steps, spacing)[0].item()
+    if steps == 1 < levels and first * levels <= 1:
+        raise ValueError(
+            f"a single step with --spacing {spacing} is between the data and the first of {levels} noise levels, not "
+            "pure noise: use --spacing trailing"
+        )
+    return steps, spacing
 
 
 def calibration(model: Model) -> Calibration:

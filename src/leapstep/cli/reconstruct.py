@@ -59,7 +59,10 @@ def command(
     method: options.MethodName = "ddim",
     settings: options.Settings = None,
     exact: Annotated[bool, typer.Option("--exact", help="Encode with the exact inverse of each step.")] = False,
-    spacing: options.Spacing = "leading",
+    spacing: Annotated[
+        str | None,
+        typer.Option(help="leading (default) | trailing (default for rk23, rk45) | linspace | quad | log_snr | karras"),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
     device: options.Device = None,
@@ -77,7 +80,7 @@ def command(
     adaptive = leapstep.TRANSITIONS[method].calls == 0  # chooses its own steps
     asked = steps or ([1] if adaptive else list(PAPER))
     counts = latents.step_counts(loaded, asked)
-    leapstep.times(loaded.process, counts[0], spacing)  # a wrong spacing or number shows before anything is written
+    _, spacing = options.path(loaded, method, counts[0], spacing, otherwise="leading")
     x0, labels = _some(loaded, data, split, n)
     batches = _batches(loaded, x0, labels, batch_size)
     options.claim(out, overwrite, "results.json", "reconstruction", r"results\.json|reconstructions\.(png|npz)")

@@ -76,9 +76,7 @@ def command(
     transition, used = options.transition(method, settings, loaded, eta=eta, variance=variance)
     form = _form(format, loaded)
     labels = options.labels(loaded, label or [], n)
-    adaptive = leapstep.TRANSITIONS[method].calls == 0  # chooses its own steps
-    steps = (1 if adaptive else min(20, loaded.process.timesteps or 20)) if steps is None else steps
-    spacing = spacing or loaded.spacing or "trailing"
+    steps, spacing = options.path(loaded, method, steps, spacing)
     times = leapstep.times(loaded.process, steps, spacing)
     leapstep.Noise(seed, range(0), ())  # a wrong seed, number, label or guidance shows before anything is written
     if n < 1 or batch_size < 1:

@@ -89,11 +89,12 @@ def command(
     place = options.device(device)
     loaded = checkpoint.load(model, place)
     transition, used = options.transition(method, settings, loaded)
-    steps = min(20, loaded.process.timesteps or 20) if steps is None else steps
-    spacing = spacing or loaded.spacing or "trailing"
+    steps = min(20, loaded.process.timesteps or 20) if steps is None else steps  # those that are shown, of any method
+    steps, spacing = options.path(loaded, method, steps, spacing)
     times = leapstep.times(loaded.process, steps, spacing)
     asked = consistency or CONSISTENCY
     counts = latents.step_counts(loaded, asked)
+    options.path(loaded, method, counts[0], spacing)
     noise = leapstep.Noise(seed, range(n), loaded.shape, device=place)
     diffusion = loaded.diffusion(options.labels(loaded, [] if label is None else [label], 1))
     if (gif or mp4) and not loaded.is_pictures:
