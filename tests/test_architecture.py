@@ -14,7 +14,7 @@ FLOORS = [
     {"files", "progress", "text"},
     {"plugin"},
     {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration"},
-    {"denoiser", "interpolation", "features"},
+    {"denoiser", "interpolation", "features", "holdout"},
     {"transitions", "calibration"},
     {"sampling", "checkpoint", "likelihood"},
     {"training", "quality", "doctor", "foreign"},

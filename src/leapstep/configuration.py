@@ -22,6 +22,11 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, int) else value
 
 
+def _held_out(value: Any) -> Any:
+    """Accept the number of samples, and what YAML makes of "no"."""
+    return "no" if value is False or value in (0, "0") else str(value) if type(value) is int else value
+
+
 Widths = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 Flags = Annotated[tuple[bool, ...], BeforeValidator(_listed)]
 
@@ -38,6 +43,12 @@ class TrainingConfig(BaseModel):
     labels: bool = Field(False, description="train on the data's labels, for `sample --label`")
     label_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels dropped, for classifier-free guidance")
     strict: bool = Field(False, description="fail on a broken image instead of skipping it")
+    holdout: Annotated[str, BeforeValidator(_held_out)] = Field(
+        "auto",
+        pattern=r"^(auto|no|[1-9]\d*|\d{1,2}(\.\d+)?%)$",
+        description="samples never trained on, to measure against: a number, a share such as 10%, or no; auto: 10%, at "
+        "most 1000, where the data have no part test and at least 100 samples",
+    )
     # diffusion
     schedule: Literal["linear", "scaled_linear", "quadratic", "cosine", "sigmoid", "exponential", "exponential_s"] = (
         Field("linear", description="noise schedule")
@@ -76,6 +87,7 @@ class TrainingConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="of the initial weights, the data order and the noise")
     # record
     log_every: int = Field(50, ge=1, description="steps between TensorBoard scalars")
+    holdout_every: int = Field(200, ge=1, description="steps between losses on held-out samples")
     sample_every: int = Field(2000, ge=1, description="steps between sample grids")
     save_every: int = Field(1000, ge=1, description="steps between checkpoints")
 

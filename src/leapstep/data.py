@@ -21,7 +21,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -111,6 +111,26 @@ class Data:
             float32 [b, *d] in memory of its own.
         """
         return self.scaling.to_model(np.asarray(self.values[np.asarray(indices)]))
+
+    def subset(self, indices: Array) -> Data:
+        """Some of the samples as a data set: of one that is memory-mapped in a temporary file, gone with the process.
+
+        Arguments:
+            indices: [b] integers in [0, n).
+        """
+        shape = (len(indices), *self.shape)
+        mapped = isinstance(self.values, np.memmap)
+        values: Array = np.empty(shape, self.values.dtype) if not mapped else _mapped(shape, self.values.dtype)
+        rows = max(1, 2**24 // max(1, self.values[:1].nbytes))
+        for start in range(0, len(indices), rows):
+            values[start : start + rows] = self.values[indices[start : start + rows]]
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, values=values, labels=labels, skipped=())
+
+
+def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    with tempfile.TemporaryFile() as file:  # it has no name, so that not even a crash leaves it behind
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def same_source(a: str, b: str) -> bool:
@@ -284,6 +304,10 @@ def _read_hub(source: str, options: _Options) -> Data:
         else:
             rows = datasets.load_dataset(source, split=options.split)
     except Exception as error:  # of the network, the Hub, the disk or the data set's own layout: it has the reason
+        if str(error).startswith("Unknown split"):
+            raise NoSplit(
+                f"{source} has no split {options.split!r} ({_line(error)}): name one of them, or all"
+            ) from error
         raise ValueError(
             f"there is no file or folder {source}, and the Hub gave no such data set ({_line(error)}): check the name, "
             "the split and the network"

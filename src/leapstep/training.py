@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from leapstep import checkpoint, files
+from leapstep import checkpoint, files, holdout
 from leapstep.configuration import TrainingConfig
 from leapstep.data import Data, read, same_source
 from leapstep.denoiser import Diffusion, from_network
@@ -249,7 +249,14 @@ def _strip(seen: dict[int, npt.NDArray[np.uint8]], classes: tuple[str, ...]) -> 
 class Trainer:
     """A training run between two checkpoints: the network, its average, the optimiser, and where they stand."""
 
-    def __init__(self, config: TrainingConfig, source: str, device: str | None = None, progress: bool = True) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        source: str,
+        device: str | None = None,
+        progress: bool = True,
+        resumed: Mapping[str, Any] | None = None,
+    ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
@@ -264,6 +271,8 @@ class Trainer:
         self.config, self.progress = config, progress and self.accelerator.is_main_process
         channels = None if config.grey is None else (1 if config.grey else 3)
         self.data = read(source, size=config.size, channels=channels, strict=config.strict, progress=self.progress)
+        self.held_out, self.test = self._hold_out(resumed)
+        self.rows, _ = holdout.rows(self.data, self.held_out)
         if config.batch_size % (config.accumulate * self.accelerator.num_processes):
             raise ValueError(
                 f"batch_size {config.batch_size} is not a multiple of accumulate {config.accumulate} times "
@@ -282,6 +291,34 @@ class Trainer:
         self.bound = 1.0 if self.data.is_pictures else largest(self.data)
         self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
         self.step = 0
+
+    def _hold_out(self, resumed: Mapping[str, Any] | None) -> tuple[holdout.Holdout | None, Data | None]:
+        """What the run records of the samples that are held out, and these samples or the data's own part `test`.
+
+        A run that is resumed holds out what it did.
+        """
+        config = self.config
+        if config.holdout == "no":
+            return None, None
+        try:
+            test = holdout.own_test(self.data, size=config.size, progress=self.progress)
+        except ValueError as error:
+            if config.holdout != "auto":
+                raise
+            test = None
+            self._say(f"the part test is left alone: {error}")
+        if test is not None and config.holdout != "auto":
+            raise ValueError(
+                f"{self.data.source} has a part test of its own, which is never trained on: leave --holdout out"
+            )
+        if test is not None:
+            return None, test
+        chosen = holdout.Holdout.recorded(resumed) if resumed else holdout.choose(self.data, config.holdout)
+        return chosen, None if chosen is None else self.data.subset(holdout.rows(self.data, chosen)[1])
+
+    def _say(self, line: str) -> None:
+        if self.progress:
+            print(line, file=sys.stderr)
 
     # one step
 
@@ -340,9 +377,9 @@ class Trainer:
     def _batch(self, part: int) -> tuple[Tensor, Tensor | None]:
         """This process's share of a part of the batch, from an endless stream of shuffled epochs."""
         config, world = self.config, self.accelerator.num_processes
-        size, n = config.batch_size // (config.accumulate * world), len(self.data)
+        size, n = config.batch_size // (config.accumulate * world), len(self.rows)
         start = self.step * config.batch_size + (part * world + self.accelerator.process_index) * size
-        chosen = np.array([_order(config.seed, i // n, n)[i % n] for i in range(start, start + size)])
+        chosen = self.rows[[_order(config.seed, i // n, n)[i % n] for i in range(start, start + size)]]
         labels = self.data.labels if config.labels else None
         return self.data.batch(chosen), None if labels is None else torch.from_numpy(labels[chosen])
 
@@ -375,6 +412,7 @@ class Trainer:
             "data": {
                 "source": data.source,
                 "samples": len(data),
+                "holdout": self.held_out and self.held_out.model_dump(),
                 "shape": list(data.shape),
                 "scaling": data.scaling._asdict(),
                 "classes": list(data.classes) if self.config.labels else [],
@@ -460,7 +498,7 @@ class Trainer:
             save_image(_strip(seen, model.classes), folder / "strip.png")
 
 
-CHANGEABLE = {"steps", "log_every", "sample_every", "save_every", "strict"}
+CHANGEABLE = {"steps", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
 """Settings that a resumed run may change."""
 
 
@@ -498,14 +536,15 @@ def train(
     if run.exists() and not run.is_dir():
         raise ValueError(f"{run} is a file: name a folder for the run")
     occupied = run.is_dir() and any(run.iterdir())
-    if resume:
-        _check_resumable(run, config, data)
+    resumed = checkpoint.find_state(run)[1] if resume else None
+    if resumed is not None:
+        _check_resumable(run, resumed, config, data)
     elif occupied and not overwrite:
         raise ValueError(f"{run} exists and is not empty: --resume it, --overwrite it, or name another folder")
     elif occupied and not (run / "leapstep.json").exists():
         raise ValueError(f"{run} is not a run folder, so it is not overwritten: name another folder")
     files.check_writable(next(path for path in (run, *run.absolute().parents) if path.exists()))
-    trainer = Trainer(config, data, device, progress)
+    trainer = Trainer(config, data, device, progress, resumed)
     for line in trainer.data.skipped if trainer.progress else ():
         print(f"skipped {line}", file=sys.stderr)
     if trainer.progress and trainer.data.skipped:
@@ -526,8 +565,7 @@ def train(
     return trainer.model()
 
 
-def _check_resumable(run: Path, config: TrainingConfig, data: str) -> None:
-    _, values = checkpoint.find_state(run)
+def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfig, data: str) -> None:
     if not same_source(values["data"]["source"], data):
         raise ValueError(
             f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"

@@ -205,24 +205,27 @@ def labels(model: Model, asked: list[str], n: int) -> Tensor | None:
 def data_for(model: Model, source: str, split: str) -> tuple[Data, Tensor | None]:
     """Read data as a model sees them: its size, channels and scaling; and their labels, by name, if it has classes.
 
+    Of the data that it was trained on, "train" is what it saw and "test" what it did not (see `leapstep.holdout`).
+
     Raises:
         ValueError: what `leapstep.data.read` raises; data or classes that the model does not know.
     """
     import torch
 
     from leapstep.data import read
+    from leapstep.holdout import part
 
+    size = channels = None
     if model.is_pictures:
         channels, height, width = model.shape
-        try:
-            data = read(source, split=split, size=height if height == width else None, channels=channels)
-        except ValueError as error:  # which speaks of options of `read` that nobody here has
-            said = str(error).removesuffix(": pass neither size nor channels")
-            if said == str(error):
-                raise
-            raise ValueError(f"{said}: the model's samples are pictures, give uint8 from 0 to 255") from error
-    else:
-        data = read(source, split=split)
+        size = height if height == width else None
+    try:
+        data = part(model.details, source, split, lambda split: read(source, split=split, size=size, channels=channels))
+    except ValueError as error:  # which may speak of options of `read` that nobody here has
+        said = str(error).removesuffix(": pass neither size nor channels")
+        if said == str(error):
+            raise
+        raise ValueError(f"{said}: the model's samples are pictures, give uint8 from 0 to 255") from error
     if data.shape != model.shape or data.is_pictures != model.is_pictures:
         raise ValueError(f"{source} holds samples of shape {list(data.shape)}: the model's are {list(model.shape)}")
     data = dataclasses.replace(data, scaling=model.scaling)
