@@ -244,7 +244,9 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, 
 
     monkeypatch.setattr(sweep_command, "_keep", stop)
     args = ["sweep", model, insects, "--out", out, *SWEEP, "--batch-size", 4]
-    assert invoke(*args).exit_code == 130
+    stopped = invoke(*args)
+    assert stopped.exit_code == 130
+    assert stopped.stderr.endswith(f"2 of 6 cells are kept in {out}: the same command goes on from there\n")
     assert kept == [4, 8, 12, 4, 8, 12, 4, 8]
     half = json.loads((out / "results.json").read_text())
     assert (len(half["cells"]), half["finished"]) == (2, False)

@@ -609,7 +609,9 @@ def test_what_is_finished_is_kept(model, insects, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(reconstruct, "_measure", stop)
-        assert invoke("reconstruct", model, insects, "--out", out, "--steps", 3, 10).exit_code == 130
+        stopped = invoke("reconstruct", model, insects, "--out", out, "--steps", 3, 10)
+    assert stopped.exit_code == 130
+    assert stopped.stderr.endswith(f"leapstep: stopped; the results of up to 3 steps are kept in {out}\n")
     assert list(errors(out)) == [3]
     Image.open(out / "reconstructions.png").load()
     done("reconstruct", model, insects, "--out", out, "--steps", 3, "--overwrite")
@@ -932,6 +934,6 @@ def test_ctrl_c_leaves_nothing_by_halves(model, tmp_path, monkeypatch, command):
         patch.setattr(leapstep, "decode" if command == "interpolate" else "sample", stop)
         result = invoke(*FIRST[command](model, None), "--out", tmp_path / "o")
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "leapstep: stopped; what was finished is kept"
+    assert result.stderr.splitlines()[-1] == "leapstep: stopped"
     assert set(tree(tmp_path / "o")) == {"manifest.json"} | ({"trace.png"} if command == "trace" else set())
     done(*FIRST[command](model, None), "--out", tmp_path / "o", "--overwrite")

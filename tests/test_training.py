@@ -16,7 +16,7 @@ from PIL import Image
 
 import leapstep
 import leapstep.checkpoint
-from leapstep import training
+from leapstep import stopping, training
 from leapstep.configuration import TrainingConfig, configure
 from leapstep.data import read
 from leapstep.pictures import grid, save_image, table
@@ -383,10 +383,12 @@ def test_changed_data_are_noticed(tmp_path):
         train(configure({**settings, "steps": 4}), "digits", tmp_path / "run", resume=True, device="cpu")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_between_steps_and_saved(tmp_path, monkeypatch, number):
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals for one process")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_stopped_between_steps_and_saved(tmp_path, monkeypatch, name):
     """A signal amid a step waits for its end, so that the checkpoint is that of a whole step."""
-    original, handler = Trainer._loss, signal.getsignal(number)
+    original, number = Trainer._loss, getattr(signal, name)
+    before = signal.signal(number, signal.default_int_handler)  # a process in the background may ignore it
 
     def interrupted(self, part):
         if self.step == 3:
@@ -394,13 +396,15 @@ def test_stopped_between_steps_and_saved(tmp_path, monkeypatch, number):
         return original(self, part)
 
     monkeypatch.setattr(Trainer, "_loss", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(stopping.Stopped) as caught:
         train(tiny(steps=8), "digits", tmp_path / "run", device="cpu", progress=False)
+    assert caught.value.number == number
+    assert caught.value.__notes__ == [f"the checkpoint of step 4 is kept in {tmp_path / 'run'}: go on with --resume"]
+    assert signal.signal(number, before) is signal.default_int_handler
     monkeypatch.undo()
     assert leapstep.checkpoint.find_state(tmp_path / "run")[1]["step"] == 4
     train(tiny(steps=4), "digits", tmp_path / "straight", device="cpu", progress=False)
     same(run_folder(tmp_path / "straight"), run_folder(tmp_path / "run"))
-    assert signal.getsignal(number) is handler
 
 
 def test_existing_runs_are_safe(tmp_path):

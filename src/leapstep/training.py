@@ -22,7 +22,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -35,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from leapstep import checkpoint, files, holdout
+from leapstep import checkpoint, files, holdout, stopping
 from leapstep.configuration import TrainingConfig
 from leapstep.data import Data, read, same_source
 from leapstep.denoiser import Diffusion, from_network
@@ -588,7 +587,7 @@ def _loop(trainer: Trainer, run: Path) -> None:
     quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
     saved, since = trainer.step, time.perf_counter()
     try:
-        with _interrupts() as asked:
+        with _requests(trainer.progress) as asked:
             while trainer.step < config.steps and not trainer.any_process(bool(asked)):
                 result = trainer.advance()
                 quarter = (result["times"] * 4).ceil().long() - 1
@@ -609,7 +608,12 @@ def _loop(trainer: Trainer, run: Path) -> None:
             if trainer.step < config.steps:
                 if trainer.step > saved:
                     trainer.save(run)
-                raise KeyboardInterrupt
+                    saved = trainer.step
+                raise stopping.Stopped(asked[0] if asked else signal.SIGINT)
+    except KeyboardInterrupt as request:
+        if saved:
+            request.add_note(f"the checkpoint of step {saved} is kept in {run}: go on with --resume")
+        raise
     except FloatingPointError as error:
         kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
         raise FloatingPointError(f"{error}; {kept}: lower the learning rate, or look at the data") from error
@@ -620,24 +624,20 @@ def _loop(trainer: Trainer, run: Path) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Note Ctrl-C and requests to end in a list, which is looked at between two steps; a second one acts at once."""
+def _requests(tell: bool) -> Iterator[list[int]]:
+    """Note requests to stop in a list, which is looked at between two steps; the second of them acts at once."""
     asked: list[int] = []
 
-    def note(number: int, _: Any) -> None:
+    def note(number: int) -> None:
         if asked:
-            raise KeyboardInterrupt
+            stopping.stop(number)
         asked.append(number)
+        with contextlib.suppress(OSError, RuntimeError):  # no terminal any more; in the midst of another line
+            if tell:
+                print("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may catch signals
+    with stopping.handled(note):
         yield asked
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _log(

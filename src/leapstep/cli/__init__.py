@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from leapstep import stopping
 from leapstep.cli import (
     calibrate,
     compare,
@@ -56,13 +57,25 @@ def _main(
     pass
 
 
-def _one_line(command: Callable[..., None]) -> Callable[..., None]:
-    """End a user's mistake with one line and exit code 2, Ctrl-C with 130; LEAPSTEP_TRACEBACK=1 shows the traceback."""
+ALONE = "train"
+"""The one command that shares its work among the processes of a launch; all others are left to the first process."""
+
+MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "out of memory")
+"""How torch says that memory is full, on any device: by the name of its error, or in its text."""
+
+
+def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
+    """End a user's mistake with one line and exit code 2, a request to stop with one line and its code.
+
+    LEAPSTEP_TRACEBACK=1 shows the traceback of a mistake.
+    """
 
     @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> None:
+    def run(*args: Any, **given: Any) -> None:
+        if name != ALONE:
+            _be_the_only_one(name)
         try:
-            command(*args, **options)
+            command(*args, **given)
         except BrokenPipeError:  # the reader of our output had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
@@ -72,17 +85,46 @@ def _one_line(command: Callable[..., None]) -> Callable[..., None]:
             message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
             typer.echo(f"leapstep: {' '.join(str(message).split())}", err=True)
             raise typer.Exit(2) from None
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+        except (MemoryError, RuntimeError) as error:
+            if os.environ.get("LEAPSTEP_TRACEBACK") or not _is_out_of_memory(error):
                 raise
-            option = "--batch-size" if "batch_size" in options else "--n"
-            typer.echo(f"leapstep: not enough memory on the device: pass a smaller {option}", err=True)
+            typer.echo(f"leapstep: not enough memory: {_smaller(given)}", err=True)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("leapstep: stopped; what was finished is kept", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as request:
+            typer.echo(stopping.told(request), err=True)
+            raise typer.Exit(stopping.exit_code(request)) from None
 
     return run
+
+
+def _be_the_only_one(name: str) -> None:
+    """Under torchrun or accelerate launch: leave, but for the first process, which goes on as if it were alone."""
+    rank, processes = (os.environ.get(variable, "") for variable in ("RANK", "WORLD_SIZE"))
+    if not (rank.isdecimal() and processes.isdecimal() and int(processes) > 1):
+        return
+    if int(rank) > 0:
+        typer.echo(f"leapstep: {name} runs on one process, the first; process {rank} has nothing to do", err=True)
+        raise typer.Exit
+    for variable in (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+    ):  # or a training inside waits for them
+        os.environ.pop(variable, None)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    said = f"{type(error).__name__}: {error}"  # torch is not imported to ask for its class
+    return any(words in said for words in MEMORY)
+
+
+def _smaller(given: dict[str, Any]) -> str:
+    """What to do against a lack of memory, by the options that the command has."""
+    there = [f"--{option.replace('_', '-')}" for option in ("batch_size", "n", "size") if option in given]
+    return f"pass a smaller {' or '.join(there[:2])}" if there else "this needs a machine with more"
 
 
 for name, module in {
@@ -104,4 +146,4 @@ for name, module in {
     "demo": demo,
 }.items():
     parser = latents.with_lists(getattr(module, "LISTS", ()))
-    app.command(name, cls=parser, epilog=module.EXAMPLES)(_one_line(module.command))
+    app.command(name, cls=parser, epilog=module.EXAMPLES)(_one_line(name, module.command))

@@ -98,9 +98,15 @@ def command(
     back = functools.partial(leapstep.decode, transition=transition, spacing=spacing)
     upwards = leapstep.inverted(transition) if exact else transition
     there = functools.partial(leapstep.encode, transition=upwards, spacing=spacing)
-    found, rows = {"original": x0}, []
+    found: dict[str, Tensor] = {"original": x0}
+    rows: list[dict[str, Any]] = []
     for count in counts:
-        again, row = _measure(batches, count, there, back)
+        try:
+            again, row = _measure(batches, count, there, back)
+        except KeyboardInterrupt as request:
+            if rows:
+                request.add_note(f"the results of up to {rows[-1]['steps']} steps are kept in {out}")
+            raise
         errors = latents.squared_error(loaded, again, x0)
         spread = (errors.std() / len(errors) ** 0.5).item() if len(errors) > 1 else None
         rows.append({"steps": count, "error": errors.mean().item(), "standard_error": spread, **row})

@@ -129,6 +129,10 @@ def command(
             if form == "npz" or finished < GRID:
                 kept.append(values)
             finished, calls = rows.stop, max(calls, newest)
+    except KeyboardInterrupt as request:
+        if finished:
+            request.add_note(f"{finished} of {n} samples are kept in {out}")
+        raise
     finally:  # Ctrl-C keeps what is finished
         bar.close()
         if finished:

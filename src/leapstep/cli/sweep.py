@@ -125,7 +125,11 @@ def command(
 
     if {_key(each) for each in plan} - {_key_of(cell) for cell in cells}:
         quality.warm_up(loaded, n, **how_drawn)
-    _sweep(plan, cells, rule, draw, record, out)
+    try:
+        _sweep(plan, cells, rule, draw, record, out)
+    except KeyboardInterrupt as request:
+        request.add_note(f"{len(cells)} of {len(plan)} cells are kept in {out}: the same command goes on from there")
+        raise
     record["finished"] = True
     lines = _write(out, record, cells)
     _print(cells, plan, record, lines, out)

@@ -1,0 +1,146 @@
+"""How a command ends that was asked to stop, has too little memory, or is one of several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from commands import invoke, refused
+from leapstep import stopping
+
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals for one process")
+
+SLOW_TORCH = "import os, time\nfor number in {numbers}:\n    os.kill(os.getpid(), number)\ntime.sleep(30)\n"
+"""Stands in for torch, whose import takes seconds: the requests arrive in the midst of it."""
+
+
+def stopped_while_importing(tmp_path, numbers, ignored=()):
+    """The end of a command that these signals reach while it imports torch, and what it printed."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(SLOW_TORCH.format(numbers=list(map(int, numbers))))
+
+    def listen():
+        for number in stopping.REQUESTS:
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
+    found = subprocess.run(
+        [sys.executable, "-m", "leapstep", "info", "nothing"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        preexec_fn=listen,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.returncode, found.stdout, found.stderr
+
+
+@needs_signals
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_request_in_the_first_moments_is_one_line(tmp_path, name, code):
+    assert stopped_while_importing(tmp_path, [getattr(signal, name)]) == (code, "", "leapstep: stopped\n")
+
+
+@needs_signals
+def test_a_request_that_is_ignored_stays_ignored(tmp_path):
+    """As of a closing terminal under nohup."""
+    found = stopped_while_importing(tmp_path, [signal.SIGHUP, signal.SIGTERM], ignored=[signal.SIGHUP])
+    assert found == (143, "", "leapstep: stopped\n")
+
+
+@needs_signals
+def test_handlers_are_as_before_afterwards():
+    before = [signal.getsignal(number) for number in stopping.REQUESTS]
+    with pytest.raises(stopping.Stopped) as caught, stopping.handled(stopping.stop):
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.number == signal.SIGTERM
+    assert [signal.getsignal(number) for number in stopping.REQUESTS] == before
+
+
+@needs_signals
+def test_a_closed_terminal_does_not_end_what_is_still_to_be_saved():
+    """After a hang-up every write to the terminal is an error; a work that goes on to its end must not meet it."""
+    program = (
+        "import os, pty, signal, sys, time\n"
+        "from leapstep import stopping\n"
+        "master, terminal = pty.openpty()\n"
+        "os.dup2(terminal, 1); os.dup2(terminal, 2); os.close(terminal)\n"
+        "with stopping.handled(lambda number: None):\n"
+        "    os.close(master)\n"
+        "    signal.raise_signal(signal.SIGHUP)\n"
+        "    print('a line', flush=True); print('another', file=sys.stderr, flush=True)\n"
+        "sys.exit(7)\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode == 7
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        MemoryError("Unable to allocate 7.28 TiB for an array"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize(
+    ("args", "advice"),
+    [
+        (["sample", "m", "--out", "o"], "pass a smaller --batch-size or --n"),
+        (["doctor", "m", "digits"], "pass a smaller --n or --size"),
+        (["features", "train", "digits", "--out", "o"], "pass a smaller --batch-size or --size"),
+        (["info", "m"], "this needs a machine with more"),
+    ],
+)
+def test_too_little_memory_is_one_line_with_what_the_command_has_against_it(monkeypatch, tmp_path, error, args, advice):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    for function in ("cli.options.device", "checkpoint.load"):
+        monkeypatch.setattr(f"leapstep.{function}", full)
+    result = invoke(*args)
+    assert result.exit_code == 2
+    assert result.stderr == f"leapstep: not enough memory: {advice}\n"
+
+
+def test_memory_that_is_really_full_is_one_line(monkeypatch, tmp_path):
+    def full(*_, **__):
+        torch.empty(2**60)
+
+    monkeypatch.setattr("leapstep.checkpoint.load", full)
+    refused(invoke("sample", "m", "--out", tmp_path / "o"), "not enough memory: pass a smaller --batch-size")
+
+
+def test_other_errors_of_torch_are_bugs_and_show_themselves(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("leapstep.checkpoint.load", fail)
+    assert isinstance(invoke("info", "m").exception, RuntimeError)
+
+
+def test_of_several_processes_the_first_does_the_work(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    result = invoke("info", "nothing")
+    assert result.exit_code == 0
+    assert result.stderr == "leapstep: info runs on one process, the first; process 1 has nothing to do\n"
+    assert result.stdout == ""
+    monkeypatch.setenv("RANK", "0")
+    refused(invoke("info", "nothing"), "there is no model folder nothing")
+    assert "WORLD_SIZE" not in os.environ  # or the training in a demo would wait for the others
+
+
+def test_training_is_shared_among_processes(monkeypatch):
+    seen = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("leapstep.training.train", lambda *_, **__: seen.append(os.environ["RANK"]))
+    assert invoke("train", "digits", "--out", "o").exit_code == 0
+    assert seen == ["1"]
