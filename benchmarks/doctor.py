@@ -20,7 +20,7 @@ import torch
 import zoo
 
 import leapstep
-from strangers import COMBINATIONS, verdict
+from strangers import COMBINATIONS, near_size, verdict
 
 NAMES = ("range", "predicts", "time", "schedule")
 WORDS = ("sure", "likely", "unsure")
@@ -58,7 +58,7 @@ def zoo_verdict(case: zoo.Case, diagnosis: leapstep.doctor.Diagnosis) -> dict[st
     told = [same.get(name, name) for name in (arguments["time"], truth["time"])]
     clock = told[0] == told[1] and arguments["reverse"] == truth["reverse"]
     shape = truth["reshape"] in (arguments["reshape"], "scalar")  # which takes a batch as well
-    predicts = arguments["predicts"] == truth["predicts"] and arguments["sigma_data"] == truth["sigma_data"]
+    predicts = arguments["predicts"] == truth["predicts"] and near_size(arguments["sigma_data"], truth["sigma_data"])
     theirs = leapstep.denoiser.clock(
         truth["process"], truth["time"], truth["timesteps"] or truth["process"].timesteps, True, truth["reverse"]
     )

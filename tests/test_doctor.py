@@ -11,10 +11,11 @@ from torch import nn
 
 import leapstep
 from leapstep.doctor import _conditions
-from leapstep.doctor.conventions import F64, RANGES, Linear, Route, ranges
+from leapstep.doctor.conventions import F64, RANGES, Linear, Route, compare, ranges, routes
 from leapstep.doctor.curve import Profile, Recovered, counts, named_levels, recover
 from leapstep.doctor.findings import scaled
 from leapstep.doctor.probe import Probe, probe
+from leapstep.doctor.search import _sized, agrees
 from strangers import COMBINATIONS, Stranger, source, verdict
 
 RNG = np.random.default_rng(0)
@@ -397,6 +398,30 @@ def test_the_linear_denoiser_is_the_best_one():
     assert linear.error(process.log_snr(t[:1])).item() == pytest.approx(
         (estimate - values).square().mean().item(), rel=0.01
     )
+
+
+def test_a_sigma_data_is_found_on_a_line():
+    """Nearly everybody takes the standard deviation of all values, which a strong mean sample makes a large one."""
+    stranger = Stranger("series", "[-1, 1]", "F", "karras", leapstep.karras(), "log_sigma/4", sigma_data=0.378)
+    net, data = stranger.network()
+    span = next(span for span in ranges(torch.from_numpy(data), pictures=False) if span.name == "[-1, 1]")
+    overall, about_the_mean = span.values.std().item(), span.linear.variance**0.5
+    assert overall == pytest.approx(0.378, rel=0.01)
+    assert about_the_mean < 0.93 * overall
+    noise = torch.randn(300, 1, 40, generator=torch.Generator().manual_seed(0))
+    ask = Probe(net, lambda rows: {}, torch.device("cpu"))
+    tried = [route for route in routes(span, (1000,), False) if route.sigma_data and route.time == "log_sigma/4"]
+    assert any(abs(route.sigma_data / overall - 1) < 0.1 for route in tried)
+    coarse = next(route for route in tried if route.sigma_data == 0.5)
+    trial = next(each for each in compare(ask, [(span, coarse)], 20, noise)[0] if each.predicts == "F")
+    found, (meaning, beyond) = _sized(ask, trial, noise, None)
+    assert found.route.sigma_data == pytest.approx(overall, rel=1e-3)
+    assert meaning == "the standard deviation of all values of your data"
+    assert beyond > 0.1
+    believed, (meaning, _) = _sized(ask, trial, noise, 0.37)
+    assert (believed.route.sigma_data, meaning) == (0.37, "as you assumed")
+    assert agrees("sigma_data", found, 0.37)
+    assert not agrees("sigma_data", found, 0.5)
 
 
 def test_ranges_are_named_once():

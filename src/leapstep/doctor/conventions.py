@@ -10,7 +10,7 @@ far above at most of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -185,6 +185,10 @@ def _ends(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
+SPREAD = (0.25, 0.35, 0.7)
+"""Values of sigma_data that are tried beside those with a reason, so that one of all is within 20 % or so."""
+
+
 class Route(NamedTuple):
     """A process, and the clock by which the network is told where on it x_t stands.
 
@@ -220,15 +224,32 @@ class Route(NamedTuple):
         return (*common, "flow", "-flow") if self.schedule == "flow" else common
 
 
-def routes(variance: float, timesteps: Sequence[int], counts_only: bool, sizes: Collection[float]) -> list[Route]:
+def sizes(span: Range, assumed: float | None = None) -> dict[float, str]:
+    """The values of sigma_data that people take in this range, and what each is; what somebody believes first."""
+    named = {} if assumed is None else {float(assumed): "as you assumed"}
+    named |= {0.5: "as in EDM", 1.0: "as for data of variance 1"}
+    named.setdefault(_rounded(span.values.std().item()), "the standard deviation of all values of your data")
+    named.setdefault(_rounded(span.linear.variance**0.5), "the deviation of your data from their mean sample")
+    return named
+
+
+def _rounded(size: float) -> float:
+    """To four digits."""
+    return float(f"{size:.4g}")
+
+
+def routes(span: Range, timesteps: Sequence[int], counts_only: bool, assumed: float | None = None) -> list[Route]:
     """The processes and clocks that the first comparison tries; each stands for others that are near it.
 
     Arguments:
-        variance: of the data in the range considered.
+        span: the range considered.
         timesteps: how many levels an index may count.
         counts_only: whether the network only takes integers.
-        sizes: values of sigma_data to try, beside the data's own standard deviation.
+        assumed: a value of sigma_data to try beside the usual ones.
     """
+    spread: list[float] = []
+    for size in (*sizes(span, assumed), *SPREAD):
+        spread += [] if any(abs(math.log(size / other)) < 0.1 for other in spread) else [size]
     found = []
     forms = [("linear", linear()), ("cosine", cosine()), ("flow", flow()), ("ve", ve()), ("karras", karras())]
     forms += [("ve", ve(sigma_max=10.0)), ("ve", ve(sigma_max=2.0))]
@@ -245,12 +266,7 @@ def routes(variance: float, timesteps: Sequence[int], counts_only: bool, sizes: 
             found += [Route(name, free, "log_snr"), Route(name, free, "-log_snr"), Route(name, free, "log_sigma/4")]
         if name == "karras":
             found += [Route(name, free, "sigma"), Route(name, free, "log_sigma/4")]
-            own = round(math.sqrt(variance), 3)
-            found += [
-                Route(name, free, time, sigma_data=size)
-                for time in ("log_sigma/4", "sigma")
-                for size in sorted({*sizes, own})
-            ]
+            found += [Route(name, free, time, sigma_data=size) for time in ("log_sigma/4", "sigma") for size in spread]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from leapstep.denoiser import CLOCKS
@@ -12,15 +12,16 @@ from leapstep.doctor.curve import Fit, counts, family, level_of
 from leapstep.doctor.diagnosis import IGNORED, Finding
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.search import (
-    AXES,
     BELIEFS,
     CERTAIN,
     FITS,
     LIKELY,
+    OFF,
     PROBABLE,
     SURE,
     Candidate,
     Search,
+    agrees,
     confidence,
     denied,
     margin,
@@ -44,7 +45,7 @@ def findings(found: Search, ask: Probe) -> tuple[Finding, ...]:
     winner = found.winners[0]
     trial, route = winner.trial, winner.trial.route
     weak = trial.score > 0.3  # far worse than a linear denoiser: nothing found of such a network is certain
-    sigma = "" if route.sigma_data is None else f", for x / sqrt(sigma^2 + {route.sigma_data:g}^2)"
+    sigma = "" if route.sigma_data is None else ", for x of variance 1"
     variance = ", with a learned variance in a second half of channels" if ask.channels == 2 else ""
     rows = [
         _finding("range", _range(trial), found, lambda one: one.range.name, _range, weak),
@@ -52,16 +53,31 @@ def findings(found: Search, ask: Probe) -> tuple[Finding, ...]:
             "predicts",
             PREDICTS.get(trial.predicts, trial.predicts) + sigma + variance,
             found,
-            lambda one: (one.predicts, one.route.sigma_data),
+            lambda one: (one.predicts, one.route.sigma_data is None),
             lambda one: (
                 PREDICTS.get(one.predicts, one.predicts)
-                + ("" if one.route.sigma_data == route.sigma_data else f" with sigma_data {one.route.sigma_data}")
+                + ("" if one.route.sigma_data is None else f", with sigma_data {one.route.sigma_data:g}")
             ),
             weak,
         ),
+        *_size(winner, weak),
         *((_clock(found, ask, weak), _schedule(found, weak)) if ask.timed else _untimed(found, weak)),
     ]
     return tuple(rows)
+
+
+def _size(winner: Candidate, weak: bool) -> Iterator[Finding]:
+    """The sigma_data, of a network that has one."""
+    if winner.size is None:
+        return
+    meaning, beyond = winner.size
+    value = winner.trial.route.sigma_data or 1.0
+    yield Finding(
+        "sigma_data",
+        f"{value:g}, {meaning}: the network sees x / sqrt(sigma^2 + {value:g}^2)",
+        _capped(confidence(beyond, LIKELY, LIKELY / 4), weak),
+        f"the error of x0 is {math.exp(-beyond):.2g} times that with {math.exp(OFF):.2g} times as much or as little",
+    )
 
 
 def _range(trial: Trial) -> str:
@@ -247,10 +263,9 @@ def _as_found(found: Search, name: str, value: Any) -> tuple[float, str]:
     Also what else of it was held fixed, in words.
     """
     winner = found.winners[0].trial
-    wanted = AXES.get(value, value)
-    rivals = [one for one in found.trials if BELIEFS[name](one) == wanted]
+    rivals = [one for one in found.trials if agrees(name, one, value)]
     others = [one for one in BELIEFS if one != name]
-    near = [one for one in rivals if all(BELIEFS[other](one) == BELIEFS[other](winner) for other in others)]
+    near = [one for one in rivals if all(agrees(other, one, BELIEFS[other](winner)) for other in others)]
     held = "all else as it was found" if near else "whatever else fits best"
     return min((one.score for one in near or rivals), default=math.inf) - winner.score, held
 

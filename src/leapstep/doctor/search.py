@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapstep.doctor.conventions import F64, Range, Route, Trial, compare, routes, times_of
+from leapstep.doctor.conventions import F64, Range, Route, Trial, compare, routes, sizes, times_of
 from leapstep.doctor.curve import (
     Fit,
     Profile,
@@ -37,6 +37,9 @@ FITS = 2.2
 SURE, LIKELY = 0.3, 0.1
 """Margins in mean log error that a range, a prediction or a process must have over the next."""
 
+OFF = 0.2
+"""How far off, in its logarithm, a sigma_data is compared with the one that was found."""
+
 CERTAIN, PROBABLE = 12.0, 8.0
 """Margins in summed squared deviations that a schedule or a clock must have over the next."""
 
@@ -51,6 +54,8 @@ class Candidate:
         scores: the error that the network has with some of them, by the code of the fit.
         profile, curve: the measurement, and the curve read from it.
         levels: the curve as `from_log_snr` takes it, where no named schedule explains it; else None.
+        size: what sigma_data is, and how much larger the mean log error is where it is `OFF` larger or smaller; None
+            where the network sees x_t as it is.
     """
 
     trial: Trial
@@ -59,6 +64,7 @@ class Candidate:
     profile: Profile
     curve: Recovered
     levels: dict[int, float] | None = None
+    size: tuple[str, float] | None = None
 
 
 @dataclass
@@ -78,7 +84,7 @@ def key(trial: Trial) -> tuple[Any, ...]:
     """What makes two trials different conventions, whatever their schedules."""
     route = trial.route
     time = AXES.get(route.time, route.time)
-    return trial.range.name, trial.predicts, family(route.schedule), route.sigma_data, time, route.reverse
+    return trial.range.name, trial.predicts, family(route.schedule), route.sigma_data is None, time, route.reverse
 
 
 def search(
@@ -100,8 +106,8 @@ def search(
     counts = (1000, 300, 100, 30, 4000) if ask.limit is None else (ask.limit,)
     if ask.limit is None and assume.get("timesteps"):
         counts = tuple(dict.fromkeys((int(assume["timesteps"]), *counts)))
-    sizes = {0.5, 1.0} | ({float(assume["sigma_data"])} if assume.get("sigma_data") else set())
-    pairs = [(span, route) for span in spans for route in routes(span.linear.variance, counts, ask.integers, sizes)]
+    size = assume.get("sigma_data")
+    pairs = [(span, route) for span in spans for route in routes(span, counts, ask.integers, size)]
     pairs = pairs if ask.timed else _one_clock(pairs)
     on_stage("comparing conventions")
     trials = _sorted(_compared(ask, pairs, n, noise, 0))
@@ -118,7 +124,7 @@ def search(
     for trial in trials:
         if trial.n > n and trial.score < best + 0.4 and len(finalists) < 3:
             finalists.setdefault(key(trial), trial)
-    winners = [_refined(ask, trial, noise, assume.get("timesteps")) for trial in finalists.values()]
+    winners = [_refined(ask, trial, noise, assume) for trial in finalists.values()]
     winners.sort(key=lambda one: one.trial.score)
     return _believing(Search(winners, trials), ask, noise, assume)
 
@@ -136,12 +142,20 @@ BELIEFS: dict[str, Callable[[Trial], Any]] = {
 """What can be believed of a convention, and where it stands; the schedule and T are the affair of `Fit`."""
 
 
+def agrees(name: str, trial: Trial, value: Any) -> bool:
+    """Whether a trial has what is believed; a sigma_data that is nearly the same is the same."""
+    own, wanted = BELIEFS[name](trial), AXES.get(value, value)
+    if name == "sigma_data" and own is not None and wanted is not None:
+        return abs(math.log(own / wanted)) < OFF / 2
+    return bool(own == wanted)
+
+
 def denied(found: Search, assume: Mapping[str, Any]) -> dict[str, float]:
     """The beliefs that the winner does not share, with the margin by which they lose, in mean log error."""
     wrong = {}
     for name, value in _wanted(assume).items():
-        if BELIEFS[name](found.winners[0].trial) != value:
-            rivals = [trial.score for trial in _rivals(found) if BELIEFS[name](trial) == value]
+        if not agrees(name, found.winners[0].trial, value):
+            rivals = [trial.score for trial in _rivals(found) if agrees(name, trial, value)]
             wrong[name] = min(rivals, default=math.inf) - found.winners[0].trial.score
     return wrong
 
@@ -155,9 +169,9 @@ def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, An
     wrong = denied(found, assume)
     if wrong and max(wrong.values()) < LIKELY:
         wanted = _wanted(assume)
-        agreeing = [one for one in found.trials if all(BELIEFS[name](one) == value for name, value in wanted.items())]
+        agreeing = [one for one in found.trials if all(agrees(name, one, value) for name, value in wanted.items())]
         if agreeing:
-            found.winners.insert(0, _refined(ask, agreeing[0], noise, assume.get("timesteps")))
+            found.winners.insert(0, _refined(ask, agreeing[0], noise, assume))
     winner = found.winners[0]
     named = {name: assume[name] for name in ("time", "schedule", "timesteps") if assume.get(name) is not None}
     count = len(winner.profile.timesteps)
@@ -207,8 +221,11 @@ def _pairs(trials: list[Trial], kept: int) -> list[tuple[Range, Route]]:
     return list(chosen.values())
 
 
-def _refined(ask: Probe, trial: Trial, noise: Tensor, timesteps: int | None) -> Candidate:
+def _refined(ask: Probe, trial: Trial, noise: Tensor, assume: Mapping[str, Any]) -> Candidate:
     """Read the schedule of one convention, and measure it again with it."""
+    size = None
+    if trial.route.sigma_data is not None:
+        trial, size = _sized(ask, trial, noise, assume.get("sigma_data"))
     samples = _samples(noise, 2000, 500)
     places = _timesteps(ask, trial.route, trial.range)
     places = places if ask.timed else places[:1]  # its zeros lie at one level, whatever it is told
@@ -219,14 +236,41 @@ def _refined(ask: Probe, trial: Trial, noise: Tensor, timesteps: int | None) -> 
     chosen, same, scores = _measured(ask, trial, fits, max(4, samples // 2), noise)
     fits.remove(chosen)
     counts = trial.route.time in ("index", "fraction")
-    found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen))
+    found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen), size=size)
     if not ask.timed:
         return found
     if counts and chosen.misfit > FITS:
-        _recovered(ask, found, noise, timesteps)
+        _recovered(ask, found, noise, assume.get("timesteps"))
     elif chosen.misfit > 1:
         found.trial = same._replace(scores=same.scores + 0.05 * min(chosen.misfit - 1, 10))
     return found
+
+
+def _sized(ask: Probe, trial: Trial, noise: Tensor, assumed: float | None) -> tuple[Trial, tuple[str, float]]:
+    """The same with the sigma_data of least error on a line about it, and `Candidate.size`.
+
+    The error is nearly a parabola in log sigma_data; a value that people take, and is as good, is preferred.
+    """
+
+    def scores(values: Iterable[float]) -> dict[float, Trial]:
+        pairs = [(trial.range, trial.route._replace(sigma_data=value)) for value in values]
+        trials = _compared(ask, pairs, _samples(noise, 1000, 250), noise, 0)
+        return {each.route.sigma_data or 0.0: each for each in trials if each.predicts == trial.predicts}
+
+    best = trial.route.sigma_data or 1.0
+    for width in (0.4, 0.08, 0.016):
+        line = scores(best * math.exp(width * place / 4) for place in range(-4, 5))
+        best = min(line, key=lambda value: line[value].score)
+    usual = sizes(trial.range, assumed)
+    near = [value for value in usual if abs(math.log(value / best)) < OFF / 2]
+    ends = [best * math.exp(OFF), best / math.exp(OFF)]
+    measured = scores([*near, best, *ends])
+    chosen = next(
+        (value for value in near if measured[value].score < measured[best].score + 0.02), float(f"{best:.3g}")
+    )
+    beyond = min(measured[end].score for end in ends) - measured[best].score
+    route = trial.route._replace(sigma_data=chosen)
+    return trial._replace(route=route), (usual.get(chosen, "fitted"), beyond)
 
 
 def _curve(profile: Profile, chosen: Fit) -> Recovered:
