@@ -176,3 +176,36 @@ def test_how_it_is_said(given, kept):
 def test_how_it_is_not_said(given):
     with pytest.raises(ValueError, match="holdout="):
         settings(holdout=given)
+
+
+# --- the loss on what is held out ---
+
+
+def test_the_loss_on_held_out_samples_is_the_same_question_each_time(run):
+    """It draws the same noise and times for both parts, leaves the training's numbers alone, and is the loss."""
+    plain, asked = (Trainer(settings(holdout="25%", dropout=0.1), str(run / "photos"), "cpu", False) for _ in range(2))
+    for _ in range(2):
+        before = asked.compare()
+        assert asked.compare() == before
+        assert plain.advance()["loss"] == asked.advance()["loss"]
+        assert asked.compare() != before
+    asked.test, asked.rows = asked.data, np.arange(len(asked.data))
+    both = asked.compare()
+    assert both["held_out"] == both["training"]
+    for value in asked.ema.parameters():
+        value.data.zero_()
+    assert asked.compare()["held_out"] == pytest.approx(1, rel=0.03)  # silence is as wrong as eps is large
+
+
+def test_memorising_shows(tmp_path):
+    """A network that learned a dozen points by heart knows them better than those it never saw."""
+    source = array(tmp_path, RNG.normal(size=(24, 16)))
+    config = configure(
+        {"holdout": "12", "width": 128, "depth": 2, "batch_size": 64, "steps": 300, "learning_rate": 3e-3, "warmup": 5,
+         "ema_decay": 0.9, "holdout_every": 1000, "precision": "float32"}
+    )  # fmt: skip
+    trainer = Trainer(config, source, "cpu", False)
+    for _ in range(config.steps):
+        trainer.advance()
+    losses = trainer.compare()
+    assert losses["held_out"] > 2 * losses["training"]

@@ -20,7 +20,7 @@ from leapstep import stopping, training
 from leapstep.configuration import TrainingConfig, configure
 from leapstep.data import read
 from leapstep.pictures import grid, save_image, table
-from leapstep.training import Trainer, ema_update, learning_rate, loss, stratified_times, train
+from leapstep.training import Trainer, ema_update, learning_rate, loss, previews, stratified_times, train
 
 F64 = torch.float64
 TINY = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 16, "warmup": 2}
@@ -457,14 +457,23 @@ def test_settings_that_do_not_fit(tmp_path, settings, message):
 def test_tensorboard_tells_the_story(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(tiny(steps=6, log_every=2, timesteps=8), "digits", tmp_path / "run", device="cpu", progress=False)
+    train(
+        tiny(steps=6, log_every=2, holdout_every=3, timesteps=8),
+        "digits",
+        tmp_path / "run",
+        device="cpu",
+        progress=False,
+    )
     log = EventAccumulator(str(tmp_path / "run" / "log"))
     log.Reload()
     quarters = {f"loss_by_time/quarter_{i}" for i in range(1, 5)}
+    alike = {"loss_alike/held_out", "loss_alike/training"}
     assert set(log.Tags()["scalars"]) == {
-        "loss", "gradient_norm", "learning_rate", "samples_per_second", *quarters
+        "loss", "gradient_norm", "learning_rate", "samples_per_second", *quarters, *alike
     }  # fmt: skip
-    for name in log.Tags()["scalars"]:
+    for name in alike:
+        assert [event.step for event in log.Scalars(name)] == [3, 6]
+    for name in set(log.Tags()["scalars"]) - alike:
         assert [event.step for event in log.Scalars(name)] == [2, 4, 6]
     assert all(event.value > 0 for event in log.Scalars("samples_per_second"))
     rate = [event.value for event in log.Scalars("learning_rate")]
@@ -532,9 +541,9 @@ def test_a_long_strip_has_a_dozen_steps_evenly_in_time(previewed, tmp_path):
     previewed([*range(5, 105, 5), 200, 300, 400])
     shown = [5, 40, 75, 100, 200, 300, 400]
     assert alike(strip(tmp_path), columns_of(shown, 10))
-    assert training._spread(set(range(1, 24)), 12) == set(range(1, 24, 2))
-    assert training._spread({3, 5, 9}, 12) == {3, 5, 9}
-    assert len(training._spread(set(range(7, 7000, 7)), 12)) == 12
+    assert previews.spread(set(range(1, 24)), 12) == set(range(1, 24, 2))
+    assert previews.spread({3, 5, 9}, 12) == {3, 5, 9}
+    assert len(previews.spread(set(range(7, 7000, 7)), 12)) == 12
 
 
 def test_the_strip_names_the_classes(previewed, tmp_path):
@@ -571,7 +580,7 @@ def test_the_strip_leaves_out_what_it_cannot_read_and_what_lies_ahead(previewed,
     (folder / "strip.png").write_bytes(b"damaged")
     previewed([250])
     there = set(range(20, 260, 10)) - {50, 100, 150}
-    shown = sorted(training._spread(there, 12))
+    shown = sorted(previews.spread(there, 12))
     assert alike(strip(tmp_path), columns_of(shown, 10))
 
 

@@ -1,12 +1,4 @@
-"""Training a denoiser.
-
-The loss is the squared error of the x0 estimate, weighted by noise level,
-
-    L(t) = w(t) |x0 - D(x_t, t)|^2,        x_t = alpha(t) x0 + sigma(t) eps.
-
-A squared error in anything else that a network may predict is this one with another weight: a value a x0 + b eps (see
-`leapstep.process`) is off by (a - b alpha / sigma) times what x0 is off by, since x_t is given. So Ho et al.'s simple
-loss on eps is w = SNR, whatever the network predicts.
+"""Training a denoiser: the run, its checkpoints and its record. What is learned stands in `objective`.
 
 All randomness of step i is drawn anew from (seed, i, process), and the order of the data is a function of (seed,
 epoch): the step count is the whole state of the random numbers, so a resumed run goes on as if it had never stopped.
@@ -15,10 +7,10 @@ epoch): the step count is the whole state of the random numbers, so a resumed ru
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
-import re
 import shutil
 import signal
 import sys
@@ -39,81 +31,30 @@ from leapstep.configuration import TrainingConfig
 from leapstep.data import Data, read, same_source
 from leapstep.denoiser import Diffusion, from_network
 from leapstep.networks import MLP, UNet
-from leapstep.pictures import cut, grid, save_image, table
-from leapstep.process import PREDICTIONS, SCHEDULES, Process, rescale_zero_terminal_snr
+from leapstep.pictures import grid, save_image
+from leapstep.process import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.progress import progress_bar
 from leapstep.sampling import sample
+from leapstep.training.objective import WEIGHTS, loss, stratified_times
+from leapstep.training.previews import first_samples, strip
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from PIL import Image
 
-# --- the loss ------------------------------------------------------------------------------------------------------
+__all__ = [
+    "WEIGHTS",
+    "Trainer",
+    "build_network",
+    "ema_update",
+    "largest",
+    "learning_rate",
+    "loss",
+    "stratified_times",
+    "train",
+]
 
-
-def _squared_error_of(kind: str) -> Callable[[Process, Tensor, float], Tensor]:
-    def weight(process: Process, t: Tensor, gamma: float) -> Tensor:
-        a, b = process.mixture(kind, t)
-        return (a - b * process.alpha(t) / process.sigma(t)) ** 2
-
-    return weight
-
-
-def _min_snr(process: Process, t: Tensor, gamma: float) -> Tensor:
-    return process.log_snr(t).exp().clamp(max=gamma)
-
-
-def _variational(process: Process, t: Tensor, gamma: float) -> Tensor:
-    if process.timesteps is None:
-        raise ValueError("the variational weight needs a process with trained levels")
-    before = (t - 1 / process.timesteps).clamp(min=1 / process.timesteps)
-    level = torch.maximum(t, before + 1 / process.timesteps)  # level 1 has the weight of level 2: its own is infinite
-    return process.timesteps / 2 * (process.log_snr(before).exp() - process.log_snr(level).exp())
-
-
-WEIGHTS: dict[str, Callable[[Process, Tensor, float], Tensor]] = {
-    **{kind: _squared_error_of(kind) for kind in PREDICTIONS},
-    "min_snr": _min_snr,
-    "variational": _variational,
-}
-"""Weights w(t) on the squared error of x0, by name: each (process, t, gamma) -> w.
-
-eps, x0, v, score, flow: the plain squared error of that prediction (eps: L_simple, Ho et al. 2020, eq. 14). min_snr:
-min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556). variational: T/2 (SNR(s) - SNR(t)) for neighbouring levels s < t,
-the variational bound in nats (Kingma et al. 2021, eq. 13, arXiv:2107.00630)."""
-
-
-def loss(diffusion: Diffusion, x0: Tensor, t: Tensor, eps: Tensor, weight: str = "eps", gamma: float = 5.0) -> Tensor:
-    """Score a denoiser on noised data.
-
-    Arguments:
-        x0: data, `[b, *d]`.
-        t: times in (0, 1], `[b]`.
-        eps: standard normal noise, `[b, *d]`.
-        weight: one of `WEIGHTS`.
-        gamma: of "min_snr".
-    Returns:
-        the weighted squared error of each sample, averaged over its dimensions, `[b]`.
-    Raises:
-        ValueError: unknown weight.
-    """
-    if weight not in WEIGHTS:
-        raise ValueError(f"unknown weight {weight!r}: use one of {', '.join(WEIGHTS)}")
-    process = diffusion.process
-    error = diffusion.denoise(process.add_noise(x0, t, eps), t) - x0
-    w = WEIGHTS[weight](process, t.cpu().double(), gamma).to(error.dtype).to(error.device)
-    return w * error.square().flatten(1).mean(1)
-
-
-def stratified_times(n: int, timesteps: int) -> Tensor:
-    """Draw n levels from 1..T, one from each n-th of the range, in random order: uniform, with less variance.
-
-    Returns:
-        times k / T, `[n]`, float64.
-    """
-    position = (torch.randperm(n) + torch.rand(n, dtype=torch.float64)) / n
-    return ((position * timesteps).floor().clamp(max=timesteps - 1) + 1) / timesteps
-
+COMPARED = 256
+"""How many noised samples make a loss that is compared from step to step."""
 
 # --- the parts of a run --------------------------------------------------------------------------------------------
 
@@ -195,53 +136,6 @@ def _order(seed: int, epoch: int, n: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-STRIP_COLUMNS, STRIP_ROWS, STRIP_PIXELS = 12, 10, 2_000_000
-"""How many times and how many start noises the strip shows at most, and with how many pixels together."""
-
-
-def _first_samples(
-    folder: Path, step: int, shape: tuple[int, ...], n: int, period: int
-) -> dict[int, npt.NDArray[np.uint8]]:
-    """The first samples of the grids that `Trainer.preview` made up to a step, by their steps: of a dozen at most.
-
-    A grid that cannot be read, or that another version laid out otherwise, is left out: nothing that lies in the folder
-    may end a training.
-    """
-    from PIL import Image
-
-    names = [re.fullmatch(r"step-(\d+)\.png", path.name) for path in folder.iterdir()]
-    steps = {at for name in names if name and (at := int(name[1])) <= step}
-    found: dict[int, npt.NDArray[np.uint8]] = {}
-    while chosen := _spread(steps, STRIP_COLUMNS):
-        for at in chosen - found.keys():
-            try:
-                with Image.open(folder / f"step-{at:08d}.png") as sheet:
-                    found[at] = cut(sheet, shape, n, period)[:STRIP_ROWS].copy()  # the others are not kept in memory
-            except Exception:  # a broken file can raise anything
-                steps.discard(at)
-        if chosen <= steps:
-            return {at: found[at] for at in sorted(chosen)}
-    return {}
-
-
-def _spread(steps: set[int], most: int) -> set[int]:
-    """At most so many of the steps, spread evenly over time, with the first and the last."""
-    if len(steps) <= most:
-        return steps.copy()
-    targets = np.linspace(min(steps), max(steps), most)
-    return {min(steps, key=lambda step: (abs(step - target), step)) for target in targets.tolist()}
-
-
-def _strip(seen: dict[int, npt.NDArray[np.uint8]], classes: tuple[str, ...]) -> Image.Image:
-    """A row for each start noise, by its class if there are classes, and a column for each step."""
-    rows = {}
-    for i, row in enumerate(np.stack(list(seen.values()), 1)):
-        turn, which = divmod(i, len(classes)) if classes else (0, i)
-        name = f"{classes[which]} ({turn + 1})" if turn else classes[which] if classes else f"sample {i}"
-        rows[name] = row
-    return table(rows, [f"step {step}" for step in seen], most=STRIP_PIXELS)
-
-
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
@@ -302,16 +196,17 @@ class Trainer:
         try:
             test = holdout.own_test(self.data, size=config.size, progress=self.progress)
         except ValueError as error:
-            if config.holdout != "auto":
-                raise
-            test = None
-            self._say(f"the part test is left alone: {error}")
+            self._say(f"there is no loss on the part test, which cannot be read: {error}")
+            return None, None
         if test is not None and config.holdout != "auto":
             raise ValueError(
                 f"{self.data.source} has a part test of its own, which is never trained on: leave --holdout out"
             )
         if test is not None:
-            return None, test
+            if test.shape != self.data.shape or test.classes != self.data.classes:
+                self._say("there is no loss on the part test, whose samples have another shape or other classes")
+                return None, None
+            return None, dataclasses.replace(test, scaling=self.data.scaling)
         chosen = holdout.Holdout.recorded(resumed) if resumed else holdout.choose(self.data, config.holdout)
         return chosen, None if chosen is None else self.data.subset(holdout.rows(self.data, chosen)[1])
 
@@ -365,13 +260,50 @@ class Trainer:
             condition["class_labels"] = labels.to(device)
         t = stratified_times(len(x0), config.timesteps)
         x0 = x0.to(device)
-        eps = torch.randn_like(x0)
+        return self._weighted(self.network, x0, t, torch.randn_like(x0), condition), t
+
+    def _weighted(
+        self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, condition: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The loss of each sample."""
+        config = self.config
         fractional = config.time_embedding == "sinusoidal"
-        diffusion = from_network(
-            self.network, self.process, config.predicts, fractional=fractional, condition=condition
-        )
-        weight = config.loss or config.predicts
-        return loss(diffusion, x0, t, eps, weight, config.min_snr_gamma), t
+        diffusion = from_network(network, self.process, config.predicts, fractional=fractional, condition=condition)
+        return loss(diffusion, x0, t, eps, config.loss or config.predicts, config.min_snr_gamma)
+
+    def compare(self) -> dict[str, float]:
+        """The loss of the averaged weights on samples that training never sees, and on as many that it does see.
+
+        Samples, noise and times are always the same, mirroring and dropout are off: what changes from call to call is
+        the network, and what differs between the two losses is whether it saw the samples.
+
+        Returns:
+            "held_out" and "training"; nothing where the run has no held-out samples.
+        """
+        if self.test is None:
+            return {}
+        return {
+            "held_out": self._fixed_loss(self.test, np.arange(len(self.test))),
+            "training": self._fixed_loss(self.data, self.rows),
+        }
+
+    @torch.no_grad()
+    def _fixed_loss(self, data: Data, rows: npt.NDArray[np.int64]) -> float:
+        config, device = self.config, self.accelerator.device
+        chosen = np.resize(np.random.default_rng(0).permutation(rows), COMPARED)  # again and again where they are few
+        chance = torch.Generator().manual_seed(0)
+        even = (torch.randperm(COMPARED, generator=chance, dtype=torch.float64) + 0.5) / COMPARED
+        t = ((even * config.timesteps).floor() + 1) / config.timesteps
+        eps = torch.randn(COMPARED, *data.shape, generator=chance)
+        labels = torch.from_numpy(data.labels[chosen]) if config.labels and data.labels is not None else None
+        size = config.batch_size // (config.accumulate * self.accelerator.num_processes)
+        network, total = self.ema.module.eval(), 0.0
+        for start in range(0, COMPARED, size):
+            part = slice(start, start + size)
+            condition = {} if labels is None else {"class_labels": labels[part].to(device)}
+            x0 = data.batch(chosen[part]).to(device)
+            total += self._weighted(network, x0, t[part], eps[part].to(device), condition).sum().item()
+        return total / COMPARED
 
     def _batch(self, part: int) -> tuple[Tensor, Tensor | None]:
         """This process's share of a part of the batch, from an endless stream of shuffled epochs."""
@@ -493,8 +425,8 @@ class Trainer:
         folder = run / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         save_image(grid(model.scaling.to_pixels(x), period=period), folder / f"step-{self.step:08d}.png")
-        if seen := _first_samples(folder, self.step, model.shape, n, period):
-            save_image(_strip(seen, model.classes), folder / "strip.png")
+        if seen := first_samples(folder, self.step, model.shape, n, period):
+            save_image(strip(seen, model.classes), folder / "strip.png")
 
 
 CHANGEABLE = {"steps", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
@@ -584,6 +516,7 @@ def _loop(trainer: Trainer, run: Path) -> None:
     main = trainer.accelerator.is_main_process
     writer = SummaryWriter(str(run / "log"), purge_step=trainer.step + 1) if main else None
     bar = progress_bar(config.steps, "training", "step", done=trainer.step, show=trainer.progress)
+    shown: dict[str, str] = {}
     quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
     saved, since = trainer.step, time.perf_counter()
     try:
@@ -594,12 +527,18 @@ def _loop(trainer: Trainer, run: Path) -> None:
                 np.add.at(quarters, (0, quarter), result["each"])
                 np.add.at(quarters, (1, quarter), 1)
                 bar.update()
-                bar.set_postfix(loss=f"{result['loss']:.4f}", refresh=False)
+                last = trainer.step == config.steps
+                if writer is not None and (trainer.step % config.holdout_every == 0 or last):
+                    compared = trainer.compare()
+                    for name, value in compared.items():
+                        writer.add_scalar(f"loss_alike/{name}", value, trainer.step)
+                    if compared:
+                        shown["held out"] = "{held_out:.4f} (training data {training:.4f})".format(**compared)
+                bar.set_postfix({"loss": f"{result['loss']:.4f}", **shown}, refresh=False)
                 if writer is not None and trainer.step % config.log_every == 0:
                     speed = config.log_every * config.batch_size / (time.perf_counter() - since)
                     _log(writer, trainer.step, result, quarters, learning_rate(config, trainer.step - 1), speed)
                     quarters[:], since = 0, time.perf_counter()
-                last = trainer.step == config.steps
                 if trainer.step % config.sample_every == 0 or last:
                     trainer.preview(run)
                 if trainer.step % config.save_every == 0 or last:
