@@ -179,7 +179,7 @@ def test_the_batch_size_changes_nothing_and_the_seed_does(digits, method):
         ("--variance", "beta"),
         ("--spacing", "quad"),
         ("--steps", 5),
-        ("--n", 7),
+        ("--n", 4),
         ("--split", "train"),
         ("--method", "ode", "--steps", 2),
     ],

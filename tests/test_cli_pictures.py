@@ -23,7 +23,6 @@ import leapstep
 from commands import done, invoke, refused, tree
 from leapstep import checkpoint, files
 from leapstep.cli import app
-from leapstep.cli.latents import _repeated
 from leapstep.data import Scaling
 from leapstep.interpolation import interpolation_grid, slerp, spherical
 from leapstep.networks import MLP, UNet
@@ -121,23 +120,6 @@ def test_help_has_examples_and_describes_every_option(command):
     for line in text.splitlines():
         assert not re.match(r"│ \*? *--\S+ +(--\S+ +)?<\w+> *│", line), f"no description: {line}"
     assert command in done("--help").stdout
-
-
-@pytest.mark.parametrize("seeds", ["--seeds 3 7", "--seeds 3,7", "--seeds=3,7", "--seeds=3 7", "--seeds 3 --seeds 7"])
-def test_lists_are_written_with_spaces_or_commas(seeds):
-    expected = ["model", "--seeds", "3", "--seeds", "7", "--out", "x"]
-    assert _repeated(["model", *seeds.split(), "--out", "x"], ["--seeds"]) == expected
-
-
-def test_lists_take_no_more_than_their_values():
-    def spelled(text, *names):
-        return " ".join(_repeated(text.split(), names))
-
-    assert spelled("--images a,1.png b.png", "--images") == "--images a,1.png --images b.png"
-    assert spelled("--set a=1 m --steps 3 4 --json", "--steps") == "--set a=1 m --steps 3 --steps 4 --json"
-    assert spelled("--seeds -1 2", "--seeds") == "--seeds -1 --seeds 2"
-    assert spelled("--seeds --out x", "--seeds") == "--seeds --out x"
-    assert spelled("m 3 4 --label 1,2 -- 5", "--seeds") == "m 3 4 --label 1,2 -- 5"
 
 
 @pytest.mark.parametrize("command", FIRST)

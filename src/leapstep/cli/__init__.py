@@ -21,7 +21,6 @@ from leapstep.cli import (
     import_,
     info,
     interpolate,
-    latents,
     likelihood,
     reconstruct,
     report,
@@ -30,6 +29,7 @@ from leapstep.cli import (
     trace,
     train,
 )
+from leapstep.cli.parsing import Command, with_json
 
 app = typer.Typer(
     help="Sample any trained diffusion network in 5 to 50 steps instead of 1000, correctly and without retraining.",
@@ -127,23 +127,23 @@ def _smaller(given: dict[str, Any]) -> str:
     return f"pass a smaller {' or '.join(there[:2])}" if there else "this needs a machine with more"
 
 
-for name, module in {
-    "train": train,
-    "sample": sample,
-    "calibrate": calibrate,
-    "likelihood": likelihood,
-    "reconstruct": reconstruct,
-    "report": report,
-    "interpolate": interpolate,
-    "trace": trace,
-    "info": info,
-    "evaluate": evaluate,
-    "sweep": sweep,
-    "compare": compare,
-    "doctor": doctor,
-    "features": features,
-    "import": import_,
-    "demo": demo,
-}.items():
-    parser = latents.with_lists(getattr(module, "LISTS", ()))
-    app.command(name, cls=parser, epilog=module.EXAMPLES)(_one_line(name, module.command))
+JOURNEY = {
+    "A model of your own": {"demo": demo, "train": train, "info": info, "sample": sample},
+    "How good it is": {
+        "evaluate": evaluate,
+        "sweep": sweep,
+        "compare": compare,
+        "report": report,
+        "features": features,
+        "likelihood": likelihood,
+    },
+    "What it does": {"trace": trace, "reconstruct": reconstruct, "interpolate": interpolate, "calibrate": calibrate},
+    "Networks of others": {"doctor": doctor, "import": import_},
+}
+"""All commands, in the order in which one comes to need them."""
+
+for panel, commands in JOURNEY.items():
+    for name, module in commands.items():
+        app.command(name, cls=Command, epilog=module.EXAMPLES, rich_help_panel=panel)(
+            _one_line(name, with_json(module.command))
+        )

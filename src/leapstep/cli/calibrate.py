@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,7 +31,7 @@ def command(
     batch_size: Annotated[int, typer.Option(help="Network evaluations at a time.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     device: options.Device = None,
-) -> None:
+) -> dict[str, Any]:
     """Measure a model's errors at every trained level, which --variance optimal needs, and keep them with the model."""
     import numpy as np
     import torch
@@ -73,3 +73,10 @@ def command(
         f"and E||x0 - estimate||^2 / d from {error[0]:.4f} to {error[-1]:.4f}: {model / checkpoint.CALIBRATION}\n"
         "Now --variance optimal is there for ddpm and ddim."
     )
+    return {
+        "out": model / checkpoint.CALIBRATION,
+        **details,
+        "times": measured.times.tolist(),
+        "eps_power": power.tolist(),
+        "x0_error": error.tolist(),
+    }

@@ -23,7 +23,7 @@ def command(
     metric: Annotated[
         str, typer.Option(help="frechet | kernel | precision | recall | density | coverage | ...")
     ] = "frechet",
-) -> None:
+) -> dict[str, Any]:
     """Put results into one Markdown table; what was measured under other conditions is marked and explained below."""
     from leapstep.quality import NAMES, duration, marks, shown
 
@@ -42,6 +42,10 @@ def command(
     if notes:
         typer.echo("\nNot comparable with the first row without a thought:\n")
         typer.echo("\n".join(f"- {note}" for note in notes))
+    return {
+        "rows": [{**row, "mark": mark or None} for row, mark in zip(rows, marked, strict=True)],
+        "notes": notes,
+    }
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

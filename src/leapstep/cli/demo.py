@@ -35,7 +35,7 @@ def command(
     n: Annotated[int, typer.Option(help="Samples a method; the distance needs them.")] = 128,
     seed: Annotated[int, typer.Option(help="Of training and of the start noise.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Train on 8x8 digits with their labels, sample the same weights in 1000, 20 and 10 steps, and compare."""
     from leapstep import files
     from leapstep.configuration import configure
@@ -75,6 +75,7 @@ def command(
     model_folder, to = str(out / "run"), out / "sweep"
     sweep.command(model_folder, "digits", to, *SWEEP, metrics=["frechet"], n=n, seed=seed, device="cpu")
     _draw_page(model, out, seed)
+    return {"out": out, "demo": results}
 
 
 def _measure(model: Any, method: str, steps: int, n: int, seed: int, target: Tensor) -> tuple[dict[str, Any], Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import shutil
 import sys
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import typer
 
 from leapstep import files, plugin
-from leapstep.cli import options
+from leapstep.cli import options, parsing
 from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -33,9 +32,9 @@ EXAMPLES = """**Examples**
 
 `leapstep doctor mine.py:network digits --label-argument y --html report.html`
 
-`leapstep doctor mine.py:network signals.npy --condition given.npz --assume predicts=v --assume timesteps=1000`
+`leapstep doctor mine.py:network signals.npy --condition given.npz --assume predicts=v timesteps=1000`
 
-`leapstep doctor google/ddpm-cifar10-32 cifar10/ --json -`
+`leapstep doctor google/ddpm-cifar10-32 cifar10/ --json`
 
 A file such as `mine.py`:
 
@@ -68,9 +67,9 @@ def command(
     assume: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE",
+            metavar=parsing.SETTINGS,
             help="What you know: predicts, time, reverse, timesteps, schedule, sigma_data, reshape, or range, such as "
-            "'range=[0, 1]' or range=standardised; repeat it.",
+            "'range=[0, 1]' or range=standardised.",
         ),
     ] = None,
     condition: Annotated[
@@ -83,13 +82,11 @@ def command(
     device: Annotated[
         str | None, typer.Option(help="cpu | cuda | mps; default: where the function put it; a folder's: the best.")
     ] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - prints it in place of the text.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
     html_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a report with figures.")
     ] = None,
-) -> None:
+) -> parsing.Verdict:
     """Find out how a network was trained (range, prediction, clock, schedule), and what is wrong with it.
 
     It is called on real data with noise, and believed more than anything that is said of it. Nothing is trained. A
@@ -100,7 +97,7 @@ def command(
     from leapstep.doctor import diagnose
 
     assumed = dict(_assumed(setting) for setting in assume or [])
-    _check_outputs(json_file, html_file)
+    _check_outputs(out, html_file)
     source, function = _parts(model)
     if function:
         network, hints = _network(source, function, device)
@@ -116,9 +113,7 @@ def command(
         found = diagnose(network, held.values, on_stage=name, on_call=bar.update, **hints)
     if known is not None:
         found = dataclasses.replace(found, contradictions=(*found.contradictions, *_disagreements(known, found)))
-    _show(found, json_file, html_file)
-    if found.contradictions:
-        raise typer.Exit(3)
+    return parsing.Verdict(_show(found, out, html_file), 3 if found.contradictions else 0)
 
 
 # --- what was given ------------------------------------------------------------------------------------------------
@@ -161,13 +156,13 @@ def _flag(text: str) -> bool:
     return FLAGS[text.lower()]
 
 
-def _check_outputs(json_file: str | None, html_file: Path | None) -> None:
+def _check_outputs(out: Path | None, html_file: Path | None) -> None:
     """Make sure, before the work, that its results can be written."""
-    if json_file not in (None, "-") and Path(str(json_file)).suffix != ".json":
-        raise ValueError(f"--json {json_file}: name a file that ends in .json, or - to print it")
+    if out is not None and out.suffix != ".json":
+        raise ValueError(f"--out {out}: name a file that ends in .json")
     if html_file is not None and html_file.suffix not in (".html", ".htm"):
         raise ValueError(f"--html {html_file}: name a file that ends in .html")
-    for path in (html_file, None if json_file in (None, "-") else Path(str(json_file))):
+    for path in (html_file, out):
         if path is not None and path.is_dir():
             raise ValueError(f"{path} is a folder: name a file")
         if path is not None and not path.parent.exists():
@@ -361,22 +356,20 @@ def _gap(model: Model, found: Diagnosis) -> tuple[float, float, float] | None:
 # --- what comes out ------------------------------------------------------------------------------------------------
 
 
-def _show(found: Diagnosis, json_file: str | None, html_file: Path | None) -> None:
-    """Print the verdict, and write the files that were asked for."""
+def _show(found: Diagnosis, out: Path | None, html_file: Path | None) -> dict[str, Any]:
+    """Print the verdict, write the files that were asked for, and return what is in them."""
     from leapstep.doctor import report
 
-    record = _storable(found.as_dict())
-    if json_file == "-":
-        typer.echo(json.dumps(record, indent=2))
-    else:
-        width = min(100, shutil.get_terminal_size((100, 24)).columns)
-        typer.echo(_encodable(report.text(found, width), getattr(sys.stdout, "encoding", None) or "utf-8"))
-    if json_file not in (None, "-"):
-        files.write_json(str(json_file), record)
-        typer.echo(f"written: {json_file}")
+    record: dict[str, Any] = parsing.storable(found.as_dict())
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    typer.echo(_encodable(report.text(found, width), getattr(sys.stdout, "encoding", None) or "utf-8"))
+    if out is not None:
+        files.write_json(out, record)
+        typer.echo(f"written: {out}")
     if html_file is not None:
         files.write_text(html_file, report.html(found))
-        typer.echo(f"written: {html_file}", err=json_file == "-")
+        typer.echo(f"written: {html_file}")
+    return record
 
 
 def _encodable(text: str, encoding: str) -> str:
@@ -388,12 +381,3 @@ def _encodable(text: str, encoding: str) -> str:
     except UnicodeEncodeError:
         return text.translate(ASCII).encode(encoding, "replace").decode(encoding)
     return text
-
-
-def _storable(value: Any) -> Any:
-    """As JSON can hold it: null for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(name): _storable(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -35,8 +35,6 @@ EXAMPLES = """**Examples**
 `leapstep evaluate runs/digits digits --pairs closest.png`
 """
 
-LISTS = (*measuring.LISTS, "--label")
-
 PAIRS = 12
 """How many of the closest pairs the picture shows."""
 
@@ -80,8 +78,7 @@ def command(
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --out and --pairs.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Measure samples against real data: distances, precision and recall, with intervals; and look for copies."""
     from leapstep import checkpoint, quality
 
@@ -110,7 +107,7 @@ def command(
             steps,
             spacing,
             seed,
-            measuring.listed(label),
+            label or [],
             guidance,
             batch_size,
             place,
@@ -136,12 +133,12 @@ def command(
         )
     if out is not None:
         files.write_json(out, found)
-    typer.echo(json.dumps(found, indent=2) if as_json else _text(found))
-    if not as_json:
-        if out is not None:
-            typer.echo(f"written: {out}")
-        if pairs is not None:
-            typer.echo(f"written: {pairs} (the number is the distance; 1: as far as is usual of held-out data)")
+    typer.echo(_text(found))
+    if out is not None:
+        typer.echo(f"written: {out}")
+    if pairs is not None:
+        typer.echo(f"written: {pairs} (the number is the distance; 1: as far as is usual of held-out data)")
+    return found
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,7 +49,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the first weights and of all chance in training.")] = 0,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the features in the folder.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Train a small classifier, whose last layer is a feature space for `--features`, and measure its accuracy.
 
     Pictures go through a residual network, other samples through three layers. The accuracy is that on the test split,
@@ -73,6 +73,7 @@ def command(
     tested = record["tested_on"]
     typer.echo(f"accuracy: {record['accuracy']:.2%} on {tested['what']} ({tested['samples']} samples)")
     typer.echo(f"trained: {out}    next: leapstep evaluate MODEL {data} --features {out}")
+    return {"out": out, **record}
 
 
 def _test_split(source: str, data: Data, size: int | None) -> Data | None:

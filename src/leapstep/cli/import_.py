@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from leapstep.cli import options
+from leapstep.cli.parsing import SETTINGS
 
 FORMATS = "auto | diffusers | ddim | improved-diffusion | guided-diffusion | lucidrains | score-sde"
 """The names of all formats: a test compares them with the table, which is not imported for a --help."""
@@ -38,10 +39,10 @@ def command(
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="One such setting, as data.image_size=32; repeat for more."),
+        typer.Option("--set", metavar=SETTINGS, help="Such settings, as data.image_size=32."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an imported model in the folder.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Turn a checkpoint of another project into a run folder, and say what was concluded from what."""
     import dataclasses
 
@@ -57,6 +58,7 @@ def command(
     for line in evidence:
         typer.echo(line)
     typer.echo(f"imported into {out}: leapstep sample {out} --out samples")
+    return {"out": out, **record["imported"]}
 
 
 def _file(path: Path) -> dict[str, Any]:

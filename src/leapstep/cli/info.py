@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,19 +21,16 @@ EXAMPLES = """**Examples**
 
 def command(
     model: options.ModelSource,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Say what a model is: its network, its noise schedule, what it was trained on."""
     facts = _facts(model)
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
     for name, value in facts.items():
         if isinstance(value, dict):
             value = [f"{key} {item}" for key, item in value.items()]
         if isinstance(value, list) and isinstance(value[0], str):
             value = (f"\n{'':<16}" if name == "evidence" else ", ").join(value)
         typer.echo(f"{name.replace('_', ' '):<16}{value}")
+    return facts
 
 
 def _schedule(process: Process) -> str | None:

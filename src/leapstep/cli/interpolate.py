@@ -10,6 +10,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import latents, options
+from leapstep.cli.parsing import FILES, NUMBERS
 from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -27,16 +28,14 @@ EXAMPLES = """**Examples**
 `leapstep interpolate runs/mnist --seeds 1 2 3 4 --frames 8 --label 5 --path spherical --out fives`
 """
 
-LISTS = ("--seeds", "--images")
-
 
 def command(
     model: options.ModelSource,
     out: Annotated[Path, typer.Option(help="The folder to make: a picture, an animation, a manifest.")],
     seeds: Annotated[
-        list[int] | None, typer.Option(metavar="SEED ...", help="Two or four ends: the first sample of each seed.")
+        list[int] | None, typer.Option(metavar=NUMBERS, help="Two or four ends: the first sample of each seed.")
     ] = None,
-    images: Annotated[list[Path] | None, typer.Option(metavar="FILE ...", help="Two or four ends: pictures.")] = None,
+    images: Annotated[list[Path] | None, typer.Option(metavar=FILES, help="Two or four ends: pictures.")] = None,
     frames: Annotated[int, typer.Option(help="How many from end to end; a grid has as many rows and columns.")] = 11,
     steps: Annotated[
         int | None, typer.Option(help="Steps of the sampler; default: 50, or T where that is less; 1 for rk23, rk45.")
@@ -59,7 +58,7 @@ def command(
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
     no_preview: options.NoPreview = False,
-) -> None:
+) -> dict[str, Any]:
     """Show what lies between two samples or pictures, or among four, on the arcs between their latents."""
     import torch
 
@@ -114,10 +113,11 @@ def command(
         parts = (way[i : i + batch_size] for i in range(0, count, batch_size))
         x = torch.cat([leapstep.decode(diffusion, part, times, **move) for part in parts])
     _write(out, loaded, x, frames, mp4)
-    files.write_json(out / "manifest.json", manifest | {"finished": True})
+    files.write_json(out / "manifest.json", manifest := manifest | {"finished": True})
     if loaded.is_pictures:
         options.show(loaded.scaling.to_pixels(x[:frames]), no_preview, evenly=True)
     typer.echo(f"{len(x)} frames: {out}")
+    return {"out": out, **manifest}
 
 
 def _noise(model: Model, seeds: list[int]) -> Tensor:

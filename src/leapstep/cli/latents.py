@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     import torch
 
     from leapstep.checkpoint import Model
     from leapstep.transitions import Transition
-
-
-def with_lists(names: Sequence[str]) -> type[TyperCommand]:
-    """The parser of a command whose options of these names take several values in a row, or with commas."""
-
-    class Command(TyperCommand):
-        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            return super().parse_args(ctx, _repeated(args, names))
-
-    return Command
-
-
-def _repeated(args: list[str], names: Sequence[str]) -> list[str]:
-    """`--seeds 3 7`, `--seeds 3,7` and `--seeds=3,7` as `--seeds 3 --seeds 7`, which every parser understands."""
-    out: list[str] = []
-    name, fresh = "", False
-    for arg in args:
-        option, _, values = arg.partition("=")
-        if not arg.startswith("-") or arg[1:2].isdigit():
-            values = arg
-        else:
-            name, fresh = option if option in names else "", True
-            out.append(name or arg)
-            if not name or not values:
-                continue
-        for value in values.split(",") if name and re.fullmatch(r"[\d,-]+", values) else [values]:
-            out += [value] if fresh or not name else [name, value]
-            fresh = False
-    return out
 
 
 def step_counts(model: Model, asked: Sequence[int]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -55,8 +54,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
     device: options.Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
     import leapstep
     from leapstep import checkpoint
@@ -97,10 +95,8 @@ def command(
         "unit": "bits/dim" if loaded.is_pictures else "nats/dim",
     }
     record |= _summary(parts, loaded) | {"calls": calls, "seconds": round(time.perf_counter() - began, 1)}
-    if as_json:
-        typer.echo(json.dumps(record, indent=2))
-    else:
-        _print(record)
+    _print(record)
+    return record
 
 
 def _chosen(method: str, asked: dict[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LISTS = ("--metrics",)
-
 DataSource = Annotated[str, typer.Argument(help="Real data: `digits`, a folder, a file, a name on the Hub.")]
 Split = Annotated[
     str | None, typer.Option(help="Which part of the data is the reference; default: test, or all where there is none.")
@@ -44,11 +42,6 @@ Metrics = Annotated[
 ]
 Neighbours = Annotated[int, typer.Option("--k", help="Which nearest neighbour bounds precision, recall and so on.")]
 Resamples = Annotated[int, typer.Option(help="Of the bootstrap that makes the intervals.")]
-
-
-def listed(values: list[str] | None) -> list[str]:
-    """The values of an option that takes several, with commas or without."""
-    return [value for text in values or [] for value in text.split(",") if value]
 
 
 def reference(read: Callable[[str], T], source: str, asked: str | None) -> tuple[str, T]:
@@ -92,7 +85,7 @@ def yardstick(
     from leapstep.evaluation import METRICS
     from leapstep.quality import Yardstick
 
-    wanted = listed(metrics)
+    wanted = metrics or []
     if unknown := [name for name in wanted if name not in METRICS]:
         raise ValueError(f"--metrics {', '.join(unknown)}: use some of {', '.join(METRICS)}")
     if k < 1 or resamples < 2:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leapstep import files
+from leapstep.cli.parsing import SETTINGS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +83,7 @@ OwnSpacing = Annotated[
 MethodName = Annotated[str, typer.Option(help=METHODS)]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="An option of the method, such as order=3; repeat it for more."),
+    typer.Option("--set", metavar=SETTINGS, help="Options of the method, such as order=3."),
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 import warnings
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import latents, options
+from leapstep.cli.parsing import NUMBERS
 from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ EXAMPLES = """**Examples**
 `leapstep reconstruct runs/photos photos/ --split all --steps 20 --exact --out exact`
 """
 
-LISTS = ("--steps",)
-
 PAPER = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
 """Errors on CIFAR-10 by steps (Song et al. 2021, table 2, arXiv:2010.02502)."""
 
@@ -52,7 +50,7 @@ def command(
     steps: Annotated[
         list[int] | None,
         typer.Option(
-            metavar="S ...", help="Numbers of steps, as in --steps 10 20 50; default: 10 to 1000; 1 for rk23, rk45."
+            metavar=NUMBERS, help="Numbers of steps, as in --steps 10 20 50; default: 10 to 1000; 1 for rk23, rk45."
         ),
     ] = None,
     n: Annotated[int, typer.Option(help="How many samples, evenly chosen from the data.")] = 64,
@@ -67,8 +65,7 @@ def command(
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Encode data and decode it again: what is lost, by the number of steps, as in table 2 of the DDIM paper."""
     import leapstep
     from leapstep import checkpoint
@@ -113,9 +110,9 @@ def command(
         found[f"{count} steps"] = again
         files.write_json(out / "results.json", {"reconstruction": record, "results": rows})
         _show(out, loaded, found)
-        if not as_json:
-            _print(record, rows)
-    typer.echo(json.dumps({"reconstruction": record, "results": rows}, indent=2) if as_json else f"written: {out}")
+        _print(record, rows)
+    typer.echo(f"written: {out}")
+    return {"reconstruction": record, "results": rows}
 
 
 def _some(model: Model, source: str, split: str, n: int) -> tuple[Tensor, Tensor | None]:

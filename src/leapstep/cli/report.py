@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,7 +52,7 @@ def command(
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Write one HTML page: samples, what few steps cost, the way from noise to data, and more with --data.
 
     The page is a single file that needs no network: pictures, sliders and the commands that repeat each figure.
@@ -70,8 +70,10 @@ def command(
     text = report.render(page)
     files.check_writable(out.parent)
     files.write_text(out, text)
-    typer.echo(f"{report.lead(page)} {report.cost(page)}".strip())
+    said = f"{report.lead(page)} {report.cost(page)}".strip()
+    typer.echo(said)
     typer.echo(f"written: {out}")
+    return {"out": out, "verdict": said}
 
 
 def _check(out: Path, overwrite: bool) -> None:

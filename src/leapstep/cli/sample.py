@@ -56,7 +56,9 @@ def command(
     settings: options.Settings = None,
     spacing: options.OwnSpacing = None,
     seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i.")] = 0,
-    label: Annotated[list[str] | None, typer.Option(help="Class, by name or number; repeat it to cycle.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME ...", help="Classes, by name or number, in turn.")
+    ] = None,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 1.0,
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
     format: Annotated[str | None, typer.Option(help="png (default for pictures) | npz")] = None,
@@ -64,7 +66,7 @@ def command(
     dtype: Annotated[str, typer.Option(help="What the network computes in: float32 | bfloat16 | float64")] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the samples in the folder.")] = False,
     no_preview: options.NoPreview = False,
-) -> None:
+) -> dict[str, Any]:
     """Draw samples of a trained model, in as few network calls as you like."""
     import torch
 
@@ -144,6 +146,7 @@ def command(
     typer.echo(f"{n} samples in {seconds} s, {calls} network calls each: {out}")
     if loaded.is_pictures:
         typer.echo(f"the first {min(n, GRID)} at a glance: {out / 'grid.png'}")
+    return {"out": out, **manifest, **record}
 
 
 def _form(asked: str | None, model: Model) -> str:

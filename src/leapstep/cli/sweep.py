@@ -31,8 +31,6 @@ EXAMPLES = """**Examples**
 `leapstep sweep runs/photos photos/ --split all --spacings trailing quad --steps 10 20 --out spacings`
 """
 
-LISTS = ("--methods", "--etas", "--steps", "--spacings", "--label", *measuring.LISTS)
-
 NAMES = r"results\.json|table\.(md|csv)|quality\.png|part\.npz"
 
 
@@ -77,7 +75,7 @@ def command(
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 250,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that has results.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Measure samples for many methods, noises and steps: the table of the DDIM paper for your model."""
     from leapstep import checkpoint, quality
     from leapstep.evaluation import METRICS
@@ -85,7 +83,7 @@ def command(
     place = options.device(device)
     loaded = checkpoint.load(model, place)
     loaded.network.requires_grad_(False)
-    chosen = [*measuring.listed(metrics)]
+    chosen = metrics or []
     if metric not in METRICS or (chosen and metric not in chosen):
         raise ValueError(f"--metric {metric}: use one of {', '.join(chosen or METRICS)}")
     if n < 2 or batch_size < 1:
@@ -96,7 +94,7 @@ def command(
     rule = measuring.yardstick(data, split, held, features, weights, metrics, k, resamples, place)
     if metric == "inception_score" and rule.features.probabilities is None:
         raise ValueError(f"--metric inception_score needs a classifier, which --features {features} has not")
-    classes, how = measuring.classes(loaded, known, measuring.listed(label), n)
+    classes, how = measuring.classes(loaded, known, label or [], n)
     conditions = {
         "model_sha256": checkpoint.fingerprint(loaded.network),
         **rule.conditions,
@@ -133,6 +131,7 @@ def command(
     record["finished"] = True
     lines = _write(out, record, cells)
     _print(cells, plan, record, lines, out)
+    return {"out": out, **record, "advice": lines, "cells": cells}
 
 
 def _plan(
@@ -147,21 +146,21 @@ def _plan(
     from leapstep.transitions import TRANSITIONS
 
     rows: list[tuple[str, dict[str, Any]]] = []
-    named = measuring.listed(methods) or ["ddim", "dpmpp_2m", "unipc"]
+    named = methods or ["ddim", "dpmpp_2m", "unipc"]
     if etas and "ddim" not in named:
-        raise ValueError(f"--etas {','.join(measuring.listed(etas))} are rows of ddim: name it among the --methods")
+        raise ValueError(f"--etas {','.join(etas)} are rows of ddim: name it among the --methods")
     for method in named:
         if method not in TRANSITIONS:
             raise ValueError(f"--methods {method}: use some of {', '.join(TRANSITIONS)}")
         if TRANSITIONS[method].calls == 0:
             raise ValueError(f"--methods {method} chooses its own steps: measure it with leapstep evaluate")
-        rows += [_noise(eta) for eta in measuring.listed(etas) or ["0", "1"]] if method == "ddim" else [(method, {})]
+        rows += [_noise(eta) for eta in etas or ["0", "1"]] if method == "ddim" else [(method, {})]
     try:
-        numbers = [int(step) for step in measuring.listed(steps) or (5, 10, 20, 50, 100)]
+        numbers = [int(step) for step in steps or (5, 10, 20, 50, 100)]
     except ValueError:
-        raise ValueError(f"--steps {','.join(measuring.listed(steps))}: give integers, as in 5,10,20") from None
+        raise ValueError(f"--steps {','.join(steps or [])}: give integers, as in 5,10,20") from None
     counts = latents.step_counts(model, numbers)
-    places = measuring.listed(spacings) or [model.spacing or "trailing"]
+    places = spacings or [model.spacing or "trailing"]
     return [Setting(*row, count, spacing) for count in counts for row in rows for spacing in places], numbers
 
 

@@ -11,6 +11,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import latents, options
+from leapstep.cli.parsing import NUMBERS
 from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ EXAMPLES = """**Examples**
 
 `leapstep trace runs/digits --steps 50 --gif --mp4 --out film`
 """
-
-LISTS = ("--consistency",)
 
 CONSISTENCY = [10, 20, 50, 100, 1000]
 
@@ -69,7 +68,7 @@ def command(
     label: Annotated[str | None, typer.Option(help="Class of all samples, by name or number.")] = None,
     consistency: Annotated[
         list[int] | None,
-        typer.Option(metavar="S ...", help="Numbers of steps to compare; default: 10 20 50 100 1000."),
+        typer.Option(metavar=NUMBERS, help="Numbers of steps to compare; default: 10 20 50 100 1000."),
     ] = None,
     gif: Annotated[
         bool, typer.Option("--gif", help="Also show the way of pictures as an animation, trace.gif.")
@@ -78,7 +77,7 @@ def command(
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
     no_preview: options.NoPreview = False,
-) -> None:
+) -> dict[str, Any]:
     """Show a sample's way from noise to data, and the same start noise at different numbers of steps."""
     import leapstep
     from leapstep import checkpoint
@@ -135,7 +134,7 @@ def command(
     errors = {count: latents.squared_error(loaded, x, best).mean().item() for count, x in samples.items()}
     _show_samples(out, loaded, samples)
     manifest["consistency"] = [{"steps": count, "error": error} for count, error in errors.items()]
-    files.write_json(out / "manifest.json", manifest | {"finished": True})
+    files.write_json(out / "manifest.json", manifest := manifest | {"finished": True})
     if loaded.is_pictures:
         options.show(loaded.scaling.to_pixels(way[0][:, 0]), no_preview, evenly=True)
     for count in counts[:-1]:
@@ -143,6 +142,7 @@ def command(
             f"{count} steps are {errors[count]:.2g} from {counts[-1]}: mean squared error in {latents.unit(loaded)}"
         )
     typer.echo(f"written: {out}")
+    return {"out": out, **manifest}
 
 
 def _way(

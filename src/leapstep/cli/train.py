@@ -45,7 +45,7 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the run folder.")] = False,
     device: Annotated[str | None, typer.Option(help="`cpu` to leave a GPU alone; default: the best there is.")] = None,
     **settings: Any,
-) -> None:
+) -> dict[str, Any]:
     """Train a denoising network and leave a run folder that leapstep and diffusers can open."""
     from leapstep import checkpoint
     from leapstep.training import train
@@ -59,10 +59,11 @@ def command(
     if preset is None and data == "digits" and not resume:
         preset = "digits"
     chosen = configure(given, preset, config, last.get("training"))
-    train(chosen, data, out, resume=resume, overwrite=overwrite, device=device)
+    model = train(chosen, data, out, resume=resume, overwrite=overwrite, device=device)
     if last.get("step", 0) >= chosen.steps:
         typer.echo(f"{out} already was at step {last['step']}: to train on, --resume it with more --steps")
     typer.echo(f"trained: {out}    next: leapstep sample {out} --out samples")
+    return {"out": out, **model.details}
 
 
 def _options() -> list[inspect.Parameter]:
