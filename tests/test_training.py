@@ -293,7 +293,7 @@ def test_a_run_learns_its_data(tmp_path):
     model = train(config, str(tmp_path / "points.npy"), tmp_path / "run", device="cpu", progress=False)
     x = torch.from_numpy(model.scaling.to_values(leapstep.sample(model.diffusion(), (4000, 2), 50)))
     truth = 50 + 10 * mixture.sample(4000, seed=9).double()
-    torch.testing.assert_close(x.mean(0), truth.mean(0), rtol=0, atol=1.5)
+    torch.testing.assert_close(x.mean(0), truth.mean(0), rtol=0, atol=2.5)
     torch.testing.assert_close(x.T.cov(), truth.T.cov(), rtol=0.12, atol=10)
     assert (x[:, 0] > 50).double().mean().item() == pytest.approx(0.5, abs=0.05)
 
