@@ -12,6 +12,7 @@ the samples to held-out digits, clamped to pixels as a picture is (as many train
 
 import argparse
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -236,7 +237,7 @@ MISTAKES = {
 
 def lines(mistake: Mistake) -> Iterator[str]:
     """What the doctor says of it."""
-    diagnosis = leapstep.diagnose(mistake.network(), zoo.digits()[1], assume=mistake.assume)
+    diagnosis = leapstep.diagnose(mistake.network(), zoo.digits()[1], assume=mistake.assume, budget=math.inf)
     if mistake.assume:
         yield from diagnosis.contradictions or (() if mistake.words else ("NOTHING",))
     for word in mistake.words:

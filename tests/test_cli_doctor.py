@@ -78,7 +78,8 @@ def asked(monkeypatch):
     """What `leapstep.diagnose` was asked; it answers `asked["answer"]`."""
     calls = {"answer": diagnosis()}
 
-    def diagnose(net, data, *, condition=None, on_stage, on_call, **given):
+    def diagnose(net, data, *, condition=None, on_stage, on_call, on_estimate, **given):
+        on_estimate(120.0, 1500.0)
         on_stage("comparing conventions")
         on_call(64)
         calls.update(given, net=net, data=data, condition=condition)
@@ -169,6 +170,17 @@ def test_the_command_line_counts_more_than_the_file(mine, asked):
     assert (asked["n"], asked["seed"], asked["pictures"]) == (50, 7, True)
     done("mine.py:with_hints", "points.npy", "--n", 20)
     assert asked["n"] == 20
+
+
+def test_a_budget_and_how_long_it_will_take(mine, asked):
+    for written, seconds in (("30s", 30), ("2m", 120), ("1h", 3600), ("1h30m", 5400), ("90", 90), ("1.5m", 90)):
+        result = invoke("mine.py:network", "points.npy", "--budget", written, "--json")
+        assert asked["budget"] == seconds
+        assert "this will take about 2 min, the budget: without a bound it would take about 25 min" in result.stderr
+        assert json.loads(result.stdout)["cuts"] == []
+    del asked["budget"]
+    done("mine.py:network", "points.npy")
+    assert "budget" not in asked  # the library's own
 
 
 def test_conditions_and_labels_are_aligned_with_the_data(mine, asked):
@@ -322,6 +334,8 @@ def test_a_folder_speaks_for_itself(folder, asked, mine):
         (("mine.py:with_condition", "--condition", "whole.npz"), ("condition is given twice",)),
         (("mine.py:network", "--n", "19"), ("--n 19: at least 20",)),
         (("mine.py:network", "--seed", "-1"), ("--seed -1",)),
+        (("mine.py:network", "--budget", "soon"), ("--budget 'soon' is no duration: write it as 30s, 2m or 1h",)),
+        (("mine.py:network", "--budget", "0s"), ("--budget '0s' is no duration",)),
         (("mine.py:network", "--out", "found.txt"), ("ends in .json",)),
         (("mine.py:network", "--html", "mine.py"), ("ends in .html",)),
         (("mine.py:network", "--html", "folder.html"), ("is a folder",)),

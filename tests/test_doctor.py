@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from torch import nn
 
 import leapstep
 from leapstep.doctor import _conditions
-from leapstep.doctor.conventions import F64, RANGES, Linear, Route, compare, ranges, routes
+from leapstep.doctor.budget import ROUNDS, Budget, Race, written
+from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, compare, ranges, routes
 from leapstep.doctor.curve import Profile, Recovered, counts, named_levels, recover
 from leapstep.doctor.findings import scaled
 from leapstep.doctor.probe import Probe, probe
-from leapstep.doctor.search import _sized, agrees
+from leapstep.doctor.search import LIKELY, SURE, _sized, agrees, confidence, whole_reading
 from strangers import COMBINATIONS, Stranger, source, verdict
 
 RNG = np.random.default_rng(0)
@@ -35,7 +37,7 @@ def name(i):
 def check(i):
     stranger = COMBINATIONS[i]
     net, data = stranger.network()
-    found = verdict(stranger, leapstep.diagnose(net, data, check=False))
+    found = verdict(stranger, leapstep.diagnose(net, data, check=False, budget=math.inf))
     wrong = {finding: word for finding, (right, word) in found.items() if not right}
     assert "sure" not in wrong.values(), f"confidently wrong: {wrong}"
     assert i in UNDECIDED or not wrong, wrong
@@ -95,7 +97,7 @@ BLOBS = Stranger("blobs", "standardised", "v", "cosine", leapstep.cosine(100), "
 @pytest.fixture(scope="module")
 def diagnosed():
     net, data = BLOBS.network()
-    return net, data, leapstep.diagnose(net, data)
+    return net, data, leapstep.diagnose(net, data, budget=math.inf)
 
 
 def test_the_lines_to_paste_sample_the_data(diagnosed):
@@ -134,7 +136,7 @@ def test_a_sound_network_samples_as_the_data_go(diagnosed):
 def test_wrong_beliefs_are_contradicted():
     net, data = BLOBS.network()
     believed = {"predicts": "eps", "schedule": "linear", "reverse": True, "range": "[0, 1]"}
-    diagnosis = leapstep.diagnose(net, data, assume=believed, check=False)
+    diagnosis = leapstep.diagnose(net, data, assume=believed, check=False, budget=math.inf)
     assert diagnosis.arguments["predicts"] == "v"
     for belief in (
         "predicts=eps, but the network's answers fit predicts=v",
@@ -145,7 +147,9 @@ def test_wrong_beliefs_are_contradicted():
         "the best such schedule has a misfit of",
     ):
         assert any(belief in sentence for sentence in diagnosis.contradictions), belief
-    assert not leapstep.diagnose(net, data, assume={"predicts": "v", "time": "index"}, check=False).contradictions
+    assert not leapstep.diagnose(
+        net, data, assume={"predicts": "v", "time": "index"}, check=False, budget=math.inf
+    ).contradictions
 
 
 @pytest.mark.slow
@@ -154,7 +158,7 @@ def test_a_schedule_without_a_name_is_recovered():
     knots = {1: 8.0, 150: 1.5, 600: -0.5, 1000: -8.0}
     process = leapstep.from_log_snr(knots)
     net, data = Stranger("digits", "[-1, 1]", "v", "jagged", process, "index", 1000).network()
-    diagnosis = leapstep.diagnose(net, data, check=False)
+    diagnosis = leapstep.diagnose(net, data, check=False, budget=math.inf)
     assert "recovered" in diagnosis["schedule"].value
     assert "from_log_snr" in diagnosis.code
     assert diagnosis.diffusion.process.timesteps == 1000
@@ -179,13 +183,94 @@ def test_conditional_networks():
         alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
         return (sigma * (x - alpha * means[y]) / (0.09 * alpha**2 + sigma**2)).to(x)
 
-    diagnosis = leapstep.diagnose(net, raw.numpy(), condition={"y": label.numpy()}, check=False)
+    diagnosis = leapstep.diagnose(net, raw.numpy(), condition={"y": label.numpy()}, check=False, budget=math.inf)
     assert diagnosis.arguments["predicts"] == "eps"
     assert diagnosis.arguments["time"] == "index"
     assert "condition=condition" in diagnosis.code
-    assert leapstep.diagnose(net, raw, condition=lambda rows: {"y": label[rows]}, check=False).code == diagnosis.code
+    assert (
+        leapstep.diagnose(net, raw, condition=lambda rows: {"y": label[rows]}, check=False, budget=math.inf).code
+        == diagnosis.code
+    )
     with pytest.raises(ValueError, match=r"condition 'y' has shape \(3,\): give one row for each of 400"):
         leapstep.diagnose(net, raw.numpy(), condition={"y": label[:3].numpy()})
+
+
+# --- within a budget -----------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that goes on only as networks are called."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        for name in ("budget", "probe"):
+            monkeypatch.setattr(sys.modules[f"leapstep.doctor.{name}"], "monotonic", lambda: self.now)
+
+    def timed(self, net, cost):
+        """The network, at so many seconds a sample; a function of the time says how many."""
+
+        def call(x, timestep):
+            self.now += len(x) * (cost(self.now) if callable(cost) else cost)
+            return net(x, timestep)
+
+        return call
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [0.01, 0.1, lambda now: 0.02 if now < 30 else 0.04],
+    ids=["some samples fewer", "the least", "calls that turn out slower"],
+)
+def test_a_diagnosis_keeps_to_its_budget_and_is_never_wrong_for_it(monkeypatch, cost):
+    net, data = BLOBS.network()
+    clock, told = Clock(monkeypatch), []
+    diagnosis = leapstep.diagnose(clock.timed(net, cost), data, budget=120, on_estimate=lambda *s: told.append(s))
+    assert 30 < clock.now < 1.2 * 120
+    assert diagnosis.seconds == pytest.approx(clock.now, abs=0.1)
+    ((seconds, unbounded),) = told
+    assert seconds == 120 < unbounded
+    wrong = {name: word for name, (right, word) in verdict(BLOBS, diagnosis).items() if not right}
+    assert set(wrong.values()) <= {"unsure"}
+    assert diagnosis.arguments["predicts"] == "v"
+    assert f"For want of time {diagnosis.cuts[0]}" in " ".join(str(diagnosis).split())
+
+
+def test_time_for_everything_cuts_nothing(monkeypatch, diagnosed):
+    net, data, whole = diagnosed
+    clock = Clock(monkeypatch)
+    diagnosis = leapstep.diagnose(clock.timed(net, 1e-6), data)
+    assert diagnosis.cuts == whole.cuts == ()
+    assert diagnosis.code == whole.code
+    assert diagnosis.findings == whole.findings
+
+
+def test_a_network_too_slow_for_the_budget_is_told_at_once(monkeypatch):
+    net, data = BLOBS.network()
+    clock = Clock(monkeypatch)
+    with pytest.raises(
+        ValueError, match=r"takes 500 ms for a sample, .* and the budget is 2 min: give a budget of [78] min"
+    ):
+        leapstep.diagnose(clock.timed(net, 0.5), data)
+    assert clock.now < 60
+    with pytest.raises(ValueError, match="budget=0: give seconds"):
+        leapstep.diagnose(net, data, budget=0)
+
+
+def test_fewer_samples_make_less_sure():
+    whole = Race(500, 4, LEVELS, ROUNDS)
+    budget = Budget(1000.0)
+    for cost, words in ((1e-9, "sure"), (0.05, "likely"), (0.2, "unsure")):
+        budget.start(cost)
+        caution = (whole.evidence / budget.race(whole).evidence) ** 0.5
+        assert confidence(0.35, SURE * caution, LIKELY * caution) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0123, "12.3 ms"), (3.21, "3.2 s"), (90, "90 s"), (121, "2 min 1 s"), (1500, "25 min"), (9000, "2.5 h")],
+)
+def test_durations_are_written_as_people_do(seconds, words):
+    assert written(seconds) == words
 
 
 # --- how a network is called ---------------------------------------------------------------------------------------
@@ -230,7 +315,7 @@ def test_probe_finds_scalars_and_fractions():
 def test_a_network_that_ignores_its_timestep_is_told_so():
     """A wrapper that forgets to pass the timestep on: what is said first, and what is found nevertheless."""
     net, data = BLOBS.network()
-    diagnosis = leapstep.diagnose(lambda x, k: net(x, torch.full((len(x),), 40)), data, check=False)
+    diagnosis = leapstep.diagnose(lambda x, k: net(x, torch.full((len(x),), 40)), data, check=False, budget=math.inf)
     assert str(diagnosis).startswith("The network ignores its timestep: does your wrapper pass it on?")
     assert diagnosis["time"].value == "none: the network ignores its timestep"
     assert diagnosis["schedule"].value.startswith("any with alpha")
@@ -414,11 +499,11 @@ def test_a_sigma_data_is_found_on_a_line():
     assert any(abs(route.sigma_data / overall - 1) < 0.1 for route in tried)
     coarse = next(route for route in tried if route.sigma_data == 0.5)
     trial = next(each for each in compare(ask, [(span, coarse)], 20, noise)[0] if each.predicts == "F")
-    found, (meaning, beyond) = _sized(ask, trial, noise, None)
+    found, (meaning, beyond) = _sized(ask, trial, noise, None, whole_reading(noise))
     assert found.route.sigma_data == pytest.approx(overall, rel=1e-3)
     assert meaning == "the standard deviation of all values of your data"
     assert beyond > 0.1
-    believed, (meaning, _) = _sized(ask, trial, noise, 0.37)
+    believed, (meaning, _) = _sized(ask, trial, noise, 0.37, whole_reading(noise))
     assert (believed.route.sigma_data, meaning) == (0.37, "as you assumed")
     assert agrees("sigma_data", found, 0.37)
     assert not agrees("sigma_data", found, 0.5)

@@ -21,6 +21,7 @@ from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch
+    from tqdm import tqdm
 
     from leapstep.checkpoint import Model
     from leapstep.data import Data
@@ -46,7 +47,7 @@ A file such as `mine.py`:
 
 Array = npt.NDArray[Any]
 
-HINTS = ("condition", "assume", "pictures", "seed", "n", "check")
+HINTS = ("condition", "assume", "pictures", "seed", "n", "check", "budget")
 """The arguments of `leapstep.diagnose` that a file may return beside its network."""
 
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -79,6 +80,12 @@ def command(
         str | None, typer.Option(metavar="NAME", help="The keyword under which the network takes the data's labels.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise; default: 0.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="How long it may take, such as 30s, 2m or 1h; default: 2m. Less time, less sure."
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu | cuda | mps; default: where the function put it; a folder's: the best.")
     ] = None,
@@ -97,6 +104,7 @@ def command(
     from leapstep.doctor import diagnose
 
     assumed = dict(_assumed(setting) for setting in assume or [])
+    limits = {"n": n, "seed": seed, "budget": None if budget is None else _seconds(budget)}
     _check_outputs(out, html_file)
     source, function = _parts(model)
     if function:
@@ -107,10 +115,11 @@ def command(
         network, known, held, given = _from_folder(model, data, split, options.device(device), (size, label_argument))
         hints = {}
         given |= _condition(condition, None, held)
-    hints = _merged(hints, assumed, given, n, seed)
+    hints = _merged(hints, assumed, given, limits)
     with progress_bar(0, "starting", " samples") as bar:
         name = functools.partial(bar.set_description_str, refresh=False)  # within the second in which no bar shows
-        found = diagnose(network, held.values, on_stage=name, on_call=bar.update, **hints)
+        announce = functools.partial(_announce, bar)
+        found = diagnose(network, held.values, on_stage=name, on_call=bar.update, on_estimate=announce, **hints)
     if known is not None:
         found = dataclasses.replace(found, contradictions=(*found.contradictions, *_disagreements(known, found)))
     return parsing.Verdict(_show(found, out, html_file), 3 if found.contradictions else 0)
@@ -254,8 +263,25 @@ def _condition(path: Path | None, label_argument: str | None, held: Data) -> dic
     return given
 
 
+def _seconds(budget: str) -> float:
+    from leapstep.doctor.budget import parsed
+
+    try:
+        return parsed(budget)
+    except ValueError as error:
+        raise ValueError(f"--budget {error}") from None
+
+
+def _announce(bar: tqdm[Any], seconds: float, unbounded: float) -> None:
+    """Say how long it will take, before it begins."""
+    from leapstep.doctor.budget import written
+
+    more = f", the budget: without a bound it would take about {written(unbounded)}" if unbounded > seconds else ""
+    bar.write(f"this will take about {written(seconds)}{more}", file=sys.stderr)
+
+
 def _merged(
-    hints: dict[str, Any], assumed: dict[str, Any], given: dict[str, Array], n: int | None, seed: int | None
+    hints: dict[str, Any], assumed: dict[str, Any], given: dict[str, Array], limits: dict[str, Any]
 ) -> dict[str, Any]:
     """The arguments of `leapstep.diagnose`: those of the file, and those of the command line, which count more."""
     from leapstep.doctor import LEAST
@@ -265,7 +291,7 @@ def _merged(
     merged = {**hints, "assume": {**(hints.get("assume") or {}), **assumed}}
     if given:
         merged["condition"] = given
-    merged |= {name: value for name, value in (("n", n), ("seed", seed)) if value is not None}
+    merged |= {name: value for name, value in limits.items() if value is not None}
     if merged.get("n", 300) < LEAST:
         raise ValueError(f"--n {merged['n']}: at least {LEAST} samples are needed")
     if not 0 <= merged.get("seed", 0) < 2**63:

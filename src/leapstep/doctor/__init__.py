@@ -9,7 +9,6 @@ findings with how sure they are, what is wrong, and the lines of Python to paste
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,12 +19,13 @@ from torch import Tensor
 
 from leapstep.denoiser import CLOCKS, SHAPES, from_network
 from leapstep.doctor import health
+from leapstep.doctor.budget import Budget
 from leapstep.doctor.conventions import F64, Route, Trial, ranges
 from leapstep.doctor.curve import counts, level_of
 from leapstep.doctor.diagnosis import Concern, Curve, Diagnosis, Finding, Level, Passage
 from leapstep.doctor.findings import arguments_of, contradictions, findings, snippet
 from leapstep.doctor.probe import Condition, Probe, device_of, probe
-from leapstep.doctor.search import Candidate, search
+from leapstep.doctor.search import Candidate, pairs_of, search, whole_race, whole_reading
 from leapstep.process import PREDICTIONS, SCHEDULES
 from leapstep.text import one_line
 
@@ -48,6 +48,8 @@ def diagnose(
     seed: int = 0,
     n: int = 300,
     check: bool = True,
+    budget: float = 120.0,
+    on_estimate: Callable[[float, float], object] = lambda seconds, unbounded: None,
     on_stage: Callable[[str], object] = lambda stage: None,
     on_call: Callable[[int], object] = lambda samples: None,
 ) -> Diagnosis:
@@ -64,19 +66,24 @@ def diagnose(
         seed: of the noise and of the choice of samples.
         n: how many samples to use at most.
         check: whether to sample a batch and compare its way with the data's.
+        budget: seconds that it may take, about; `math.inf` is no bound. What a call costs is measured first, and where
+            there is no time for everything fewer samples, timesteps and conventions are tried, and less is sure.
+        on_estimate: told, before the search begins, how many seconds it will take, and how many without a bound.
         on_stage: told what begins.
         on_call: told how many samples went through the network.
     Returns:
         the Diagnosis; print it.
     Raises:
-        ValueError: data that cannot be used, a network that cannot be called or raises anything, or an unknown
-            assumption.
+        ValueError: data that cannot be used, a network that cannot be called or raises anything, an unknown
+            assumption, or a network too slow for the budget.
         MemoryError, torch.OutOfMemoryError: there is too little memory even for a few samples.
     """
-    began = time.perf_counter()
+    time = Budget(budget)
     beliefs = _checked(assume or {})
     if n < LEAST:
         raise ValueError(f"n={n}: at least {LEAST} samples are needed, best 300")
+    if not budget > 0:
+        raise ValueError(f"budget={budget}: give seconds, more than 0")
     if isinstance(net, type):
         raise ValueError(f"the network is the class {net.__name__}: give an instance of it, {net.__name__}(...)")
     whole = data if isinstance(data, Tensor) else np.asarray(data)
@@ -91,9 +98,11 @@ def diagnose(
     on_stage("calling the network")
     extra = _conditions(condition, chosen, len(whole), device_of(net))
     extra(torch.arange(1))  # a mistake in it is not the network's
-    ask = probe(net, spans[0].values, extra, beliefs)
+    ask = probe(net, spans[0].values, extra, beliefs, time)
     ask.on_call = on_call
-    found = search(ask, spans, noise, beliefs, on_stage)
+    pairs, size = pairs_of(ask, spans, beliefs), min(64, len(chosen))
+    on_estimate(*time.estimate(whole_race(pairs, noise), whole_reading(noise), size * check))
+    found = search(ask, pairs, noise, beliefs, on_stage)
     winner = found.winners[0]
     searched = ask.calls
     on_stage("looking at every level")
@@ -103,13 +112,13 @@ def diagnose(
     levels, concerns = _health(net, ask, winner, noise, "clip" in arguments)
     passages: tuple[Passage, ...] = ()
     parted = None
-    if check:
+    drawn = time.sampling(size) if check else None
+    if drawn is not None:
         on_stage("sampling")
-        size = min(64, len(chosen))
-        inside = from_network(ask.direct, process, condition=extra(torch.arange(size)), **_inner(arguments, winner))
+        inside = from_network(ask.direct, process, condition=extra(torch.arange(drawn.n)), **_inner(arguments, winner))
         conditional = condition is not None
         passages, parted = health.passages(
-            inside, winner.trial.range, seed, size, conditional=conditional, device=ask.device
+            inside, winner.trial.range, seed, *drawn, conditional=conditional, device=ask.device
         )
         concerns += health.sampling_concern(passages, parted)
     if not ask.timed:
@@ -126,7 +135,8 @@ def diagnose(
         parted=parted,
         contradictions=contradictions(found, ask, beliefs),
         calls=searched + ask.calls,
-        seconds=round(time.perf_counter() - began, 1),
+        seconds=round(time.elapsed, 1),
+        cuts=tuple(time.cuts),
     )
 
 
@@ -221,14 +231,14 @@ def _health(
         output = ask(route.seen(x, t), route.timestep(t), rows)
         return route.process.split(output, x, t, trial.predicts, route.sigma_data or 1.0)[0]
 
-    samples = max(4, min(200, -(-8000 // noise[0].numel())))
-    levels = health.levels(denoise, route, trial.range, samples, noise)
+    plan = ask.budget.looking(max(4, min(200, -(-8000 // noise[0].numel()))))
+    levels = health.levels(denoise, route, trial.range, plan.n, noise, plan.levels)
     concerns = (
         *health.behaviour(net, ask.steady, ask.separate, ask.broken, ask.calls),
         *health.ema(net),
         *health.judge(levels, trial.range.linear.variance, trial.predicts),
         *health.leak(route, trial.range, "" if clipped else trial.predicts),
-        *health.precision(ask, route, trial.range, noise),
+        *health.precision(ask, route, trial.range, noise, plan.rounding),
     )
     return levels, concerns
 

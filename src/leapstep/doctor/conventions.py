@@ -311,8 +311,15 @@ def times_of(route: Route, variance: float, levels: Sequence[float] = LEVELS) ->
     return t[near] if near.any() else t[:1]
 
 
-def compare(ask: Ask, pairs: Sequence[tuple[Range, Route]], n: int, noise: Tensor, first: int = 0) -> list[list[Trial]]:
-    """Try ranges and routes, each at its levels on n samples from the `first` on, all with the same noise.
+def compare(
+    ask: Ask,
+    pairs: Sequence[tuple[Range, Route]],
+    n: int,
+    noise: Tensor,
+    first: int = 0,
+    levels: Sequence[float] = LEVELS,
+) -> list[list[Trial]]:
+    """Try ranges and routes, each at these levels on n samples from the `first` on, all with the same noise.
 
     Returns:
         for each pair one Trial for each kind of prediction.
@@ -320,7 +327,7 @@ def compare(ask: Ask, pairs: Sequence[tuple[Range, Route]], n: int, noise: Tenso
     rows = (first + torch.arange(n)) % len(noise)
     plans = []
     for span, route in pairs:
-        t = times_of(route, span.linear.variance).repeat_interleave(n)
+        t = times_of(route, span.linear.variance, levels).repeat_interleave(n)
         which = rows.repeat(len(t) // n)
         index = which % len(span.values)
         x0 = span.values[index]

@@ -117,6 +117,7 @@ class Diagnosis:
         contradictions: what speaks against what was assumed.
         calls: samples that went through the network.
         seconds: how long it took.
+        cuts: what was cut for want of time, in words; empty where there was time for everything.
     """
 
     findings: tuple[Finding, ...]
@@ -131,6 +132,7 @@ class Diagnosis:
     contradictions: tuple[str, ...]
     calls: int
     seconds: float
+    cuts: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Finding:
         """The finding of that name."""

@@ -115,7 +115,13 @@ def _finding(
     if rival is None:
         return Finding(name, value, "likely" if weak else "sure", "nothing else was possible")
     evidence = f"the error of x0 is {math.exp(-ahead):.2g} times that with {words(rival)}"
-    return Finding(name, value, _capped(confidence(ahead, SURE, LIKELY), weak), evidence, words(rival))
+    return Finding(name, value, _capped(_margin_in_words(ahead, found), weak), evidence, words(rival))
+
+
+def _margin_in_words(ahead: float, found: Search) -> str:
+    """How sure a margin makes; less so where there was time for few samples, or not for every convention."""
+    word = confidence(ahead, SURE * found.caution, LIKELY * found.caution)
+    return word if found.complete else min(word, "likely", key=CONFIDENCES.index)
 
 
 def _capped(word: str, weak: bool) -> str:
@@ -129,7 +135,7 @@ def _clock(found: Search, ask: Probe, weak: bool) -> Finding:
     route = winner.trial.route
     kind = _time_in_words(route, ask)
     ahead, rival = margin(found, lambda one: (BELIEFS["time"](one), one.route.reverse))
-    word = confidence(ahead, SURE, LIKELY)
+    word = _margin_in_words(ahead, found)
     evidence = (
         "no other clock was possible"
         if rival is None

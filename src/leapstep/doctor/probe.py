@@ -11,12 +11,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from leapstep.denoiser import SHAPES
+from leapstep.doctor.budget import Budget
 from leapstep.text import one_line
 
 F64 = torch.float64
@@ -51,6 +53,7 @@ class Probe:
         channels: 2 where the answer has twice the channels of x, and its second half is left aside.
         refused: a batch of this size was refused; every one as large goes through it in halves.
         on_call: called with the number of samples after each call.
+        budget: what it may be asked, which learns from every call what a sample costs.
     """
 
     net: Callable[..., Any]
@@ -69,13 +72,15 @@ class Probe:
     channels: int = 1
     refused: float = math.inf
     on_call: Callable[[int], object] = field(default=lambda n: None, repr=False)
+    budget: Budget = field(default_factory=Budget, repr=False)
 
     def __call__(self, x: Tensor, timestep: Tensor, rows: Tensor) -> Tensor:
         """Answer x `[b, *d]` at timesteps `[b]`, with the conditions of these rows; what is not finite counts as 0."""
         parts = []
         for start in range(0, len(x), self.batch):
-            own = slice(start, start + self.batch)
+            own, began = slice(start, start + self.batch), monotonic()
             parts.append(self._answer(x[own], timestep[own], rows[own]))
+            self.budget.paid(len(parts[-1]), monotonic() - began)
             self.calls += len(parts[-1])
             self.on_call(len(parts[-1]))
         output = torch.cat(parts)
@@ -176,17 +181,24 @@ def device_of(net: Callable[..., Any]) -> torch.device:
     return torch.device("cpu") if weights is None else weights.device
 
 
-def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: Mapping[str, Any]) -> Probe:
-    """Find out how the network wants to be called.
+def probe(
+    net: Callable[..., Any],
+    values: Tensor,
+    condition: Condition,
+    hints: Mapping[str, Any],
+    budget: Budget | None = None,
+) -> Probe:
+    """Find out how the network wants to be called, and what a call costs.
 
     Arguments:
         values: some data `[n, *d]`, float32.
         condition: further arguments by row.
         hints: "reshape" or "timesteps", where they are known.
+        budget: what it may be asked; default: as much as one likes.
     Raises:
         ValueError: there is no way of calling it that works, or no answer of it is finite.
     """
-    found = Probe(net, condition, device_of(net))
+    found = Probe(net, condition, device_of(net), budget=budget or Budget())
     x, rows = values[:3], torch.arange(3)
     found.reshape, found.integers = _form(found, x, rows, hints.get("reshape"))
     found.limit = _limit(found, x[:1], rows[:1])
@@ -203,6 +215,7 @@ def probe(net: Callable[..., Any], values: Tensor, condition: Condition, hints: 
             "weights (a training that diverged?) and for a division by zero in it"
         )
     found.batch = _batch(found, values)
+    _price(found, values)
     return found
 
 
@@ -306,10 +319,31 @@ def _timed(found: Probe, x: Tensor, rows: Tensor) -> bool:
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     timesteps = [0.0, 1.0, 3.0, 30.0, 300.0, 900.0] if found.integers else [0.0, 0.2, 0.5, 1.0, 10.0, 300.0, 900.0]
     for seen in (x, noise, x.std() * noise):
-        first, *others = (found(seen, torch.full((len(x),), k, dtype=F64), rows) for k in timesteps)
+        try:
+            first, *others = (found(seen, torch.full((len(x),), k, dtype=F64), rows) for k in timesteps)
+        except ValueError:  # it refuses some of them, so it looks at them
+            return True
         if any((first - other).abs().max() > 1e-5 * first.abs().max() for other in others):
             return True
     return False
+
+
+def _price(found: Probe, values: Tensor) -> None:
+    """Time a call of a network that is warm, in a batch that takes at most a hundredth of the budget."""
+
+    def seconds(size: int) -> float:
+        rows = torch.arange(size) % len(values)
+        began = monotonic()
+        found(values[rows], torch.full((size,), 5.0, dtype=F64), rows)
+        return monotonic() - began
+
+    size, took = SMALLEST, seconds(SMALLEST)
+    while size < found.batch and 2 * took < 0.01 * found.budget.seconds:
+        size = min(2 * size, found.batch)
+        took = seconds(size)
+    took = min(took, seconds(size)) if took < 0.01 * found.budget.seconds else took  # the first may compile
+    found.batch = size
+    found.budget.start(took / size)
 
 
 def _batch(found: Probe, values: Tensor) -> int:

@@ -90,8 +90,11 @@ def sampled(diagnosis: Diagnosis) -> str:
 
 
 def effort(diagnosis: Diagnosis) -> str:
-    """What it took."""
-    return f"{diagnosis.calls:,} samples went through the network, in {diagnosis.seconds:.3g} s."
+    """What it took, and what there was no time for."""
+    took = f"{diagnosis.calls:,} samples went through the network, in {diagnosis.seconds:.3g} s."
+    if not diagnosis.cuts:
+        return took
+    return f"{took} For want of time {_listed(diagnosis.cuts)}: with a larger budget more is sure."
 
 
 def _ordered(concerns: Sequence[Concern]) -> list[Concern]:

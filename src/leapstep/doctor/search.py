@@ -8,14 +8,15 @@ name, and they are measured again with it. A finding is as sure as the best conv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from leapstep.doctor.conventions import F64, Range, Route, Trial, compare, routes, sizes, times_of
+from leapstep.doctor.budget import ROUNDS, Race, Reading
+from leapstep.doctor.conventions import F64, LEVELS, Range, Route, Trial, compare, routes, sizes, times_of
 from leapstep.doctor.curve import (
     Fit,
     Profile,
@@ -42,6 +43,9 @@ OFF = 0.2
 
 CERTAIN, PROBABLE = 12.0, 8.0
 """Margins in summed squared deviations that a schedule or a clock must have over the next."""
+
+RARITY = {"linear": 0.0, "cosine": 0.5, "flow": 1.0, "karras": 1.5}
+"""How rare schedules are among strangers, as they are tried where there is no time for all; others are rarer."""
 
 
 @dataclass
@@ -74,10 +78,14 @@ class Search:
     Attributes:
         winners: the candidates, the best first.
         trials: everything that was measured, the best first.
+        caution: how many times larger a margin must be, since there was time for fewer samples.
+        complete: whether there was time to compare all conventions.
     """
 
     winners: list[Candidate]
     trials: list[Trial] = field(default_factory=list)
+    caution: float = 1.0
+    complete: bool = True
 
 
 def key(trial: Trial) -> tuple[Any, ...]:
@@ -87,9 +95,37 @@ def key(trial: Trial) -> tuple[Any, ...]:
     return trial.range.name, trial.predicts, family(route.schedule), route.sigma_data is None, time, route.reverse
 
 
+def pairs_of(ask: Probe, spans: list[Range], assume: Mapping[str, Any]) -> list[tuple[Range, Route]]:
+    """All ranges and routes that are compared, the most common first, and before them those that somebody believes in.
+
+    Arguments:
+        spans: the ranges to consider.
+        assume: what somebody believes, see `BELIEFS`.
+    """
+    counts = (1000, 300, 100, 30, 4000) if ask.limit is None else (ask.limit,)
+    if ask.limit is None and assume.get("timesteps"):
+        counts = tuple(dict.fromkeys((int(assume["timesteps"]), *counts)))
+    size = assume.get("sigma_data")
+    pairs = [(span, route) for span in spans for route in routes(span, counts, ask.integers, size)]
+    pairs = pairs if ask.timed else _one_clock(pairs)
+    wanted = {name: value for name, value in _wanted(assume).items() if name != "predicts"}
+    ranks = {span.name: rank for rank, span in enumerate(spans)}
+
+    def rarity(pair: tuple[Range, Route]) -> float:
+        span, route = pair
+        levels = 0 if route.timesteps is None else counts.index(route.timesteps)
+        backwards = 3.0 if route.reverse and route.schedule != "flow" else 0.0
+        rare = 1.5 * ranks[span.name] + RARITY.get(route.schedule, 2.0) + 1.5 * levels + backwards
+        trial = Trial(span, route, "", Tensor(), 0)
+        denied = [name for name, value in wanted.items() if not agrees(name, trial, value)]
+        return rare + 100 * len(denied)
+
+    return sorted(pairs, key=rarity)
+
+
 def search(
     ask: Probe,
-    spans: list[Range],
+    pairs: list[tuple[Range, Route]],
     noise: Tensor,
     assume: Mapping[str, Any],
     on_stage: Callable[[str], object] = lambda stage: None,
@@ -97,36 +133,61 @@ def search(
     """Find the convention of a network.
 
     Arguments:
-        spans: the ranges to consider.
+        pairs: see `pairs_of`.
         noise: standard normal, as many as there are data or more.
         assume: what somebody believes, see `BELIEFS`; it decides where the evidence does not.
         on_stage: told what begins.
     """
-    n = _samples(noise, 300, 200)
-    counts = (1000, 300, 100, 30, 4000) if ask.limit is None else (ask.limit,)
-    if ask.limit is None and assume.get("timesteps"):
-        counts = tuple(dict.fromkeys((int(assume["timesteps"]), *counts)))
-    size = assume.get("sigma_data")
-    pairs = [(span, route) for span in spans for route in routes(span, counts, ask.integers, size)]
-    pairs = pairs if ask.timed else _one_clock(pairs)
+    whole = whole_race(pairs, noise)
+    race = ask.budget.race(whole)
+    n = race.n
     on_stage("comparing conventions")
-    trials = _sorted(_compared(ask, pairs, n, noise, 0))
-    for rounds, (kept, factor) in enumerate(((40, 3), (12, 8)), start=1):
+    trials: list[Trial] = []
+    for kinds in _compared(ask, pairs[: race.pairs], n, noise, levels=race.levels):
+        trials += kinds
+        if ask.budget.over(race.pairs * len(race.levels) * n / race.samples):
+            break
+    complete = len({(trial.range.name, *_identity(trial)[2:]) for trial in trials}) == len(
+        {(span.name, *_route(route)) for span, route in pairs}
+    )
+    trials = _sorted(trials)
+    for rounds, (kept, factor) in enumerate(race.rounds, start=1):
         first = n * 4**rounds
         again = _pairs(trials, kept)
-        renewed = {_identity(trial): trial for trial in _compared(ask, again, factor * n, noise, first)}
+        renewed = {
+            _identity(trial): trial
+            for kinds in _compared(ask, again, factor * n, noise, first, race.levels)
+            for trial in kinds
+        }
         trials = _sorted(
             trial.merged(renewed[_identity(trial)]) if _identity(trial) in renewed else trial for trial in trials
         )
     on_stage("reading the schedule")
+    reading = ask.budget.reading(whole_reading(noise))
     best = next(trial for trial in trials if trial.n > n).score
     finalists: dict[tuple[Any, ...], Trial] = {}
     for trial in trials:
-        if trial.n > n and trial.score < best + 0.4 and len(finalists) < 3:
+        if trial.n > n and trial.score < best + 0.4 and len(finalists) < reading.finalists:
             finalists.setdefault(key(trial), trial)
-    winners = [_refined(ask, trial, noise, assume) for trial in finalists.values()]
+    winners: list[Candidate] = []
+    for trial in finalists.values():
+        if winners and ask.budget.over(len(winners) / len(finalists) + 0.2):
+            break
+        winners.append(_refined(ask, trial, noise, assume, reading))
     winners.sort(key=lambda one: one.trial.score)
-    return _believing(Search(winners, trials), ask, noise, assume)
+    found = Search(winners, trials, math.sqrt(whole.evidence / race.evidence), complete)
+    return _believing(found, ask, noise, assume, reading)
+
+
+def whole_race(pairs: list[tuple[Range, Route]], noise: Tensor) -> Race:
+    """How conventions are compared where there is time for everything."""
+    return Race(len(pairs), _samples(noise, 300, 200), LEVELS, ROUNDS)
+
+
+def whole_reading(noise: Tensor) -> Reading:
+    """How schedules are read where there is time for everything."""
+    n = _samples(noise, 2000, 500)
+    return Reading(3, 21, max(2, n), 24, max(4, n // 2))
 
 
 AXES: dict[str, str] = {"index_from_1": "index", "1000t": "index", "999t": "index", "fraction_from_0": "fraction"}
@@ -164,14 +225,14 @@ def _wanted(assume: Mapping[str, Any]) -> dict[str, Any]:
     return {name: AXES.get(value, value) for name, value in assume.items() if name in BELIEFS}
 
 
-def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, Any]) -> Search:
+def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, Any], reading: Reading) -> Search:
     """Where the evidence leaves it open, the convention that somebody believes in comes first."""
     wrong = denied(found, assume)
-    if wrong and max(wrong.values()) < LIKELY:
+    if wrong and max(wrong.values()) < LIKELY * found.caution:
         wanted = _wanted(assume)
         agreeing = [one for one in found.trials if all(agrees(name, one, value) for name, value in wanted.items())]
         if agreeing:
-            found.winners.insert(0, _refined(ask, agreeing[0], noise, assume))
+            found.winners.insert(0, _refined(ask, agreeing[0], noise, assume, reading))
     winner = found.winners[0]
     named = {name: assume[name] for name in ("time", "schedule", "timesteps") if assume.get(name) is not None}
     count = len(winner.profile.timesteps)
@@ -184,12 +245,18 @@ def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, An
     return found
 
 
-def _compared(ask: Probe, pairs: list[tuple[Range, Route]], n: int, noise: Tensor, first: int) -> Iterable[Trial]:
-    """Trials of all pairs, in portions that do not fill the memory."""
-    portion = max(1, 2**22 // (5 * n * noise[0].numel()))
+def _compared(
+    ask: Probe,
+    pairs: list[tuple[Range, Route]],
+    n: int,
+    noise: Tensor,
+    first: int = 0,
+    levels: Sequence[float] = LEVELS,
+) -> Iterator[list[Trial]]:
+    """Trials of all pairs, in portions that neither fill the memory nor take long."""
+    portion = max(1, min(2**22 // (5 * n * noise[0].numel()), -(-len(pairs) // 10)))
     for start in range(0, len(pairs), portion):
-        for kinds in compare(ask, pairs[start : start + portion], n, noise, first):
-            yield from kinds
+        yield from compare(ask, pairs[start : start + portion], n, noise, first, levels)
 
 
 def _one_clock(pairs: list[tuple[Range, Route]]) -> list[tuple[Range, Route]]:
@@ -201,9 +268,12 @@ def _one_clock(pairs: list[tuple[Range, Route]]) -> list[tuple[Range, Route]]:
 
 
 def _identity(trial: Trial) -> tuple[Any, ...]:
-    route = trial.route
+    return trial.range.name, trial.predicts, *_route(trial.route)
+
+
+def _route(route: Route) -> tuple[Any, ...]:
     middle = round(route.process.log_snr(0.9).item(), 3)
-    return trial.range.name, trial.predicts, middle, *route._replace(process=None)  # type: ignore[arg-type]
+    return middle, *route._replace(process=None)  # type: ignore[arg-type]
 
 
 def _sorted(trials: Iterable[Trial]) -> list[Trial]:
@@ -221,32 +291,33 @@ def _pairs(trials: list[Trial], kept: int) -> list[tuple[Range, Route]]:
     return list(chosen.values())
 
 
-def _refined(ask: Probe, trial: Trial, noise: Tensor, assume: Mapping[str, Any]) -> Candidate:
+def _refined(ask: Probe, trial: Trial, noise: Tensor, assume: Mapping[str, Any], reading: Reading) -> Candidate:
     """Read the schedule of one convention, and measure it again with it."""
     size = None
     if trial.route.sigma_data is not None:
-        trial, size = _sized(ask, trial, noise, assume.get("sigma_data"))
-    samples = _samples(noise, 2000, 500)
-    places = _timesteps(ask, trial.route, trial.range)
+        trial, size = _sized(ask, trial, noise, assume.get("sigma_data"), reading)
+    places = _timesteps(ask, trial.route, trial.range, reading.places)
     places = places if ask.timed else places[:1]  # its zeros lie at one level, whatever it is told
-    profile = measure(ask, trial.range, trial.route, trial.predicts, places, samples, noise)
+    profile = measure(ask, trial.range, trial.route, trial.predicts, places, reading.n, noise)
     fits = fit(profile, trial.route, ask.limit, ask.integers)
     if not ask.timed:
         fits = [each for each in fits if each.route.timesteps == trial.route.timesteps] or fits
-    chosen, same, scores = _measured(ask, trial, fits, max(4, samples // 2), noise)
+    chosen, same, scores = _measured(ask, trial, fits, noise, reading)
     fits.remove(chosen)
     counts = trial.route.time in ("index", "fraction")
     found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen), size=size)
     if not ask.timed:
         return found
     if counts and chosen.misfit > FITS:
-        _recovered(ask, found, noise, assume.get("timesteps"))
+        _recovered(ask, found, noise, assume.get("timesteps"), reading)
     elif chosen.misfit > 1:
         found.trial = same._replace(scores=same.scores + 0.05 * min(chosen.misfit - 1, 10))
     return found
 
 
-def _sized(ask: Probe, trial: Trial, noise: Tensor, assumed: float | None) -> tuple[Trial, tuple[str, float]]:
+def _sized(
+    ask: Probe, trial: Trial, noise: Tensor, assumed: float | None, reading: Reading
+) -> tuple[Trial, tuple[str, float]]:
     """The same with the sigma_data of least error on a line about it, and `Candidate.size`.
 
     The error is nearly a parabola in log sigma_data; a value that people take, and is as good, is preferred.
@@ -254,8 +325,9 @@ def _sized(ask: Probe, trial: Trial, noise: Tensor, assumed: float | None) -> tu
 
     def scores(values: Iterable[float]) -> dict[float, Trial]:
         pairs = [(trial.range, trial.route._replace(sigma_data=value)) for value in values]
-        trials = _compared(ask, pairs, _samples(noise, 1000, 250), noise, 0)
-        return {each.route.sigma_data or 0.0: each for each in trials if each.predicts == trial.predicts}
+        compared = _compared(ask, pairs, min(_samples(noise, 1000, 250), 5 * reading.n), noise)
+        same = (each for kinds in compared for each in kinds if each.predicts == trial.predicts)
+        return {each.route.sigma_data or 0.0: each for each in same}
 
     best = trial.route.sigma_data or 1.0
     for width in (0.4, 0.08, 0.016):
@@ -280,7 +352,7 @@ def _curve(profile: Profile, chosen: Fit) -> Recovered:
     return recover(profile, chosen.share, bool(known[-1] < known[0]), level)
 
 
-def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | None) -> None:
+def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | None, reading: Reading) -> None:
     """Take the curve itself, where it explains the network better than every schedule that has a name."""
     trial, chosen = found.trial, found.fits[0]
     if trial.predicts.endswith("flow"):
@@ -290,9 +362,8 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
     route = Route("", chosen.route.process, time, trial.route.reverse, count)
     profile = found.profile
     if time == "index" and count != chosen.route.timesteps:
-        samples = _samples(noise, 2000, 500)
-        places = _timesteps(ask, route, trial.range)
-        profile = measure(ask, trial.range, trial.route, trial.predicts, places, samples, noise)
+        places = _timesteps(ask, route, trial.range, reading.places)
+        profile = measure(ask, trial.range, trial.route, trial.predicts, places, reading.n, noise)
     t = time_at(route, profile.timesteps)
     profile = profile.only((t * count >= 0.999) & (t <= 1 + 1e-9))
     curve = recover(profile, chosen.share, not trial.route.reverse, level_of(chosen.route, profile.timesteps))
@@ -301,7 +372,7 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
         return
     process = from_log_snr(levels, family(trial.route.schedule))._replace(timesteps=None)
     own = Route(trial.route.schedule, process, route.time, route.reverse, count, trial.route.sigma_data)
-    ((*trials,),) = compare(ask, [(trial.range, own)], _samples(noise, 1000, 250), noise)
+    ((*trials,),) = compare(ask, [(trial.range, own)], min(_samples(noise, 1000, 250), 5 * reading.n), noise)
     same = next(each for each in trials if each.predicts == trial.predicts)
     if family(trial.route.schedule) != "vp":
         same = same._replace(scores=same.scores + 0.05)  # of two that explain it alike, most preserve the variance
@@ -309,17 +380,20 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
         found.trial, found.levels, found.profile, found.curve = same, levels, profile, curve
 
 
-def _measured(ask: Probe, trial: Trial, fits: list[Fit], n: int, noise: Tensor) -> tuple[Fit, Trial, dict[str, float]]:
+def _measured(
+    ask: Probe, trial: Trial, fits: list[Fit], noise: Tensor, reading: Reading
+) -> tuple[Fit, Trial, dict[str, float]]:
     """The first of the fits with which the network denoises as well as with any, its trial, and what others score.
 
     Where the network's zeros decide little, its error does: the best fit of every schedule and size is tried.
     """
     tried: dict[Any, Fit] = {}
     for each in fits:
-        if len(tried) < 24 and each.rank < fits[0].rank + 3:
+        if len(tried) < reading.fits and each.rank < fits[0].rank + 3:
             tried.setdefault((each.route.schedule, each.route.timesteps), each)
     pairs = [(trial.range, each.route) for each in tried.values()]
-    trials = [each for each in _compared(ask, pairs, n, noise, 0) if each.predicts == trial.predicts]
+    compared = _compared(ask, pairs, reading.each, noise)
+    trials = [each for kinds in compared for each in kinds if each.predicts == trial.predicts]
     least = min(each.score for each in trials)
     scores = {fit.code: each.score for fit, each in zip(tried.values(), trials, strict=True)}
     chosen = next((fit, each) for fit, each in zip(tried.values(), trials, strict=True) if each.score < least + 0.05)
@@ -337,10 +411,10 @@ def _keeps(route: Route, assume: Mapping[str, Any]) -> bool:
     return all(names[name] == assume[name] for name in names if assume.get(name) is not None)
 
 
-def _timesteps(ask: Probe, route: Route, span: Range) -> Tensor:
-    """Where the profile is measured: on the whole axis, closer at its clean end."""
+def _timesteps(ask: Probe, route: Route, span: Range, count: int) -> Tensor:
+    """Where the profile is measured, at so many places at most: on the whole axis, closer at its clean end."""
     if route.time not in ("index", "fraction"):
-        t = times_of(route, span.linear.variance, tuple(torch.linspace(8, -5, 16).tolist()))
+        t = times_of(route, span.linear.variance, tuple(torch.linspace(8, -5, min(16, count)).tolist()))
         return route.timestep(torch.unique(t))
     share = torch.tensor(
         [0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.1, 0.15, 0.22, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
@@ -348,6 +422,7 @@ def _timesteps(ask: Probe, route: Route, span: Range) -> Tensor:
     )
     if ask.limit is None and route.time == "index":
         share = torch.cat([share, torch.tensor([1.3, 1.7], dtype=F64)])
+    share = share[torch.linspace(0, len(share) - 1, min(count, len(share))).round().long()]
     end = 1.0 if route.time == "fraction" else float(route.timesteps or 1000)
     if route.time == "index":
         places = (share * end).round().clamp(max=(ask.limit or 10**9) - 1)
