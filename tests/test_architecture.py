@@ -11,7 +11,7 @@ import leapstep
 
 SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
-    {"files", "progress", "stopping", "text"},
+    {"files", "finite", "progress", "stopping", "text"},
     {"plugin"},
     {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration"},
     {"denoiser", "interpolation", "features", "holdout"},

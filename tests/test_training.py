@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -608,3 +609,15 @@ def test_two_processes_train_one_run(tmp_path):
     options = ["--channels", "8,8", "--attention", "0,1", "--groups", "4", "--steps", "5", "--device", "cpu"]
     subprocess.run([*launch, "train", "digits", "--out", str(tmp_path / "run"), *options], check=True)
     assert leapstep.checkpoint.load(tmp_path / "run").details["step"] == 5
+
+
+def test_samples_that_are_not_finite_do_not_end_a_run(trainer, tmp_path):
+    """Also where the command line makes an error of the warning."""
+    run = trainer(timesteps=5)
+    for parameter in run.ema.module.parameters():
+        parameter.data.fill_(torch.nan)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("error", leapstep.NotFinite)
+        run.preview(tmp_path, n=2)
+    assert [each.category for each in told] == [leapstep.NotFinite]
+    assert len(list((tmp_path / "samples").iterdir())) == 2

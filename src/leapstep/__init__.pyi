@@ -10,6 +10,7 @@ from . import (
     evaluation,
     features,
     files,
+    finite,
     foreign,
     holdout,
     interpolation,
@@ -42,6 +43,7 @@ from .denoiser import (
     scaled,
 )
 from .doctor import Diagnosis, diagnose
+from .finite import NotFinite
 from .interpolation import interpolation_grid, slerp, spherical
 from .likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
 from .process import (
@@ -107,6 +109,7 @@ __all__ = [
     "Method",
     "Model",
     "Noise",
+    "NotFinite",
     "Process",
     "State",
     "Step",
@@ -141,6 +144,7 @@ __all__ = [
     "exponential_s",
     "features",
     "files",
+    "finite",
     "flow",
     "foreign",
     "from_alphas_cumprod",

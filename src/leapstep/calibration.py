@@ -102,7 +102,8 @@ def calibrate(
             total.index_add_(0, at, values.double().square().flatten(1).mean(1).cpu())
         if on_batch is not None:
             on_batch(len(rows))
-    if not error.isfinite().all():
-        raise FloatingPointError("the network's output is not finite at some noise level: nothing can be calibrated")
+    if not (error + power).isfinite().all():
+        first = times[~(error + power).isfinite()][0].item()
+        raise FloatingPointError(f"the network's output is not finite, first at t = {first:.4g}: nothing is calibrated")
     variance = (x0.double() - x0.double().mean(0)).square().mean().item()
     return Calibration(times, power / per_time, error / per_time, variance)

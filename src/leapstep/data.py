@@ -60,8 +60,8 @@ class Scaling(NamedTuple):
         return wide * self.scale + self.shift
 
     def to_pixels(self, x: Tensor) -> npt.NDArray[np.uint8]:
-        """Map model space to pixels of the same shape, rounded and clamped to uint8."""
-        return self.to_values(x).round().clip(0, 255).astype(np.uint8)
+        """Map model space to pixels of the same shape, rounded and clamped to uint8; NaN, as samplers tell, to 0."""
+        return np.nan_to_num(self.to_values(x)).round().clip(0, 255).astype(np.uint8)
 
 
 PIXELS = Scaling(127.5, 127.5)

@@ -36,6 +36,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from leapstep import finite
 from leapstep.data import Scaling
 from leapstep.denoiser import Diffusion
 from leapstep.process import Curve, Process, along, as_time, where
@@ -55,6 +56,11 @@ def _path(times: Tensor | Sequence[float]) -> Tensor:
     if path.ndim != 1 or len(path) < 2 or (path.diff() >= 0).any():
         raise ValueError("times must be two or more, strictly decreasing in [0, 1], as leapstep.times gives them")
     return path
+
+
+def _between(ends: Tensor) -> str:
+    t, s = ends.tolist()
+    return f"in the step from t = {t:.4g} to {s:.4g}"
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -145,7 +151,8 @@ def variational_bound(
     if pixels is not None:
         _levels(x0, pixels)  # a mistake shows before the work, not after it
     prior = process.log_snr(path[0]).exp() / 2 * _sum((x0 - torch.as_tensor(diffusion.origin).to(x0)) ** 2)
-    terms = []
+    terms: list[Tensor] = []
+    broken: Tensor | None = None
     for step, (t, s) in enumerate(pairwise(path), start=1):
         x, f = process.add_noise(x0, t, noise(step)), younger(process, t, s)
         estimate = diffusion.denoise(x, t)
@@ -159,8 +166,10 @@ def variational_bound(
             f_before = younger(process, path[-3], t) if step > 1 and variance == "learned" else f
             std = (log_variance(x, t, s, 2 * process.sigma(t).log() + f_before.log()) / 2).exp()
             terms.append(-_log_probability(x0, estimate, std, pixels))
+        broken = finite.noted(broken, terms[-1], step)
         if on_term is not None:
             on_term(step, terms[-1])
+    finite.tell(broken, "bounds", lambda step, _: _between(path[step - 1 : step + 1]))
     return Bound(prior, torch.stack([prior, *terms[:-1]])[1:], terms[-1])
 
 
@@ -323,8 +332,11 @@ def _integrate(
 ) -> tuple[Tensor, Tensor, int]:
     """Go from the first angle to the last; returns x^ there, the integral of the divergence `[b]`, and the calls."""
     total, calls = torch.zeros(len(x), dtype=torch.float64), 1
-    slope = slope_at(x, process.time(-2 * angles[0].tan().log()))
-    for start, end in pairwise(angles if tolerance is None else angles[[0, -1]]):
+    broken: Tensor | None = None
+    angles = angles if tolerance is None else angles[[0, -1]]
+    ends = process.time(-2 * angles.tan().log())
+    slope = slope_at(x, ends[0])
+    for step, (start, end) in enumerate(pairwise(angles), start=1):
         angle = start if tolerance is None else start.expand(len(x))
         size = end - start if tolerance is None else angle
         while (angle != end).any():
@@ -344,6 +356,8 @@ def _integrate(
             angle = torch.where(accepted, ahead, angle)
             if on_step is not None:
                 on_step(((angle.min() - angles[0]) / (angles[-1] - angles[0])).item())
+        broken = finite.noted(broken, _sum(x) + total, step)
+    finite.tell(broken, "likelihoods", lambda step, _: _between(ends[step - 1 : step + 1]))
     return x, total, calls
 
 

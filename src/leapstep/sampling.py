@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leapstep import finite
 from leapstep.denoiser import Diffusion
 from leapstep.process import Process, as_time
 from leapstep.transitions import Memory, Transition, ddim
@@ -171,7 +172,8 @@ def trajectory(
 ) -> Iterator[State]:
     """Move x along the times, a step at a time. The only loop in this library; it holds no more than one state.
 
-    Gradients flow through it: iterate it under `torch.no_grad()` unless you want them.
+    Gradients flow through it: iterate it under `torch.no_grad()` unless you want them. At its end it warns
+    (`NotFinite`) of samples that are not finite, and tells the first step after which they were not.
 
     Arguments:
         x: x at the first time, `[b, *d]`.
@@ -187,6 +189,7 @@ def trajectory(
     times = as_time(times)
     calls = 0
     memory: Memory = None
+    broken: Tensor | None = None
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         nonlocal calls
@@ -196,7 +199,14 @@ def trajectory(
     counted = diffusion._replace(denoise=denoise)
     for step, (t, s) in enumerate(pairwise(times), start=1):
         x, x0, memory = transition(counted, x, t, s, memory, partial(noise, step))
+        broken = finite.noted(broken, x, step)
         yield State(x, x0, t, s, step, calls)
+
+    def where(step: int, row: int) -> str:
+        t, s = (u.expand(len(x))[row].item() for u in times[step - 1 : step + 1])
+        return f"after step {step} of {len(times) - 1}, from t = {t:.4g} to {s:.4g}"
+
+    finite.tell(broken, "samples", where)
 
 
 def beginning(diffusion: Diffusion, t: Tensor, eps: Tensor) -> Tensor:
@@ -274,6 +284,8 @@ def sample(
         `[n, *d]`.
     Raises:
         ValueError: n or batch_size below 1, and what `times` and the transition raise.
+    Warns:
+        NotFinite: samples that hold NaN or infinity, as of `trajectory`.
     """
     out: Tensor | None = None
     for rows, x in sample_in_batches(diffusion, shape, steps, transition, **options):

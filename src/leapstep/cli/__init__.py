@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from leapstep.cli import (
     train,
 )
 from leapstep.cli.parsing import Command, with_json
+from leapstep.finite import NotFinite
 
 app = typer.Typer(
     help="Sample any trained diffusion network in 5 to 50 steps instead of 1000, correctly and without retraining.",
@@ -67,7 +69,8 @@ MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "out
 def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
     """End a user's mistake with one line and exit code 2, a request to stop with one line and its code.
 
-    LEAPSTEP_TRACEBACK=1 shows the traceback of a mistake.
+    Samples that are not finite, of which the library warns, are as a mistake. LEAPSTEP_TRACEBACK=1 shows the traceback
+    of a mistake.
     """
 
     @functools.wraps(command)
@@ -75,11 +78,13 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
         if name != ALONE:
             _be_the_only_one(name)
         try:
-            command(*args, **given)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", NotFinite)
+                command(*args, **given)
         except BrokenPipeError:  # the reader of our output had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, NotFinite) as error:
             if os.environ.get("LEAPSTEP_TRACEBACK"):
                 raise
             message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error

@@ -147,7 +147,7 @@ def _measure(
             bar.update()
 
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+            warnings.simplefilter("always", UserWarning)  # those of `inverted`
             for diffusion, x in batches:
                 for direction, move in enumerate((there, back)):
                     x = move(diffusion, x, steps, on_step=functools.partial(note, direction))

@@ -17,6 +17,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import latents, measuring, options
+from leapstep.finite import NotFinite
 
 if TYPE_CHECKING:
     from leapstep.checkpoint import Model
@@ -226,8 +227,12 @@ def _sweep(
             part = _kept(out, under + _key(setting))
             tell(setting, 0, done_before=0 if part is None else calls * len(part.seen))
             if part is None or len(part.seen) < n:
-                for part in quality.gather(rule, draw(setting, part, functools.partial(tell, setting)), part):  # noqa: B020
-                    _keep(out, under + _key(setting), part)
+                try:
+                    for part in quality.gather(rule, draw(setting, part, functools.partial(tell, setting)), part):  # noqa: B020
+                        _keep(out, under + _key(setting), part)
+                except NotFinite as broken:
+                    name = f"{setting.label}, {setting.steps} steps, {setting.spacing}"
+                    raise ValueError(f"{name}: {broken}") from broken
             assert part is not None
             measured, doubts = rule.measure(part.seen, part.probabilities)
             record["warnings"] = doubts  # those of any cell are those of all: it is their number that counts

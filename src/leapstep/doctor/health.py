@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from statistics import median
@@ -30,6 +31,7 @@ from leapstep.denoiser import Diffusion
 from leapstep.doctor.conventions import F64, Range, Route
 from leapstep.doctor.diagnosis import Concern, Level, Passage
 from leapstep.doctor.probe import Probe
+from leapstep.finite import NotFinite
 from leapstep.sampling import Noise, beginning, times, trajectory
 
 REACH = 8.0
@@ -542,7 +544,8 @@ def passages(
         narrow = -limits[1] - math.log1p(min(lost / total, 1)) / 2
         off.append(mean > limits[0] or not narrow < spread < limits[1] or shape > limits[2])
 
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotFinite)  # the passages say so
         x = beginning(diffusion, path[0], noise(0))
         compare(x, path[0], path[0])
         for state in trajectory(diffusion, x, path, noise=noise):

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from leapstep import checkpoint, files, holdout, stopping
 from leapstep.configuration import TrainingConfig
 from leapstep.data import Data, read, same_source
 from leapstep.denoiser import Diffusion, from_network
+from leapstep.finite import NotFinite
 from leapstep.networks import MLP, UNet
 from leapstep.pictures import grid, save_image
 from leapstep.process import SCHEDULES, rescale_zero_terminal_snr
@@ -421,7 +423,9 @@ class Trainer:
 
         size = self.config.batch_size // (self.config.accumulate * self.accelerator.num_processes)
         steps = min(20, self.config.timesteps)
-        x = sample(diffusion, (n, *model.shape), steps, batch_size=size, device=self.accelerator.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
+            x = sample(diffusion, (n, *model.shape), steps, batch_size=size, device=self.accelerator.device)
         folder = run / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         save_image(grid(model.scaling.to_pixels(x), period=period), folder / f"step-{self.step:08d}.png")
