@@ -590,6 +590,14 @@ def test_many_large_pictures_make_a_small_file(page):
     assert "Shown at 1/2 of their size." in sections._samples(dataclasses.replace(page, samples=noise)).text
 
 
+def test_small_pictures_that_are_blown_up_are_named(page, read):
+    texts = {section.id: section.text for section in sections.sections(page)}
+    for name, times in {"samples": 7, "steps": 8, "way": 8, "between": 4, "back": 6, "neighbours": 8}.items():
+        assert texts[name].endswith(f" Shown enlarged, up to {times} times."), texts[name]
+    own = np.zeros((64, 1, 64, 64), np.uint8)
+    assert "Shown" not in sections._samples(dataclasses.replace(page, samples=own)).text
+
+
 def test_numbers_are_short():
     said = {0.00004084: "4.08e-05", 12345.6: "12,346", -0.25: "−0.25", math.nan: "–", math.inf: "∞", 1e-9: "1e-09"}
     assert {value: words.short(value) for value in said} == said

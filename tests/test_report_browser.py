@@ -17,6 +17,7 @@ import leapstep
 from leapstep import report
 from leapstep.data import Scaling, read
 from leapstep.networks import MLP, UNet
+from leapstep.plots import Range
 from leapstep.report import figures
 from leapstep.report.contents import Cell, Curve, Strip, Sweep
 
@@ -60,7 +61,18 @@ def pictures(place):
     page = report.gather(model, splits, report.Settings(n=20, steps=6))
     strips = [Strip(step, figures.sprite(values[None, step : step + 4, None], 2).png) for step in (1, 3, 5)]
     cells = [
-        Cell("ddim", {"eta": 0.0}, HOSTILE, "trailing", steps, steps, 1.5 * steps, 9 / steps, 8 / steps, 10 / steps)
+        Cell(
+            "ddim",
+            {"eta": 0.0},
+            HOSTILE,
+            "trailing",
+            steps,
+            steps,
+            Range(1.5 * steps),
+            9 / steps,
+            8 / steps,
+            10 / steps,
+        )
         for steps in (5, 10, 20, 50, 100, 200, 500, 1000)
     ]
     swept = Sweep("s" * 70, "frechet", tuple(cells), (HOSTILE,), (), {"n": 500, "data": HOSTILE})
@@ -171,7 +183,7 @@ def test_sliders_change_the_picture_by_the_keyboard(files, opened, width, scheme
         for slider in player.locator("input[type=range]").all():
             before, said = seen(picture), slider.get_attribute("aria-valuetext")
             slider.focus()
-            page.keyboard.press("ArrowRight")
+            page.keyboard.press("ArrowLeft" if slider.input_value() == slider.get_attribute("max") else "ArrowRight")
             after = seen(picture)
             assert before.shape == after.shape
             assert (before != after).mean() > 0.01
@@ -260,7 +272,7 @@ def test_the_map_can_be_dragged(files, opened):
 
 def test_the_way_plays_to_its_end(files, opened):
     page = opened(files / "pictures.html").page
-    slider, button = page.locator("#way input[type=range]"), page.locator("#way button")
+    slider, button = page.locator("#way input[type=range]"), page.locator("#way button.play")
     slider.focus()
     page.keyboard.press("End")
     button.click()
@@ -285,6 +297,31 @@ def test_focus_can_be_seen(files, opened):
     raise AssertionError("no slider can be reached by the keyboard")
 
 
+@pytest.mark.parametrize("clipboard", [True, False], ids=["clipboard", "selection"])
+def test_commands_are_copied_by_the_keyboard(files, opened, clipboard):
+    shown = opened(files / "pictures.html", permissions=["clipboard-read", "clipboard-write"])
+    page = shown.page
+    if not clipboard:  # as in browsers that keep it from files
+        page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error()); }")
+    commands, buttons = page.locator(".command code").all(), page.locator("button.copy").all()
+    assert len(commands) == len(buttons) > 5
+    for command, button in zip(commands, buttons[:3], strict=False):
+        button.focus()
+        page.keyboard.press("Enter")
+        sync.expect(button).to_have_text("Copied")
+        sync.expect(page.locator("p[role=status]")).to_have_text("Copied.")
+        assert page.evaluate("navigator.clipboard.readText()") == command.text_content()
+        assert button.get_attribute("aria-label") == f"Copy: {command.text_content()}"
+        assert button.evaluate("button => button === document.activeElement")
+    assert shown.is_silent()
+
+
+def test_the_slider_over_the_training_opens_at_its_end(files, opened):
+    player = opened(files / "pictures.html").page.locator(".strip")
+    assert player.locator("output").inner_text() == "step 5"
+    assert player.locator(".frames > .on").get_attribute("alt") == "Samples of the network after training step 5."
+
+
 # --- alone ---------------------------------------------------------------------------------------------------------
 
 
@@ -292,7 +329,7 @@ def test_without_scripts_the_first_frames_are_there(files, opened):
     page = opened(files / "pictures.html", java_script_enabled=False).page
     for sprite in page.locator(".sprite, .map, .strip .frames").all():
         assert seen(sprite).std() > 10
-    assert page.locator("button").is_hidden()
+    assert not any(button.is_visible() for button in page.locator("button").all())
 
 
 def test_everything_has_an_alternative_text(files, opened):

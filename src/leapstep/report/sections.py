@@ -22,6 +22,9 @@ Block = dict[str, Any]
 STRIP_LIMIT = 250_000
 """Bytes of a picture of the training; larger ones are shown at half their size."""
 
+WIDE, MAP, ROW, PAIR = 288, 352, 448, 136
+"""How wide pictures are on the page at most, pixels: a player's, the map, rows of the same pictures, and pairs."""
+
 MEASURES = (np.mean, np.std, np.min, np.max)
 
 
@@ -95,8 +98,14 @@ def _span(page: Page) -> tuple[float, float]:
     return float(low[0]), float(high[0])
 
 
-def _note(sprite: figures.Sprite) -> str:
-    return f" Shown at 1/{sprite.shrunk} of their size." if sprite.shrunk > 1 else ""
+def _note(sprite: figures.Sprite | None, width: int) -> str:
+    """That pictures are not shown in their own size, but so many pixels wide together."""
+    if sprite is None:
+        return ""
+    if sprite.shrunk > 1:
+        return f" Shown at 1/{sprite.shrunk} of their size."
+    times = width / sprite.width
+    return f" Shown enlarged, up to {times:.0f} times." if times >= 1.5 else ""
 
 
 def _classes(page: Page) -> str:
@@ -121,7 +130,7 @@ def _model(page: Page) -> Section:
             {"png": figures.strip(strip.png, STRIP_LIMIT), "text": text}
             for strip, text in zip(page.strips, texts, strict=True)
         ]
-        slider = _slider("Samples while it was trained", texts, 0)
+        slider = _slider("Samples while it was trained", texts, len(texts) - 1)
         blocks.append({"type": "strip", "pictures": pictures, "sliders": [slider]})
     return Section("model", "The model", "", blocks, told)
 
@@ -134,8 +143,9 @@ def _samples(page: Page) -> Section:
     if page.kind == "pictures":
         columns = _columns(page)
         sprite = figures.sprite(page.samples[None], columns)
-        block = {"type": "picture", "sprite": sprite, "alt": alt, "width": min(704, 64 * columns)}
-        text += _note(sprite)
+        width = min(704, 64 * columns)
+        block = {"type": "picture", "sprite": sprite, "alt": alt, "width": width}
+        text += _note(sprite, width)
     elif page.kind == "points":
         block = _plots([figures.scatter(page.samples, _limits(page), "samples", alt)])
     elif page.kind == "signals":
@@ -171,7 +181,8 @@ def _steps(page: Page) -> Section | None:
     alt = f"{n} samples from the same noises, in as many steps as the slider says."
     view = _view(page, found.samples, 4 if page.kind == "pictures" else 2, alt, "steps")
     plot = figures.consistency(found)
-    shown = _plots([plot]) if view is None else _player([view], _slider("Steps", texts, start), 288, plot)
+    shown = _plots([plot]) if view is None else _player([view], _slider("Steps", texts, start), WIDE, plot)
+    text += "" if view is None else _note(view["sprite"], WIDE)
     heads = ["steps", f"squared difference from {most}, in {page.unit}", "of two samples' squared difference"]
     blocks = [shown, _table(heads, rows, "The numbers")]
     return Section("steps", "Few steps", text, blocks, [commands.consistency(page)])
@@ -193,7 +204,8 @@ def _way(page: Page) -> Section:
     known = [view for view in views if view is not None]
     if known:
         slider = _slider("Time", texts, len(texts) * 3 // 5)
-        block = _player(known, slider, 288, play=True)
+        block = _player(known, slider, WIDE, play=True)
+        text += _note(known[0]["sprite"], WIDE)
     else:
         rows = [
             (text, *(short(float(measure(values[i]))) for values in (way.x, way.x0) for measure in (np.mean, np.std)))
@@ -215,7 +227,7 @@ def _between(page: Page) -> Section | None:
         sprite = figures.sprite(found.frames.reshape(1, rows * columns, *found.frames.shape[2:]), columns)
         sliders = [_slider(name, texts, columns // 2, axis) for name, axis in (("Across", "x"), ("Down", "y"))]
         block = {"type": "pad", "sprite": sprite, "rows": rows, "columns": columns, "sliders": sliders}
-        text += f" Drag across the map.{_note(sprite)}"
+        text += f" Drag across the map.{_note(sprite, MAP)}"
         return Section("between", title, text, [block], [commands.between(page)])
     frames, alt = found.frames[0][:, None], "The sample at the place that the slider says, between the ends."
     view = _view(page, frames, 1, alt, "between")
@@ -255,7 +267,9 @@ def _reconstructions(page: Page) -> Section | None:
         rows = [_row("original", "", found.originals, f"{len(found.originals)} originals.")]
         for name, error, pictures in zip(names, errors, found.samples, strict=True):
             rows.append(_row(name, error, pictures, f"The same, back in {name}; error {error}."))
-        return Section("back", "There and back", text, [{"type": "rows", "rows": rows}], told)
+        text += _note(rows[0]["sprite"], ROW)
+        block = {"type": "rows", "rows": rows, "width": ROW}
+        return Section("back", "There and back", text, [block], told)
     blocks: list[Block] = []
     if page.kind == "signals":
         alt = f"Signals, dashed, and what came back in {names[0]}."
@@ -320,13 +334,14 @@ def _neighbours(page: Page) -> Section | None:
     told, distances = commands.neighbours(page), [short(distance) for distance in found.distances]
     ratios = ["–"] * count if found.ratios is None else [f"{ratio:.2f}" for ratio in found.ratios]
     if pictures:
-        pairs = []
+        pairs: list[Block] = []
         for i, row in enumerate(found.rows):
             both = np.stack([found.samples[i], found.nearest[i]])[None]
             alt = f"Sample {row} and its nearest {'training ' if page.own else ''}picture, at distance {distances[i]}."
             value = f"distance {distances[i]}" if found.ratios is None else f"ratio {ratios[i]}"
             pairs.append({"sprite": figures.sprite(both, 2), "alt": alt, "text": value})
-        return Section("neighbours", title, text, [{"type": "pairs", "pairs": pairs}], told)
+        text += _note(pairs[0]["sprite"], PAIR)
+        return Section("neighbours", title, text, [{"type": "pairs", "pairs": pairs, "width": PAIR}], told)
     blocks: list[Block] = []
     if page.kind == "signals":
         alt = f"{count} samples, each over the signal of the {among} nearest to it, dashed."
