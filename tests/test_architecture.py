@@ -11,11 +11,11 @@ import leapstep
 
 SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
-    {"files", "finite", "progress", "stopping", "text"},
-    {"plugin"},
-    {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration"},
+    {"files", "finite", "stopping", "text"},
+    {"progress", "plugin", "reading"},
+    {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration", "schemas", "weights"},
     {"denoiser", "interpolation", "features", "holdout"},
-    {"transitions", "calibration"},
+    {"transitions", "calibration", "conventions"},
     {"sampling", "checkpoint", "likelihood"},
     {"training", "quality", "doctor", "foreign"},
     {"report"},

@@ -4,6 +4,7 @@ from . import (
     calibration,
     checkpoint,
     configuration,
+    conventions,
     data,
     denoiser,
     doctor,
@@ -22,12 +23,15 @@ from . import (
     process,
     progress,
     quality,
+    reading,
     report,
     sampling,
+    schemas,
     stopping,
     text,
     training,
     transitions,
+    weights,
 )
 from .calibration import Calibration, calibrate
 from .checkpoint import Model, load
@@ -121,6 +125,7 @@ __all__ = [
     "churned",
     "clipped",
     "configuration",
+    "conventions",
     "corrected",
     "cosine",
     "data",
@@ -172,6 +177,7 @@ __all__ = [
     "progress",
     "quadratic",
     "quality",
+    "reading",
     "report",
     "rescale_zero_terminal_snr",
     "rk4",
@@ -182,6 +188,7 @@ __all__ = [
     "sampling",
     "scaled",
     "scaled_linear",
+    "schemas",
     "sde_dpmpp_2m",
     "sigmoid",
     "slerp",
@@ -197,4 +204,5 @@ __all__ = [
     "variational_bound",
     "ve",
     "vp",
+    "weights",
 ]

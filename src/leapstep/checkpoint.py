@@ -20,61 +20,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import inspect
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from leapstep import files
+from leapstep import files, reading, weights
 from leapstep.calibration import Calibration
+from leapstep.conventions import Conventions, own_words, read_own_words, read_scheduler, scheduler_config
 from leapstep.data import PIXELS, Scaling
-from leapstep.denoiser import CLOCKS, Clip, Diffusion, clipped, dynamic_threshold, from_network, guided
-from leapstep.networks import NETWORKS, UNet, layout
-from leapstep.process import (
-    PREDICTIONS,
-    SCHEDULES,
-    Curve,
-    Process,
-    cosine,
-    flow,
-    from_betas,
-    rescale_zero_terminal_snr,
-    sigmoid,
-)
-
-PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-"""What a network predicts: our name, diffusers' name."""
-
-VARIANCE_PRESERVING = {  # by class name: whether x0 is clipped where the file does not say
-    "DDPMScheduler": True,
-    "DDPMParallelScheduler": True,
-    "DDIMScheduler": True,
-    "DDIMParallelScheduler": True,
-    "PNDMScheduler": False,
-    "DPMSolverMultistepScheduler": False,
-    "DPMSolverSinglestepScheduler": False,
-    "DEISMultistepScheduler": False,
-    "UniPCMultistepScheduler": False,
-    "EulerDiscreteScheduler": False,
-    "EulerAncestralDiscreteScheduler": False,
-    "HeunDiscreteScheduler": False,
-    "LMSDiscreteScheduler": False,
-}
-"""Schedulers of diffusers that sample networks of the same kind: betas on trained levels, timesteps from 0."""
-
-VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
-"""What a scheduler may say of the variance: ours is the sampler's choice; `learned_range` is the network's answer."""
-
-TIMESTEP_SPACINGS = ("trailing", "leading", "linspace")
-"""The spacings that diffusers has the same names for."""
+from leapstep.denoiser import Clip, Diffusion, clipped, from_network, guided
+from leapstep.networks import CONFIGURATIONS, NETWORKS, UNet, layout
+from leapstep.process import Curve, Process
+from leapstep.weights import sketch
 
 UNIT_PIXELS = Scaling(0.0, 255.0)
 """Pictures in [0, 1]."""
@@ -175,18 +141,6 @@ class Model:
             raise ValueError("guidance needs a network that was trained with some labels dropped (label_dropout)")
 
 
-@dataclasses.dataclass(frozen=True)
-class Thresholding:
-    """Bound x0 as `dynamic_threshold` does; a function that can be written down."""
-
-    quantile: float = 0.995
-    limit: float = 1.0
-
-    def __call__(self, x0: Tensor) -> Tensor:
-        """Bound x0 `[b, *d]`."""
-        return dynamic_threshold(self.quantile, self.limit)(x0)
-
-
 # --- models --------------------------------------------------------------------------------------------------------
 
 
@@ -201,13 +155,17 @@ def save(run: Path, model: Model) -> None:
     if kind is None:
         names = ", ".join(network.__name__ for network in NETWORKS.values())
         raise ValueError(f"only {names} can be saved in a run folder, not a {type(model.network).__name__}")
-    config, conventions = _network_config(model), _conventions(model)
+    conventions = Conventions(model.process, model.predicts, model.clip, model.spacing, model.time, model.schedule)
+    config, words = _network_config(model), own_words(conventions)
+    if model.scaling._asdict() != model.details.get("data", {}).get("scaling", PIXELS._asdict()):
+        words = {"scaling": model.scaling._asdict(), **words}
     details = {name: value for name, value in model.details.items() if name != "conventions"}
-    scheduler = None if "predicts" in conventions else scheduler_config(model)
+    learned = bool(model.shape) and getattr(model.network.config, "out_channels", None) == 2 * model.shape[0]
+    scheduler = None if "predicts" in words else scheduler_config(conventions, learned)
     (run / kind).mkdir(parents=True, exist_ok=True)
     files.write_bytes(run / kind / WEIGHTS, _encoded(model.network.state_dict(), {"format": "pt"}))
     files.write_json(run / kind / "config.json", config)
-    files.write_json(run / "leapstep.json", details | ({"conventions": conventions} if conventions else {}))
+    files.write_json(run / "leapstep.json", details | ({"conventions": words} if words else {}))
     if scheduler is not None:
         (run / "scheduler").mkdir(exist_ok=True)
         files.write_json(run / "scheduler" / "scheduler_config.json", scheduler)
@@ -229,63 +187,6 @@ def _network_config(model: Model) -> dict[str, Any]:
     return {"_class_name": type(model.network).__name__, "_sample_shape": list(model.shape), **fields}
 
 
-def _conventions(model: Model) -> dict[str, Any]:
-    """What `leapstep.json` must say because `scheduler_config.json` cannot; with "predicts" in it, it says all."""
-    said: dict[str, Any] = {}
-    if model.scaling._asdict() != model.details.get("data", {}).get("scaling", PIXELS._asdict()):
-        said["scaling"] = model.scaling._asdict()
-    if model.time != "index":
-        said["time"] = model.time
-    if model.schedule is not None:
-        made, t = _process(model.schedule), torch.linspace(0, 1, 101, dtype=torch.float64)
-        if not all(torch.allclose(a(t), b(t)) for a, b in zip(made[:2], model.process[:2], strict=True)):
-            raise ValueError(f"the schedule {dict(model.schedule)} does not make the model's process: correct either")
-        said["process"] = dict(model.schedule)
-    clip = model.clip
-    if callable(clip) and not isinstance(clip, Thresholding):
-        raise ValueError(f"only a range or Thresholding can be saved, not clip={clip}")
-    symmetric = not isinstance(clip, tuple) or clip[0] == -clip[1]
-    expressible = symmetric and model.predicts in PREDICTION_TYPES and _betas(model.process) is not None
-    if not expressible:
-        said["predicts"] = model.predicts
-        said["clip"] = dataclasses.asdict(clip) if isinstance(clip, Thresholding) else clip
-    if not expressible and "process" not in said:
-        betas = _betas(model.process)
-        if betas is None:
-            raise ValueError(
-                "a process without trained levels, or one that is not variance-preserving, is saved by its name: give "
-                f"the model schedule={{'name': ..., ...}}, with one of {', '.join(SCHEDULES)}"
-            )
-        said["process"] = {"name": "betas", "betas": betas.tolist()}
-    if model.spacing is not None and (not expressible or model.spacing not in TIMESTEP_SPACINGS):
-        said["spacing"] = model.spacing
-    return said
-
-
-def _betas(process: Process) -> Tensor | None:
-    """The betas of a variance-preserving process on trained levels; None for any other."""
-    if process.timesteps is None:
-        return None
-    t = torch.arange(process.timesteps + 1, dtype=torch.float64) / process.timesteps
-    alpha = process.alpha(t)
-    if not torch.allclose(alpha**2 + process.sigma(t) ** 2, torch.ones_like(t)):
-        return None
-    return 1 - (alpha[1:] / alpha[:-1]) ** 2
-
-
-def _process(schedule: Mapping[str, Any]) -> Process:
-    """Make a process as `{"name": ..., parameter: value}` says."""
-    parameters = {**schedule}
-    name = parameters.pop("name", None)
-    makers: dict[str, Any] = {**SCHEDULES, "betas": from_betas}
-    if name not in makers:
-        raise ValueError(f"there is no process {name!r}: use one of {', '.join(makers)}")
-    if unknown := set(parameters) - set(inspect.signature(makers[name]).parameters):
-        raise ValueError(f"the process {name} has no parameter {', '.join(sorted(unknown))}")
-    process: Process = makers[name](**parameters)
-    return process
-
-
 def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     """Load a model: a run folder, a diffusers pipeline folder with a UNet2DModel, or such a folder's name on the Hub.
 
@@ -293,18 +194,18 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         source: a folder, or `owner/name`.
         device: where the network goes; it is in evaluation mode.
     Raises:
-        ValueError: one line that names the file that is missing, broken or not supported.
+        ValueError: one line that names the file that is missing, broken or not supported, or the weights that are not
+            finite.
     """
+    from leapstep import schemas
+
     folder = _folder(str(source))
     details: dict[str, Any] = {}
-    scaling, names, null_label = PIXELS, (), None
     if (folder / "leapstep.json").exists():
-        with _reading(folder / "leapstep.json") as details:
-            data, null_label = details.get("data", {}), details.get("null_label")
-            given = details.get("conventions", {}).get("scaling", data.get("scaling", PIXELS._asdict()))
-            scaling, names = Scaling(**given), tuple(data.get("classes", ()))
+        with _reading(folder / "leapstep.json", schemas.Run) as said:
+            details = {name: value for name, value in said.items() if value is not None}
     if (folder / "model_index.json").exists():
-        with _reading(folder / "model_index.json") as index:
+        with _reading(folder / "model_index.json", schemas.Pipeline) as index:
             others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]
             if others:
                 raise ValueError(f"a pipeline with {', '.join(others)} is not supported, only a unet and a scheduler")
@@ -312,40 +213,44 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     assert kind is not None  # _folder has looked
     with _reading(folder / kind / "config.json") as config:
         network, shape = _network(kind, config)
-        classes = getattr(network.config, "classes", None)
-    network.load_state_dict(_weights(network, folder / kind))
+    names, null_label = _labels(folder, details, getattr(network.config, "classes", None))
+    scaling = (details.get("conventions") or {}).get("scaling") or details.get("data", {}).get("scaling")
+    conventions = _read_conventions(folder, details)  # before the weights, which take longer
+    network = _filled(network, folder / kind)
     return Model(
         network=network.to(device).eval(),
         shape=shape,
-        scaling=scaling,
-        classes=(names or tuple(str(label) for label in range(classes))) if classes else (),
+        scaling=PIXELS if scaling is None else Scaling(scaling["shift"], scaling["scale"]),
+        classes=names,
         null_label=null_label,
         details={name: value for name, value in details.items() if name != "conventions"},
         calibration=_read_calibration(folder / CALIBRATION, network),
-        **_read_conventions(folder, details)._asdict(),
+        **conventions._asdict(),
     )
+
+
+def _labels(folder: Path, details: Mapping[str, Any], known: int | None) -> tuple[tuple[str, ...], int | None]:
+    """The names of the classes, and the label for none, of a network that knows so many labels; None: it knows none."""
+    names, null_label = tuple(details.get("data", {}).get("classes") or ()), details.get("null_label")
+    if known is None:
+        return (), None
+    if len(names) > known or (null_label is not None and null_label >= known):
+        raise ValueError(
+            f"{folder / 'leapstep.json'} has {len(names)} classes and null_label {null_label}, but the network knows "
+            f"{known} labels: correct its data.classes or null_label"
+        )
+    return names or tuple(str(label) for label in range(known)), null_label
 
 
 def _read_conventions(folder: Path, details: Mapping[str, Any]) -> Conventions:
     """The conventions of a folder: the scheduler's, and what `leapstep.json` says besides or instead."""
-    with _reading(folder / "leapstep.json", {"conventions": details.get("conventions", {})}) as content:
-        said = {name: value for name, value in content["conventions"].items() if name != "scaling"}
-        if unknown := set(said) - {"time", "spacing", "process", "predicts", "clip"}:
-            raise ValueError(f"there is no convention {', '.join(sorted(unknown))}")
-        if "process" in said:
-            schedule = said["process"]
-            said["process"] = _process(schedule)
-            said["schedule"] = None if schedule["name"] == "betas" else schedule
-        if "clip" in said:
-            clip = said["clip"]
-            said["clip"] = clip and (Thresholding(**clip) if isinstance(clip, dict) else tuple(clip))
-        if said.get("predicts", "eps") not in PREDICTIONS:
-            raise ValueError(f"predicts={said['predicts']!r} is not one of {', '.join(PREDICTIONS)}")
-        if said.get("time", "index") not in CLOCKS:
-            raise ValueError(f"time={said['time']!r} is not one of {', '.join(CLOCKS)}")
+    from leapstep import schemas
+
+    with _naming(folder / "leapstep.json"):
+        said = read_own_words(details.get("conventions", {}))
     if {"process", "predicts", "clip"} <= set(said):
         return Conventions(**said)
-    with _reading(folder / "scheduler" / "scheduler_config.json") as scheduler:
+    with _reading(folder / "scheduler" / "scheduler_config.json", schemas.Scheduler) as scheduler:
         found = read_scheduler(scheduler)
     return found._replace(**said)
 
@@ -370,30 +275,49 @@ def save_calibration(run: Path, model: Model, calibration: Calibration, details:
 
 
 def _read_calibration(path: Path, network: nn.Module) -> Calibration | None:
-    """What was measured of these weights; None where nothing was that can be read, or of others."""
+    """What was measured of these weights; None where nothing was, of others, or nothing that can be read."""
+    from leapstep import schemas
+
+    if not path.exists():
+        return None
     try:
-        with _reading(path) as measured:
-            if measured["weights_sha256"] != fingerprint(network):
-                return None
+        with _reading(path, schemas.Calibration) as measured:
             columns = (measured[key] for key in ("times", "eps_power", "x0_error"))
             times, power, error = (torch.tensor(column, dtype=torch.float64) for column in columns)
-            return Calibration(times, power, error, float(measured["data_variance"]))
-    except ValueError:
-        return None  # whoever needs it is told to run leapstep calibrate, which replaces it
+            if not len(times) == len(power) == len(error) or (times.diff() <= 0).any():
+                raise ValueError("times, eps_power and x0_error must be of one length, and times increase")
+    except (ValueError, OSError) as wrong:  # whoever needs it is told to run leapstep calibrate, which replaces it
+        warnings.warn(f"{wrong}; it is ignored", stacklevel=3)
+        return None
+    if measured["weights_sha256"] != fingerprint(network):
+        return None
+    return Calibration(times, power, error, float(measured["data_variance"]))
 
 
 @contextlib.contextmanager
-def _reading(path: Path, content: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """Give what a JSON file holds; whatever then proves wrong with it is one line that begins with the file's name."""
+def _reading(path: Path, schema: Any = None) -> Iterator[dict[str, Any]]:
+    """Give what a JSON file holds; whatever then proves wrong with it is one line that begins with the file's name.
+
+    Arguments:
+        path: the file.
+        schema: one of `leapstep.schemas` that it must keep to; None: whoever reads on checks it.
+    """
+    from leapstep import schemas
+
     try:
-        value = json.loads(path.read_text()) if content is None else content
-        if not isinstance(value, dict):
-            raise ValueError(f"holds a {type(value).__name__} where a JSON object is expected")
-        yield value
+        value = reading.read_json(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    with _naming(path):
+        schemas.checked(schema or schemas.Pipeline, value)
+        yield value
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Begin the line of whatever proves wrong with the content of a file with its name."""
+    try:
+        yield
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}") from error
     except (TypeError, AttributeError, ValueError) as error:
@@ -452,183 +376,45 @@ def _kind(folder: Path) -> str | None:
 
 
 def _network(kind: str, config: Mapping[str, Any]) -> tuple[Any, tuple[int, ...]]:
-    """Make a network from its `config.json`, and say what shape its samples have."""
+    """Sketch the network that a `config.json` describes, and say what shape its samples have."""
+    from leapstep import schemas
+
     if kind == "unet" and config.get("_class_name") != UNet.__name__:
         return unet(config)
-    network = NETWORKS[kind](**{name: value for name, value in config.items() if not name.startswith("_")})
+    network_type = NETWORKS[kind]
+    fields = {name: value for name, value in config.items() if not name.startswith("_")}
+    network: Any = sketch(network_type, schemas.network_fields(CONFIGURATIONS[kind], fields))
     shape = config.get("_sample_shape", getattr(network.config, "shape", None))
-    if not isinstance(shape, list | tuple):
-        raise ValueError(f"_sample_shape is {shape}: it must be the shape of one sample")
-    return network, tuple(shape)
+    return network, schemas.sample_shape(shape, "_sample_shape")
 
 
 def unet(config: Mapping[str, Any]) -> tuple[UNet, tuple[int, ...]]:
-    """Make the network that a diffusers `config.json` describes, and say what shape its samples have.
+    """Sketch the network that a diffusers `config.json` describes, and say what shape its samples have.
 
     Raises:
-        KeyError, TypeError, ValueError: a key that is missing, wrong or not supported.
+        ValueError: a key that is missing, wrong or not supported.
     """
-    network, size = UNet(**layout.from_diffusers(config)), config.get("sample_size")
-    if isinstance(size, int):
-        size = (size, size)
-    if not isinstance(size, list | tuple) or len(size) != 2:
-        raise ValueError(f"sample_size is {size}: it must be the height and width of the pictures")
-    return network, (network.config.in_channels, *size)
+    from leapstep import schemas
+
+    schemas.checked(schemas.UNet2DModel, config)
+    network, size = sketch(UNet, layout.from_diffusers(config)), config.get("sample_size")
+    if size is None:
+        raise ValueError("sample_size is None: it must be the height and width of the pictures")
+    return network, (network.config.in_channels, *((size, size) if isinstance(size, int) else size))
 
 
-def _weights(network: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The state dict in a network's folder, from safetensors or else from a pickle that may hold tensors only."""
-    path, pickled = folder / WEIGHTS, folder / PICKLED
-    if path.exists():
-        try:
-            state = safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): it is truncated or not a safetensors file") from error
-    elif pickled.exists():
-        try:
-            state = torch.load(pickled, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds; none of them may run the file's code
-            raise ValueError(f"{pickled} was not loaded: it holds more than tensors, or is truncated") from error
-        path = pickled
-    else:
+def _filled(network: Any, folder: Path) -> Any:
+    """The network of a sketch, with the weights in its folder: safetensors, or a pickle that holds tensors only."""
+    path = next((folder / name for name in (WEIGHTS, PICKLED) if (folder / name).exists()), None)
+    if path is None:
         raise ValueError(f"{folder} has no weights: expected {WEIGHTS}")
-    state, expected = layout.modern_keys(state), network.state_dict()
-    if wrong := sorted(set(state) ^ set(expected)):
-        raise ValueError(
-            f"{path} does not fit its config.json: {len(wrong)} keys differ, among them {', '.join(wrong[:3])}"
-        )
-    for name, value in expected.items():
-        if state[name].shape != value.shape:
-            raise ValueError(
-                f"{path} does not fit its config.json: {name} is {list(state[name].shape)}, not {list(value.shape)}"
-            )
-    return state
-
-
-# --- the process, as diffusers writes it ---------------------------------------------------------------------------
-
-
-class Conventions(NamedTuple):
-    """The fields of a `Model` that a scheduler's configuration, or `leapstep.json`, decides."""
-
-    process: Process
-    predicts: str
-    clip: Clip | None
-    spacing: str | None = None
-    time: str = "index"
-    schedule: Mapping[str, Any] | None = None
-
-
-def scheduler_config(model: Model) -> dict[str, Any]:
-    """Describe a model's process as the configuration of a diffusers `DDPMScheduler`.
-
-    The betas are written out (`trained_betas`) so that every variance-preserving process, known by name or not, is read
-    back as it was.
-
-    Raises:
-        ValueError: a process that is not variance preserving or not on trained levels, or a prediction or clipping that
-            diffusers has no name for.
-    """
-    betas = _betas(model.process)
-    if betas is None:
-        raise ValueError("only variance-preserving processes on trained levels can be saved in the diffusers layout")
-    if model.predicts not in PREDICTION_TYPES:
-        raise ValueError(f"only eps, x0 and v can be saved in the diffusers layout, not {model.predicts}")
-    learned = bool(model.shape) and getattr(model.network.config, "out_channels", None) == 2 * model.shape[0]
-    config = {
-        "_class_name": "DDPMScheduler",
-        "num_train_timesteps": len(betas),
-        "beta_schedule": "linear",  # not used where trained_betas is given
-        "trained_betas": betas.tolist(),
-        "prediction_type": PREDICTION_TYPES[model.predicts],
-        "variance_type": "learned_range" if learned else "fixed_small",
-        "clip_sample": False,
-        "timestep_spacing": model.spacing if model.spacing in TIMESTEP_SPACINGS else "trailing",
-    }
-    match model.clip:
-        case None:
-            return config
-        case Thresholding(quantile, limit):
-            return config | {
-                "thresholding": True,
-                "dynamic_thresholding_ratio": quantile,
-                "sample_max_value": limit,
-            }
-        case (low, high) if low == -high:
-            return config | {"clip_sample": True, "clip_sample_range": high}
-    raise ValueError(f"only a symmetric range or Thresholding can be saved in the diffusers layout, not {model.clip}")
-
-
-def read_scheduler(config: Mapping[str, Any]) -> Conventions:
-    """Read the process, the prediction, the clipping and the spacing of a diffusers scheduler configuration.
-
-    Arguments:
-        config: the content of `scheduler_config.json`.
-    Raises:
-        KeyError: a key that is missing.
-        ValueError, TypeError: a value that is not supported.
-    """
-    name = config.get("_class_name", "DDPMScheduler")
-    if name == "FlowMatchEulerDiscreteScheduler":
-        return _read_flow(config)
-    if name not in VARIANCE_PRESERVING:
-        raise ValueError(f"the scheduler {name} is not one of {', '.join(VARIANCE_PRESERVING)}")
-    _refuse(config, "variance_type", (*VARIANCES, None))
-    for flag in ("use_flow_sigmas", "use_beta_sigmas", "use_lu_lambdas"):
-        _refuse(config, flag, (False, None))
-    _refuse(config, "timestep_type", ("discrete",))
-    process = _read_betas(config)
-    predictions = {theirs: ours for ours, theirs in PREDICTION_TYPES.items()}
-    predicts = config.get("prediction_type", "epsilon")
-    if predicts not in predictions:
-        raise ValueError(f"prediction_type {predicts!r} is not one of {', '.join(predictions)}")
-    limit = float(config.get("clip_sample_range", 1.0))
-    clip: Clip | None = None
-    if config.get("thresholding"):
-        clip = Thresholding(config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
-    elif config.get("clip_sample", VARIANCE_PRESERVING[name]):
-        clip = (-limit, limit)
-    _refuse(config, "timestep_spacing", TIMESTEP_SPACINGS)
-    spacing = config.get("timestep_spacing")
-    if config.get("use_karras_sigmas"):
-        spacing = "karras"
-    elif config.get("use_exponential_sigmas"):
-        spacing = "log_snr"
-    return Conventions(process, predictions[predicts], clip, spacing)
-
-
-def _read_betas(config: Mapping[str, Any]) -> Process:
-    timesteps, name = config["num_train_timesteps"], config["beta_schedule"]
-    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    if config.get("trained_betas") is not None:
-        process = from_betas([float(beta) for beta in config["trained_betas"]])
-    elif name == "linear":
-        process = from_betas(torch.linspace(start, end, timesteps, dtype=torch.float64))
-    elif name == "scaled_linear":
-        process = from_betas(torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64) ** 2)
-    elif name == "squaredcos_cap_v2":
-        process = cosine(timesteps)
-    elif name == "sigmoid":
-        process = sigmoid(timesteps, start * timesteps / 1000, end * timesteps / 1000)
-    else:
-        raise ValueError(f"beta_schedule {name!r} is not one of linear, scaled_linear, squaredcos_cap_v2, sigmoid")
-    return rescale_zero_terminal_snr(process) if config.get("rescale_betas_zero_snr") else process
-
-
-def _read_flow(config: Mapping[str, Any]) -> Conventions:
-    """A straight line that predicts its velocity and is told 1000 t; only its own even steps."""
-    _refuse(config, "num_train_timesteps", (1000,))
-    _refuse(config, "shift", (1.0,))
-    for shape in ("karras", "exponential", "beta"):
-        _refuse(config, f"use_{shape}_sigmas", (False, None))
-    _refuse(config, "use_dynamic_shifting", (False,))
-    _refuse(config, "invert_sigmas", (False,))
-    return Conventions(flow(), "flow", None, None, "1000t", {"name": "flow"})
-
-
-def _refuse(config: Mapping[str, Any], key: str, allowed: tuple[Any, ...]) -> None:
-    if key in config and config[key] not in allowed:
-        raise ValueError(f"{key}={config[key]!r} is not supported, only {' or '.join(map(str, allowed))}")
+    state = layout.modern_keys(weights.read(path))
+    try:
+        return weights.fill(network, state)
+    except weights.Misfit as error:
+        raise ValueError(f"{path} does not fit its config.json: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 # --- training states -----------------------------------------------------------------------------------------------

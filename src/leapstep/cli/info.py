@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -60,13 +61,22 @@ def _schedule(process: Process) -> str | None:
     return f"without a name, betas from {betas[0]:.4g} to {betas[-1]:.4g}"
 
 
+def _ends(process: Process) -> dict[str, float | str]:
+    """The log-SNR at the first and the last trained level; in continuous time, a thousandth from the data and at t = 1.
+
+    At t = 0 itself it is infinite.
+    """
+    names = ("t = 0.001", "t = 1") if process.timesteps is None else ("first level", "last level")
+    ends = (process.log_snr(t).item() for t in (1 / (process.timesteps or 1000), 1.0))
+    return {name: round(end, 3) if math.isfinite(end) else str(end) for name, end in zip(names, ends, strict=True)}
+
+
 def _facts(source: str) -> dict[str, Any]:
     from leapstep import checkpoint
 
     model = checkpoint.load(source)
     data, training = model.details.get("data", {}), model.details.get("training", {})
     imported = model.details.get("imported", {})
-    first, last = (model.process.log_snr(t).item() for t in (1 / (model.process.timesteps or 1), 1.0))
     facts = {
         "model": source,
         "network": type(model.network).__name__,
@@ -78,11 +88,13 @@ def _facts(source: str) -> dict[str, Any]:
         "process": dict(model.schedule) if model.schedule else None,
         "noise_schedule": None if model.schedule else _schedule(model.process),
         "noise_levels": model.process.timesteps,
-        "log_snr": {"first level": round(first, 3), "last level": round(last, 3) if last > float("-inf") else "-inf"},
+        "log_snr": _ends(model.process),
         "clip": list(model.clip) if isinstance(model.clip, tuple) else None,
         "spacing": model.spacing,
         "classes": list(model.classes),
-        "trained_on": f"{data['samples']} samples of {data['source']}" if data else None,
+        "trained_on": f"{data.get('samples', 'unknown')} samples of {data.get('source', 'unknown data')}"
+        if data
+        else None,
         "trained_steps": model.details.get("step"),
         "imported_from": imported.get("file"),
         "evidence": imported.get("evidence"),

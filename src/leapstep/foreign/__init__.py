@@ -17,7 +17,7 @@ A reader is a module of this folder with two functions, and a third where the co
 Evidence is one line for each conclusion: what was concluded, and from which key, shape or setting, or that it was
 assumed. What the weights do not tell (noise schedule, number of heads, size of the pictures) comes from `config`, or
 is a documented default of that project and assumed in the open; without either it is a ValueError that names the
-setting. `reading.Settings` does that bookkeeping, and `reading.fill` puts the weights in place.
+setting. `reading.Settings` does that bookkeeping, and `leapstep.weights.fill` puts the weights in place.
 
 A network that a reader fills is one of `leapstep.networks.NETWORKS`: called as `net(x, timestep, class_labels)`, made
 as `Class(**fields)`, and its `.config` is a dataclass whose fields JSON can hold, with `classes` (None without labels)
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
+import mmap
 import pickletools
 import re
 import warnings
@@ -43,9 +43,12 @@ import torch
 from torch import Tensor
 
 from leapstep.foreign import ddim, diffusers, lucidrains, openai, score_sde
-from leapstep.foreign.reading import Chosen, Import, Settings, State, fill
+from leapstep.foreign.reading import Chosen, Import, Settings, State
+from leapstep.reading import check_memory, read_json, regular
+from leapstep.text import one_line
+from leapstep.weights import check_sizes
 
-__all__ = ["FORMATS", "Chosen", "Import", "Reader", "Settings", "State", "fill", "load"]
+__all__ = ["FORMATS", "Chosen", "Import", "Reader", "Settings", "State", "load"]
 
 
 class Reader(NamedTuple):
@@ -104,6 +107,7 @@ def load(
     candidates = FORMATS if form == "auto" else {form: FORMATS[form]}
     special = (reader.unpack(contents) for reader in candidates.values())
     state, choices = next((chosen for chosen in special if chosen is not None), None) or choose(contents, path)
+    _check_keys(state)
     found = next((name for name, reader in candidates.items() if reader.matches(state)), None)
     if found is None and any(key.startswith("first_stage_model.") for key in state):
         raise ValueError(
@@ -126,19 +130,21 @@ def opened(path: Path) -> Any:
     Raises:
         ValueError: there is no such file, it is damaged, or it holds more than tensors and plain values.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no checkpoint {path}: name a file, or a diffusers folder")
+    check_memory(regular(path).stat().st_size, f"reading {path}")
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): it is truncated or not a safetensors file") from error
+            said = one_line(str(error))
+            raise ValueError(f"{path} cannot be read ({said}): it is truncated or not a safetensors file") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of plain pickles, which are refused below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds; none of them may run the file's code
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        code = re.search(r"GLOBAL ([\w.]{1,200})", str(error))
         if name := code[1] if code else _imported(path):
             raise ValueError(
                 f"{path} holds code or objects ({name}), which were not run: in the program that wrote it, save the "
@@ -152,9 +158,16 @@ def opened(path: Path) -> Any:
 
 def _imported(path: Path) -> str | None:
     """The first name that a plain pickle would import, but for torch's own and what these need; nothing is run."""
+    if path.stat().st_size == 0:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _first_foreign(content)
+
+
+def _first_foreign(content: Any) -> str | None:
     words: list[str] = []
-    with path.open("rb") as file, contextlib.suppress(ValueError):  # which says that it is no pickle, or cut
-        for operation, argument, _ in pickletools.genops(file):
+    with contextlib.suppress(ValueError):  # which says that it is no pickle, or cut
+        for operation, argument, _ in pickletools.genops(content):  # a map, of which no more is read than there is
             if isinstance(argument, str):
                 words += argument.split(" ") if operation.name == "GLOBAL" else [argument]
             name = ".".join(words[-2:])
@@ -164,13 +177,18 @@ def _imported(path: Path) -> str | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__} where a JSON object is expected")
     return value
+
+
+def _check_keys(state: State) -> None:
+    """Make sure that readers, which count layers by the numbers in keys, need not count far."""
+    check_sizes(state.items())
+    for key in state:
+        if number := re.search(r"\d{5,}", key):
+            raise ValueError(f"the key {one_line(key, 100)} counts to {number[0][:20]}: no network has so many layers")
 
 
 def choose(contents: Any, path: Path) -> Chosen:

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 
 from leapstep.checkpoint import Model
-from leapstep.foreign.reading import Import, Settings, State, as_linear, fill, square
+from leapstep.foreign.reading import Import, Settings, State, as_linear, square
 from leapstep.networks import UNet
 from leapstep.process import Process, from_betas
+from leapstep.weights import fill, sketch
 
 MODULES = {  # theirs, ours, in blocks
     "temb_proj": "time_emb_proj",
@@ -70,10 +71,10 @@ def read(state: State, config: Mapping[str, Any]) -> Import:
         settings.say("logvar: ignored, the sampler chooses its variances")
     weights = {key: tensor for key, tensor in state.items() if key != "logvar"}
     fields = _fields(weights, settings)
-    network = UNet(**fields)
+    network = sketch(UNet, fields)
     names = {_renamed(key, len(fields["channels"])): key for key in weights}
     ours = {name: weights[key] for name, key in names.items()}
-    fill(network, as_linear(ours, network), names)
+    network = fill(network, as_linear(ours, network), names)
     process = _process(settings)
     settings.refuse("model.type", ("simple", "bayesian"), "other types have other outputs")
     settings.refuse("data.rescaled", (True,), "data must lie in [-1, 1], as rescaled: true makes them")

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leapstep import checkpoint
+from leapstep import checkpoint, schemas
 from leapstep.checkpoint import Model
-from leapstep.foreign.reading import Import, Settings, State, fill
+from leapstep.conventions import read_scheduler
+from leapstep.foreign.reading import Import, Settings, State
 from leapstep.networks import layout
+from leapstep.weights import fill
 
 SCHEDULER: dict[str, tuple[Any, str]] = {
     "num_train_timesteps": (1000, "noise levels"),
@@ -97,10 +99,11 @@ def read(state: State, config: Mapping[str, Any]) -> Import:
         scheduler = {**scheduler, **needed}
     try:
         network, shape = checkpoint.unet(config)
-        conventions = checkpoint.read_scheduler(scheduler)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the configuration lacks {error} or has it wrong") from error
-    fill(network, layout.modern_keys(state))
+        schemas.checked(schemas.Scheduler, scheduler)
+        conventions = read_scheduler(scheduler)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the configuration: {error}") from error
+    network = fill(network, layout.modern_keys(state))
     classes = tuple(str(label) for label in range(network.config.classes or 0))
     model = Model(network.eval(), shape=shape, classes=classes, **conventions._asdict())
     if others := [f"scheduler.{name}" for name in OTHERS if scheduler.get(name) is not None]:

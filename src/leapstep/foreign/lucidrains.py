@@ -26,9 +26,10 @@ from torch import Tensor
 
 from leapstep.checkpoint import UNIT_PIXELS, Model
 from leapstep.data import PIXELS
-from leapstep.foreign.reading import Chosen, Import, Settings, State, fill
+from leapstep.foreign.reading import Chosen, Import, Settings, State
 from leapstep.networks.lucidrains import LucidUNet, LucidUNetConfig
 from leapstep.process import Process, cosine, exponential, from_betas, linear
+from leapstep.weights import fill, sketch
 
 __all__ = ["matches", "read", "unpack"]
 
@@ -97,8 +98,7 @@ def read(state: State, config: Mapping[str, Any]) -> Import:
     buffers = {key: value for key, value in state.items() if root and not key.startswith(root)}
     _refuse(state, weights)
     legacy = _legacy(state, weights, buffers, settings)
-    network = LucidUNet(_shape(weights, legacy, settings))
-    fill(network, weights, names)
+    network = fill(sketch(LucidUNet, vars(_shape(weights, legacy, settings))), weights, names)
     schedule, process = _process(network.config, buffers, settings)
     predicts = OBJECTIVES[_objective(network.config, buffers, process, settings)]
     normalised = settings.take("auto_normalize", True, "data in [-1, 1] rather than [0, 1]")

@@ -27,9 +27,10 @@ from typing import Any
 from torch import Tensor
 
 from leapstep.checkpoint import Model
-from leapstep.foreign.reading import Import, Settings, State, as_linear, fill, square
+from leapstep.foreign.reading import Import, Settings, State, as_linear, square
 from leapstep.networks import UNet
 from leapstep.process import Process, cosine, linear
+from leapstep.weights import fill, sketch
 
 RESIDUAL = {
     "in_layers.0": "norm1",
@@ -98,11 +99,11 @@ def _read(state: State, config: Mapping[str, Any], rescale: bool) -> Import:
     process = _process(settings)
     if settings.take("rescale_timesteps", rescale, "timesteps rescaled to 1000"):
         fields["time_scale"] = 1000 / process.timesteps if process.timesteps else 1.0
-    network = UNet(**fields | _heads(fields, settings))
+    network = sketch(UNet, fields | _heads(fields, settings))
     names = {_renamed(key, fields["blocks"] + 1): key for key in state}
     by_kind = settings.take("use_new_attention_order", False, "queries before keys before values, not head by head")
     weights = _separated({name: state[key] for name, key in names.items()}, names, network, by_kind)
-    fill(network, as_linear(weights, network), names)
+    network = fill(network, as_linear(weights, network), names)
     predicts = "x0" if settings.take("predict_xstart", False, "x0 predicted instead of eps") else "eps"
     size = square(settings, "image_size", fields["channels"])
     settings.say("time: trained levels counted from 0; clip: to [-1, 1], where the data lie")

@@ -122,28 +122,6 @@ class Settings:
         return tuple(self.evidence)
 
 
-def fill(network: nn.Module, state: State, names: Mapping[str, str] | None = None) -> None:
-    """Load weights into a network, all of them or none.
-
-    Arguments:
-        state: under the network's own keys.
-        names: what the file calls each key, for error messages; what is missing is called by the network's own name.
-    Raises:
-        ValueError: keys that are missing, left over or of another shape; the first of them are named.
-    """
-    expected = network.state_dict()
-    names = names or {}
-    left_over = [names.get(key, key) for key in state if key not in expected]
-    missing = [f"nothing for {key}" for key in expected if key not in state]
-    if wrong := left_over + missing:
-        raise ValueError(f"{len(wrong)} keys did not fit, the first are {', '.join(wrong[:3])}")
-    for key, value in expected.items():
-        if state[key].shape != value.shape:
-            there, here = list(state[key].shape), list(value.shape)
-            raise ValueError(f"{names.get(key, key)} did not fit: it is {there}, where {here} is expected")
-    network.load_state_dict(dict(state))
-
-
 def as_linear(state: State, network: nn.Module) -> dict[str, Tensor]:
     """Turn kernels of size 1 into matrices wherever the network has a linear layer of that name."""
     expected = network.state_dict()

@@ -30,9 +30,10 @@ from torch import Tensor
 
 from leapstep.checkpoint import UNIT_PIXELS, Model
 from leapstep.data import PIXELS
-from leapstep.foreign.reading import Chosen, Import, Settings, State, fill
+from leapstep.foreign.reading import Chosen, Import, Settings, State
 from leapstep.networks.score_sde import ScoreUNet
 from leapstep.process import SCHEDULES, Process, from_betas
+from leapstep.weights import fill, sketch
 
 __all__ = ["matches", "read", "unpack"]
 
@@ -130,8 +131,8 @@ def read(state: State, config: Mapping[str, Any]) -> Import:
             f"a vesde network that is {said} is not supported: Fourier features see sigma in continuous time, "
             "sinusoids a level; correct training.continuous"
         )
-    network = ScoreUNet(**shape, unit=not centered, divide=divide, sigmas=None if continuous else sigmas)
-    fill(network, weights)
+    shape |= {"unit": not centered, "divide": divide, "sigmas": None if continuous else sigmas}
+    network = fill(sketch(ScoreUNet, shape), weights)
     schedule, process = _process(sde, continuous, sigmas, settings)
     model = Model(
         network=network.eval(),

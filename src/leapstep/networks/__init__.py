@@ -12,6 +12,7 @@ from .score_sde import ScoreUNet, ScoreUNetConfig
 from .unet import UNet, UNetConfig
 
 __all__ = [
+    "CONFIGURATIONS",
     "MLP",
     "NETWORKS",
     "LucidUNet",
@@ -25,3 +26,11 @@ __all__ = [
 
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "mlp": MLP, "lucidrains": LucidUNet, "score_sde": ScoreUNet}
 """Every network that a run folder can hold, by the name of its folder; each is made of the fields of its `.config`."""
+
+CONFIGURATIONS: dict[str, type] = {
+    "unet": UNetConfig,
+    "mlp": MLPConfig,
+    "lucidrains": LucidUNetConfig,
+    "score_sde": ScoreUNetConfig,
+}
+"""The dataclasses of these `.config`s."""

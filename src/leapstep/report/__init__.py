@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.checkpoint import Model, Thresholding, fingerprint
+from leapstep.checkpoint import Model, fingerprint
+from leapstep.conventions import Thresholding
 from leapstep.data import Data, same_source
 from leapstep.denoiser import Clip, Diffusion, clipped
 from leapstep.interpolation import interpolation_grid, slerp

@@ -1,0 +1,282 @@
+"""Files from elsewhere, damaged or made to harm: one line each, no traceback, bounded time and memory."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+import safetensors.torch
+import torch
+
+import leapstep
+from commands import done, invoke, refused
+from leapstep import checkpoint, foreign, networks, reading, schemas, weights
+from leapstep.sampling import SPACINGS
+
+SMALL = {"in_channels": 1, "channels": (8,), "attention": (False,), "blocks": 1, "groups": 4}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run folder with everything in it that a run folder can have."""
+    run = tmp_path_factory.mktemp("hostile") / "run"
+    torch.manual_seed(0)
+    network = networks.UNet(**SMALL, classes=3)
+    details = {
+        "versions": {"leapstep": "0.1.0"},
+        "step": 7,
+        "data": {"source": "digits", "samples": 9, "shape": [1, 8, 8], "scaling": {"shift": 127.5, "scale": 127.5},
+                 "classes": ["a", "b"]},
+        "null_label": 2,
+        "training": {"schedule": "linear", "batch_size": 4, "learning_rate": 0.1, "channels": [8], "size": None},
+        "imported": {"file": "x.pt", "sha256": "0", "evidence": ["weights: raw"]},
+    }  # fmt: skip
+    made = checkpoint.Model(
+        network, leapstep.linear(20), "eps", (1, 8, 8), classes=("a", "b"), null_label=2, details=details
+    )
+    checkpoint.save(run, made)
+    measured = leapstep.calibrate(made.diffusion(), torch.randn(4, 1, 8, 8), per_time=1)
+    checkpoint.save_calibration(run, made, measured, {})
+    return run
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy of it, to damage."""
+    for path in whole.rglob("*"):
+        if path.is_file():
+            copy = tmp_path / "run" / path.relative_to(whole)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    return tmp_path / "run"
+
+
+def changed(path, change):
+    """Replace values in a JSON file, by their dotted names."""
+    content = json.loads(path.read_text())
+    for name, value in change.items():
+        *above, last = name.split(".")
+        part = content
+        for key in above:
+            part = part.setdefault(key, {})
+        part[last] = value
+    path.write_text(json.dumps(content))
+
+
+# --- schemas ---
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": -1}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9, "trained_betas": None}),
+        ("scheduler/scheduler_config.json", {"trained_betas": None, "beta_start": "a"}),
+        ("scheduler/scheduler_config.json", {"clip_sample_range": "a"}),
+        ("scheduler/scheduler_config.json", {"thresholding": True, "dynamic_thresholding_ratio": "a"}),
+        ("scheduler/scheduler_config.json", {"prediction_type": [1]}),
+        ("unet/config.json", {"norm_eps": "x"}),
+        ("unet/config.json", {"block_out_channels": [10**9]}),
+        ("config.json", {"block_out_channels": [2**20]}),
+        ("unet/config.json", {"block_out_channels": [8] * 10**5}),
+        ("unet/config.json", {"layers_per_block": 10**9}),
+        ("unet/config.json", {"num_class_embeds": 10**9}),
+        ("unet/config.json", {"sample_size": 10**9}),
+        ("unet/config.json", {"down_block_types": [[]]}),
+        ("leapstep.json", {"null_label": 2.5}),
+        ("leapstep.json", {"null_label": 3}),
+        ("leapstep.json", {"data.classes": ["a"] * 10}),
+        ("leapstep.json", {"data.scaling.scale": 0}),
+        ("leapstep.json", {"training": 3}),
+        ("leapstep.json", {"conventions": {"clip": "ab"}}),
+        ("leapstep.json", {"conventions": {"spacing": "sideways"}}),
+        ("leapstep.json", {"conventions": {"process": {"name": "linear", "timesteps": 10**9}}}),
+        ("leapstep.json", {"imported": {"evidence": [3]}}),
+        ("leapstep.json", {"step": "x" * 100_000}),
+        ("model_index.json", {"vae": 3}),
+    ],
+)
+def test_values_that_no_honest_file_has(run, file, change):
+    changed(run / ("unet/config.json" if file == "config.json" else file), change)
+    with pytest.raises(ValueError, match=file) as error:
+        checkpoint.load(run)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("kind", ["mlp", "score_sde", "lucidrains"])
+@pytest.mark.parametrize(
+    "change", [{"depth": 10**9}, {"blocks": 10**9}, {"width": 10**9}, {"width": "a"}, {"widths": [2**20]}, {"x": 1}]
+)
+def test_a_network_is_no_larger_than_its_weights(tmp_path, kind, change):
+    small = {
+        "mlp": networks.MLP(shape=(2,), width=8, depth=1),
+        "score_sde": networks.ScoreUNet(channels=1, width=8, multiples=(1,), blocks=1, attention=(False,)),
+        "lucidrains": networks.LucidUNet(
+            channels=1, dim=8, widths=(8,), full=(True,), heads=(1,), head_channels=(8,)
+        ),
+    }[kind]  # fmt: skip
+    shape = (2,) if kind == "mlp" else (1, 8, 8)
+    checkpoint.save(tmp_path, checkpoint.Model(small, leapstep.linear(20), "eps", shape))
+    changed(tmp_path / kind / "config.json", change)
+    with pytest.raises(ValueError, match=rf"{kind}.(config\.json|diffusion_pytorch_model)"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["leapstep.json", "unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"a":' * 10**5, "[]", "3", "", "\0", "\xff"])
+def test_json_of_any_kind(run, file, text):
+    (run / file).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=file) as error:
+        checkpoint.load(run)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 10**5, "{}", '{"weights_sha256": "0", "data_variance": 1, "times": "a"}', "[]"]
+)
+def test_a_broken_calibration_is_ignored_with_a_word(run, text):
+    (run / "calibration.json").write_text(text)
+    with pytest.warns(UserWarning, match="calibration.json.*it is ignored"):
+        assert checkpoint.load(run).calibration is None
+
+
+def test_null_is_as_good_as_nothing(run):
+    changed(run / "leapstep.json", {"training": None, "imported": None, "step": None, "conventions": None})
+    assert "trained_steps" not in json.loads(done("info", run, "--json").stdout)
+
+
+def test_the_schema_knows_every_spacing():
+    for name in SPACINGS:
+        schemas.checked(schemas.Conventions, {"spacing": name})
+
+
+# --- weights ---
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(run, tmp_path, bad):
+    path = run / "unet" / checkpoint.WEIGHTS
+    state = safetensors.torch.load_file(path)
+    state["mid_block.resnets.0.conv1.weight"][3, 1, 0, 2] = bad
+    safetensors.torch.save_file(state, path)
+    message = r"mid_block\.resnets\.0\.conv1\.weight holds 1 of 576 values that are NaN or infinite"
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load(run)
+    refused(invoke("import", run / "unet", "--out", tmp_path / "out"), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_overflow_as_they_are_loaded_are_refused(run):
+    path = run / "unet" / checkpoint.WEIGHTS
+    state = {name: value.double() for name, value in safetensors.torch.load_file(path).items()}
+    state["conv_in.bias"][0] = 1e300
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(ValueError, match=r"conv_in\.bias holds 1 of 8 values that are NaN or infinite"):
+        checkpoint.load(run)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_are_refused(run, kind):
+    path = run / "unet" / checkpoint.WEIGHTS
+    state = safetensors.torch.load_file(path)
+    state["conv_in.weight"] = state["conv_in.weight"].to(kind)
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(ValueError, match=rf"conv_in\.weight holds {str(kind)[6:]}: weights are floating point"):
+        checkpoint.load(run)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_floating_point_are_taken(run, kind):
+    path = run / "unet" / checkpoint.WEIGHTS
+    state = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({name: value.to(kind) for name, value in state.items()}, path)
+    torch.testing.assert_close(
+        checkpoint.load(run).network.conv_in.weight.detach(), state["conv_in.weight"], atol=1e-2, rtol=1e-2
+    )
+
+
+def test_buffers_may_be_integers():
+    class Config:
+        pass
+
+    class Counted(torch.nn.Linear):
+        def __init__(self, config=None):
+            super().__init__(2, 2)
+            self.config = config or Config()
+            self.register_buffer("position_ids", torch.arange(5))
+
+    state = Counted().state_dict()
+    filled = weights.fill(weights.sketch(Counted, {}), state)
+    assert torch.equal(filled.position_ids, state["position_ids"])
+
+
+def test_a_tensor_that_claims_more_than_the_file_holds(tmp_path):
+    huge = torch.zeros(1).as_strided((10**6, 10**6), (0, 0))
+    state = dict.fromkeys(("conv_in.weight", "temb.dense.0.weight", "down.0.block.0.norm1.weight"), huge)
+    torch.save(state | {"mid.block_1.norm1.weight": huge}, tmp_path / "huge.pt")
+    with pytest.raises(ValueError, match="claims the shape"):
+        foreign.load(tmp_path / "huge.pt")
+
+
+def test_keys_that_count_to_a_billion(tmp_path):
+    keys = ("temb.dense.0.weight", "down.0.block.0.norm1.weight", "mid.block_1.norm1.weight", "down.1000000000.a")
+    torch.save({key: torch.zeros(2, 2) for key in keys}, tmp_path / "deep.pt")
+    with pytest.raises(ValueError, match=r"down\.1000000000\.a counts to 1000000000: no network has so many layers"):
+        foreign.load(tmp_path / "deep.pt")
+
+
+# --- reading ---
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are of POSIX")
+@pytest.mark.parametrize(
+    "file", ["leapstep.json", "unet/config.json", "unet/" + checkpoint.WEIGHTS, "calibration.json"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_only_regular_files_are_opened(run, file, kind):
+    (run / file).unlink()
+    if kind == "pipe":
+        os.mkfifo(run / file)
+    else:
+        (run / file).symlink_to("/dev/zero")
+    if file == "calibration.json":
+        with pytest.warns(UserWarning, match=f"is a {kind}, not a file"):
+            checkpoint.load(run)
+        return
+    with pytest.raises(ValueError, match=f"{file} is a {kind}, not a file"):
+        checkpoint.load(run)
+
+
+def test_texts_are_of_a_bounded_size(run, monkeypatch):
+    monkeypatch.setattr(reading.read_bytes, "__defaults__", (100,))
+    with pytest.raises(ValueError, match=r"leapstep\.json is larger than"):
+        checkpoint.load(run)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 2000, "a: &x [1]\nb: *x", "a: 2001-13-01", "a: " + "1" * 5000, "a: !!python/object:os.x"]
+)
+def test_yaml_of_any_kind(text):
+    with pytest.raises(ValueError, match=r"config\.yml is (not YAML|nested too deep)") as error:
+        reading.parse_yaml(text, "config.yml")
+    assert "\n" not in str(error.value)
+    assert reading.parse_yaml("a: [1, {b: c}]", "config.yml") == {"a": [1, {"b": "c"}]}
+
+
+def test_what_does_not_fit_in_memory_is_refused_before():
+    with pytest.raises(ValueError, match=r"the whole world takes 1\.07e\+09 GiB of memory, of which"):
+        reading.check_memory(2**60, "the whole world")
+
+
+def test_info_in_continuous_time(tmp_path):
+    schedule = {"name": "vp"}
+    made = checkpoint.Model(
+        networks.MLP(shape=(2,), width=8, depth=1), leapstep.vp(), "eps", (2,), time="1000t", schedule=schedule
+    )
+    checkpoint.save(tmp_path, dataclasses.replace(made, clip=None))
+    found = json.loads(done("info", tmp_path, "--json").stdout)["log_snr"]
+    process = leapstep.vp()
+    assert found == pytest.approx(
+        {"t = 0.001": process.log_snr(1e-3).item(), "t = 1": process.log_snr(1.0).item()}, abs=1e-3
+    )
