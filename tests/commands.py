@@ -1,10 +1,12 @@
 """Running the command line as a user does: what the tests of the commands share."""
 
+import errno
 import re
 from pathlib import Path
 
 from typer.testing import CliRunner
 
+from leapstep import files
 from leapstep.cli import app
 
 
@@ -32,3 +34,17 @@ def refused(result, *words):
 def tree(folder):
     """All files in a folder with their contents."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def full_disk(monkeypatch, after=0):
+    """Let some writes through, then say that the disk is full."""
+    left, real = after, files._write
+
+    def full(file, data):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, data)
+
+    monkeypatch.setattr(files, "_write", full)

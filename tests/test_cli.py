@@ -5,7 +5,6 @@ each new process takes seconds to import torch.
 """
 
 import contextlib
-import errno
 import functools
 import json
 import os
@@ -23,8 +22,7 @@ import torch
 from PIL import Image
 
 import leapstep
-from commands import done, invoke, refused, tree
-from leapstep import files
+from commands import done, full_disk, invoke, refused, tree
 from leapstep.configuration import TrainingConfig
 from leapstep.pictures import grid
 
@@ -1034,26 +1032,12 @@ def test_a_stop_in_the_middle_of_a_step_is_resumed_exactly(signals, tmp_path, mo
 # --- a full disk ---------------------------------------------------------------------------------------------------
 
 
-def full_disk(monkeypatch, after=0):
-    """Let some writes through, then say that the disk is full."""
-    left, real = after, files._write
-
-    def full(file, data):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(file, data)
-
-    monkeypatch.setattr(files, "_write", full)
-
-
 @pytest.mark.parametrize("after", [0, 2, 12, 13])
 def test_a_full_disk_while_sampling(model, tmp_path, monkeypatch, after):
     full_disk(monkeypatch, after)
     args = ["--out", tmp_path / "s", "--n", 12, "--batch-size", 4, "--steps", 1]
     refused(invoke("sample", model, *args), "No space left on device", re.escape(str(tmp_path / "s")))
-    for path in (tmp_path / "s").iterdir():
+    for path in (tmp_path / "s").glob("*"):
         assert not path.name.startswith(".")
         if path.suffix == ".png":
             Image.open(path).load()

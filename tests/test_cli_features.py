@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from commands import done, invoke, refused, tree
+from commands import done, full_disk, invoke, refused, tree
 from leapstep import features
 from leapstep.data import read
 from leapstep.features import Classifier, Recipe
@@ -124,6 +124,17 @@ def test_a_folder_is_not_overwritten_by_mistake(tmp_path, asked):
     result = invoke("features", "train", "digits", "--out", tmp_path / "thesis", "--overwrite")
     refused(result, "holds something else, so it is not overwritten")
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_features_that_a_full_disk_ended_are_trained_again(tmp_path, asked, monkeypatch, after):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        full_disk(patch, after)
+        refused(invoke("features", "train", "digits", "--out", out), "No space left on device")
+    assert out.exists() == (after > 0)
+    done("features", "train", "digits", "--out", out, "--overwrite")
+    features.load(str(out), read("digits"))
 
 
 @pytest.mark.parametrize("earlier", [False, True])

@@ -10,7 +10,7 @@ import torch
 
 import leapstep
 from commands import done, invoke, refused
-from leapstep import checkpoint
+from leapstep import checkpoint, folders
 from leapstep.cli import options
 from leapstep.data import Scaling
 from leapstep.networks import MLP
@@ -123,6 +123,22 @@ def test_calibration_is_kept_and_used(gaussian, tmp_path):
     assert checkpoint.load(model).spread is None  # of other weights
     words = ["--steps", 5, "--method", "ddim", "--variance", "optimal"]
     refused(invoke("sample", model, "--out", tmp_path / "t", *words), "run leapstep calibrate")
+
+
+def test_a_folder_from_elsewhere_is_calibrated_without_following_its_links(gaussian, tmp_path):
+    mine = tmp_path / "mine.json"
+    mine.write_text("years of work")
+    shutil.copytree(gaussian[0], tmp_path / "run")
+    (tmp_path / "run" / "calibration.json").symlink_to(mine)
+    done("calibrate", tmp_path / "run", gaussian[1], "--per-level", 1)
+    assert checkpoint.load(tmp_path / "run").calibration is not None
+    assert mine.read_text() == "years of work"
+
+
+def test_a_model_that_is_being_written_is_not_calibrated(gaussian, tmp_path):
+    shutil.copytree(gaussian[0], tmp_path / "run")
+    with folders.held(tmp_path / "run"):
+        refused(invoke("calibrate", tmp_path / "run", gaussian[1]), "is being written by another process")
 
 
 def test_pictures_bound_the_last_step(model, insects, tmp_path):  # noqa: F811

@@ -4,7 +4,6 @@ The networks have random weights and few levels: between data and noise, what co
 the one that was asked for.
 """
 
-import errno
 import io
 import itertools
 import json
@@ -20,8 +19,8 @@ import torch
 from PIL import Image, ImageSequence
 
 import leapstep
-from commands import done, invoke, refused, tree
-from leapstep import checkpoint, files
+from commands import done, full_disk, invoke, refused, tree
+from leapstep import checkpoint
 from leapstep.cli import app
 from leapstep.data import Scaling
 from leapstep.interpolation import interpolation_grid, slerp, spherical
@@ -194,22 +193,13 @@ def test_only_deterministic_methods_have_latents(model, insects, tmp_path, comma
 @pytest.mark.parametrize("after", range(3))
 def test_a_full_disk(model, insects, tmp_path, monkeypatch, command, after):
     """One line, whole files, and a folder that can be used again."""
-    left, real = after, files._write
-
-    def full(file, data):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(file, data)
-
     out = tmp_path / "o"
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_write", full)
+        full_disk(patch, after)
         result = invoke(*FIRST[command](model, insects), "--out", out)
         if command != "reconstruct" or after < 2:
             refused(result, "No space left on device")
-    for path in out.iterdir():
+    for path in out.glob("*"):
         assert not path.name.startswith(".")
         if path.suffix == ".png":
             Image.open(path).load()

@@ -111,14 +111,14 @@ def test_an_error_names_the_file_that_the_caller_named(tmp_path, monkeypatch):
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_new_file_has_the_usual_permissions_and_a_link_stays_a_link(tmp_path):
+def test_a_new_file_has_the_usual_permissions_and_a_link_is_not_followed(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     files.write_bytes(tmp_path / "a", b"1")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
     (tmp_path / "latest").symlink_to("a")
     files.write_bytes(tmp_path / "latest", b"2")
-    assert (tmp_path / "latest").is_symlink()
-    assert (tmp_path / "a").read_bytes() == b"2"
+    assert (tmp_path / "latest").read_bytes() == b"2"
+    assert (tmp_path / "a").read_bytes() == b"1"
 
 
 def test_text_is_utf8_and_json_keeps_its_order(tmp_path):

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 import leapstep
-from commands import done, invoke, refused, tree
+from commands import done, full_disk, invoke, refused, tree
 from foreign_layouts import Ddim, Openai, filled
 from leapstep import checkpoint, foreign
 from leapstep.cli import import_, info
@@ -443,6 +443,38 @@ def test_what_is_there_is_not_lost(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     refused(invoke("import", path, *args, "--out", tmp_path / "mine", "--overwrite"), "holds something else")
+
+
+@pytest.mark.parametrize("after", range(5))
+def test_an_import_that_a_full_disk_ended_is_repeated(tmp_path, monkeypatch, after):
+    path = saved(tmp_path / "ckpt.pth", state_of(filled(Ddim())))
+    args = ("import", path, "--set", "data.image_size=8", "--out", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        full_disk(patch, after)
+        refused(invoke(*args), "No space left on device")
+    if after == 0:  # nothing was written
+        assert not (tmp_path / "run").exists()
+    else:
+        refused(invoke(*args), "exists and is not empty: --overwrite it")
+    done(*args, "--overwrite")
+    done("info", tmp_path / "run")
+
+
+def test_training_over_an_imported_model_leaves_nothing_of_it(tmp_path):
+    """A folder of another network would be preferred to the trained one when the run is loaded."""
+    for name in NETWORKS:
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "config.json").write_text("{}")
+    (tmp_path / "run" / "leapstep.json").write_text('{"imported": {}}')
+    (tmp_path / "run" / "calibration.json").write_text("{}")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    tiny = "--channels 8 --attention 0 --groups 4 --blocks 1 --batch-size 8 --steps 1 --device cpu".split()  # noqa: SIM905
+    done("train", "digits", "--out", tmp_path / "run", "--overwrite", *tiny)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("unet", "scheduler", "state", "samples", "log", "model_index.json", "leapstep.json"),
+        "notes.txt",
+    }
+    assert type(leapstep.load(tmp_path / "run").network) is NETWORKS["unet"]
 
 
 @pytest.mark.parametrize(

@@ -418,7 +418,7 @@ def test_existing_runs_are_safe(tmp_path):
         (run, {}, {}, "is not empty: --resume it, --overwrite it"),
         (run, {"batch_size": 8}, {"resume": True}, "trained with batch_size=16, not 8"),
         (run, {"channels": (8, 8, 8), "attention": (0, 0, 1)}, {"resume": True}, "trained with channels"),
-        (tmp_path / "other", {}, {"overwrite": True}, "is not a run folder"),
+        (tmp_path / "other", {}, {"overwrite": True}, "holds something else"),
         (tmp_path / "other", {}, {"resume": True}, "no training state"),
         (run, {"channels": (8, 8, 8, 8, 8), "attention": (0,) * 5}, {"overwrite": True}, "do not fit 5 levels"),
     ]:

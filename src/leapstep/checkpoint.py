@@ -33,7 +33,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from leapstep import files, reading, weights
+from leapstep import files, folders, reading, weights
 from leapstep.calibration import Calibration
 from leapstep.conventions import Conventions, own_words, read_own_words, read_scheduler, scheduler_config
 from leapstep.data import PIXELS, Scaling
@@ -46,6 +46,14 @@ UNIT_PIXELS = Scaling(0.0, 255.0)
 """Pictures in [0, 1]."""
 
 CALIBRATION = "calibration.json"
+
+MODEL = "|".join(map(re.escape, (*NETWORKS, "scheduler", "model_index.json", "leapstep.json", CALIBRATION)))
+"""A regular expression for the names of all that belongs to a model in its folder."""
+
+IMPORTED = folders.Kind("leapstep.json", "imported", MODEL)
+RUN = folders.Kind("leapstep.json", None, rf"{MODEL}|state|samples|log", resumable=True)
+"""Folders of a model that was imported, and of any."""
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED = "diffusion_pytorch_model.bin"
 
@@ -162,13 +170,13 @@ def save(run: Path, model: Model) -> None:
     details = {name: value for name, value in model.details.items() if name != "conventions"}
     learned = bool(model.shape) and getattr(model.network.config, "out_channels", None) == 2 * model.shape[0]
     scheduler = None if "predicts" in words else scheduler_config(conventions, learned)
-    (run / kind).mkdir(parents=True, exist_ok=True)
-    files.write_bytes(run / kind / WEIGHTS, _encoded(model.network.state_dict(), {"format": "pt"}))
-    files.write_json(run / kind / "config.json", config)
+    run.mkdir(parents=True, exist_ok=True)
+    folder = folders.inner(run, kind)
+    files.write_bytes(folder / WEIGHTS, _encoded(model.network.state_dict(), {"format": "pt"}))
+    files.write_json(folder / "config.json", config)
     files.write_json(run / "leapstep.json", details | ({"conventions": words} if words else {}))
     if scheduler is not None:
-        (run / "scheduler").mkdir(exist_ok=True)
-        files.write_json(run / "scheduler" / "scheduler_config.json", scheduler)
+        files.write_json(folders.inner(run, "scheduler") / "scheduler_config.json", scheduler)
     ours_only = config["_class_name"] != "UNet2DModel" or model.time != "index" or model.scaling != PIXELS
     if scheduler is None or ours_only:
         (run / "model_index.json").unlink(missing_ok=True)
@@ -429,10 +437,8 @@ def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapp
     Raises:
         OSError: the disk is full; the last good state is still there.
     """
-    folder = run / "state"
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".leapstep-*"):  # by a crash in the middle of a write
-        left.unlink()
+    folder = folders.inner(run, "state")
+    folders.tidy(folder)  # of what a crash in the middle of a write has left, which may be as large
     newest = folder / f"step-{step:08d}.safetensors"
     files.write_bytes(newest, _encoded(tensors, {"values": json.dumps({**values, "step": step})}))
     for old in folder.glob("step-*.safetensors"):

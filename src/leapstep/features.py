@@ -32,7 +32,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from leapstep import files, plugin
+from leapstep import files, folders, plugin
 from leapstep.data import Data, Scaling
 from leapstep.progress import progress_bar
 
@@ -49,6 +49,9 @@ WIDTH = 128
 
 MANIFEST, WEIGHTS = "features.json", "weights.safetensors"
 """The files of a folder that `leapstep features train` made."""
+
+RESULTS = folders.Kind(MANIFEST, "weights_sha256", r"(?!)")
+"""Such a folder. A new beginning removes nothing: the results are replaced when the new ones are done."""
 
 
 @dataclass(frozen=True)
@@ -542,6 +545,8 @@ def save(folder: str | Path, network: Classifier, record: Mapping[str, Any]) -> 
     content = safetensors.torch.save(tensors)
     versions = {"leapstep": __version__, "torch": str(torch.__version__)}
     digest = hashlib.sha256(content).hexdigest()
+    if not (Path(folder) / MANIFEST).exists():  # a folder that is cut short here is known as one of features
+        files.write_json(Path(folder) / MANIFEST, {"weights_sha256": digest})
     files.write_bytes(Path(folder) / WEIGHTS, content)
     files.write_json(Path(folder) / MANIFEST, {**record, "versions": versions, "weights_sha256": digest})
 

@@ -3,57 +3,108 @@
 Whatever happens while a file is written (an exception, a full disk, a crash, a power cut), its final name
 holds either all of the old contents or all of the new, and never a part. The bytes go to a temporary name beside the
 final one, are flushed to the disk, and only then take the final name, which is one atomic step of the file system. An
-exception removes the temporary; after a crash it may stay behind, under a name that begins with `.leapstep-`.
+exception removes the temporary; after a crash it may stay behind, under a name that begins with `.leapstep-`, until
+`leapstep.folders` begins anew there.
 """
 
+from __future__ import annotations
+
+import contextlib
 import io
 import json
 import os
+import re
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from filelock import lock_descriptor
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file, whole or not at all.
+PREFIX = ".leapstep-"
+"""How the names begin of all files that are no results: temporaries, locks."""
+
+TEMPORARY = rf"{re.escape(PREFIX)}[0-9a-f]{{16}}"
+"""A regular expression for the names of temporaries."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """Give a stream whose bytes become a file's contents at the end of the block, whole or not at all.
 
     Arguments:
-        path: the file to write or to replace; its folder must exist. A symbolic link is followed.
-        data: its contents.
+        path: the file to write or to replace; its folder must exist. A symbolic link of that name is not followed but
+            replaced, so that no file elsewhere is ever changed.
 
     Raises:
         OSError: with the path in it, where the disk is full, the folder is missing or writing is not allowed. What
             was there before is untouched.
     """
-    final = Path(path).resolve()
-    temporary = _beside(final)
+    final = Path(path)
+    temporary = final.with_name(f"{PREFIX}{secrets.token_hex(8)}")  # in the same folder, thus on the same disk
     try:
         with open(temporary, "xb", buffering=0) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[_write(file, rest) :]
+            with contextlib.suppress(OSError):  # the lock tells `remove_left` that somebody is still writing
+                lock_descriptor(file.fileno(), blocking=False)
+            yield cast(IO[bytes], _Stream(file))
             os.fsync(file.fileno())
         os.replace(temporary, final)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the caller knows
         raise
     _sync(final.parent)
 
 
+class _Stream(io.RawIOBase):
+    """A file that takes all of what it is given; it can only be written, from its beginning to its end."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest:
+            rest = rest[_write(self.file, rest) :]
+        return size
+
+
+def remove_left(path: Path) -> None:
+    """Remove a temporary, unless a process that lives is writing it."""
+    with contextlib.suppress(OSError):  # it is gone, or it cannot be told and stays
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            if lock_descriptor(descriptor, blocking=False):
+                path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file, whole or not at all: see `replacing`."""
+    with replacing(path) as stream:
+        stream.write(data)
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all: see `write_bytes`."""
+    """Write a UTF-8 text file, whole or not at all: see `replacing`."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON, keys in the order they have, whole or not at all: see `write_bytes`.
+    """Write a value as indented JSON, keys in the order they have, whole or not at all: see `replacing`.
 
     Raises:
         ValueError: where the value holds a NaN or an infinity, which JSON does not know.
@@ -63,10 +114,9 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write arrays as a compressed npz file, whole or not at all: see `write_bytes`."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_bytes(path, buffer.getvalue())
+    """Write arrays as a compressed npz file, whole or not at all: see `replacing`."""
+    with replacing(path) as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
 def check_writable(path: str | Path) -> None:
@@ -85,11 +135,6 @@ def check_writable(path: str | Path) -> None:
         raise ValueError(f"{path} is a file, not a folder: name another folder to write in") from error
     except OSError as error:
         raise ValueError(f"cannot write in {path} ({error.strerror}): name another folder to write in") from error
-
-
-def _beside(path: Path) -> Path:
-    """A new name in the same folder, thus on the same disk."""
-    return path.with_name(f".leapstep-{secrets.token_hex(8)}")
 
 
 def _write(file: io.FileIO, data: memoryview) -> int:

@@ -23,6 +23,7 @@ from leapstep.cli import (
     info,
     interpolate,
     likelihood,
+    options,
     reconstruct,
     report,
     sample,
@@ -78,7 +79,7 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
         if name != ALONE:
             _be_the_only_one(name)
         try:
-            with warnings.catch_warnings():
+            with options.held, warnings.catch_warnings():
                 warnings.simplefilter("error", NotFinite)
                 command(*args, **given)
         except BrokenPipeError:  # the reader of our output had enough

@@ -37,7 +37,7 @@ def command(
     import torch
 
     import leapstep
-    from leapstep import checkpoint, files
+    from leapstep import checkpoint, folders
 
     if not model.is_dir():
         raise ValueError(f"{model} is not a folder: a model on the Hub must be downloaded before it can be calibrated")
@@ -45,7 +45,8 @@ def command(
         raise ValueError(f"--per-level {per_level} --batch-size {batch_size}: both must be at least 1")
     place = options.device(device)
     loaded = checkpoint.load(model, place)
-    files.check_writable(model)
+    options.hold(model)
+    folders.tidy(model)
     x0, labels = options.data_for(loaded, data, split)
     levels = loaded.process.timesteps
     assert levels is not None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from leapstep import folders
 from leapstep.cli import options, sweep
 from leapstep.progress import progress_bar
 
@@ -25,6 +26,8 @@ EXAMPLES = """**Examples**
 """
 
 ROWS = [("ddpm", 1000), ("ddim", 20), ("ddim", 10)]
+
+RESULTS = folders.Kind("results.json", "demo", r"run|sweep|report\.html|(real|comparison|dd.m-\d+)\.png")
 
 SWEEP = ["ddim", "unipc"], ["0", "1"], ["5", "10", "20"]
 
@@ -48,10 +51,7 @@ def command(
     config = configure(
         {"seed": seed, "labels": True} | ({} if train_steps is None else {"steps": train_steps}), "digits"
     )
-    options.claim(
-        out, overwrite, "results.json", "demo", r"results\.json|run|sweep|report\.html|(real|comparison|dd.m-\d+)\.png"
-    )
-    files.write_json(out / "results.json", {"demo": []})
+    options.claim(out, overwrite, RESULTS, {"demo": []})
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
     model = train(config, "digits", out / "run", device="cpu")
     held_out = read("digits", split="test")

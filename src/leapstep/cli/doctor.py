@@ -177,7 +177,7 @@ def _check_outputs(out: Path | None, html_file: Path | None) -> None:
         if path is not None and not path.parent.exists():
             typer.echo(f"making the folder {path.parent}", err=True)
         if path is not None:
-            files.check_writable(path.parent)
+            options.claim_file(path, overwrite=True)
     if html_file is not None:
         from leapstep import plots
 

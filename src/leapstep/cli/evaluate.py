@@ -88,10 +88,8 @@ def command(
     if pairs is not None and pairs.suffix.lower() != ".png":
         raise ValueError(f"--pairs {pairs}: pictures are written as PNG, pass a name that ends in .png")
     for path in (out, pairs):
-        if path is not None and path.exists() and not overwrite:
-            raise ValueError(f"{path} exists: --overwrite it, or name another file")
         if path is not None:
-            files.check_writable(path.parent)
+            options.claim_file(path, overwrite)
     if Path(samples).exists() and not checkpoint.is_model(samples):
         asked = {"--steps": steps, "--set": settings, "--spacing": spacing, "--label": label}
         if ignored := [name for name, value in asked.items() if value is not None]:

@@ -23,9 +23,6 @@ EXAMPLES = """**Examples**
 `leapstep evaluate runs/mnist mnist/ --features features/mnist`
 """
 
-NOTHING = r"(?!)"
-"""The names of results that a new beginning removes: none, since they are replaced when the new ones are done."""
-
 
 def command(
     action: Annotated[str, typer.Argument(metavar="train", help="The word `train`.")],
@@ -61,7 +58,7 @@ def command(
     if action != "train":
         raise ValueError(f"features {action}: the one thing to do is train, as in leapstep features train digits")
     place = options.device(device)
-    options.claim(out, overwrite, features.MANIFEST, "weights_sha256", NOTHING)
+    options.claim(out, overwrite, features.RESULTS, None)
     held = read(data, size=size)
     recipe = features.Recipe(epochs, batch_size, learning_rate, flip, seed)
     test = _test_split(data, held, size)

@@ -16,8 +16,6 @@ from leapstep.cli.parsing import SETTINGS
 FORMATS = "auto | diffusers | ddim | improved-diffusion | guided-diffusion | lucidrains | score-sde"
 """The names of all formats: a test compares them with the table, which is not imported for a --help."""
 
-RESULTS = r"unet|mlp|lucidrains|score_sde|scheduler|model_index\.json|leapstep\.json|calibration\.json"
-
 EXAMPLES = """**Examples**
 
 `leapstep import ckpt.pth --config cifar10.yml --out runs/cifar10`
@@ -53,7 +51,7 @@ def command(
     model, evidence = foreign.load(file, form, given, names)
     record = {"imported": {"file": file.name, "sha256": _digest(file), "evidence": list(evidence)}}
     model = dataclasses.replace(model, details={**model.details, **record})
-    options.claim(out, overwrite, "leapstep.json", "imported", RESULTS)
+    options.claim(out, overwrite, checkpoint.IMPORTED, record)
     checkpoint.save(out, model)
     for line in evidence:
         typer.echo(line)

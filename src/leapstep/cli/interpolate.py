@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep import files
+from leapstep import files, folders
 from leapstep.cli import latents, options
 from leapstep.cli.parsing import FILES, NUMBERS
 from leapstep.progress import progress_bar
@@ -27,6 +27,11 @@ EXAMPLES = """**Examples**
 
 `leapstep interpolate runs/mnist --seeds 1 2 3 4 --frames 8 --label 5 --path spherical --out fives`
 """
+
+
+RESULTS = folders.Kind(
+    "manifest.json", "interpolation", r"manifest\.json|(strip|grid)\.png|animation\.(gif|mp4)|frames\.npz"
+)
 
 
 def command(
@@ -88,8 +93,6 @@ def command(
     times = leapstep.times(loaded.process, steps, spacing)
     diffusion = loaded.diffusion(options.labels(loaded, [] if label is None else [label], 1))
     ends = _pictures(loaded, images) if images else _noise(loaded, seeds or [])
-    claimed = r"manifest\.json|(strip|grid)\.png|animation\.(gif|mp4)|frames\.npz"
-    options.claim(out, overwrite, "manifest.json", "interpolation", claimed)
     manifest = options.origin(model, loaded, method, used, place) | {
         "interpolation": path,
         "seeds": seeds or [],
@@ -101,7 +104,7 @@ def command(
         "label": label,
         "batch_size": batch_size,
     }
-    files.write_json(out / "manifest.json", manifest | {"finished": False})
+    options.claim(out, overwrite, RESULTS, manifest | {"finished": False})
     count = frames ** (len(ends) // 2)
     with progress_bar(steps * (-(-count // batch_size) + bool(images)), "interpolating", "step") as bar:
         move: dict[str, Any] = {"transition": transition, "on_step": lambda _: bar.update()}

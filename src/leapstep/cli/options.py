@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
-import json
 import math
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leapstep import files
+from leapstep import folders
 from leapstep.cli.parsing import SETTINGS
 
 if TYPE_CHECKING:
@@ -256,28 +255,33 @@ def origin(source: str, model: Model, method: str, used: dict[str, Any], device:
     }
 
 
-def claim(out: Path, overwrite: bool, mark: str, key: str, names: str) -> None:
-    """Make a folder for results, or clear one of earlier results if told to; nothing else is ever removed.
+held = contextlib.ExitStack()
+"""The locks of the folders and files that the command writes, which it gives back at its end."""
 
-    Arguments:
-        mark: the JSON file by which a folder is known to hold results of the same command ...
-        key: ... if it has this key.
-        names: a regular expression for the names of results.
+
+def hold(folder: Path) -> None:
+    """Keep other processes from writing in a folder until the command ends; see `leapstep.folders.held`."""
+    held.enter_context(folders.held(folder))
+
+
+def claim(out: Path, overwrite: bool, kind: folders.Kind, record: Mapping[str, Any] | None) -> None:
+    """Make a folder for results, or clear one of earlier results if told to, and keep others out until the end.
+
+    See `leapstep.folders.begin`, also for the arguments.
     """
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise ValueError(f"{out} exists and is not empty: --overwrite it, or name another folder")
-        try:
-            is_ours = key in json.loads((out / mark).read_text())
-        except (OSError, ValueError):
-            is_ours = False
-        if not is_ours:
-            raise ValueError(f"{out} holds something else, so it is not overwritten: name another folder")
-        files.check_writable(out)
-        for path in out.iterdir():
-            if re.fullmatch(names, path.name):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    files.check_writable(out)
+    hold(out)
+    folders.begin(out, overwrite, kind, record)
+
+
+def claim_file(path: Path, overwrite: bool) -> None:
+    """Make sure that a file of results can be written, and keep others from writing it until the command ends.
+
+    Raises:
+        ValueError: it exists and is not to be overwritten, or another process writes it.
+    """
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: --overwrite it, or name another file")
+    held.enter_context(folders.held_file(path))
 
 
 NoPreview = Annotated[bool, typer.Option("--no-preview", help="Show no pictures in the terminal.")]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep import files
+from leapstep import files, folders
 from leapstep.cli import latents, options
 from leapstep.cli.parsing import NUMBERS
 from leapstep.progress import progress_bar
@@ -38,6 +38,8 @@ PAPER = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.000
 
 SHOWN = 12
 """How many samples the picture shows."""
+
+RESULTS = folders.Kind("results.json", "reconstruction", r"results\.json|reconstructions\.(png|npz)")
 
 Move = Callable[..., "Tensor"]
 """`encode` or `decode`, which lacks only (diffusion, x, steps, on_step=)."""
@@ -80,8 +82,6 @@ def command(
     _, spacing = options.path(loaded, method, counts[0], spacing, otherwise="leading")
     x0, labels = _some(loaded, data, split, n)
     batches = _batches(loaded, x0, labels, batch_size)
-    options.claim(out, overwrite, "results.json", "reconstruction", r"results\.json|reconstructions\.(png|npz)")
-    latents.tell_left_out(loaded, asked, counts)
     record = options.origin(model, loaded, method, used, place) | {
         "exact": exact,
         "spacing": spacing,
@@ -92,6 +92,8 @@ def command(
         "unit": latents.unit(loaded),
         "batch_size": batch_size,
     }
+    options.claim(out, overwrite, RESULTS, {"reconstruction": record, "results": []})
+    latents.tell_left_out(loaded, asked, counts)
     back = functools.partial(leapstep.decode, transition=transition, spacing=spacing)
     upwards = leapstep.inverted(transition) if exact else transition
     there = functools.partial(leapstep.encode, transition=upwards, spacing=spacing)

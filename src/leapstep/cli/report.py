@@ -68,7 +68,6 @@ def command(
     with progress_bar(report.effort(loaded, held, settings), "drawing the page", "step") as bar:
         page = report.gather(loaded, held, settings, source=model, sweep=sweep, on_step=bar.update)
     text = report.render(page)
-    files.check_writable(out.parent)
     files.write_text(out, text)
     said = f"{report.lead(page)} {report.cost(page)}".strip()
     typer.echo(said)
@@ -77,7 +76,7 @@ def command(
 
 
 def _check(out: Path, overwrite: bool) -> None:
-    """Make sure, before the work, that the page can be drawn and written; nothing is made yet."""
+    """Make sure, before the work, that the page can be drawn and written."""
     from leapstep import plots
     from leapstep.report import rendering
 
@@ -87,9 +86,7 @@ def _check(out: Path, overwrite: bool) -> None:
         raise ValueError(f"--out {out}: name a file that ends in .html")
     if out.is_dir():
         raise ValueError(f"{out} is a folder: name a file")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists: --overwrite it, or name another file")
-    files.check_writable(next(path for path in out.absolute().parents if path.exists()))
+    options.claim_file(out, overwrite)
 
 
 def _read(model: Model, source: str) -> Splits:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep import files
+from leapstep import files, folders
 from leapstep.cli import options
 from leapstep.progress import progress_bar
 
@@ -32,6 +32,8 @@ EXAMPLES = """**Examples**
 
 `leapstep sample google/ddpm-cifar10-32 --steps 50 --eta 0 --spacing quad --n 5000 --batch-size 250 --out cifar`
 """
+
+RESULTS = folders.Kind("manifest.json", "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|manifest\.json")
 
 GRID = 400
 """How many pictures the grid shows."""
@@ -102,10 +104,7 @@ def command(
         return loaded.diffusion(chosen, guidance, precision)
 
     diffusion(range(1))
-    options.claim(
-        out, overwrite, "manifest.json", "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|manifest\.json"
-    )
-    files.write_json(out / "manifest.json", manifest | {"finished": 0})
+    options.claim(out, overwrite, RESULTS, manifest | {"finished": 0})
     kept: list[np.ndarray[Any, Any]] = []  # all of them, or as many as the grid shows
     finished, calls, newest, began = 0, 0, 0, time.perf_counter()
     bar = progress_bar(-(-n // batch_size) * steps, "sampling", "step")

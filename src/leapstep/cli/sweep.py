@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep import files
+from leapstep import files, folders
 from leapstep.cli import latents, measuring, options
 from leapstep.finite import NotFinite
 
@@ -32,7 +32,7 @@ EXAMPLES = """**Examples**
 `leapstep sweep runs/photos photos/ --split all --spacings trailing quad --steps 10 20 --out spacings`
 """
 
-NAMES = r"results\.json|table\.(md|csv)|quality\.png|part\.npz"
+RESULTS = folders.Kind("results.json", "cells", r"results\.json|table\.(md|csv)|quality\.png|part\.npz")
 
 
 def command(
@@ -105,12 +105,13 @@ def command(
     loaded.diffusion(
         None if classes is None else classes[:1], guidance
     )  # what is wrong shows before anything is written
+    options.hold(out)
     earlier = None if overwrite else _earlier(out, conditions)
-    if earlier is None:
-        options.claim(out, overwrite, "results.json", "cells", NAMES)
-    files.check_writable(out)
     cells, doubts = earlier or ([], [])
     record = {"finished": False, "model": model, "conditions": conditions, "metric": metric, "warnings": doubts}
+    if earlier is None:
+        folders.begin(out, overwrite, RESULTS, record | {"cells": cells})
+    folders.tidy(out)
     latents.tell_left_out(loaded, asked, [each.steps for each in plan])
     _write(out, record, cells)
 

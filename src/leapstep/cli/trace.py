@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from leapstep import files
+from leapstep import files, folders
 from leapstep.cli import latents, options
 from leapstep.cli.parsing import NUMBERS
 from leapstep.progress import progress_bar
@@ -50,6 +50,11 @@ FRAME = 1_000_000
 
 HOLD = 1.5
 """How long the animation rests on the sample, seconds."""
+
+
+RESULTS = folders.Kind(
+    "manifest.json", "consistency", r"manifest\.json|(trace|consistency)\.(png|npz)|trace\.(gif|mp4)"
+)
 
 
 def command(
@@ -100,9 +105,6 @@ def command(
         raise ValueError(f"--{'gif' if gif else 'mp4'}: this model's samples are not pictures, leave it out")
     if mp4:
         ffmpeg()
-    claimed = r"manifest\.json|(trace|consistency)\.(png|npz)|trace\.(gif|mp4)"
-    options.claim(out, overwrite, "manifest.json", "consistency", claimed)
-    latents.tell_left_out(loaded, asked, counts)
     manifest = options.origin(model, loaded, method, used, place) | {
         "steps": steps,
         "spacing": spacing,
@@ -112,7 +114,8 @@ def command(
         "label": label,
         "consistency": [],
     }
-    files.write_json(out / "manifest.json", manifest | {"finished": False})
+    options.claim(out, overwrite, RESULTS, manifest | {"finished": False})
+    latents.tell_left_out(loaded, asked, counts)
     with progress_bar(steps, "tracing", "step") as bar:
         way = _way(diffusion, noise, times, transition, bar)
     _show_way(out, loaded, times, way)

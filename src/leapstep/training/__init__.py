@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import math
 import os
-import shutil
 import signal
 import sys
 import time
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from leapstep import checkpoint, files, holdout, stopping
+from leapstep import checkpoint, folders, holdout, stopping
 from leapstep.configuration import TrainingConfig
 from leapstep.data import Data, read, same_source
 from leapstep.denoiser import Diffusion, from_network
@@ -426,8 +425,7 @@ class Trainer:
         with warnings.catch_warnings():
             warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
             x = sample(diffusion, (n, *model.shape), steps, batch_size=size, device=self.accelerator.device)
-        folder = run / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = folders.inner(run, "samples")
         save_image(grid(model.scaling.to_pixels(x), period=period), folder / f"step-{self.step:08d}.png")
         if seen := first_samples(folder, self.step, model.shape, n, period):
             save_image(strip(seen, model.classes), folder / "strip.png")
@@ -463,23 +461,25 @@ def train(
     Returns:
         the model with the averaged weights.
     Raises:
-        ValueError: settings that do not fit the data; a run folder that exists and neither `resume` nor `overwrite`; a
-            resumed run with other settings.
+        ValueError: settings that do not fit the data; a run folder that exists and neither `resume` nor `overwrite`, or
+            that another process is training; a resumed run with other settings.
         FloatingPointError: a loss that is not finite; the last good checkpoint is kept.
     """
-    run = Path(out)
-    if run.exists() and not run.is_dir():
-        raise ValueError(f"{run} is a file: name a folder for the run")
-    occupied = run.is_dir() and any(run.iterdir())
-    resumed = checkpoint.find_state(run)[1] if resume else None
-    if resumed is not None:
-        _check_resumable(run, resumed, config, data)
-    elif occupied and not overwrite:
-        raise ValueError(f"{run} exists and is not empty: --resume it, --overwrite it, or name another folder")
-    elif occupied and not (run / "leapstep.json").exists():
-        raise ValueError(f"{run} is not a run folder, so it is not overwritten: name another folder")
-    files.check_writable(next(path for path in (run, *run.absolute().parents) if path.exists()))
-    trainer = Trainer(config, data, device, progress, resumed)
+    run, is_main = Path(out), os.environ.get("RANK", "0") == "0"
+    with folders.held(run) if is_main else contextlib.nullcontext():
+        resumed = checkpoint.find_state(run)[1] if resume else None
+        if resumed is not None:
+            _check_resumable(run, resumed, config, data)
+        else:
+            folders.check_free(run, overwrite, checkpoint.RUN)
+        trainer = Trainer(config, data, device, progress, resumed)
+        _start(trainer, run, resume, overwrite)
+        _loop(trainer, run)
+    return trainer.model()
+
+
+def _start(trainer: Trainer, run: Path, resume: bool, overwrite: bool) -> None:
+    """Tell what of the data is left out, and bring the run folder and the trainer to where they begin."""
     for line in trainer.data.skipped if trainer.progress else ():
         print(f"skipped {line}", file=sys.stderr)
     if trainer.progress and trainer.data.skipped:
@@ -487,17 +487,12 @@ def train(
         print(f"skipped {broken} of {whole + broken} images, which could not be read", file=sys.stderr)
     if resume:
         trainer.restore(run)
-    elif occupied and trainer.accelerator.is_main_process:
-        for name in ("state", "unet", "mlp", "scheduler", "samples", "log"):
-            shutil.rmtree(run / name, ignore_errors=True)
-        for name in ("leapstep.json", "model_index.json"):
-            (run / name).unlink(missing_ok=True)
-    if trainer.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
-        run.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(run, trainer.model()) if resume else files.write_json(run / "leapstep.json", trainer.details())
+    if trainer.accelerator.is_main_process and resume:
+        folders.tidy(run)
+        checkpoint.save(run, trainer.model())
+    elif trainer.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
+        folders.begin(run, overwrite, checkpoint.RUN, trainer.details())
     trainer.accelerator.wait_for_everyone()
-    _loop(trainer, run)
-    return trainer.model()
 
 
 def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfig, data: str) -> None:
@@ -518,7 +513,7 @@ def _loop(trainer: Trainer, run: Path) -> None:
 
     config = trainer.config
     main = trainer.accelerator.is_main_process
-    writer = SummaryWriter(str(run / "log"), purge_step=trainer.step + 1) if main else None
+    writer = SummaryWriter(str(folders.inner(run, "log")), purge_step=trainer.step + 1) if main else None
     bar = progress_bar(config.steps, "training", "step", done=trainer.step, show=trainer.progress)
     shown: dict[str, str] = {}
     quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
