@@ -159,6 +159,9 @@ class Stranger:
 
     def _time(self, value: Tensor) -> Tensor:
         """The time at which the network believes to be; outside of what it was trained on, whatever comes."""
+        return self._unbounded(value).clamp(1e-4, 1 - 1e-9)
+
+    def _unbounded(self, value: Tensor) -> Tensor:
         levels = self.timesteps or 1000
         if self.time in ("log_snr", "-log_snr", "log_sigma/4"):
             t = self.process.time({"log_snr": value, "-log_snr": -value, "log_sigma/4": -8 * value}[self.time])
@@ -175,7 +178,7 @@ class Stranger:
             }[self.time]
             if self.reverse:
                 t = 1 + ("index" in self.time or self.time == "fraction_from_0") / levels - t
-        return t.clamp(1e-4, 1 - 1e-9)
+        return t
 
 
 def near_size(found: float | None, true: float | None) -> bool:
@@ -205,7 +208,7 @@ def verdict(stranger: Stranger, diagnosis: leapstep.doctor.Diagnosis) -> dict[st
     levels = stranger.process.log_snr(stranger._time(times))
     named = torch.tensor([math.nan if level is None else level for level in diagnosis.curve.named], dtype=F64)
     variance = ((source(stranger.data)[0].to(F64) - true[0]) / true[1]).var().log()
-    compared = (levels + variance).abs() < 4.5
+    compared = ((levels + variance).abs() < 4.5) & (stranger._unbounded(times) < 1 + 1e-9)
     schedule = bool(((levels - named)[compared].abs() < 0.4).all()) and compared.sum() > 1
     flags = {"range": right, "predicts": predicts, "time": clock, "schedule": bool(schedule)}
     return {name: (flag, diagnosis[name].confidence) for name, flag in flags.items()}

@@ -14,7 +14,7 @@ import leapstep
 from leapstep.doctor import _conditions
 from leapstep.doctor.budget import ROUNDS, Budget, Race, written
 from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, compare, ranges, routes
-from leapstep.doctor.curve import Profile, Recovered, counts, named_levels, recover
+from leapstep.doctor.curve import Profile, Recovered, counts, fit, level_of, named_levels, recover, usual
 from leapstep.doctor.findings import scaled
 from leapstep.doctor.probe import Probe, probe
 from leapstep.doctor.search import LIKELY, SURE, _sized, agrees, confidence, whole_reading
@@ -557,6 +557,59 @@ def test_recovered_curves_fall_and_say_where_they_do_not_know():
     curve = recover(dataclasses.replace(profile, product=crossed), 0.0, increasing=True)
     assert curve.log_snr[1] == curve.log_snr[2]  # which neither of the two was read as
     assert ((curve.low <= curve.log_snr) & (curve.log_snr <= curve.high)).all()
+
+
+def profiled(process, timesteps, levels, clock="index"):
+    """What an exact network on a process tells at these timesteps, without any luck."""
+    grid = torch.arange(-9, 10.5, 0.75, dtype=F64)
+    true = level_of(Route("", process, clock, False, levels), timesteps)
+    product = 0.5 * torch.tanh((grid - true.nan_to_num(6.0)[:, None]) / 3)
+    error = 2.0 * (~true.isfinite()).to(F64)[:, None].expand(-1, len(grid))  # where it was not trained
+    return Profile(timesteps, grid, product, torch.full_like(product, 0.01), error)
+
+
+@pytest.mark.parametrize(
+    ("betas", "code"),
+    [
+        (torch.linspace(1e-4**0.5, 0.5**0.5, 50) ** 2, "torch.linspace(0.0001**0.5, 0.5**0.5, 50) ** 2"),
+        (torch.linspace(1e-4, 0.02, 200), "torch.linspace(0.0001, 0.02, 200)"),
+        (torch.linspace(1e-4, 0.05, 50), "torch.linspace(0.0001, 0.05, 50)"),
+    ],
+)
+def test_betas_that_do_not_grow_with_fewer_levels_have_names(betas, code):
+    timesteps = torch.tensor([0, 1, 2, 4, 7, 12, 20, 28, 36, 44, 49, 90, 120, 160, 199, 260, 330], dtype=F64)
+    profile = profiled(leapstep.from_betas(betas), timesteps, len(betas))
+    best = fit(profile, Route("linear", leapstep.linear(), "index", False, 100), None, False)[0]
+    assert best.code == f"leapstep.from_betas({code})"
+    assert (best.route.time, best.route.timesteps, best.plain) == ("index", len(betas), True)
+    t = torch.linspace(0.1, 1, 9)  # the line is the curve that was compared
+    torch.testing.assert_close(eval(best.code).log_snr(t), best.route.process.log_snr(t), rtol=0, atol=1e-4)
+
+
+def test_the_number_of_levels_is_not_read_from_a_fraction():
+    """Whatever T was, 1000 or what is believed is named, as long as that fits."""
+    share = torch.tensor([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], dtype=F64)
+    route = Route("linear", leapstep.linear(), "fraction")
+    for levels in (100, 500, 1000):
+        profile = profiled(leapstep.linear(levels), share, levels, "fraction")
+        assert fit(profile, route, None, False)[0].code == "leapstep.linear()"
+        assert fit(profile, route, None, False, 300)[0].code == "leapstep.linear(300)"
+    table = leapstep.from_betas(torch.linspace(1e-4, 0.02, 200))  # here T makes the curve
+    assert fit(profiled(table, share, 200, "fraction"), route, None, False)[0].route.timesteps == 200
+
+
+def test_of_equal_curves_the_common_name_is_taken():
+    timesteps = (torch.tensor([0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0], dtype=F64) * 999).round()
+    profile = profiled(leapstep.linear(), timesteps, 1000)
+    route = Route("linear", leapstep.linear(), "index", False, 1000)
+    fits = fit(profile, route, None, False)
+    linear, vp, cosine = (
+        next(each for each in fits if each.route.schedule == schedule and each.route.time == "index")
+        for schedule in ("linear", "vp", "cosine")
+    )
+    lucky = vp._replace(misfit=0.7)
+    assert usual([linear._replace(misfit=1.0), cosine], lucky, timesteps, 1.0).code == "leapstep.linear()"
+    assert usual([linear, vp], cosine, timesteps, 1.0) is cosine
 
 
 def test_what_is_hardly_told_does_not_count():

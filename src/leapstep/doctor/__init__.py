@@ -124,7 +124,7 @@ def diagnose(
     if not ask.timed:
         concerns = (health.untimed(check and parted is None), *concerns)
     return Diagnosis(
-        findings=findings(found, ask),
+        findings=findings(found, ask, beliefs),
         concerns=tuple(sorted(concerns, key=lambda concern: -concern.weight)),
         code=snippet(winner, arguments, tuple(values.shape[1:]), condition is not None),
         arguments=arguments,

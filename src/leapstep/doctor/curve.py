@@ -40,11 +40,37 @@ CLEAN, KNOWS = 5.0, -1.5
 """With so little noise (log-SNR of data of variance 1) most networks are not what they were trained to be, and tell
 little of their schedule; but for those that know the data, with so small an error (its log over the linear one's)."""
 
+SAME = 0.1
+"""Schedules whose log-SNRs do not differ by more than this are one, whatever their names."""
+
 LUCK = 0.6
 """Misfits below this do not differ by more than luck."""
 
 LEVELS = (1000, 100, 200, 300, 500, 4000, 50, 250, 2000, 400, 128, 256, 512, 1024, 150, 600, 800, 1500)
 """Numbers of trained levels that people choose, the most common first."""
+
+
+BETAS = (
+    ("linear", 1e-4, 0.02),
+    ("scaled_linear", 0.00085, 0.012),
+    ("quadratic", 1e-4, 0.02),
+    ("sigmoid", 1e-4, 0.02),
+    ("linear", 0.00085, 0.012),
+)
+"""Betas with their ends for T = 1000, the most common first; many take them as they are with another T."""
+
+STEEP = (
+    ("quadratic", 1e-4, 0.5),
+    ("linear", 1e-4, 0.1),
+    ("linear", 1e-4, 0.05),
+    ("linear", 1e-4, 0.5),
+    ("linear", 1e-4, 0.2),
+    ("quadratic", 1e-4, 0.2),
+)
+"""Betas with ends that people choose for few levels."""
+
+TOTALS = (0.45, 25.0)
+"""The sums of betas that are believed: with less there is hardly noise at the end, and more is a waste of levels."""
 
 
 @dataclass(frozen=True)
@@ -213,32 +239,61 @@ class Fit(NamedTuple):
         code: the schedule in Python.
         misfit: see `misfit`; 1 is as good as can be expected.
         share: the share of error of the network.
-        rank: the misfit with a penalty for what few people use.
+        rarity: a penalty for what few people use, in misfits.
     """
 
     route: Route
     code: str
     misfit: float
     share: float
-    rank: float
+    rarity: float
+
+    @property
+    def rank(self) -> float:
+        """The misfit with the penalty; less is better."""
+        return max(self.misfit, LUCK) + self.rarity
+
+    @property
+    def plain(self) -> bool:
+        """Whether its betas are taken as they are, whatever T, so that the curve says T."""
+        return "from_betas" in self.code
 
 
-def fit(profile: Profile, route: Route, limit: int | None, integers: bool) -> list[Fit]:
+def fit(profile: Profile, route: Route, limit: int | None, integers: bool, timesteps: int | None = None) -> list[Fit]:
     """Compare every named schedule and clock in the family of a route and on its axis; the best first.
 
     Arguments:
         limit: rows of the network's table of timesteps, where it has one.
         integers: whether it takes integers only.
+        timesteps: T, where somebody believes to know it.
     """
     found = []
-    for candidate, code, rarity in _candidates(route, limit, integers):
+    for candidate, code, rarity in _candidates(route, limit, integers, timesteps):
         distance, share = misfit(profile, level_of(candidate, profile.timesteps))
-        rank = max(distance, LUCK) + rarity / len(profile.timesteps)
-        found.append(Fit(candidate, code, distance, share, rank))
+        found.append(Fit(candidate, code, distance, share, rarity / len(profile.timesteps)))
     return sorted(found, key=lambda each: each.rank)
 
 
-def _candidates(route: Route, limit: int | None, integers: bool) -> Iterator[tuple[Route, str, float]]:
+def alike(one: Fit, other: Fit, timesteps: Tensor, variance: float) -> bool:
+    """Whether two fits are one curve on one clock, within `SAME` wherever data and noise are of comparable size."""
+    a, b = one.route, other.route
+    stretched = a.time != "fraction" and len({a.timesteps, b.timesteps} - {None}) > 1
+    if (a.time, a.reverse) != (b.time, b.reverse) or stretched:
+        return False
+    levels, others = level_of(a, timesteps), level_of(b, timesteps)
+    inside = (levels + math.log(variance)).abs() < 5
+    return bool(((levels - others)[inside].abs() < SAME).all()) and bool(inside.any())
+
+
+def usual(fits: list[Fit], chosen: Fit, timesteps: Tensor, variance: float) -> Fit:
+    """Of the fits that are one curve with the chosen one, that by whose name most people know it."""
+    same = [each for each in fits if alike(chosen, each, timesteps, variance)]
+    return min([chosen, *same], key=lambda each: each.rarity)
+
+
+def _candidates(
+    route: Route, limit: int | None, integers: bool, timesteps: int | None
+) -> Iterator[tuple[Route, str, float]]:
     """Route, code, and rarity: added to the sum of squared deviations, it decides between schedules that fit alike."""
     if route.time not in ("index", "fraction"):
         yield route, f"leapstep.{route.schedule}()", 0.0
@@ -246,7 +301,8 @@ def _candidates(route: Route, limit: int | None, integers: bool) -> Iterator[tup
     clocks = ("index", "index_from_1", "1000t") if route.time == "index" else ("fraction", "fraction_from_0")
     if family(route.schedule) == "flow" and route.time == "index":
         clocks = ("1000t", "index", "index_from_1")
-    for rank, levels in enumerate(LEVELS if limit is None else _rows(limit)):
+    known = LEVELS if timesteps is None else dict.fromkeys((timesteps, *LEVELS))
+    for rank, levels in enumerate(known if limit is None else _rows(limit)):
         for order, (name, code, make) in enumerate(_named(family(route.schedule), levels)):
             process = make()._replace(timesteps=None)
             for place, clock in enumerate(clocks):
@@ -257,10 +313,11 @@ def _candidates(route: Route, limit: int | None, integers: bool) -> Iterator[tup
                 free = clock in ("1000t", "fraction") and name in ("flow", "vp", "exponential", "karras")
                 if free and rank > 0:
                     continue  # it does not depend on T
-                timesteps = None if free else levels
-                candidate = Route(name, process, clock, route.reverse, timesteps, route.sigma_data)
-                weak = 6.0 * (process.log_snr(1.0).item() > -2)  # one that leaves so much signal is hardly meant
-                rarity = 3.0 * (rank > 0) + 0.8 * rank + 5.0 * place + 0.3 * order + weak
+                candidate = Route(name, process, clock, route.reverse, None if free else levels, route.sigma_data)
+                bright = process.log_snr(1.0).item() > -2  # so much signal is hardly meant to be left, but happens
+                weak = bright * (2.0 if "from_betas" in code else 6.0)
+                unseen = 12.0 * (rank > 0 and route.time == "fraction")
+                rarity = 3.0 * (rank > 0) + 0.8 * rank + 5.0 * place + 0.3 * order + weak + unseen
                 yield candidate, f"leapstep.{name}()" if free else code, rarity
 
 
@@ -280,17 +337,24 @@ def _named(kind: str, levels: int) -> Iterator[_Named]:
     def written(*options: str) -> str:
         return ", ".join(option for option in (count, *options) if option)
 
-    def betas(name: str, start: float, end: float, usual: bool = True) -> Iterator[_Named]:
-        make = getattr(processes, name)
+    def scaled(name: str, start: float, end: float, usual: bool = True) -> _Named:
         ends = "" if usual else f"beta_start={start:g}, beta_end={end:g}"
-        yield name, f"leapstep.{name}({written(ends)})", partial(make, levels, start, end)
-        if levels > 50 and levels != 1000:  # the betas of T = 1000, taken as they are
-            own, last = start * levels / 1000, end * levels / 1000
+        return name, f"leapstep.{name}({written(ends)})", partial(getattr(processes, name), levels, start, end)
+
+    def plain(name: str, start: float, end: float) -> Iterator[_Named]:
+        root = math.sqrt(start * end)
+        total = (
+            levels
+            * {"scaled_linear": start + root + end, "quadratic": start + root + end}.get(name, 1.5 * (start + end))
+            / 3
+        )
+        if levels != 1000 and TOTALS[0] < total < TOTALS[1]:
             line = {
                 "linear": f"torch.linspace({start:g}, {end:g}, {levels})",
                 "sigmoid": f"torch.linspace(-6, 6, {levels}).sigmoid() * {end - start:g} + {start:g}",
             }.get(name, f"torch.linspace({start:g}**0.5, {end:g}**0.5, {levels}) ** 2")
-            yield name, f"leapstep.from_betas({line})", partial(make, levels, own, last)
+            make = partial(getattr(processes, name), levels, start * levels / 1000, end * levels / 1000)
+            yield name, f"leapstep.from_betas({line})", make
 
     if kind == "flow":
         yield "flow", f"leapstep.flow({count})", processes.flow
@@ -301,14 +365,15 @@ def _named(kind: str, levels: int) -> Iterator[_Named]:
                 yield "ve", f"leapstep.ve({written(ends)})", partial(processes.ve, levels, low, high)
         yield "karras", f"leapstep.karras({count})", partial(processes.karras, levels)
     else:
-        yield from betas("linear", 1e-4, 0.02)
+        yield scaled("linear", 1e-4, 0.02)
         yield "cosine", f"leapstep.cosine({count})", partial(processes.cosine, levels)
-        yield from betas("scaled_linear", 0.00085, 0.012)
-        yield from betas("quadratic", 1e-4, 0.02)
-        yield from betas("sigmoid", 1e-4, 0.02)
-        yield from betas("linear", 0.00085, 0.012, usual=False)
+        for name, start, end in BETAS[1:4]:
+            yield scaled(name, start, end)
+        yield scaled(*BETAS[4], usual=False)
         yield "vp", f"leapstep.vp({count})", processes.vp
         yield "exponential", f"leapstep.exponential({count})", processes.exponential
+        for name, start, end in (*BETAS, *(STEEP if levels <= 200 else ())):
+            yield from plain(name, start, end)
 
 
 # --- schedules that have none --------------------------------------------------------------------------------------

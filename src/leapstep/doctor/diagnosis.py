@@ -16,9 +16,9 @@ class Finding:
     """One thing that was found of a network.
 
     Attributes:
-        name: "range", "predicts", "time", "schedule" or "input".
+        name: "range", "predicts", "sigma_data", "time", "schedule" or "levels".
         value: in words, such as "[-1, 1]" or "eps, the noise".
-        confidence: "sure", "likely" or "unsure".
+        confidence: "sure", "likely", "unsure", or "open" where it cannot be seen and hardly matters.
         evidence: the measurement that speaks for it, in one sentence.
         runner_up: the next best value, in words; "" where there is none.
     """

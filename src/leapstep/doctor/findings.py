@@ -8,7 +8,7 @@ from typing import Any
 
 from leapstep.denoiser import CLOCKS
 from leapstep.doctor.conventions import Route, Trial
-from leapstep.doctor.curve import Fit, counts, family, level_of
+from leapstep.doctor.curve import SAME, Fit, alike, counts, family, level_of
 from leapstep.doctor.diagnosis import IGNORED, Finding
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.search import (
@@ -40,7 +40,7 @@ PREDICTS = {
 CONFIDENCES = ("unsure", "likely", "sure")
 
 
-def findings(found: Search, ask: Probe) -> tuple[Finding, ...]:
+def findings(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tuple[Finding, ...]:
     """Range, prediction, clock and schedule, with how sure they are and what comes next."""
     winner = found.winners[0]
     trial, route = winner.trial, winner.trial.route
@@ -62,6 +62,7 @@ def findings(found: Search, ask: Probe) -> tuple[Finding, ...]:
         ),
         *_size(winner, weak),
         *((_clock(found, ask, weak), _schedule(found, weak)) if ask.timed else _untimed(found, weak)),
+        *(_levels(winner, assume) if ask.timed and ask.limit is None else ()),
     ]
     return tuple(rows)
 
@@ -180,7 +181,7 @@ def _time_in_words(route: Route, ask: Probe) -> str:
     parts = [f"{route.time}: {CLOCKS[route.time]}"]
     if route.reverse:
         parts.append("counted from noise to data")
-    if route.timesteps is not None:
+    if route.timesteps is not None and not route.time.startswith("fraction"):
         parts.append(f"T = {route.timesteps}")
     parts.append(f"shape {ask.reshape}")
     if ask.integers:
@@ -207,9 +208,32 @@ def _schedule(found: Search, weak: bool) -> Finding:
     if route.time not in ("index", "index_from_1", "1000t", "999t", "fraction", "fraction_from_0"):
         value = f"any with {_family(route)}: the clock says the noise level itself"
         return Finding("schedule", value, _capped("sure" if chosen.misfit < 6 else "likely", weak), evidence)
+    variance = winner.trial.range.linear.variance
+    same = [
+        each.code
+        for each in winner.fits[1:]
+        if each.route.schedule != route.schedule and alike(chosen, each, profile.timesteps, variance)
+    ]
+    evidence += f"; {same[0]} is the same within {SAME:g} in log-SNR" if same else ""
     rival, beyond = _next(winner)
     word = confidence(beyond, CERTAIN, PROBABLE) if chosen.misfit < FITS else "unsure"
     return Finding("schedule", chosen.code, _capped(word, weak), evidence, "" if rival is None else rival.code)
+
+
+def _levels(winner: Candidate, assume: Mapping[str, Any]) -> Iterator[Finding]:
+    """The number of levels, where the clock does not tell it."""
+    chosen, route = winner.fits[0], winner.trial.route
+    if route.timesteps is None or (winner.levels is None and not route.time.startswith("fraction")):
+        return
+    value = f"T = {route.timesteps}{', as you assumed' if assume.get('timesteps') == route.timesteps else ''}"
+    if route.time.startswith("fraction"):
+        if winner.levels is None and chosen.plain:
+            return  # they are part of the schedule's name
+        evidence = "cannot be seen of a network that is told a fraction: any near works"
+        yield Finding("levels", value, "open", evidence)
+    elif "assumed" not in value:
+        evidence = "a curve without a name does not say where it ends: it was read as far as this"
+        yield Finding("levels", value, "unsure", evidence)
 
 
 def _family(route: Route) -> str:
@@ -227,8 +251,9 @@ def _next(winner: Candidate) -> tuple[Fit | None, float]:
     best: Fit | None = None
     least = math.inf
     for each in winner.fits[1:]:
-        if each.route.schedule == chosen.route.schedule and each.route.timesteps != chosen.route.timesteps:
-            continue  # the same curve, a little stretched
+        stretched = each.route.timesteps != chosen.route.timesteps and each.plain == chosen.plain
+        if each.code == chosen.code or (each.route.schedule == chosen.route.schedule and stretched):
+            continue  # the same curve a level apart, or a little stretched
         other = level_of(each.route, profile.timesteps)
         inside = (own + variance).abs() < 5  # where a network tells
         apart = (own - other)[inside].abs()

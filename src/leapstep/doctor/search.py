@@ -28,6 +28,7 @@ from leapstep.doctor.curve import (
     named_levels,
     recover,
     time_at,
+    usual,
 )
 from leapstep.doctor.probe import Probe
 from leapstep.process import from_log_snr
@@ -299,10 +300,12 @@ def _refined(ask: Probe, trial: Trial, noise: Tensor, assume: Mapping[str, Any],
     places = _timesteps(ask, trial.route, trial.range, reading.places)
     places = places if ask.timed else places[:1]  # its zeros lie at one level, whatever it is told
     profile = measure(ask, trial.range, trial.route, trial.predicts, places, reading.n, noise)
-    fits = fit(profile, trial.route, ask.limit, ask.integers)
+    fits = fit(profile, trial.route, ask.limit, ask.integers, assume.get("timesteps"))
     if not ask.timed:
         fits = [each for each in fits if each.route.timesteps == trial.route.timesteps] or fits
     chosen, same, scores = _measured(ask, trial, fits, noise, reading)
+    chosen = usual([each for each in fits if each.misfit < FITS], chosen, places, trial.range.linear.variance)
+    same = same._replace(route=chosen.route)
     fits.remove(chosen)
     counts = trial.route.time in ("index", "fraction")
     found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen), size=size)
@@ -333,8 +336,8 @@ def _sized(
     for width in (0.4, 0.08, 0.016):
         line = scores(best * math.exp(width * place / 4) for place in range(-4, 5))
         best = min(line, key=lambda value: line[value].score)
-    usual = sizes(trial.range, assumed)
-    near = [value for value in usual if abs(math.log(value / best)) < OFF / 2]
+    known = sizes(trial.range, assumed)
+    near = [value for value in known if abs(math.log(value / best)) < OFF / 2]
     ends = [best * math.exp(OFF), best / math.exp(OFF)]
     measured = scores([*near, best, *ends])
     chosen = next(
@@ -342,7 +345,7 @@ def _sized(
     )
     beyond = min(measured[end].score for end in ends) - measured[best].score
     route = trial.route._replace(sigma_data=chosen)
-    return trial._replace(route=route), (usual.get(chosen, "fitted"), beyond)
+    return trial._replace(route=route), (known.get(chosen, "fitted"), beyond)
 
 
 def _curve(profile: Profile, chosen: Fit) -> Recovered:
@@ -358,7 +361,7 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
     if trial.predicts.endswith("flow"):
         return  # a velocity belongs to its own clock
     time = AXES.get(trial.route.time, trial.route.time)
-    count = ask.limit or timesteps or (1000 if time == "index" else chosen.route.timesteps or 1000)
+    count = ask.limit or timesteps or 1000
     route = Route("", chosen.route.process, time, trial.route.reverse, count)
     profile = found.profile
     if time == "index" and count != chosen.route.timesteps:
@@ -385,12 +388,14 @@ def _measured(
 ) -> tuple[Fit, Trial, dict[str, float]]:
     """The first of the fits with which the network denoises as well as with any, its trial, and what others score.
 
-    Where the network's zeros decide little, its error does: the best fit of every schedule and size is tried.
+    Where the network's zeros decide little, its error does: the best fit of every schedule and size is tried. A
+    fraction does not show the size.
     """
     tried: dict[Any, Fit] = {}
     for each in fits:
         if len(tried) < reading.fits and each.rank < fits[0].rank + 3:
-            tried.setdefault((each.route.schedule, each.route.timesteps), each)
+            size = each.route.timesteps if each.plain or trial.route.time != "fraction" else None
+            tried.setdefault((each.route.schedule, each.plain, size), each)
     pairs = [(trial.range, each.route) for each in tried.values()]
     compared = _compared(ask, pairs, reading.each, noise)
     trials = [each for kinds in compared for each in kinds if each.predicts == trial.predicts]
