@@ -172,6 +172,16 @@ def test_the_command_line_counts_more_than_the_file(mine, asked):
     assert asked["n"] == 20
 
 
+def test_where_the_answer_counts(mine, asked):
+    np.save(mine / "mask.npy", np.eye(40, 2))
+    done("mine.py:network", "points.npy", "--counts", "mask.npy")
+    assert (asked["counts"] == np.eye(40, 2)).all()
+    np.savez(mine / "mask.npz", mask=np.eye(40, 2))
+    refused(invoke("mine.py:network", "points.npy", "--counts", "mask.npz"), "--counts mask.npz holds several arrays")
+    refused(invoke("mine.py:network", "points.npy", "--counts", "mine.py"), "mine.py cannot be read as an npy file")
+    refused(invoke("mine.py:network", "points.npy", "--counts", "none.npy"), "there is no file none.npy")
+
+
 def test_a_budget_and_how_long_it_will_take(mine, asked):
     for written, seconds in (("30s", 30), ("2m", 120), ("1h", 3600), ("1h30m", 5400), ("90", 90), ("1.5m", 90)):
         result = invoke("mine.py:network", "points.npy", "--budget", written, "--json")
@@ -314,7 +324,7 @@ def test_a_folder_speaks_for_itself(folder, asked, mine):
         (("mine.py:gives_a_class",), ("mine.py:gives_a_class returned the class Linear: return an instance",)),
         (("mine:network",), ("the file is mine.py, so write mine.py:network",)),
         (("mine.py:nothing",), ("returned NoneType",)),
-        (("mine.py:odd",), ("argument colour", "condition, assume")),
+        (("mine.py:odd",), ("argument colour", "condition, counts")),
         (("points.npy",), ("neither a folder nor file.py:function",)),
         (("nowhere",), ("there is no model folder nowhere",)),
         (("mine.py:network", "--assume", "predicts"), ("NAME=VALUE",)),

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import leapstep
-from leapstep.doctor import _conditions
 from leapstep.doctor.budget import ROUNDS, Budget, Race, written
 from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, compare, ranges, routes
 from leapstep.doctor.curve import Profile, Recovered, counts, fit, level_of, named_levels, recover, usual
 from leapstep.doctor.findings import scaled
 from leapstep.doctor.probe import Probe, probe
+from leapstep.doctor.samples import _conditions, draw
 from leapstep.doctor.search import LIKELY, SURE, _sized, agrees, confidence, whole_reading
 from strangers import COMBINATIONS, Stranger, source, verdict
 
@@ -193,6 +193,134 @@ def test_conditional_networks():
     )
     with pytest.raises(ValueError, match=r"condition 'y' has shape \(3,\): give one row for each of 400"):
         leapstep.diagnose(net, raw.numpy(), condition={"y": label[:3].numpy()})
+
+
+# --- networks that answer only in some places ------------------------------------------------------------------------
+
+
+class Elsewhere:
+    """The exact v of Gaussian series given what is known of them where `mask` is 0; v means nothing elsewhere.
+
+    Arguments:
+        told: whether the values elsewhere are known, as to an imputer; else there are none, as in padding.
+    """
+
+    def __init__(self, masks, told):
+        hours = torch.arange(32.0, dtype=F64)
+        along = torch.exp(-(hours[:, None] - hours).abs() / 6)
+        self.covariance = torch.kron(torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=F64), along)
+        self.masks, self.told = masks, told
+        self.process = leapstep.cosine(100)._replace(timesteps=None)
+        self.laws = [self._law(mask.flatten().bool()) for mask in masks]
+
+    def _law(self, asked):
+        """Gain on the known values, and the decomposition of the covariance of the others given these."""
+        inside = self.covariance[asked][:, asked]
+        gain = torch.zeros(int(asked.sum()), int((~asked).sum()), dtype=F64)
+        if self.told:
+            gain = torch.linalg.solve(self.covariance[~asked][:, ~asked], self.covariance[~asked][:, asked]).T
+            inside = inside - gain @ self.covariance[~asked][:, asked]
+        return asked, gain, *torch.linalg.eigh(inside)
+
+    def series(self, n):
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(n, 64, dtype=F64, generator=generator) @ torch.linalg.cholesky(self.covariance).T
+
+    def __call__(self, x, k, which, known):
+        t = (torch.arange(100)[k].double() + 1) / 100  # a table of timesteps, so that few clocks are possible
+        answer = 3 * torch.cos(5 * x + k[:, None, None])
+        for law, (asked, gain, values, basis) in enumerate(self.laws):
+            own = which == law
+            alpha, sigma = self.process.alpha(t[own])[:, None], self.process.sigma(t[own])[:, None]
+            seen = x[own].flatten(1).double()[:, asked]
+            mean = known[own].flatten(1).double()[:, ~asked] @ gain.T
+            kept = ((seen - alpha * mean) @ basis) * (alpha * values / (alpha**2 * values + sigma**2))
+            x0 = mean + kept @ basis.T
+            rows = answer[own].flatten(1)
+            rows[:, asked] = (alpha * (seen - alpha * x0) / sigma - sigma * x0).to(rows)
+            answer[own] = rows.reshape(answer[own].shape)
+        return answer
+
+
+def imputer():
+    """An imputer, its data, its mask (1 where a value is missing), and its conditions."""
+    generator = torch.Generator().manual_seed(1)
+    masks = (torch.rand(4, 2, 32, generator=generator) < 0.4).double()
+    net, which = Elsewhere(masks, told=True), torch.arange(200) % 4
+    data = net.series(200).reshape(200, 2, 32)
+    return net, data, masks[which], {"which": which, "known": data * (1 - masks[which])}
+
+
+def padded():
+    """Sequences of several lengths, padded far from all data."""
+    lengths = torch.tensor([20, 24, 28, 32])
+    masks = (torch.arange(32) < lengths[:, None])[:, None].expand(4, 2, 32).double()
+    net, which = Elsewhere(masks, told=False), torch.arange(200) % 4
+    data = torch.where(masks[which].bool(), net.series(200).reshape(200, 2, 32), -9.0)
+    return net, data, masks[which], {"which": which, "known": 0 * data}
+
+
+@pytest.mark.parametrize("case", [imputer, padded])
+def test_errors_are_measured_where_the_answer_counts(case):
+    net, data, mask, condition = case()
+    diagnosis = leapstep.diagnose(net, data, condition=condition, counts=mask, budget=math.inf)
+    assert (diagnosis.arguments["predicts"], diagnosis.arguments["time"]) == ("v", "index")
+    assert "cosine(100)" in diagnosis.code
+    words = {finding.name: finding.confidence for finding in diagnosis.findings}
+    assert (words["predicts"], words["schedule"]) == ("sure", "sure")
+    assert all(level.error < 1.3 * level.linear for level in diagnosis.levels)
+    assert diagnosis.parted is None
+    assert all(concern.weight == 1 for concern in diagnosis.concerns)
+    assert diagnosis.counted == pytest.approx(mask.mean().item(), abs=1e-3)
+    said = " ".join(str(diagnosis).split())
+    assert f"where the mask says that the answer counts, in {100 * diagnosis.counted:.3g} % of the values." in said
+    samples = leapstep.sample(diagnosis.diffusion, (len(data), 2, 32), 20)
+    kept = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(samples[mask[kept] == 0], data.float()[kept][mask[kept] == 0], rtol=0, atol=1e-4)
+    blind = leapstep.diagnose(net, data, condition=condition, check=False, budget=math.inf)
+    assert {finding.confidence for finding in blind.findings} == {"unsure"} or blind.arguments["predicts"] != "v"
+
+
+def test_one_mask_for_all_data_is_the_same_for_each():
+    generator = torch.Generator()
+    data = RNG.normal(size=(60, 2, 3))
+    mask = np.array([[1, 0, 1], [0, 0, 1]])
+    one, each = (
+        draw(data, None, counts, 30, generator.manual_seed(0), torch.device("cpu"))
+        for counts in (mask, np.broadcast_to(mask, data.shape))
+    )
+    assert torch.equal(one.counts, each.counts)
+    assert torch.equal(one.values, each.values)
+    each = np.zeros((60, 2, 3))
+    each[::2, 0, 0] = 1
+    chosen = draw(data, None, torch.from_numpy(each), 300, generator.manual_seed(0), torch.device("cpu"))
+    assert len(chosen) == 30  # where nothing counts nothing is asked
+    assert chosen.counts.flatten(1).sum(1).tolist() == [1] * 30
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (np.ones((50, 2)), r"counts has shape \(50, 2\): give \(50, 3\), a mask for each of the data, or \(3,\), one"),
+        (np.full((50, 3), 0.5), "counts holds other values than 0 and 1"),
+        (np.eye(50)[:, :3], "in counts 3 of 50 rows hold a 1: at least 20 are needed"),
+        (np.zeros(3), "in counts 0 of 50 rows hold a 1"),
+    ],
+)
+def test_mistakes_in_counts_get_one_line(counts, message):
+    with pytest.raises(ValueError, match=message):
+        leapstep.diagnose(lambda x, k: x, RNG.random((50, 3)), counts=counts)
+
+
+def test_the_linear_denoiser_measures_where_it_counts():
+    """Beside padding that does not vary, its error is that of the same data without any."""
+    values = torch.randn(4000, 3, dtype=F64, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 2.0, 3.0])
+    wider = torch.cat([values, torch.zeros(4000, 5, dtype=F64)], 1)
+    counts = torch.arange(8).expand(4000, 8) < 3
+    levels = torch.linspace(-5, 5, 7, dtype=F64)
+    plain, beside = Linear(values), Linear(wider, counts)
+    assert beside.variance == pytest.approx(plain.variance, rel=0.01)
+    torch.testing.assert_close(beside.error(levels), plain.error(levels), rtol=0.03, atol=0)
 
 
 # --- within a budget -----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import typer
 from leapstep import files, plugin
 from leapstep.cli import options, parsing
 from leapstep.progress import progress_bar
+from leapstep.text import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ A file such as `mine.py`:
 
 Array = npt.NDArray[Any]
 
-HINTS = ("condition", "assume", "pictures", "seed", "n", "check", "budget")
+HINTS = ("condition", "counts", "assume", "pictures", "seed", "n", "check", "budget")
 """The arguments of `leapstep.diagnose` that a file may return beside its network."""
 
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -75,6 +76,14 @@ def command(
     ] = None,
     condition: Annotated[
         Path | None, typer.Option(metavar="FILE.npz", help="Further arguments of the network: an array a keyword.")
+    ] = None,
+    counts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npy",
+            help="Where the network's answer counts: 1 there and 0 elsewhere, for each of the data or one for all. For "
+            "imputers, inpainting and padded sequences.",
+        ),
     ] = None,
     label_argument: Annotated[
         str | None, typer.Option(metavar="NAME", help="The keyword under which the network takes the data's labels.")
@@ -104,7 +113,7 @@ def command(
     from leapstep.doctor import diagnose
 
     assumed = dict(_assumed(setting) for setting in assume or [])
-    limits = {"n": n, "seed": seed, "budget": None if budget is None else _seconds(budget)}
+    limits = {"n": n, "seed": seed, "budget": None if budget is None else _seconds(budget), "counts": _counts(counts)}
     _check_outputs(out, html_file)
     source, function = _parts(model)
     if function:
@@ -263,6 +272,20 @@ def _condition(path: Path | None, label_argument: str | None, held: Data) -> dic
     return given
 
 
+def _counts(path: Path | None) -> Array | None:
+    """A mask of where the answer counts; its shape is checked with the data."""
+    if path is None:
+        return None
+    try:
+        mask = np.load(_existing(str(path)), mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"--counts {path} cannot be read as an npy file: {one_line(str(error))}") from error
+    if not isinstance(mask, np.ndarray):
+        mask.close()
+        raise ValueError(f"--counts {path} holds several arrays: save the one mask with numpy.save")
+    return mask
+
+
 def _seconds(budget: str) -> float:
     from leapstep.doctor.budget import parsed
 
@@ -284,7 +307,7 @@ def _merged(
     hints: dict[str, Any], assumed: dict[str, Any], given: dict[str, Array], limits: dict[str, Any]
 ) -> dict[str, Any]:
     """The arguments of `leapstep.diagnose`: those of the file, and those of the command line, which count more."""
-    from leapstep.doctor import LEAST
+    from leapstep.doctor.samples import LEAST
 
     if given and hints.get("condition") is not None:
         raise ValueError("a condition is given twice, by the file and by an option: choose one")

@@ -12,37 +12,33 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from leapstep.denoiser import CLOCKS, SHAPES, from_network
+from leapstep.denoiser import CLOCKS, SHAPES, Diffusion, clipped, from_network
 from leapstep.doctor import health
 from leapstep.doctor.budget import Budget
-from leapstep.doctor.conventions import F64, Route, Trial, ranges
+from leapstep.doctor.conventions import Route, Trial, ranges
 from leapstep.doctor.curve import counts, level_of
 from leapstep.doctor.diagnosis import Concern, Curve, Diagnosis, Finding, Level, Passage
 from leapstep.doctor.findings import arguments_of, contradictions, findings, snippet
-from leapstep.doctor.probe import Condition, Probe, device_of, probe
+from leapstep.doctor.probe import Probe, device_of, probe
+from leapstep.doctor.samples import LEAST, Given, Samples, draw
 from leapstep.doctor.search import Candidate, pairs_of, search, whole_race, whole_reading
 from leapstep.process import PREDICTIONS, SCHEDULES
-from leapstep.text import one_line
 
 __all__ = ["Concern", "Curve", "Diagnosis", "Finding", "Level", "Passage", "diagnose"]
 
 KNOWN = ("range", "predicts", "time", "reverse", "timesteps", "schedule", "sigma_data", "reshape")
 """What can be assumed."""
 
-LEAST = 20
-"""Samples that are needed."""
-
 
 def diagnose(
     net: Callable[..., Any],
     data: Any,
     *,
-    condition: Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]] | None = None,
+    condition: Given = None,
+    counts: Any = None,
     assume: Mapping[str, Any] | None = None,
     pictures: bool | None = None,
     seed: int = 0,
@@ -60,6 +56,9 @@ def diagnose(
         data: real samples as they lie on disk, `[m, *d]`, an array or a tensor; a few hundred are enough.
         condition: for a conditional network, arrays aligned with the data by keyword, or a function from rows of the
             data `[b]` to the keyword arguments for them.
+        counts: for a network that answers only in some places (an imputer, inpainting, padded sequences), 1 where its
+            answer counts and 0 elsewhere, `[m, *d]`, or `[*d]` for all data: errors are measured only there, and
+            elsewhere samples keep the data.
         assume: what you believe, with keys among `KNOWN`; it decides where the evidence does not, and is contradicted
             where it does.
         pictures: whether the data are pixels from 0 to 255; default: if they are uint8.
@@ -86,28 +85,26 @@ def diagnose(
         raise ValueError(f"budget={budget}: give seconds, more than 0")
     if isinstance(net, type):
         raise ValueError(f"the network is the class {net.__name__}: give an instance of it, {net.__name__}(...)")
-    whole = data if isinstance(data, Tensor) else np.asarray(data)
     generator = torch.Generator().manual_seed(seed)
-    chosen, values = _drawn(whole, n, generator)
-    spans = ranges(values, values.dtype == torch.uint8 if pictures is None else pictures)
+    samples = draw(data, condition, counts, n, generator, device_of(net))
+    values = samples.values
+    spans = ranges(values, values.dtype == torch.uint8 if pictures is None else pictures, samples.counts)
     if beliefs.get("range") and beliefs["range"] not in [span.name for span in spans]:
         names = ", ".join(span.name for span in spans)
         raise ValueError(f"assumed range={beliefs['range']!r}: for these data use one of {names}")
-    count = len(chosen) if values[0].numel() >= 64 else max(2000, len(chosen))
-    noise = torch.randn(count, *values.shape[1:], generator=generator)
+    number = len(samples) if values[0].numel() >= 64 else max(2000, len(samples))
+    noise = torch.randn(number, *values.shape[1:], generator=generator)
     on_stage("calling the network")
-    extra = _conditions(condition, chosen, len(whole), device_of(net))
-    extra(torch.arange(1))  # a mistake in it is not the network's
-    ask = probe(net, spans[0].values, extra, beliefs, time)
+    samples.condition(torch.arange(1))  # a mistake in it is not the network's
+    ask = probe(net, spans[0].values, samples.condition, beliefs, time)
     ask.on_call = on_call
-    pairs, size = pairs_of(ask, spans, beliefs), min(64, len(chosen))
+    pairs, size = pairs_of(ask, spans, beliefs), min(64, len(samples))
     on_estimate(*time.estimate(whole_race(pairs, noise), whole_reading(noise), size * check))
     found = search(ask, pairs, noise, beliefs, on_stage)
     winner = found.winners[0]
     searched = ask.calls
     on_stage("looking at every level")
     arguments = arguments_of(winner, ask.reshape, ask.fractional)
-    process = winner.trial.route.process._replace(timesteps=winner.trial.route.timesteps)
     ask.broken = ask.calls = 0  # of the convention that was found alone
     levels, concerns = _health(net, ask, winner, noise, "clip" in arguments)
     passages: tuple[Passage, ...] = ()
@@ -115,10 +112,9 @@ def diagnose(
     drawn = time.sampling(size) if check else None
     if drawn is not None:
         on_stage("sampling")
-        inside = from_network(ask.direct, process, condition=extra(torch.arange(drawn.n)), **_inner(arguments, winner))
-        conditional = condition is not None
+        inside = _adapted(ask.direct, winner, _inner(arguments, winner), samples, winner.trial.range.values, drawn.n)
         passages, parted = health.passages(
-            inside, winner.trial.range, seed, *drawn, conditional=conditional, device=ask.device
+            inside, winner.trial.range, seed, *drawn, conditional=not samples.alike, device=ask.device
         )
         concerns += health.sampling_concern(passages, parted)
     if not ask.timed:
@@ -128,7 +124,7 @@ def diagnose(
         concerns=tuple(sorted(concerns, key=lambda concern: -concern.weight)),
         code=snippet(winner, arguments, tuple(values.shape[1:]), condition is not None),
         arguments=arguments,
-        diffusion=from_network(net, process, condition=extra(torch.arange(len(chosen))), **arguments),
+        diffusion=_adapted(net, winner, arguments, samples, values, len(samples)),
         curve=_curve(winner),
         levels=levels,
         passages=passages,
@@ -137,6 +133,7 @@ def diagnose(
         calls=searched + ask.calls,
         seconds=round(time.elapsed, 1),
         cuts=tuple(time.cuts),
+        counted=None if samples.counts is None else round(samples.counts.double().mean().item(), 4),
     )
 
 
@@ -156,66 +153,29 @@ def _checked(assume: Mapping[str, Any]) -> dict[str, Any]:
     return dict(assume)
 
 
-def _drawn(data: Tensor | npt.NDArray[Any], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows of the data, n at most, and their values; of data on disk nothing else is read."""
-    if data.ndim < 2 or len(data) < LEAST:
-        raise ValueError(f"the data have shape {tuple(data.shape)}: give [n, *d] with n of {LEAST} or more, best 300")
-    chosen = torch.randperm(len(data), generator=generator)[:n]
-    values = _rows(data, chosen)
-    if not values.to(F64).isfinite().all():
-        raise ValueError("the data hold values that are not finite: remove them")
-    if values.to(F64).std() == 0:
-        raise ValueError("all values of the data are the same: the network cannot be told from any other")
-    return chosen, values
+def _adapted(
+    net: Callable[..., Any], winner: Candidate, arguments: Mapping[str, Any], samples: Samples, known: Tensor, n: int
+) -> Diffusion:
+    """The network ready to sample for the first n rows; where its answer does not count, samples keep what is known.
 
-
-def _rows(values: Tensor | npt.NDArray[Any], chosen: Tensor) -> Tensor:
-    """These rows, on the CPU and in memory of their own."""
-    if isinstance(values, Tensor):
-        return values[chosen.to(values.device)].cpu()
-    return torch.from_numpy(values[chosen.numpy()])
-
-
-def _conditions(
-    condition: Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]] | None,
-    chosen: Tensor,
-    total: int,
-    device: torch.device,
-) -> Condition:
-    """The network's keyword arguments for rows of the chosen data, where the network is."""
-    if condition is None:
-        return lambda rows: {}
-    if callable(condition):
-        return lambda rows: {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in _told(condition, chosen[rows]).items()
-        }
-    arrays = {name: value if isinstance(value, Tensor) else np.asarray(value) for name, value in condition.items()}
-    for name, array in arrays.items():
-        if array.ndim == 0 or len(array) != total:
-            raise ValueError(
-                f"condition {name!r} has shape {tuple(array.shape)}: give one row for each of {total} data"
-            )
-    own = {name: _rows(array, chosen).to(device) for name, array in arrays.items()}
-    return lambda rows: {name: array[rows.to(device)] for name, array in own.items()}
-
-
-def _told(condition: Callable[[Tensor], Mapping[str, Any]], rows: Tensor) -> Mapping[str, Any]:
-    """What somebody's function says of these rows."""
-    try:
-        given = condition(rows)
-    except Exception as error:  # it may raise anything
-        raise ValueError(f"the condition raised {type(error).__name__}: {one_line(str(error))}") from error
-    if not isinstance(given, Mapping):
-        raise ValueError(f"the condition returned {type(given).__name__}: return a dict of keyword arguments")
-    return given
+    Arguments:
+        arguments: of `from_network`, in the range of the known values `[m, *d]`.
+    """
+    route = winner.trial.route
+    process = route.process._replace(timesteps=route.timesteps)
+    diffusion = from_network(net, process, condition=samples.condition(torch.arange(n)), **arguments)
+    if samples.counts is None:
+        return diffusion
+    counts, held = samples.counts[:n], known[:n]
+    return clipped(diffusion, lambda x0: torch.where(counts.to(x0.device), x0, held.to(x0)))
 
 
 def _inner(arguments: Mapping[str, Any], winner: Candidate) -> dict[str, Any]:
     """The same arguments in the network's own range."""
     inner = {name: value for name, value in arguments.items() if name not in ("scaling", "clip")}
     if "clip" in arguments:
-        values = winner.trial.range.values
+        span = winner.trial.range
+        values = span.values if span.counts is None else span.values[span.counts]
         inner["clip"] = (values.min().item(), values.max().item())
     return inner
 

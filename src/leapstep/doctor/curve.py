@@ -146,12 +146,13 @@ def measure(ask: Ask, span: Range, route: Route, predicts: str, timesteps: Tenso
         x = flat.add_noise(x0, t, eps)
         y = along(a.repeat_interleave(n), x) * x0 + along(b.repeat_interleave(n), x) * eps
         output = ask(route._replace(process=flat).seen(x, t), timestep.expand(len(x)), index)
-        y, f = (value.reshape(levels, n, -1).to(F64) for value in (y, output))
-        gap, power = ((y - f) * f).mean(2), (f * f).mean((1, 2)).clamp(min=1e-12)
+        y, f = y.to(F64), output.to(F64)
+        gap, squared, off = (span.mean(value, index).reshape(levels, n) for value in ((y - f) * f, f * f, (f - y) ** 2))
+        power = squared.mean(1).clamp(min=1e-12)
         doubt = (span.doubt * (a**2 + b**2 * log_snr.exp()) / power).clamp(max=0.5)
         product[i] = gap.mean(1) / power
         spread[i] = ((gap.std(1) / n**0.5 / power) ** 2 + (2 * doubt) ** 2).sqrt()
-        error[i] = (((f - y) ** 2).mean(2) * factor**2).mean(1) / unit
+        error[i] = (off * factor**2).mean(1) / unit
     return Profile(timesteps, log_snr, product, spread, error.clamp(min=1e-9).log())
 
 

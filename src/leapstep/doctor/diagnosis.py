@@ -118,6 +118,7 @@ class Diagnosis:
         calls: samples that went through the network.
         seconds: how long it took.
         cuts: what was cut for want of time, in words; empty where there was time for everything.
+        counted: the share of the values in which the network's answer counts; None where no mask said so.
     """
 
     findings: tuple[Finding, ...]
@@ -133,6 +134,7 @@ class Diagnosis:
     calls: int
     seconds: float
     cuts: tuple[str, ...] = ()
+    counted: float | None = None
 
     def __getitem__(self, name: str) -> Finding:
         """The finding of that name."""

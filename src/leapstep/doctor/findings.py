@@ -366,10 +366,11 @@ def _clip(winner: Candidate) -> tuple[float, float] | None:
     span, route = winner.trial.range, winner.trial.route
     if not isinstance(span.scale, float) or not isinstance(span.shift, float):
         return None
-    values = span.values.double() * span.scale + span.shift
+    own = span.values if span.counts is None else span.values[span.counts]
+    values = own.double() * span.scale + span.shift
     low, high = values.min().item(), values.max().item()
     for a, b in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
-        if abs(low - a) < 0.01 * (b - a) and abs(high - b) < 0.01 * (b - a) and values[0].ndim >= 3:
+        if abs(low - a) < 0.01 * (b - a) and abs(high - b) < 0.01 * (b - a) and span.values[0].ndim >= 3:
             return a, b
     faint = route.process.log_snr(1.0).item() + math.log(span.linear.variance) < -15
     return (low, high) if faint and winner.trial.predicts.removeprefix("-") in ("eps", "score") else None

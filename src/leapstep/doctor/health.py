@@ -100,11 +100,11 @@ def levels(
     for i in range(len(t)):
         rows = (i * n + torch.arange(n)) % len(noise)
         index, when = rows % len(span.values), t[i].expand(n)
-        x0 = span.values[index]
-        x = process.add_noise(x0, when, noise[rows])
+        x = process.add_noise(span.values[index], when, noise[rows])
         with torch.no_grad():
-            own = _error(denoise(x, when, index), x0)
-        best = _error(linear.denoise(x, process.alpha(when), process.sigma(when)), x0)
+            own = _error(denoise(x, when, index), index, span)
+        known = process.add_noise((span.values if span.complete is None else span.complete)[index], when, noise[rows])
+        best = _error(linear.denoise(known, process.alpha(when), process.sigma(when)), index, span)
         kept = own.isfinite()
         ratio = (own[kept].mean() / best[kept].mean().clamp(min=1e-300)).item() if kept.any() else BOUND
         error = min(BOUND, ratio * unit[i].item())
@@ -125,9 +125,9 @@ def _level_times(route: Route, variance: float, count: int) -> Tensor:
     return t[torch.cat([torch.ones(1, dtype=torch.bool), t.diff() > 0])]
 
 
-def _error(estimate: Tensor, x0: Tensor) -> Tensor:
+def _error(estimate: Tensor, rows: Tensor, span: Range) -> Tensor:
     """Mean squared error of each sample `[b]`, float64; not finite where the estimate is not."""
-    return (estimate.to(x0.device, F64) - x0.to(F64)).flatten(1).square().mean(1)
+    return span.mean((estimate.to("cpu", F64) - span.values[rows].to(F64)).square(), rows)
 
 
 def judge(levels: Sequence[Level], variance: float = 1.0, predicts: str = "") -> tuple[Concern, ...]:
@@ -237,7 +237,7 @@ def leak(route: Route, span: Range, predicts: str = "") -> tuple[Concern, ...]:
         predicts: the kind of prediction, where it is known: from eps x0 cannot be had without signal.
     """
     alpha, sigma = route.process.alpha(torch.ones((), dtype=F64)).item(), route.process.sigma(torch.ones((), dtype=F64))
-    size = span.values.to(F64).square().mean().sqrt().item()
+    size = span.mean(span.values.to(F64).square(), torch.arange(len(span.values))).mean().sqrt().item()
     signal = alpha * size / sigma.item()
     if signal > LEAKS[0]:
         mean = span.linear.mean.square().mean().sqrt().item()
@@ -423,9 +423,8 @@ def precision(ask: Probe, route: Route, span: Range, noise: Tensor, n: int = 4) 
     rows = torch.arange(n * len(t)) % len(noise)
     index, when = rows % len(span.values), t.repeat_interleave(n)
     x = route.seen(route.process.add_noise(span.values[index], when, noise[rows]), when)
-    one, two = (
-        ask(x, timestep.repeat_interleave(n), index).to(F64).reshape(len(t), -1) for timestep in (told, rounded)
-    )
+    answers = (ask(x, timestep.repeat_interleave(n), index).to(F64) for timestep in (told, rounded))
+    one, two = (span.kept(answer, index).reshape(len(t), -1) for answer in answers)
     change = (one - two).square().mean(1).sqrt() / one.square().mean(1).sqrt().clamp(min=1e-12)
     worst = int(change.argmax())
     if change[worst] > ROUNDING:
@@ -520,20 +519,26 @@ def passages(
         the passages from noise to data, the start among them, and the time from which on all differ (None: they do
         not); see `PARTED`.
     """
-    values = (span.values[:n] if conditional else span.values).flatten(1).to(F64)
-    n = min(n, len(values)) if conditional else n
+    count = min(n, len(span.values)) if conditional else len(span.values)
+    n, rows = min(n, count) if conditional else n, torch.arange(count)
+    centre = span.linear.mean
+    values = span.kept(span.values[:count].to(F64) - centre.reshape(span.values.shape[1:]), rows).flatten(1)
+    mask = span.kept(torch.ones_like(span.values[:count], dtype=F64), rows).flatten(1)
     noise = Noise(seed, range(n), tuple(span.values.shape[1:]), span.values.dtype, device)
     process = diffusion.process
     path = _path(diffusion, times(process, min(steps, process.timesteps or steps)), noise(0))
     basis = span.linear.basis[:AXES]
     data = _moments(values, values, basis)
-    zero, one = (_Moments(0 * data.mean, c * torch.ones_like(data.total), c + 0 * data.axes) for c in (0.0, 1.0))
-    law, draws = _Noised(data, zero, one), _draws(values, basis, n, seed)
+    zero, noised = (
+        _Moments(0 * data.mean, share.mean(), basis.square() @ share) for share in (0 * data.mean, mask.mean(0))
+    )
+    law, draws = _Noised(data, zero, noised), _draws(values, mask, basis, n, seed)
     found, off = [], []
 
     def compare(x: Tensor, s: Tensor, before: Tensor) -> None:
         alpha, sigma = process.alpha(s).item(), process.sigma(s).item()
         flat = x.flatten(1).to("cpu", F64).nan_to_num(BOUND, BOUND, -BOUND).clamp(-BOUND, BOUND)
+        flat = (flat - alpha * centre) * mask[torch.arange(n) % count]
         # the last step ends at the mean of x0, and loses what varies less than the noise that it removes
         lost = (process.sigma(before) / process.alpha(before)).item() ** 2 if sigma == 0 else 0.0
         total = data.total.item()
@@ -582,13 +587,14 @@ def _distances(drawn: _Moments, wanted: _Moments, least: float) -> Tensor:
     return torch.stack([mean, spread, shape])
 
 
-def _draws(values: Tensor, basis: Tensor, n: int, seed: int, repeats: int = 24) -> list[_Noised]:
-    """Moments of n draws of the data and of noise, some times over."""
+def _draws(values: Tensor, mask: Tensor, basis: Tensor, n: int, seed: int, repeats: int = 24) -> list[_Noised]:
+    """Moments of n draws of the data and of noise where it counts, some times over."""
     generator = torch.Generator().manual_seed(seed % 2**63)
     found = []
     for _ in range(repeats):
-        x0 = values[torch.randint(len(values), (n,), generator=generator)]
-        eps = torch.randn(x0.shape, generator=generator, dtype=F64)
+        rows = torch.randint(len(values), (n,), generator=generator)
+        x0 = values[rows]
+        eps = torch.randn(x0.shape, generator=generator, dtype=F64) * mask[rows]
         found.append(_Noised(*(_moments(a, b, basis) for a, b in ((x0, x0), (x0, eps), (eps, eps)))))
     return found
 

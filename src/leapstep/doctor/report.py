@@ -89,6 +89,14 @@ def sampled(diagnosis: Diagnosis) -> str:
     return f"Samples part from the data at t = {_short(diagnosis.parted)}. At the end {numbers}."
 
 
+def errors(diagnosis: Diagnosis) -> str:
+    """What the errors are, and where they are measured."""
+    if diagnosis.counted is None:
+        return ERRORS
+    share = f"{100 * diagnosis.counted:.3g} %"
+    return f"{ERRORS} They are measured where the mask says that the answer counts, in {share} of the values."
+
+
 def effort(diagnosis: Diagnosis) -> str:
     """What it took, and what there was no time for."""
     took = f"{diagnosis.calls:,} samples went through the network, in {diagnosis.seconds:.3g} s."
@@ -160,7 +168,11 @@ def text(diagnosis: Diagnosis, width: int = 100) -> str:
     if diagnosis.concerns:
         parts.append("\n".join(["WHAT IS WRONG, OR MAY BE", *_concerns(diagnosis.concerns, width)]))
     if diagnosis.levels:
-        lines = ["HOW WELL IT DENOISES", _wrapped(ERRORS, width, "  "), *_levels(_shown(diagnosis.levels), width)]
+        lines = [
+            "HOW WELL IT DENOISES",
+            _wrapped(errors(diagnosis), width, "  "),
+            *_levels(_shown(diagnosis.levels), width),
+        ]
         parts.append("\n".join(lines))
     parts.append("\n".join(["WHETHER SAMPLES FOLLOW THE DATA", _wrapped(sampled(diagnosis), width, "  ")]))
     if diagnosis.code.strip():
@@ -340,7 +352,7 @@ def html(diagnosis: Diagnosis) -> str:
             f"<h2>{_safe(_paste(diagnosis))}</h2>\n<pre><code>{_safe(diagnosis.code.strip(chr(10)))}</code></pre>"
         )
     parts += _schedule(diagnosis)
-    parts += _denoising(diagnosis.levels)
+    parts += _denoising(diagnosis)
     parts += _sampling(diagnosis)
     parts.append(f"<footer><p>{_safe(effort(diagnosis))}</p></footer>")
     return PAGE.format(style=STYLE, body="\n".join(parts))
@@ -379,7 +391,8 @@ def _schedule(diagnosis: Diagnosis) -> list[str]:
     return ["<h2>The schedule, as the network has it</h2>", _figure(picture, said)]
 
 
-def _denoising(levels: Sequence[Level]) -> list[str]:
+def _denoising(diagnosis: Diagnosis) -> list[str]:
+    levels = diagnosis.levels
     if not levels:
         return []
     cells = [(each.timestep, each.log_snr, each.error, each.linear) for each in _shown(levels)]
@@ -387,9 +400,9 @@ def _denoising(levels: Sequence[Level]) -> list[str]:
     heads = "".join(f"<th>{name}</th>" for name in ("timestep", "log-SNR", "network", "linear"))
     table = f"<details><summary>The numbers</summary><table><tr>{heads}</tr>\n{rows}</table></details>"
     said = (
-        f"{ERRORS} A trained network is below the best linear denoiser at most levels. One that predicts eps may lie "
-        "above 1 where there is almost nothing but noise, and one that predicts x0 above the linear one where there "
-        "is almost none: neither costs much."
+        f"{errors(diagnosis)} A trained network is below the best linear denoiser at most levels. One that predicts "
+        "eps may lie above 1 where there is almost nothing but noise, and one that predicts x0 above the linear one "
+        "where there is almost none: neither costs much."
     )
     return ["<h2>How well it denoises</h2>", _figure(figures.denoising(levels), said), table]
 
