@@ -54,6 +54,26 @@ def test_settings_reach_the_method(points, tmp_path, method, settings, same):  #
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_samples_as_diffusers_draws_them(points, tmp_path):  # noqa: F811
+    """From noise of size 1, with the network's eps beside a clipped x0; the manifest says both."""
+    run = tmp_path / "clipped"
+    checkpoint.save(run, dataclasses.replace(checkpoint.load(points), clip=(-2.0, 2.0)))
+    words = ["--spacing", "leading", "--set", "eps=raw", "--start", "unit", "--steps", 4, "--n", 40]
+    done("sample", run, "--out", tmp_path / "s", *words)
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert (manifest["eps"], manifest["start"]) == ("raw", "unit")
+    old = {"transition": leapstep.ddim(eps="raw"), "spacing": "leading", "start": "unit"}
+    loaded = checkpoint.load(run)
+    expected = leapstep.sample(loaded.diffusion(), (40, 2), 4, **old)
+    ours = leapstep.sample(loaded.diffusion(), (40, 2), 4, spacing="leading")
+    found = np.load(tmp_path / "s" / "samples.npz")["samples"]
+    np.testing.assert_allclose(found, loaded.scaling.to_values(expected), rtol=0, atol=2e-4)  # of 2e-3
+    assert (expected - ours).abs().max() > 4e-4
+    refused(invoke("sample", run, "--out", tmp_path / "t", "--start", "z"), "--start z: use marginal or unit")
+    refused(invoke("sample", run, "--out", tmp_path / "t", "--set", "eps=x"), "unknown eps='x': use consistent or raw")
+    assert not (tmp_path / "t").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

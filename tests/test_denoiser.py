@@ -286,6 +286,25 @@ def test_clipping_bounds_x0_and_eps_follows():
     assert not torch.allclose(eps, 0.1 * x)
 
 
+def test_the_estimate_before_the_bound_is_of_the_same_call():
+    """Through bounds, ranges and guidance; where nothing bounds, there is none."""
+    process, calls = leapstep.linear(), []
+    net = lambda x, k: calls.append(k) or torch.tanh(x)  # noqa: E731
+    x, t = torch.randn(6, 3, dtype=F64), torch.tensor(0.7, dtype=F64)
+    free = leapstep.from_network(net, process)
+    assert free.raw is None
+    bounded = leapstep.clipped(leapstep.clipped(free, (-1, 1)), (-0.5, 0.5))
+    calls.clear()
+    x0, before = bounded.raw(x, t)
+    assert len(calls) == 1
+    torch.testing.assert_close(x0, free.denoise(x, t).clamp(-0.5, 0.5))
+    torch.testing.assert_close(before, free.denoise(x, t))
+    shift, scale = torch.tensor([1.0, 2.0, 3.0], dtype=F64), -4.0
+    wide, plain = leapstep.scaled(bounded, shift, scale), leapstep.scaled(free, shift, scale)
+    torch.testing.assert_close(wide.raw(x, t), (wide.denoise(x, t), plain.denoise(x, t)))
+    assert leapstep.denoiser.guided(bounded, 2.0).raw is None
+
+
 def test_dynamic_threshold_is_imagens():
     x0 = torch.linspace(-4, 4, 1001)[None].repeat(2, 1)
     x0[1] /= 8

@@ -70,6 +70,34 @@ def test_ddim(steps, eta):
     close(ours(leapstep.ddim(eta), path)[-1], x.double())
 
 
+@pytest.mark.parametrize("steps", [4, 50])
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("bound", ["range", "quantile"])
+def test_ddim_as_diffusers_has_it_by_default(steps, eta, bound):
+    """Spacing `leading` from noise of size 1, and beside the bounded x0 the eps of the network: old samples again.
+
+    By default ours has the eps that makes x_t of the bounded x0, and starts with the noise that the first time has.
+    """
+    thresholding = {"clip_sample": True} if bound == "range" else {"clip_sample": False, "thresholding": True}
+    thresholding["sample_max_value"] = 1e6
+    scheduler = diffusers.DDIMScheduler(**BETAS | {"timestep_spacing": "leading"}, **thresholding)
+    scheduler.set_timesteps(steps)
+    noise = leapstep.Noise(7, range(5), (3, 4, 4))
+    x = noise(0)
+    for step, k in enumerate(scheduler.timesteps, start=1):
+        x = scheduler.step(net(x, k[None]).float(), k, x, eta=eta, variance_noise=noise(step)).prev_sample
+    clip = (-1, 1) if bound == "range" else leapstep.dynamic_threshold(0.995)
+    diffusion = leapstep.from_network(lambda x, k: net(x, k).to(x), LINEAR, clip=clip)
+    old = leapstep.ddim(eta, eps="raw")
+    mine = leapstep.sample(diffusion, x.shape, steps, old, spacing="leading", start="unit", seed=7)
+    assert (mine - x).flatten(1).norm(dim=1).max() < 1e-4 * x.flatten(1).norm(dim=1).max()
+    ours = leapstep.sample(diffusion, x.shape, steps, leapstep.ddim(eta), spacing="leading", start="unit", seed=7)
+    assert (ours - x).abs().max() > 0.03
+    if steps == 4:  # whose first time, 0.751, has a sigma of 0.998
+        ours = leapstep.sample(diffusion, x.shape, steps, old, spacing="leading", seed=7)
+        assert (ours - x).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("steps", [10, 30, 1000])
 @pytest.mark.parametrize(("variance", "their_name"), [("posterior", "fixed_small"), ("beta", "fixed_large")])
 def test_ddpm(monkeypatch, steps, variance, their_name):

@@ -317,3 +317,16 @@ def test_encoded_data_is_noise():
 def test_encoding_with_noise_is_refused():
     with pytest.raises(ValueError, match="must be deterministic"):
         leapstep.encode(MIXTURE.diffusion(leapstep.linear()), MIXTURE.sample(3), 10, leapstep.ddim(0.5))
+
+
+@pytest.mark.parametrize("start", ["marginal", "unit"])
+def test_where_samples_start(start):
+    """sigma z about alpha origin, or z itself; seen by a network that returns x, in one step to where it started."""
+    process, seen = leapstep.cosine(), []
+    diffusion = leapstep.Diffusion(process, lambda x, t: seen.append(x) or x, origin=3.0)
+    leapstep.sample(diffusion, (4, 2), [0.3], start=start, dtype=F64, seed=5)
+    z, t = leapstep.Noise(5, range(4), (2,), F64)(0), torch.tensor(0.3, dtype=F64)
+    expected = z if start == "unit" else process.sigma(t) * z + process.alpha(t) * 3
+    torch.testing.assert_close(seen[0], expected)
+    with pytest.raises(ValueError, match="unknown start='z': use marginal or unit"):
+        leapstep.sample(diffusion, (4, 2), 2, start="z")

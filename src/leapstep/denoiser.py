@@ -61,12 +61,15 @@ class Diffusion(NamedTuple):
             beta (1); None where it is known that it did not. (Nichol and Dhariwal 2021, eq. 15, arXiv:2102.09672.)
         origin: where the data lie, `[*d]` or a number: sampling starts from N(alpha(1) origin, sigma(1)^2 I), which
             matters where the process leaves some signal at t = 1.
+        raw: where the estimate is bounded, takes what `denoise` takes and returns two estimates of the same call of the
+            network: what `denoise` returns, and the same before it was bounded; None: nothing bounds it.
     """
 
     process: Process
     denoise: Denoiser
     learned: Denoiser | None = None
     origin: Tensor | float = 0.0
+    raw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
 
 # --- networks ------------------------------------------------------------------------------------------------------
@@ -317,6 +320,8 @@ def _prediction(output: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
 def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
     """Bound the x0 estimate; eps and everything else that samplers use then follow from the bounded one.
 
+    Only `ddim(eps="raw")` takes the eps of the network beside it.
+
     Arguments:
         clip: a range (low, high) that data cannot leave, or a function of x0 such as `dynamic_threshold()`.
     Raises:
@@ -332,7 +337,11 @@ def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
         def bound(x0: Tensor) -> Tensor:
             return x0.clamp(low, high)
 
-    return diffusion._replace(denoise=lambda x, t: bound(diffusion.denoise(x, t)))
+    def raw(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        bounded, before = diffusion.raw(x, t) if diffusion.raw else (diffusion.denoise(x, t),) * 2
+        return bound(bounded), before
+
+    return diffusion._replace(denoise=lambda x, t: bound(diffusion.denoise(x, t)), raw=raw)
 
 
 def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> Callable[[Tensor], Tensor]:
@@ -384,7 +393,8 @@ def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusio
         wanted, found = (along(y.flatten(1).std(1), x) for y in (conditional, x0))
         return torch.lerp(x0, x0 * (wanted / found.clamp(min=1e-12)), rescale)
 
-    return diffusion._replace(denoise=denoise, learned=None)  # that variance is of one half, not of the mixture
+    # the learned variance is of one half, not of the mixture; a bound acts before guidance
+    return diffusion._replace(denoise=denoise, learned=None, raw=None)
 
 
 def scaled(diffusion: Diffusion, shift: Tensor | float, scale: float) -> Diffusion:
@@ -412,12 +422,23 @@ def scaled(diffusion: Diffusion, shift: Tensor | float, scale: float) -> Diffusi
     def inside(x: Tensor, t: Tensor) -> Tensor:
         return (x - along(process.alpha(as_time(t)), x) * torch.as_tensor(shift).to(x)) / scale
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        return diffusion.denoise(inside(x, t), t) * scale + torch.as_tensor(shift).to(x)
+    def outside(x0: Tensor) -> Tensor:
+        return x0 * scale + torch.as_tensor(shift).to(x0)
 
-    learned = diffusion.learned
-    origin = diffusion.origin * scale + torch.as_tensor(shift)
-    return Diffusion(wide, denoise, None if learned is None else lambda x, t: learned(inside(x, t), t), origin)
+    learned, raw = diffusion.learned, diffusion.raw
+
+    def both(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        assert raw is not None
+        bounded, before = raw(inside(x, t), t)
+        return outside(bounded), outside(before)
+
+    return Diffusion(
+        wide,
+        lambda x, t: outside(diffusion.denoise(inside(x, t), t)),
+        None if learned is None else lambda x, t: learned(inside(x, t), t),
+        diffusion.origin * scale + torch.as_tensor(shift),
+        None if raw is None else both,
+    )
 
 
 # --- exact denoisers -----------------------------------------------------------------------------------------------

@@ -191,12 +191,17 @@ def trajectory(
     memory: Memory = None
     broken: Tensor | None = None
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return diffusion.denoise(x, t)
+    def counting(ask: Callable[[Tensor, Tensor], Any]) -> Callable[[Tensor, Tensor], Any]:
+        def asked(x: Tensor, t: Tensor) -> Any:
+            nonlocal calls
+            calls += 1
+            return ask(x, t)
 
-    counted = diffusion._replace(denoise=denoise)
+        return asked
+
+    counted = diffusion._replace(
+        denoise=counting(diffusion.denoise), raw=None if diffusion.raw is None else counting(diffusion.raw)
+    )
     for step, (t, s) in enumerate(pairwise(times), start=1):
         x, x0, memory = transition(counted, x, t, s, memory, partial(noise, step))
         broken = finite.noted(broken, x, step)
@@ -209,8 +214,19 @@ def trajectory(
     finite.tell(broken, "samples", where)
 
 
-def beginning(diffusion: Diffusion, t: Tensor, eps: Tensor) -> Tensor:
-    """Where sampling starts at the first time: alpha origin + sigma eps, of eps `[b, *d]`; see `Diffusion.origin`."""
+STARTS = ("marginal", "unit")
+"""From what samples begin at the first time, of standard normal noise eps.
+
+marginal: alpha origin + sigma eps, which has the law of x_t there but for what little signal is left. unit: eps itself,
+as in pipelines of diffusers, also where the first time is below 1."""
+
+
+def beginning(diffusion: Diffusion, t: Tensor, eps: Tensor, start: str = "marginal") -> Tensor:
+    """Where sampling starts at the first time, of eps `[b, *d]`; see `STARTS` and `Diffusion.origin`."""
+    if start not in STARTS:
+        raise ValueError(f"unknown start={start!r}: use {' or '.join(STARTS)}")
+    if start == "unit":
+        return eps
     x = diffusion.process.sigma(t) * eps
     if isinstance(diffusion.origin, float) and diffusion.origin == 0:
         return x
@@ -231,6 +247,7 @@ def sample_in_batches(
     transition: Transition | None = None,
     *,
     spacing: str = "trailing",
+    start: str = "marginal",
     seed: int = 0,
     batch_size: int | None = None,
     first: int = 0,
@@ -248,13 +265,13 @@ def sample_in_batches(
     n, *d = shape
     if n < 1 or first < 0 or (batch_size is not None and batch_size < 1):
         raise ValueError(f"n={n}, first={first}, batch_size={batch_size}: at least 1, 0 and 1")
-    for start in range(first, first + n, batch_size or n):
-        rows = range(start, min(first + n, start + (batch_size or n)))
+    for low in range(first, first + n, batch_size or n):
+        rows = range(low, min(first + n, low + (batch_size or n)))
         model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
         noise = Noise(seed, rows, tuple(d), dtype, device)
         path = times(model.process, steps, spacing)
         with torch.no_grad():
-            x = _end(trajectory(model, beginning(model, path[0], noise(0)), path, transition, noise), on_step)
+            x = _end(trajectory(model, beginning(model, path[0], noise(0), start), path, transition, noise), on_step)
         yield rows, x
 
 
@@ -274,6 +291,7 @@ def sample(
         steps: their number, or the list of times; see `times`.
         transition: the method, default `ddim()`.
         spacing: see `times`; default "trailing".
+        start: one of `STARTS`: "marginal" (default), or "unit" as in pipelines of diffusers.
         seed: sample i is a function of (seed, i), whatever n and batch_size are; default 0.
         batch_size: how many samples to work on at a time; default: all.
         dtype: of the state of the sampler, default float32. For a network in half precision leave it, and tell

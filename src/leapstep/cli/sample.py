@@ -57,6 +57,9 @@ def command(
     ] = None,
     settings: options.Settings = None,
     spacing: options.OwnSpacing = None,
+    start: Annotated[
+        str, typer.Option(help="marginal: noise of the size at the first time | unit: of size 1, as in diffusers.")
+    ] = "marginal",
     seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i.")] = 0,
     label: Annotated[
         list[str] | None, typer.Option(metavar="NAME ...", help="Classes, by name or number, in turn.")
@@ -74,6 +77,7 @@ def command(
 
     import leapstep
     from leapstep import checkpoint
+    from leapstep.sampling import STARTS
 
     place, precision = options.device(device), options.dtype(dtype)
     loaded = checkpoint.load(model, place)
@@ -82,6 +86,8 @@ def command(
     labels = options.labels(loaded, label or [], n)
     steps, spacing = options.path(loaded, method, steps, spacing)
     times = leapstep.times(loaded.process, steps, spacing)
+    if start not in STARTS:
+        raise ValueError(f"--start {start}: use {' or '.join(STARTS)}")
     leapstep.Noise(seed, range(0), ())  # a wrong seed, number, label or guidance shows before anything is written
     if n < 1 or batch_size < 1:
         raise ValueError(f"n={n}, batch_size={batch_size}: both must be at least 1")
@@ -90,6 +96,7 @@ def command(
         "steps": steps,
         "spacing": spacing,
         "times": times.tolist(),
+        "start": start,
         "seed": seed,
         "labels": None if labels is None else labels.tolist(),
         "guidance": guidance,
@@ -120,6 +127,7 @@ def command(
             (n, *loaded.shape),
             times,
             transition,
+            start=start,
             seed=seed,
             batch_size=batch_size,
             dtype=torch.float64 if precision == torch.float64 else torch.float32,

@@ -51,13 +51,19 @@ Transition = Callable[[Diffusion, Tensor, Tensor, Tensor, Memory, Noise], Step]
 """(diffusion, x, t, s, memory, noise) -> Step, with t and s float64 on the CPU, one for all `[]` or one each `[b]`."""
 
 
-def estimate(diffusion: Diffusion, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Estimate (x0, eps) from x_t. At sigma(t) = 0 nothing is left to denoise: x0 is x / alpha, eps is 0."""
+def estimate(diffusion: Diffusion, x: Tensor, t: Tensor, raw: bool = False) -> tuple[Tensor, Tensor]:
+    """Estimate (x0, eps) from x_t. At sigma(t) = 0 nothing is left to denoise: x0 is x / alpha, eps is 0.
+
+    Arguments:
+        raw: where x0 is bounded, return the eps of before; else that which follows from the bounded x0.
+    """
     alpha, clean = diffusion.process.alpha(t), diffusion.process.sigma(t) == 0
     if clean.all():
         return x / along(alpha, x), torch.zeros_like(x)
-    x0 = where(clean, x / along(torch.where(clean, alpha, 1.0), x), diffusion.denoise(x, t))
-    return diffusion.process.split(x0, x, t, "x0")
+    known = x / along(torch.where(clean, alpha, 1.0), x)
+    found = diffusion.raw(x, t) if raw and diffusion.raw else (diffusion.denoise(x, t),)
+    x0, source = where(clean, known, found[0]), where(clean, known, found[-1])
+    return x0, diffusion.process.split(source, x, t, "x0")[1]
 
 
 def younger(process: Process, t: Tensor, s: Tensor) -> Tensor:
@@ -109,7 +115,11 @@ def posterior_std(process: Process, t: Tensor, s: Tensor) -> Tensor:
 
 
 def ddim(
-    eta: float = 0.0, variance: str = "eta", spread: Curve | None = None, last_std: float | None = None
+    eta: float = 0.0,
+    variance: str = "eta",
+    spread: Curve | None = None,
+    last_std: float | None = None,
+    eps: str = "consistent",
 ) -> Transition:
     """DDIM's family, from the deterministic map (eta = 0) to the DDPM posterior (eta = 1). First order.
 
@@ -120,9 +130,11 @@ def ddim(
         variance: "eta" (only that), or "optimal", which adds what the spread of x0 calls for.
         spread: for the optimal variance, E tr Cov[x0 | x_t] / d as a curve in t; see `leapstep.calibrate`.
         last_std: for the optimal variance, the most that the step to the first trained level may add.
+        eps: what goes beside an x0 that was clipped: "consistent" (the eps that makes x_t of the clipped x0) or "raw"
+            (the network's own, as in diffusers, where x0 and eps then no longer add up to x_t).
     Raises:
-        ValueError: eta outside [0, 1]; an unknown variance; optimal without spread, or spread without optimal; at call,
-            s > t with noise.
+        ValueError: eta outside [0, 1]; an unknown variance or eps; optimal without spread, or spread without optimal;
+            at call, s > t with noise.
     References:
         Song et al. 2021, eq. 12 and 16, arXiv:2010.02502; Bao et al. 2022, theorem 1, arXiv:2201.06503.
     """
@@ -130,15 +142,17 @@ def ddim(
         raise ValueError(f"eta={eta}: must lie between 0 (DDIM) and 1 (DDPM); for more noise use ddpm(variance='beta')")
     if variance not in ("eta", "optimal"):
         raise ValueError(f"unknown variance={variance!r}: use eta or optimal")
+    if eps not in ("consistent", "raw"):
+        raise ValueError(f"unknown eps={eps!r}: use consistent or raw")
     optimal = _optimal(variance, spread, last_std)
 
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
-        x0, eps = estimate(diffusion, x, t)
+        x0, used = estimate(diffusion, x, t, raw=eps == "raw")
         if eta == 0 and optimal is None:
-            return Step(leap(process, x0, eps, s), x0)
+            return Step(leap(process, x0, used, s), x0)
         replaced = eta * posterior_std(process, t, s)
-        return Step(leap(process, x0, eps, s, noise, replaced, optimal and optimal(process, t, s, replaced)), x0)
+        return Step(leap(process, x0, used, s, noise, replaced, optimal and optimal(process, t, s, replaced)), x0)
 
     return transition
 
