@@ -102,7 +102,36 @@ class TrainingConfig(BaseModel):
         return self
 
 
+CPU_PRESET, GPU_PRESET = "photos-cpu", "photos"
+"""The presets for a folder of pictures, by where they are trained."""
+
 PRESETS: dict[str, dict[str, Any]] = {
+    CPU_PRESET: {
+        "size": 32,
+        "channels": (32, 64, 128),
+        "attention": (False, False, True),
+        "blocks": 1,
+        "groups": 8,
+        "schedule": "cosine",
+        "batch_size": 32,
+        "steps": 10_000,
+        "learning_rate": 5e-4,
+        "lr_schedule": "cosine",
+        "warmup": 200,
+        "ema_decay": 0.999,
+        "sample_every": 500,
+        "save_every": 250,
+    },
+    GPU_PRESET: {
+        "size": 64,
+        "channels": (64, 128, 256, 256),
+        "attention": (False, False, True, True),
+        "schedule": "cosine",
+        "dropout": 0.1,
+        "batch_size": 64,
+        "steps": 100_000,
+        "ema_decay": 0.9995,
+    },
     "digits": {
         "channels": (32, 64),
         "attention": (False, True),

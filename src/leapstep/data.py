@@ -10,6 +10,7 @@ name of a data set on the Hugging Face Hub. Pictures are decoded once. A source 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import io
@@ -19,9 +20,10 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,6 +81,7 @@ class Data:
         source: what was read.
         scaling: how values map to model space.
         skipped: a line for each image that could not be read: its name and the reason.
+        originals: how many images had each (width, height) before they were brought to one size; empty for arrays.
     """
 
     values: Array
@@ -87,6 +90,7 @@ class Data:
     source: str
     scaling: Scaling
     skipped: tuple[str, ...] = ()
+    originals: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -199,10 +203,27 @@ def read(
 
 def read_picture(path: str | Path, size: int | None = None, channels: int | None = None) -> npt.NDArray[np.uint8]:
     """Read one image file as `read` reads many: uint8 [c, h, w]. Raises ValueError where it cannot be read."""
-    pixels = _decode(size, channels, _Item(path, None, Path(path)))
+    pixels = _decode(size, channels, [], _Item(path, None, Path(path)))
     if isinstance(pixels, str):
         raise ValueError(f"{path}: {pixels}")
     return pixels
+
+
+def is_array(source: str) -> bool:
+    """Whether a source is a file of arrays. Raises ValueError where there is no such source."""
+    return _kind(source) in (".npy", ".npz")
+
+
+def first_size(source: str) -> tuple[int, int] | None:
+    """Width and height of the first image in a folder, without reading it whole; None for other sources."""
+    from PIL import Image
+
+    if _kind(source) == "folder":
+        for path in sorted(_visible(Path(source))):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                with contextlib.suppress(Exception), Image.open(path) as image:  # a broken file can raise anything
+                    return image.size
+    return None
 
 
 def _kind(source: str) -> str:
@@ -451,7 +472,8 @@ def _pictures(items: Iterable[_Item], classes: tuple[str, ...], source: str, opt
     skipped: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        decode = functools.partial(_decode, options.size, options.channels)
+        sizes: list[tuple[int, int]] = []
+        decode = functools.partial(_decode, options.size, options.channels, sizes)
         for item, pixels in _decoded(items, decode, options.progress):
             if not isinstance(pixels, str):
                 pile.add(item.name, pixels)
@@ -471,6 +493,7 @@ def _pictures(items: Iterable[_Item], classes: tuple[str, ...], source: str, opt
         source=source,
         scaling=PIXELS,
         skipped=tuple(skipped),
+        originals=Counter(sizes),
     )
 
 
@@ -489,8 +512,8 @@ def _decoded(
             yield from itertools.chain.from_iterable(pool.map(several, window))
 
 
-def _decode(size: int | None, channels: int | None, item: _Item) -> Array | str:
-    """The pixels [c, h, w] of an item, or the reason why it has none."""
+def _decode(size: int | None, channels: int | None, sizes: list[tuple[int, int]], item: _Item) -> Array | str:
+    """The pixels [c, h, w] of an item, or the reason why it has none; (width, height) of the image joins the sizes."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -500,6 +523,7 @@ def _decode(size: int | None, channels: int | None, item: _Item) -> Array | str:
         return "not an image of a known format"
     except Exception as error:  # a broken file can raise anything
         return _line(error)
+    sizes.append(image.size)
     if size is not None:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2

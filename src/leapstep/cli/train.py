@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from leapstep.configuration import PRESETS, TrainingConfig, configure
+from leapstep.configuration import CPU_PRESET, GPU_PRESET, PRESETS, TrainingConfig, configure
 
 EXAMPLES = """**Examples**
 
 `leapstep train digits --out runs/digits`
 
-`leapstep train photos/ --out runs/photos --size 64 --flip --steps 50000`
+`leapstep train photos/ --out runs/photos --flip`
+
+`leapstep train photos/ --out runs/photos --preset photos --size 128 --batch-size 32`
 
 `leapstep train mnist/ --preset mnist --labels --out runs/mnist`
 
@@ -38,7 +40,11 @@ def command(
     ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
     preset: Annotated[
-        str | None, typer.Option(help=f"Settings known to work: {', '.join(PRESETS)}. For `digits` data: digits.")
+        str | None,
+        typer.Option(
+            help=f"Settings known to work: {', '.join(PRESETS)}. Without one, `digits` are trained with digits, and "
+            f"pictures with {GPU_PRESET} on a GPU and {CPU_PRESET} on a CPU."
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; the options below win over it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run folder.")] = False,
@@ -47,8 +53,11 @@ def command(
     **settings: Any,
 ) -> dict[str, Any]:
     """Train a denoising network and leave a run folder that leapstep and diffusers can open."""
+    import torch
+
     from leapstep import checkpoint
     from leapstep.training import train
+    from leapstep.training.estimate import usual_settings
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: choose one")
@@ -56,10 +65,12 @@ def command(
         raise ValueError(f"--device {device}: only cpu can be asked for; CUDA_VISIBLE_DEVICES chooses among GPUs")
     given = {name: value for name, value in settings.items() if value is not None}
     last = checkpoint.find_state(out)[1] if resume else {}
-    if preset is None and data == "digits" and not resume:
-        preset = "digits"
-    chosen = configure(given, preset, config, last.get("training"))
-    model = train(chosen, data, out, resume=resume, overwrite=overwrite, device=device)
+    usual, base = None, last.get("training", {})
+    if preset is None and not resume:
+        usual, base = usual_settings(data, device != "cpu" and torch.cuda.is_available())
+    chosen = configure(given, preset, config, base)
+    note = f"settings: --preset {usual}, but for those that were given" if usual else ""
+    model = train(chosen, data, out, resume=resume, overwrite=overwrite, device=device, note=note)
     if last.get("step", 0) >= chosen.steps:
         typer.echo(f"{out} already was at step {last['step']}: to train on, --resume it with more --steps")
     typer.echo(f"trained: {out}    next: leapstep sample {out} --out samples")

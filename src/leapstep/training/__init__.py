@@ -36,6 +36,7 @@ from leapstep.pictures import grid, save_image
 from leapstep.process import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.progress import progress_bar
 from leapstep.sampling import sample
+from leapstep.training import estimate
 from leapstep.training.objective import WEIGHTS, loss, stratified_times
 from leapstep.training.previews import first_samples, strip
 
@@ -98,6 +99,20 @@ def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
         groups=config.groups,
         **shared,
     )
+
+
+def resizing(data: Data) -> str | None:
+    """How pictures were brought to one size, in a line; None where they had it."""
+    others = {size: count for size, count in data.originals.items() if size != data.shape[:0:-1]}
+    if not others:
+        return None
+    (width, height), _ = max(others.items(), key=lambda item: item[1])
+    sizes = f"{width}x{height}" if len(others) == 1 else f"{len(others)} sizes, most often {width}x{height},"
+    cut = "cut to squares and " if any(w != h for w, h in others) else ""
+    _, h, w = data.shape
+    blown = sum(count for size, count in others.items() if min(size) < min(h, w))
+    larger = f"; {blown} of them were smaller, and are blurred by it" if blown else ""
+    return f"{sum(others.values())} pictures of {sizes} are {cut}made {w}x{h}{larger}"
 
 
 def largest(data: Data) -> float:
@@ -197,7 +212,7 @@ class Trainer:
         try:
             test = holdout.own_test(self.data, size=config.size, progress=self.progress)
         except ValueError as error:
-            self._say(f"there is no loss on the part test, which cannot be read: {error}")
+            self.say(f"there is no loss on the part test, which cannot be read: {error}")
             return None, None
         if test is not None and config.holdout != "auto":
             raise ValueError(
@@ -205,13 +220,29 @@ class Trainer:
             )
         if test is not None:
             if test.shape != self.data.shape or test.classes != self.data.classes:
-                self._say("there is no loss on the part test, whose samples have another shape or other classes")
+                self.say("there is no loss on the part test, whose samples have another shape or other classes")
                 return None, None
             return None, dataclasses.replace(test, scaling=self.data.scaling)
         chosen = holdout.Holdout.recorded(resumed) if resumed else holdout.choose(self.data, config.holdout)
         return chosen, None if chosen is None else self.data.subset(holdout.rows(self.data, chosen)[1])
 
-    def _say(self, line: str) -> None:
+    def facts(self) -> Iterator[str]:
+        """What whoever starts the run should know of its data and its network, in lines."""
+        data, broken = self.data, len(self.data.skipped)
+        yield from (f"skipped {line}" for line in data.skipped)
+        if broken:
+            yield f"skipped {broken} of {len(data) + broken} images, which could not be read"
+        if line := resizing(data):
+            yield line
+        if self.held_out is not None:
+            yield (
+                f"{self.held_out.samples} of {self.held_out.of} samples are held out: never trained on, they tell "
+                "whether the model copies (--holdout no trains on all)"
+            )
+        yield f"network: {sum(parameter.numel() for parameter in self.network.parameters()):,} weights"
+
+    def say(self, line: str) -> None:
+        """Tell whoever started the run, once however many processes it has."""
         if self.progress:
             print(line, file=sys.stderr)
 
@@ -444,6 +475,7 @@ def train(
     overwrite: bool = False,
     device: str | None = None,
     progress: bool = True,
+    note: str = "",
 ) -> checkpoint.Model:
     """Train a network and leave a run folder (see `leapstep.checkpoint`).
 
@@ -457,7 +489,8 @@ def train(
         resume: go on from the last checkpoint in `out`, exactly as if never stopped.
         overwrite: replace the run that lies in `out`.
         device: "cpu" to leave a GPU alone; None: the best there is.
-        progress: show a progress bar on stderr.
+        progress: show on stderr what of the data is left out or held out, how long it will take, and a progress bar.
+        note: a line that is shown before these.
     Returns:
         the model with the averaged weights.
     Raises:
@@ -473,18 +506,17 @@ def train(
         else:
             folders.check_free(run, overwrite, checkpoint.RUN)
         trainer = Trainer(config, data, device, progress, resumed)
+        for line in ([note] if note else []) + [*trainer.facts()]:
+            trainer.say(line)
+        if progress:  # alike on all processes, which take part
+            estimate.foretell(trainer, config.steps - (resumed["step"] if resumed else 0))
         _start(trainer, run, resume, overwrite)
         _loop(trainer, run)
     return trainer.model()
 
 
 def _start(trainer: Trainer, run: Path, resume: bool, overwrite: bool) -> None:
-    """Tell what of the data is left out, and bring the run folder and the trainer to where they begin."""
-    for line in trainer.data.skipped if trainer.progress else ():
-        print(f"skipped {line}", file=sys.stderr)
-    if trainer.progress and trainer.data.skipped:
-        broken, whole = len(trainer.data.skipped), len(trainer.data)
-        print(f"skipped {broken} of {whole + broken} images, which could not be read", file=sys.stderr)
+    """Bring the run folder and the trainer to where they begin."""
     if resume:
         trainer.restore(run)
     if trainer.accelerator.is_main_process and resume:

@@ -1,0 +1,130 @@
+"""What suits this machine: settings by the data and the device, and a step on trial that tells how long a run takes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from leapstep.configuration import CPU_PRESET, GPU_PRESET, PRESETS
+from leapstep.data import first_size, is_array
+
+if TYPE_CHECKING:
+    from leapstep.training import Trainer
+
+FEW = 20
+"""So few steps are done sooner than told about."""
+
+SLOW, EVENING = 10.0, 6 * 3600.0
+"""Seconds: a first step that needs no second one to know that it is slow; what fits an evening."""
+
+
+def usual_settings(source: str, gpu: bool) -> tuple[str | None, dict[str, Any]]:
+    """The settings of a run that names none, by its data and the machine.
+
+    Arguments:
+        source: the data, see `leapstep.data.read`.
+        gpu: whether there is one to train on.
+    Returns:
+        the name of a preset, and its settings; those for pictures without the size where the pictures are as small
+        already, or where that cannot be seen before they are read. None and nothing for arrays.
+    Raises:
+        ValueError: there is no such source.
+    """
+    if source == "digits":
+        return source, PRESETS[source]
+    if is_array(source):
+        return None, {}
+    name = GPU_PRESET if gpu else CPU_PRESET
+    preset, sides = PRESETS[name], first_size(source)
+    if sides is None or max(sides) <= preset["size"]:
+        preset = {key: value for key, value in preset.items() if key != "size"}
+    return name, preset
+
+
+def seconds_a_step(trainer: Trainer) -> float | None:
+    """Time a step of training as it will be, and undo it; a first one warms up, unless it alone tells enough.
+
+    Everything is as it was afterwards, to the bit: all processes of a run take part.
+
+    Returns:
+        seconds; None where the step failed, which training will say better.
+    """
+    seconds: float | None = None
+    with _undone(trainer), contextlib.suppress(FloatingPointError):
+        for _ in range(2):
+            began = time.perf_counter()
+            trainer.advance()
+            seconds = time.perf_counter() - began
+            if trainer.any_process(seconds > SLOW):
+                break
+    return seconds
+
+
+@contextlib.contextmanager
+def _undone(trainer: Trainer) -> Iterator[None]:
+    """Give back the weights, their average and the optimiser's state as they were."""
+    parts = (trainer.network, trainer.ema, trainer.optimizer)
+    before, step = [copy.deepcopy(part.state_dict()) for part in parts], trainer.step
+    try:
+        yield
+    finally:
+        trainer.optimizer.zero_grad()
+        for part, state in zip(parts, before, strict=True):
+            part.load_state_dict(state)
+        trainer.step = step
+
+
+def foretell(trainer: Trainer, steps: int) -> None:
+    """Say how long so many steps will take on this machine, unless they are few."""
+    seconds = seconds_a_step(trainer) if steps > FEW else None
+    if seconds is not None:
+        config, lighter = trainer.config, PRESETS[CPU_PRESET]
+        heavier = any(
+            getattr(config, name) != lighter[name] for name in ("channels", "attention", "blocks", "batch_size")
+        )
+        on_cpu = trainer.data.is_pictures and trainer.accelerator.device.type == "cpu"
+        trainer.say(report(seconds, steps, config.batch_size, CPU_PRESET if on_cpu and heavier else None))
+
+
+def report(seconds: float, steps: int, batch_size: int, preset: str | None) -> str:
+    """What a run will take, in a line, and what would take less where that is long.
+
+    Arguments:
+        seconds: of a step.
+        steps: how many there are to do.
+        batch_size: samples a step.
+        preset: one that takes less, if there is.
+    """
+    total = seconds * steps
+    line = f"a step of {batch_size} samples takes {_brief(seconds)} here: {steps:,} steps take about {_duration(total)}"
+    if total > 5400 and seconds < 1800:
+        line += f"; --steps {_rounded(3600 / seconds)} ends in an hour"
+    if total > EVENING:
+        line += f"; --preset {preset} takes an evening" if preset else ""
+        line += "; a smaller --size or --batch-size takes less"
+    return line
+
+
+def _brief(seconds: float) -> str:
+    return (
+        f"{1000 * seconds:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{max(1, round(seconds))} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
+    return f"{minutes / 60 / 24:.0f} days"
+
+
+def _rounded(number: float) -> int:
+    """Two digits of a number, and at least 1."""
+    return max(1, int(float(f"{number:.1e}")))
