@@ -12,7 +12,8 @@ import leapstep
 SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
     {"files", "finite", "stopping", "text"},
-    {"progress", "plugin", "reading", "folders"},
+    {"progress", "plugin", "reading"},
+    {"folders"},
     {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration", "schemas", "weights"},
     {"denoiser", "interpolation", "features", "holdout"},
     {"transitions", "calibration", "conventions"},

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from filelock import lock_descriptor
 
-from leapstep import files
+from leapstep import files, reading
 from leapstep.text import one_line
 
 LOCK = f"{files.PREFIX}lock"
@@ -126,8 +126,8 @@ def _contents(folder: Path) -> list[Path]:
 
 def _is_of(folder: Path, kind: Kind) -> bool:
     try:
-        told = json.loads((folder / kind.mark).read_text())
-    except (OSError, ValueError, RecursionError):
+        told = reading.read_json(folder / kind.mark)
+    except (OSError, ValueError):
         return False
     return isinstance(told, dict) and (kind.key is None or kind.key in told)
 
