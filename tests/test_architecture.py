@@ -15,7 +15,7 @@ FLOORS = [
     {"progress", "plugin", "reading"},
     {"folders"},
     {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration", "schemas", "weights"},
-    {"denoiser", "interpolation", "features", "holdout"},
+    {"denoiser", "interpolation", "features", "holdout", "store"},
     {"transitions", "calibration", "conventions"},
     {"sampling", "checkpoint", "likelihood"},
     {"training", "quality", "doctor", "foreign"},

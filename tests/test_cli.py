@@ -537,6 +537,97 @@ def test_float64_is_float64_all_the_way(point_model, tmp_path):
     assert abs(x - x.astype(np.float32)).max() > 1e-10  # more digits than float32 has, beyond rounding of the scaling
 
 
+# --- sample goes on ------------------------------------------------------------------------------------------------
+
+RESUMED = {
+    "pictures": ("model", ["--label", "3", "--label", "5", "--method", "ddpm", "--set", "variance=beta"], 13),
+    "arrays of pictures": ("model", ["--format", "npz", "--label", "3"], 10),
+    "arrays": ("point_model", ["--method", "rk23"], 10),
+}
+
+
+def drawing(out):
+    """What a folder of samples holds, but for how long it took."""
+    found = tree(out)
+    manifest = json.loads(found.pop("manifest.json"))
+    return found, {name: value for name, value in manifest.items() if name != "seconds"}
+
+
+@pytest.fixture(scope="session", params=RESUMED)
+def undisturbed(request, place):
+    """A drawing of three batches, of which the last is smaller; how often it writes; and what it leaves."""
+    source, more, writes = RESUMED[request.param]
+    out = place / request.param
+    args = ["sample", request.getfixturevalue(source), "--n", 8, "--batch-size", 3, "--steps", 2, "--seed", 5, *more]
+    done(*args, "--out", out)
+    return args, writes, drawing(out)
+
+
+def test_a_drawing_that_was_cut_anywhere_goes_on_to_the_same_bits(undisturbed, tmp_path, monkeypatch):
+    """After every single write the disk is full, and then it has room again."""
+    args, writes, whole = undisturbed
+    for after in range(1, writes):
+        out = tmp_path / str(after)
+        with monkeypatch.context() as patch:
+            full_disk(patch, after)
+            refused(invoke(*args, "--out", out), "No space left on device")
+        refused(invoke(*args, "--out", out), "--resume it, --overwrite it, or name another folder")
+        done(*args, "--out", out, "--resume")
+        assert drawing(out) == whole
+
+
+def test_a_stop_tells_how_many_samples_there_are_and_only_what_is_missing_is_drawn(undisturbed, tmp_path, monkeypatch):
+    args, _, whole = undisturbed
+    out, real, drawn = tmp_path / "s", leapstep.sample_in_batches, []
+
+    def some(*given, stop=True, **options):
+        for rows, x in real(*given, **options):
+            drawn.append(rows)
+            if stop and rows.start == 3:
+                raise KeyboardInterrupt
+            yield rows, x
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leapstep, "sample_in_batches", some)
+        stopped = invoke(*args, "--out", out)
+    assert stopped.exit_code == 130
+    assert stopped.stderr == f"leapstep: stopped; 3 of 8 samples are kept in {out}: go on with --resume\n"
+    assert json.loads((out / "manifest.json").read_text())["finished"] == 3
+    for option, name in (
+        (["--seed", 6], "seed 5, not 6"),
+        (["--n", 9], "n 8, not 9"),
+        (["--steps", 1], "steps 2, not 1"),
+    ):
+        refused(invoke(*args, *option, "--out", out, "--resume"), name)
+    refused(invoke(*args, "--out", out, "--resume", "--overwrite"), "exclude each other")
+    drawn.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(leapstep, "sample_in_batches", functools.partial(some, stop=False))
+        done(*args, "--out", out, "--resume")
+        assert drawn == [range(3, 6), range(6, 8)]
+        assert drawing(out) == whole
+        done(*args, "--out", out, "--resume")  # of a whole one nothing is missing
+        assert len(drawn) == 2
+    assert drawing(out) == whole
+
+
+def test_a_stop_before_the_first_sample_promises_nothing(model, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(leapstep, "sample_in_batches", stop)
+    assert invoke("sample", model, "--out", tmp_path / "s").stderr == "leapstep: stopped\n"
+
+
+def test_to_go_on_where_nothing_is_begins(model, tmp_path):
+    done("sample", model, "--out", tmp_path / "s", "--n", 1, "--steps", 1, "--resume")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    refused(invoke("sample", model, "--out", tmp_path / "mine", "--resume"), "not empty")
+    (tmp_path / "s" / "manifest.json").write_text("[]")
+    refused(invoke("sample", model, "--out", tmp_path / "s", "--n", 1, "--resume"), "weights_sha256 null, not")
+
+
 def test_overwrite_replaces_earlier_samples(model, kept):
     refused(invoke("sample", model, "--out", kept, "--n", 2), "not empty", "--overwrite")
     done("sample", model, "--out", kept, "--n", 2, "--steps", 2, "--overwrite")
@@ -1032,7 +1123,7 @@ def test_a_stop_in_the_middle_of_a_step_is_resumed_exactly(signals, tmp_path, mo
 # --- a full disk ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after", [0, 2, 12, 13])
+@pytest.mark.parametrize("after", [0, 2, 15, 16])
 def test_a_full_disk_while_sampling(model, tmp_path, monkeypatch, after):
     full_disk(monkeypatch, after)
     args = ["--out", tmp_path / "s", "--n", 12, "--batch-size", 4, "--steps", 1]
@@ -1078,13 +1169,11 @@ def test_ctrl_c_keeps_the_samples_that_are_finished(model, tmp_path):
     assert "Traceback" not in err
     assert said == ""
     manifest = json.loads((out / "manifest.json").read_text())
-    kept = f"{manifest['finished']} of 20000 samples are kept in {out}"
+    kept = f"{manifest['finished']} of 20000 samples are kept in {out}: go on with --resume"
     assert err.splitlines()[-1] == f"leapstep: stopped; {kept}"
-    assert 2 <= manifest["finished"] < manifest["n"] == 20_000  # a batch counts once all its pictures are written
     there = pictures(out)
-    assert manifest["finished"] <= len(there) <= manifest["finished"] + 2
+    assert 4 <= manifest["finished"] == len(there) < manifest["n"] == 20_000
     assert not list(out.glob(".*"))
-    Image.open(out / "grid.png").load()
     done("sample", model, "--out", tmp_path / "first", "--n", 4, "--steps", 10)
     assert alike(there[:4], pictures(tmp_path / "first"))
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 PREFIX = ".leapstep-"
 """How the names begin of all files that are no results: temporaries, locks."""
 
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""That a symbolic link is an error and not followed when a file is opened, where the system can tell."""
+
 TEMPORARY = rf"{re.escape(PREFIX)}[0-9a-f]{{16}}"
 """A regular expression for the names of temporaries."""
 
@@ -96,6 +99,33 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file, whole or not at all: see `replacing`."""
     with replacing(path) as stream:
         stream.write(data)
+
+
+def extend(path: str | Path, head: bytes, at: int, data: bytes) -> None:
+    """Replace the end of a file, and then its beginning, which tells of the end; make the file if need be.
+
+    Each is on the disk before the next is begun: where the beginning is as before, so is all that it speaks of.
+
+    Arguments:
+        path: the file; a symbolic link of that name is not followed.
+        head: the new beginning, as long as the old one.
+        at: where the new end begins; what lay behind is cut off.
+        data: the new end.
+
+    Raises:
+        OSError: with the path in it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
+        with open(descriptor, "r+b", buffering=0) as file:
+            for position, part in ((at, data), (0, head)):
+                if position:
+                    file.truncate(position)
+                file.seek(position)
+                _Stream(file).write(part)
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -155,7 +155,7 @@ def _take(lock: Path, what: Path) -> int:
     while True:
         files.check_writable(lock.parent)
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | files.NO_LINK, 0o666)
         except FileNotFoundError:  # the folder went with another process that left it empty
             continue
         except OSError as error:

@@ -259,7 +259,7 @@ class _Folder:
         self.made = {"samples": self.source} | {
             name: value
             for name, value in manifest.items()
-            if name not in (*conditional, "n", "labels", "times", "versions")
+            if name not in (*conditional, "n", "finished", "labels", "times", "versions")
         }
         return self.values, Part(*rule.seen(self.values))
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import numpy.typing as npt
 import typer
 
-from leapstep import files, folders
+from leapstep import files, folders, reading
 from leapstep.cli import options
 from leapstep.progress import progress_bar
+from leapstep.text import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +23,11 @@ if TYPE_CHECKING:
     from leapstep.checkpoint import Model
     from leapstep.denoiser import Diffusion
     from leapstep.sampling import State
+    from leapstep.store import Store
+
+Array = npt.NDArray[Any]
+Draw = Callable[[int, "Callable[[State], None]"], Iterator[tuple[range, Array]]]
+"""Draws the samples from an index on, a batch at a time, and calls a function with the state after every step."""
 
 EXAMPLES = """**Examples**
 
@@ -31,9 +40,17 @@ EXAMPLES = """**Examples**
 `leapstep sample runs/mnist --label 3 --guidance 2 --n 16 --out threes`
 
 `leapstep sample google/ddpm-cifar10-32 --steps 50 --eta 0 --spacing quad --n 5000 --batch-size 250 --out cifar`
+
+`leapstep sample runs/digits --n 5000 --out many --resume`
 """
 
-RESULTS = folders.Kind("manifest.json", "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|manifest\.json")
+MANIFEST = "manifest.json"
+RESULTS = folders.Kind(
+    MANIFEST, "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|part\.npy|manifest\.json", resumable=True
+)
+
+ELSEWHERE = ("model", "trained_steps")
+"""What may differ when a drawing goes on: how the model is called, since its weights are compared."""
 
 GRID = 400
 """How many pictures the grid shows."""
@@ -69,6 +86,9 @@ def command(
     format: Annotated[str | None, typer.Option(help="png (default for pictures) | npz")] = None,
     device: options.Device = None,
     dtype: Annotated[str, typer.Option(help="What the network computes in: float32 | bfloat16 | float64")] = "float32",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where this command was stopped; begin in an empty folder.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the samples in the folder.")] = False,
     no_preview: options.NoPreview = False,
 ) -> dict[str, Any]:
@@ -78,6 +98,7 @@ def command(
     import leapstep
     from leapstep import checkpoint
     from leapstep.sampling import STARTS
+    from leapstep.store import Growing, Pictures
 
     place, precision = options.device(device), options.dtype(dtype)
     loaded = checkpoint.load(model, place)
@@ -111,49 +132,116 @@ def command(
         return loaded.diffusion(chosen, guidance, precision)
 
     diffusion(range(1))
-    options.claim(out, overwrite, RESULTS, manifest | {"finished": 0})
-    kept: list[np.ndarray[Any, Any]] = []  # all of them, or as many as the grid shows
-    finished, calls, newest, began = 0, 0, 0, time.perf_counter()
-    bar = progress_bar(-(-n // batch_size) * steps, "sampling", "step")
+    record = _begin(out, manifest, resume, overwrite)
+    state = torch.float64 if precision == torch.float64 else torch.float32
+    one = _values(loaded, torch.zeros(1, *loaded.shape, dtype=state))
+    store: Store = Pictures(out) if form == "png" else Growing(out, n, loaded.shape, one.dtype)
+
+    def draw(first: int, on_step: Callable[[State], None]) -> Iterator[tuple[range, Array]]:
+        for rows, x in leapstep.sample_in_batches(
+            diffusion,
+            (n - first, *loaded.shape),
+            times,
+            transition,
+            start=start,
+            seed=seed,
+            batch_size=batch_size,
+            first=first,
+            dtype=state,
+            device=place,
+            on_step=on_step,
+        ):
+            yield rows, _values(loaded, x)
+
+    _draw(out, store, manifest, record, draw)
+    shown = store.first(min(n, GRID)) if loaded.is_pictures else None
+    store.close(manifest["labels"])
+    if shown is not None:
+        _show_first(out, shown, manifest["labels"])
+        options.show(shown, no_preview)
+    typer.echo(f"{n} samples in {record['seconds']} s, {record['calls']} network calls each: {out}")
+    if shown is not None:
+        typer.echo(f"the first {len(shown)} at a glance: {out / 'grid.png'}")
+    return {"out": out, **manifest, **record}
+
+
+def _begin(out: Path, manifest: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any]:
+    """Take the folder: a new one, or that of the same command, which was stopped; return what its manifest counts.
+
+    Raises:
+        ValueError: the folder is not to be had, or its samples were drawn otherwise.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: choose one")
+    options.hold(out)
+    record = {"finished": 0, "calls": 0, "seconds": 0.0}
+    if not resume or not (out / MANIFEST).exists():
+        folders.begin(out, overwrite, RESULTS, manifest | record)
+        return record
+    folders.tidy(out)
+    earlier = reading.read_json(out / MANIFEST)
+    for name, now in json.loads(json.dumps(manifest)).items():
+        had = earlier.get(name) if isinstance(earlier, dict) else None
+        if name not in ELSEWHERE and had != now:
+            had, now = (one_line(json.dumps(value), 60) for value in (had, now))
+            raise ValueError(
+                f"{out} holds samples with {name} {had}, not {now}: --resume with what they were drawn with"
+            )
+    spent = {name: earlier.get(name) for name in ("calls", "seconds")}
+    return record | {name: value for name, value in spent.items() if isinstance(value, int | float)}
+
+
+def _draw(out: Path, store: Store, manifest: dict[str, Any], record: dict[str, Any], draw: Draw) -> None:
+    """Draw what is missing, a batch at a time, and keep the manifest true to it.
+
+    The batch that a stop cut is drawn again as a whole: then every bit is as if there had been no stop.
+    """
+    n, size, steps, newest = manifest["n"], manifest["batch_size"], manifest["steps"], 0
+    start = store.finished()
+    start = n if start >= n else start - start % size
+    began = time.perf_counter() - record["seconds"]
 
     def note(state: State) -> None:
         nonlocal newest
         newest = state.calls
         bar.update()
 
+    def tell(finished: int) -> None:
+        record.update(finished=finished, seconds=round(time.perf_counter() - began, 3))
+        files.write_json(out / MANIFEST, manifest | record)
+
+    bar = progress_bar(-(-n // size) * steps, "sampling", "step", done=-(-start // size) * steps)
     try:
-        for rows, x in leapstep.sample_in_batches(
-            diffusion,
-            (n, *loaded.shape),
-            times,
-            transition,
-            start=start,
-            seed=seed,
-            batch_size=batch_size,
-            dtype=torch.float64 if precision == torch.float64 else torch.float32,
-            device=place,
-            on_step=note,
-        ):
-            values = _keep(out, form, loaded, rows, x)
-            if form == "npz" or finished < GRID:
-                kept.append(values)
-            finished, calls = rows.stop, max(calls, newest)
-    except KeyboardInterrupt as request:
-        if finished:
-            request.add_note(f"{finished} of {n} samples are kept in {out}")
+        if start == n:  # all were there, and nothing but the end was missing
+            tell(n)
+            return
+        for rows, values in draw(start, note):
+            store.keep(rows, values)
+            record["calls"] = max(record["calls"], newest)
+            tell(rows.stop)
+    except BaseException as error:
+        finished = store.finished()
+        with contextlib.suppress(OSError):  # the disk may be full
+            tell(finished)
+        if isinstance(error, KeyboardInterrupt) and finished:
+            error.add_note(f"{finished} of {n} samples are kept in {out}: go on with --resume")
         raise
-    finally:  # Ctrl-C keeps what is finished
+    finally:
         bar.close()
-        if finished:
-            seconds = round(time.perf_counter() - began, 3)
-            record = {"finished": finished, "calls": calls, "seconds": seconds}
-            first = _finish(out, form, loaded, np.concatenate(kept), manifest | record)
-    if loaded.is_pictures:
-        options.show(first, no_preview)
-    typer.echo(f"{n} samples in {seconds} s, {calls} network calls each: {out}")
-    if loaded.is_pictures:
-        typer.echo(f"the first {min(n, GRID)} at a glance: {out / 'grid.png'}")
-    return {"out": out, **manifest, **record}
+
+
+def _values(model: Model, x: Tensor) -> Array:
+    """Samples as they are written: pixels, or values as in the training data."""
+    return model.scaling.to_pixels(x) if model.is_pictures else model.scaling.to_values(x)
+
+
+def _show_first(out: Path, pixels: Array, labels: list[int] | None) -> None:
+    """Write the grid, with a column for each class where there are several in turn."""
+    from leapstep.pictures import grid, save_image
+
+    shown = [0] if labels is None else labels[: len(pixels)]
+    period = next(p for p in range(1, len(shown) + 1) if shown[p:] == shown[:-p])  # of the classes in turn
+    save_image(grid(pixels, period=period), out / "grid.png")
 
 
 def _form(asked: str | None, model: Model) -> str:
@@ -161,35 +249,3 @@ def _form(asked: str | None, model: Model) -> str:
     if asked is not None and asked not in allowed:
         raise ValueError(f"--format {asked}: this model's samples can be written as {' or '.join(allowed)}")
     return asked or allowed[0]
-
-
-def _keep(out: Path, form: str, model: Model, rows: range, x: Tensor) -> np.ndarray[Any, Any]:
-    """Turn a finished batch into pixels or values; write the pictures one by one."""
-    from leapstep.pictures import grid, save_image
-
-    if not model.is_pictures:
-        return model.scaling.to_values(x)
-    pixels = model.scaling.to_pixels(x)
-    if form == "png":
-        for row, picture in zip(rows, pixels, strict=True):
-            save_image(grid(picture[None], padding=0, zoom=1), out / f"{row:05d}.png")
-    return pixels
-
-
-def _finish(
-    out: Path, form: str, model: Model, values: np.ndarray[Any, Any], manifest: dict[str, Any]
-) -> np.ndarray[Any, Any]:
-    """Write the array, the grid, and what is needed to repeat it all; return what the grid shows."""
-    from leapstep.pictures import grid, save_image
-
-    if form == "npz":
-        arrays = {"samples": values}
-        if manifest["labels"] is not None:
-            arrays["labels"] = np.array(manifest["labels"][: len(values)])
-        files.write_npz(out / "samples.npz", arrays)
-    if model.is_pictures:
-        labels = (manifest["labels"] or [None])[: len(values[:GRID])]
-        period = next(p for p in range(1, len(labels) + 1) if labels[p:] == labels[:-p])  # of the classes in turn
-        save_image(grid(values[:GRID], period=period), out / "grid.png")
-    files.write_json(out / "manifest.json", manifest)
-    return values[:GRID]
