@@ -1,17 +1,21 @@
 """Files from elsewhere, damaged or made to harm: one line each, no traceback, bounded time and memory."""
 
+import csv
 import dataclasses
+import io
 import json
 import os
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 import leapstep
 from commands import done, invoke, refused
-from leapstep import checkpoint, foreign, networks, reading, schemas, weights
+from leapstep import checkpoint, foreign, networks, quality, reading, schemas, weights
 from leapstep.sampling import SPACINGS
+from leapstep.text import clean
 
 SMALL = {"in_channels": 1, "channels": (8,), "attention": (False,), "blocks": 1, "groups": 4}
 
@@ -280,3 +284,122 @@ def test_info_in_continuous_time(tmp_path):
     assert found == pytest.approx(
         {"t = 0.001": process.log_snr(1e-3).item(), "t = 1": process.log_snr(1.0).item()}, abs=1e-3
     )
+
+
+# --- nothing that files say acts on the terminal ---
+
+EVIL = "\x1b[31mred\x1b]0;title\x07\u202egnp\x9b2J"
+
+
+def shows(result, *codes):
+    """A command has printed hostile text, and none of it acts."""
+    assert result.exit_code in codes, (result.exit_code, result.exception, result.stderr)
+    printed = result.stdout + result.stderr
+    assert "red" in printed, printed
+    assert clean(printed) == printed
+    assert result.exit_code == 0 or len(result.stderr.splitlines()) == 1
+
+
+def hostile_run(run):
+    changed(
+        run / "leapstep.json",
+        {
+            "data.classes": [EVIL, "b"],
+            "data.source": EVIL,
+            "imported.file": EVIL,
+            "imported.evidence": [EVIL],
+            "training.schedule": EVIL,
+        },
+    )
+    return run
+
+
+def test_info_of_hostile_text(run):
+    shows(invoke("info", hostile_run(run)), 0)
+    facts = json.loads(done("info", run, "--json").stdout)
+    assert facts["classes"] == [EVIL, "b"]
+
+
+def test_errors_with_hostile_text(run, tmp_path):
+    hostile_run(run)
+    shows(invoke("sample", run, "--label", "nobody", "--out", tmp_path / "out"), 2)
+    shows(invoke("info", tmp_path / EVIL), 2)
+    changed(run / "scheduler" / "scheduler_config.json", {"prediction_type": EVIL})
+    shows(invoke("info", run), 2)
+    (run / "scheduler" / "scheduler_config.json").write_text(EVIL)
+    assert clean(invoke("info", run).stderr) == invoke("info", run).stderr
+
+
+def test_samples_of_hostile_classes(run, tmp_path):
+    shows(invoke("sample", hostile_run(run), "--n", 2, "--steps", 2, "--out", tmp_path / EVIL), 0)
+
+
+def test_data_with_hostile_names(run, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / f"{EVIL}.png").write_text("broken")
+    shows(invoke("likelihood", run, pictures, "--split", "all"), 2)
+    np.savez(tmp_path / "data.npz", **{EVIL: np.zeros((4, 2)), "other": np.zeros((4, 2))})
+    shows(invoke("likelihood", run, tmp_path / "data.npz", "--split", "all"), 2)
+
+
+def test_tables_with_hostile_columns(run, tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("datasets")
+    parquet.write_table(pyarrow.table({EVIL: [1, 2]}), tmp_path / "data.parquet")
+    shows(invoke("likelihood", run, tmp_path / "data.parquet", "--split", "all"), 2)
+
+
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_checkpoints_with_hostile_keys(tmp_path, form):
+    state = {f"{EVIL}{i}": torch.zeros(2, 2) for i in range(3)}
+    path = tmp_path / f"model.{form}"
+    torch.save(state, path) if form == "pt" else safetensors.torch.save_file(state, path)
+    shows(invoke("import", path, "--out", tmp_path / "out"), 2)
+    torch.save({EVIL: 3, "other": [EVIL]}, tmp_path / "values.pt")
+    shows(invoke("import", tmp_path / "values.pt", "--out", tmp_path / "out"), 2)
+
+
+def cell(**fields):
+    measured = {"frechet": {"value": 1.0, "low": 0.9, "high": 1.1}}
+    return {
+        "method": "ddim", "settings": {"eta": 0}, "label": "ddim", "steps": 5, "spacing": "trailing", "calls": 5,
+        "seconds": 1.0, "n": 10, "metrics": measured,
+    } | fields  # fmt: skip
+
+
+def swept(folder, **fields):
+    conditions = {"features": "pixels", "features_sha256": "0" * 64, "data": EVIL}
+    folder.mkdir()
+    content = {"model": EVIL, "conditions": conditions, "metric": "frechet", "cells": [cell()], "advice": [EVIL]}
+    (folder / "results.json").write_text(json.dumps(content | fields))
+    return folder
+
+
+def test_results_with_hostile_text(tmp_path):
+    other = swept(tmp_path / "b", conditions={"features": "pixels", "features_sha256": "1" * 64})
+    shows(invoke("compare", swept(tmp_path / "a"), other), 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": EVIL}, {"method": 3}, {"steps": "5"}, {"calls": None}, {"seconds": "x"}, {"metrics": []},
+        {"metrics": {"frechet": 1.0}}, {"metrics": {"frechet": {"value": "1", "low": 0, "high": 1}}}, {"settings": 1},
+        {"spacing": None}, {"replicates": {"frechet": ["x"]}},
+    ],
+)  # fmt: skip
+def test_cells_are_checked(tmp_path, change):
+    folder = swept(tmp_path / "a", cells=[cell(**change)])
+    with pytest.raises(ValueError, match=rf"results\.json is not a result .*: cells\.0\.{next(iter(change))}"):
+        quality.results(folder / "results.json")
+    result = invoke("compare", folder)
+    refused(result, f"is not a result of leapstep evaluate or sweep: cells.0.{next(iter(change))}")
+
+
+def test_no_cell_is_a_formula():
+    cells = [cell(label=text) for text in ("=1+1", "+1", "-1", "@a", "plain", "a\t\r=b")]
+    rows = list(csv.DictReader(io.StringIO(quality.spreadsheet(cells))))
+    assert [row["label"][0] for row in rows[:4]] == ["'"] * 4
+    assert [row["label"] for row in rows[4:]] == ["plain", r"a\t\r=b"]
+    assert rows[0]["frechet_low"] == "0.9"

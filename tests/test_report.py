@@ -479,7 +479,9 @@ def test_the_table_of_a_sweep(page, read, html):
 def test_more_is_better_of_precision(tmp_path, page):
     cells = [{**cell, "spacing": s} for cell in sweep_cells(page) for s in ("trailing", "quad")]
     for cell in cells:
-        cell["metrics"] = {"precision": {"value": cell["steps"] / 100 + (cell["spacing"] == "quad")}}
+        cell["metrics"] = {
+            "precision": {"value": cell["steps"] / 100 + (cell["spacing"] == "quad"), "low": None, "high": None}
+        }
     found = folder.sweep(write_sweep(tmp_path / "s", "w", metric="precision", cells=cells, finished=False))
     assert found.remarks[0] == "The sweep is not finished: cells are missing."
     html = report.render(dataclasses.replace(page, sweep=found, curves={}, levels=None))
@@ -517,7 +519,7 @@ def test_what_is_no_sweep(tmp_path, content):
     with pytest.raises(ValueError, match=r"there is no .*results\.json"):
         folder.sweep(tmp_path)
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(ValueError, match="does not hold what `leapstep sweep` writes"):
+    with pytest.raises(ValueError, match=r"is not a result of leapstep evaluate or sweep|is not JSON"):
         folder.sweep(tmp_path)
 
 

@@ -1,8 +1,10 @@
 """Text from elsewhere is shown, never obeyed; names that are nearly right are guessed."""
 
+import sys
+
 import pytest
 
-from leapstep.text import clean, near, one_line, unknown
+from leapstep.text import acting, clean, cleaned_output, near, one_line, unknown
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,18 @@ def test_near_misses_are_guessed(wrong, meant):
     said = str(unknown("method", wrong, names))
     assert "use one of ddim, dpmpp_2m, unipc" in said
     assert (f"did you mean {meant}?" in said) == (meant is not None)
+
+
+def test_nothing_that_is_printed_acts(capsys):
+    with cleaned_output():
+        print("a\x1b[31mb\u202e", file=sys.stderr)
+        sys.stdout.writelines(["\x9b2J", "\n"])
+        sys.stdout.write("\rreading: 10%")  # a bar of another library
+        acting(sys.stdout).write("\x1b[1mours\x1b[0m")
+        with cleaned_output():  # once is enough
+            print("\udcff")
+        assert not hasattr(sys.stdout, "buffer")
+    assert not hasattr(sys.stdout, "beneath")
+    out, err = capsys.readouterr()
+    assert err == "a\\x1b[31mb\\u202e\n"
+    assert out == "\\x9b2J\n\rreading: 10%\x1b[1mours\x1b[0m\\udcff\n"

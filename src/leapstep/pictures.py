@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leapstep import files
+from leapstep.text import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,12 +128,13 @@ def table(
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    columns = [*map(one_line, columns)]
     font, gap = ImageFont.load_default(size), size // 2
     count = sum(len(pixels) for pixels in rows.values())
     large = {caption: _scaled(pixels, side, None, count, most) for caption, pixels in rows.items()}
     _, h, w, _ = next(iter(large.values())).shape
     wide = gap + max(w, *(math.ceil(font.getlength(caption)) for caption in (*columns, "")))
-    left = 2 * gap + max(math.ceil(font.getlength(caption)) for caption in rows)
+    left = 2 * gap + max(math.ceil(font.getlength(one_line(caption))) for caption in rows)
     top = 2 * size if columns else gap
     longest = max(len(pictures) for pictures in large.values())
     canvas = Image.new("RGB", (left + longest * wide, top + len(rows) * (h + gap)), "white")
@@ -141,7 +143,7 @@ def table(
         draw.text((left + i * wide + (wide - gap) / 2, top / 2), caption, "black", font, anchor="mm")
     for j, (caption, pictures) in enumerate(large.items()):
         y = top + j * (h + gap)
-        draw.text((gap, y + h / 2), caption, "black", font, anchor="lm")
+        draw.text((gap, y + h / 2), one_line(caption), "black", font, anchor="lm")
         for i, picture in enumerate(pictures):
             x = left + i * wide + (wide - gap - w) // 2
             draw.rectangle((x - 1, y - 1, x + w, y + h), "grey")
@@ -166,7 +168,7 @@ def captioned(images: Mapping[str, Image.Image], size: int = 15) -> Image.Image:
     canvas = Image.new("RGB", (max(image.width for image in images.values()), height), "white")
     draw, top = ImageDraw.Draw(canvas), 0
     for caption, image in images.items():
-        draw.text((2, top + strip / 2), caption, "black", font, anchor="lm")
+        draw.text((2, top + strip / 2), one_line(caption), "black", font, anchor="lm")
         canvas.paste(image.convert("RGB"), (0, top + strip))
         top += strip + image.height
     return canvas

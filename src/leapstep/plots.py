@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from leapstep.text import clean, one_line
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -118,6 +120,7 @@ def _save(draw: Draw, colours: Palette, size: tuple[float, float], file: Any, **
 
 def _inlined(text: str, own: str, alt: str) -> str:
     box = re.search(r'viewBox="([\d. -]+)"', text)
+    text = clean(text)
     inner = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
     for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<clipPath.*?</clipPath>", r"<!--.*?-->"):
         inner = re.sub(part, "", inner, flags=re.DOTALL)
@@ -129,10 +132,16 @@ def _inlined(text: str, own: str, alt: str) -> str:
     for stand_in, name in zip((STAND_INS.ink, STAND_INS.faint, *STAND_INS.series), NAMES, strict=True):
         inner = inner.replace(stand_in, "currentColor" if name == "ink" else f"var(--{name})")
     assert box is not None
-    return f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="{box[1]}">{inner}</svg>'
+    return f'<svg role="img" aria-label="{html.escape(clean(alt))}" viewBox="{box[1]}">{inner}</svg>'
 
 
 # what plots are drawn of
+
+
+def plain(text: str) -> str:
+    """A text as matplotlib is to write it: one short line, no mathematics, not hidden, nothing that acts."""
+    text = one_line(text, 100).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def finite(value: float | None) -> float | None:
@@ -189,7 +198,7 @@ def curves(axes: Any, series: Mapping[str, Sequence[Point]], colours: Palette) -
             linestyle=("-", "--", ":")[i // len(colours.series) % 3],
             linewidth=1.2,
             capsize=2,
-            label=label,
+            label=plain(label),
         )
     axes.set_xscale("log")
     plain_numbers(axes.xaxis)

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from leapstep.text import acting
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -36,4 +38,5 @@ def progress_bar(
         mininterval=every,
         maxinterval=max(10, every),  # a thread of tqdm's sees to this one
         disable=not show,
+        file=acting(sys.stderr),
     )

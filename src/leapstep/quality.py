@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,12 +23,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from leapstep import plots
+from leapstep import plots, reading
 from leapstep.checkpoint import Model
 from leapstep.denoiser import Diffusion
 from leapstep.evaluation import Estimate, difference, measure
 from leapstep.features import Features
 from leapstep.sampling import State, sample_in_batches
+from leapstep.text import clean
 from leapstep.transitions import TRANSITIONS, Transition, ddim
 
 if TYPE_CHECKING:
@@ -397,8 +399,35 @@ def spreadsheet(cells: Sequence[Cell]) -> str:
     writer.writerow([*plain, *(f"{name}{part}" for name in metrics for part in ("", "_low", "_high"))])
     for cell in cells:
         numbers = [cell["metrics"].get(name, {}).get(part) for name in metrics for part in ("value", "low", "high")]
-        writer.writerow([*(cell.get(name) for name in plain), *numbers])
+        writer.writerow([*(_inert(cell.get(name)) for name in plain), *numbers])
     return written.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula: a text that begins as one gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    shown = clean(value, keep="")
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
+def results(path: Path) -> dict[str, Any]:
+    """Read what `leapstep sweep` or `leapstep evaluate --out` wrote.
+
+    Raises:
+        OSError: the file is missing, or cannot be read.
+        ValueError: it holds something else.
+    """
+    from leapstep import schemas
+
+    found = reading.read_json(path)
+    kind = schemas.Sweep if isinstance(found, dict) and "cells" in found else schemas.Evaluation
+    try:
+        schemas.checked(kind, found)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a result of leapstep evaluate or sweep: {error}") from error
+    content: dict[str, Any] = found
+    return content
 
 
 def plot(cells: Sequence[Cell], metric: str) -> plots.Draw:

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 TEXT = 32 * 2**20
 """Bytes of the largest text (JSON, YAML, flags) that is read."""
 
+YAML = 2**18
+"""Characters of the largest YAML text: its parser is slow."""
+
+DEPTH = 64
+"""The most levels of a value in JSON or YAML."""
+
 RATIO, SMALL = 200, 64 * 2**20
 """An archive that unpacks to more than so many times its size, and to more than so many bytes, is none of data."""
 
@@ -87,11 +93,13 @@ def parse_json(text: str, name: str) -> Any:
         ValueError: it is not JSON, or is nested too deep.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError(f"{name} is nested too deep to be read") from None
     except ValueError as error:
         raise ValueError(f"{name} is not JSON: {one_line(str(error))}") from error
+    _check_depth(value, name)
+    return value
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -108,12 +116,27 @@ def parse_yaml(text: str, name: str) -> Any:
                 raise yaml.YAMLError("it has aliases (*name): write out what they stand for")
             return super().compose_node(parent, index)
 
+    if len(text) > YAML:
+        raise ValueError(f"{name} is {len(text)} characters of YAML: settings take at most {YAML}")
     try:
-        return yaml.load(text, Plain)
+        value = yaml.load(text, Plain)  # a SafeLoader, and less
     except RecursionError:
         raise ValueError(f"{name} is nested too deep to be read") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date of month 13, a number of 5000 digits
         raise ValueError(f"{name} is not YAML: {one_line(str(error))}") from error
+    _check_depth(value, name)
+    return value
+
+
+def _check_depth(value: Any, name: str) -> None:
+    """Make sure that whoever walks through a value by recursion comes to an end."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEPTH):
+        inner = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"{name} is nested too deep to be read: {DEPTH} levels are allowed")
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from leapstep.text import clean, one_line
 
@@ -33,7 +33,13 @@ BLOCKS = 1000
 """The most blocks of a network, in a level or in all."""
 
 
-Word = Annotated[str, Field(max_length=200)]
+def _shown(word: str) -> str:
+    if clean(word, keep="") != word:
+        raise ValueError("it holds characters that act instead of being shown")
+    return word
+
+
+Word = Annotated[str, Field(max_length=200), AfterValidator(_shown)]
 Line = Annotated[str, Field(max_length=5000)]
 Name = Annotated[str, Field(max_length=1000)]
 Levels = Annotated[int, Field(ge=1, le=LEVELS)]
@@ -44,6 +50,7 @@ Blocks = Annotated[int, Field(ge=1, le=BLOCKS)]
 Betas = Annotated[tuple[float, ...], Field(min_length=1, max_length=LEVELS)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Plain = bool | int | float | Name | None
 
@@ -199,23 +206,25 @@ class Pipeline(Schema):
 class Value(Schema):
     """A number with its interval."""
 
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 class Cell(Schema):
     """What a sweep measured of one setting."""
 
     method: Word
-    settings: dict[Word, Plain] | None = None
+    settings: dict[Word, Plain]
     label: Word
     steps: Annotated[int, Field(ge=1, le=LEVELS)]
-    spacing: Word = ""
+    spacing: Word
     calls: Annotated[float, Field(ge=0)]
-    seconds: Annotated[float, Field(ge=0)] | None = None
+    seconds: Seconds | None
+    seconds_low: Seconds | None = None
+    seconds_high: Seconds | None = None
     n: Count | None = None
-    metrics: dict[Word, Value] = {}
+    metrics: dict[Word, Value]
     replicates: dict[Word, Annotated[list[float | None], Field(max_length=100_000)]] = {}
 
 
@@ -239,7 +248,7 @@ class Evaluated(Schema):
     label: Word | None = None
     steps: Count | None = None
     calls: Annotated[float, Field(ge=0)] | None = None
-    seconds: Annotated[float, Field(ge=0)] | None = None
+    seconds: Seconds | None = None
 
 
 class Evaluation(Schema):

@@ -4,9 +4,20 @@ A file can hold anything: escape sequences that recolour, clear or drive a termi
 direction, so that a name reads as another. `clean` makes such characters visible.
 """
 
+import contextlib
 import difflib
+import re
+import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+UNUSUAL = re.compile(r"[^ -~]")
+ACTING = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+"""Kinds of characters that act: Unicode categories."""
+
+OF_BARS = re.compile(r"\r|(?:\x1b\[A)+\Z")
+"""What progress bars of other libraries begin with: a way to the start of a line, where we are whenever we write."""
 
 
 def clean(text: str, keep: str = "\n\t") -> str:
@@ -19,10 +30,56 @@ def clean(text: str, keep: str = "\n\t") -> str:
         text: what is to be shown.
         keep: characters that stay although they are of these kinds.
     """
-    acting = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-    return "".join(
-        c if c in keep or unicodedata.category(c) not in acting else c.encode("unicode_escape").decode() for c in text
-    )
+
+    def shown(found: re.Match[str]) -> str:
+        c = found[0]
+        acts = c not in keep and unicodedata.category(c) in ACTING
+        return c.encode("unicode_escape").decode() if acts else c
+
+    return UNUSUAL.sub(shown, text)
+
+
+class Cleaned:
+    """A text stream that shows whatever is written to it, and lets none of it act.
+
+    What draws by escape sequences of its own, such as a progress bar, writes to the stream beneath: see `acting`.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.beneath = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, cleaned."""
+        start = OF_BARS.match(text)
+        whole = start[0] if start else ""
+        self.beneath.write(whole + clean(text[len(whole) :]))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write some texts, cleaned."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("buffer", "beneath"):  # bytes would pass by `write`
+            raise AttributeError(name)
+        return getattr(self.beneath, name)
+
+
+def acting(stream: Any) -> Any:
+    """The stream beneath a `Cleaned` one, for text that is all our own and is meant to act; any other as it is."""
+    return stream.beneath if isinstance(stream, Cleaned) else stream
+
+
+@contextlib.contextmanager
+def cleaned_output() -> Iterator[None]:
+    """Let nothing that is printed act: stdout and stderr are `Cleaned`."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream if isinstance(stream, Cleaned) else Cleaned(stream) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def one_line(text: str, most: int = 300) -> str:

@@ -33,6 +33,7 @@ from leapstep.cli import (
 )
 from leapstep.cli.parsing import Command, with_json
 from leapstep.finite import NotFinite
+from leapstep.text import cleaned_output, one_line
 
 app = typer.Typer(
     help="Sample any trained diffusion network in 5 to 50 steps instead of 1000, correctly and without retraining.",
@@ -75,6 +76,7 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
+    @cleaned_output()
     def run(*args: Any, **given: Any) -> None:
         if name != ALONE:
             _be_the_only_one(name)
@@ -89,7 +91,7 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
             if os.environ.get("LEAPSTEP_TRACEBACK"):
                 raise
             message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-            typer.echo(f"leapstep: {' '.join(str(message).split())}", err=True)
+            typer.echo(f"leapstep: {one_line(str(message), 2000)}", err=True)
             raise typer.Exit(2) from None
         except (MemoryError, RuntimeError) as error:
             if os.environ.get("LEAPSTEP_TRACEBACK") or not _is_out_of_memory(error):

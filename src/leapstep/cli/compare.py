@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,9 +49,14 @@ def command(
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The results in a file, one for each setting, with their conditions."""
+    from leapstep import quality
+
     file = path / "results.json" if path.is_dir() else path
     try:
-        found = json.loads(file.read_text())
+        found = quality.results(file)
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from error
+    try:
         own = dict(found["conditions"])
         own.pop("model_sha256", None)  # in which results of other models differ by nature
         own["features"] = f"{own['features']} {own.pop('features_sha256')[:8]}"  # whatever folder they were in
@@ -62,7 +66,5 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         made = found["evaluation"]
         model = made.get("model") or made["samples"]
         return [{**made, "result": path, "model": model, "metrics": found["metrics"], "conditions": own}]
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not a result of leapstep evaluate or sweep") from error

@@ -18,6 +18,7 @@ import typer
 
 from leapstep import folders
 from leapstep.cli.parsing import SETTINGS
+from leapstep.text import acting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -294,7 +295,8 @@ def show(pixels: npt.NDArray[np.uint8], hidden: bool, evenly: bool = False) -> N
     from leapstep.pictures import preview, selection
 
     size = shutil.get_terminal_size()
-    typer.echo(preview(selection(pixels, os.environ, size, evenly), os.environ, size), nl=False)
+    drawn = preview(selection(pixels, os.environ, size, evenly), os.environ, size)
+    typer.echo(drawn, file=acting(sys.stdout), nl=False)
 
 
 def _can_print(text: str) -> bool:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep import files, folders
+from leapstep import files, folders, reading
 from leapstep.cli import latents, measuring, options
 from leapstep.finite import NotFinite
+from leapstep.text import acting, clean
 
 if TYPE_CHECKING:
     from leapstep.checkpoint import Model
@@ -197,10 +198,12 @@ def _earlier(out: Path, conditions: dict[str, Any]) -> tuple[list[dict[str, Any]
     Raises:
         ValueError: they were measured under other conditions.
     """
+    from leapstep import quality
+
     try:
-        found = json.loads((out / "results.json").read_text())
+        found = quality.results(out / "results.json")
         had, cells, doubts = found["conditions"], list(found["cells"]), list(found.get("warnings", ()))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         return None
     now = json.loads(json.dumps(conditions))
     for name in {**had, **now}:
@@ -265,13 +268,13 @@ def _kept(out: Path, key: str) -> Part | None:
     from leapstep.quality import Part
 
     try:
-        with open(out / "part.npz", "rb") as file, np.load(file, allow_pickle=False) as found:
-            if str(found["key"]) != key:
-                return None
-            probabilities = torch.from_numpy(found["probabilities"]) if "probabilities" in found else None
-            return Part(
-                torch.from_numpy(found["seen"]), probabilities, int(found["calls"]), torch.from_numpy(found["timing"])
-            )
+        found = reading.read_npz(out / "part.npz")
+        if str(found["key"]) != key:
+            return None
+        probabilities = torch.from_numpy(found["probabilities"]) if "probabilities" in found else None
+        return Part(
+            torch.from_numpy(found["seen"]), probabilities, int(found["calls"]), torch.from_numpy(found["timing"])
+        )
     except Exception:  # missing or broken, whatever numpy and zipfile raise: begin the cell anew
         return None
 
@@ -325,7 +328,7 @@ def _live(cells: list[dict[str, Any]], plan: list[Setting], metric: str, total: 
 
     from leapstep import quality
 
-    console = Console(stderr=True)
+    console = Console(file=acting(sys.stderr))
     done, before, began, printed = 0, 0, time.perf_counter(), len(cells)
     table = _table(cells, plan, metric)
 
@@ -361,6 +364,7 @@ def _line(cell: dict[str, Any], metric: str) -> str:
 
 def _table(cells: list[dict[str, Any]], plan: list[Setting], metric: str) -> Any:
     """The table as a terminal shows it, with the cells that are still to come."""
+    from rich.markup import escape
     from rich.table import Table
 
     from leapstep import quality
@@ -384,7 +388,7 @@ def _table(cells: list[dict[str, Any]], plan: list[Setting], metric: str) -> Any
             value = f"[bold]{quality.shown(cell, metric)}[/bold]" if first else quality.shown(cell, metric)
             value = f"≈ {value}" if cell in alike else value
             texts.append(f"{value}\n[dim]{cell['calls']} calls, {quality.duration(cell['seconds'])}[/dim]")
-        table.add_row(quality.row_name(row, rows), *texts)
+        table.add_row(escape(clean(quality.row_name(row, rows))), *texts)
     if alike:
         table.caption = quality.EVEN
     return table
@@ -395,7 +399,7 @@ def _print(
 ) -> None:
     from rich.console import Console
 
-    Console(file=sys.stdout).print(_table(cells, plan, record["metric"]))
+    Console(file=acting(sys.stdout)).print(_table(cells, plan, record["metric"]))
     for doubt in record["warnings"]:
         typer.echo(f"warning: {doubt}", err=True)
     typer.echo("; ".join(lines))

@@ -16,6 +16,7 @@ from leapstep import plots
 from leapstep.doctor import figures
 from leapstep.doctor.diagnosis import IGNORED, Concern, Diagnosis, Finding, Level
 from leapstep.doctor.health import GAIN, follows
+from leapstep.text import clean
 
 WEIGHTS = {3: "spoils every sample", 2: "costs quality", 1: "worth knowing"}
 """What the weight of a concern says."""
@@ -425,5 +426,5 @@ def _figure(picture: str, said: str) -> str:
 
 
 def _safe(said: str) -> str:
-    """Escaped, and without control characters, which HTML does not know."""
-    return markup.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", said))
+    """Escaped, and without characters that act."""
+    return markup.escape(clean(said))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from leapstep.plots import Draw, Palette, Point, Range, curves, gaps, number, plain_numbers, ticks_at
+from leapstep.plots import Draw, Palette, Point, Range, curves, gaps, number, plain, plain_numbers, ticks_at
 from leapstep.plots import svg as drawn
 from leapstep.report.contents import Array, Cell, Consistency, Curve, Levels, chosen
 from leapstep.report.folder import CURVES
@@ -315,14 +315,14 @@ def sweep(cells: Sequence[Cell], metric: str, seconds: str = "seconds") -> list[
     labels = list(dict.fromkeys(cell.label for cell in cells))
 
     def plot(name: str, xlabel: str, read: Callable[[Cell], Range | None]) -> str:
-        series = {_plain(label): _line([cell for cell in cells if cell.label == label], read) for label in labels}
+        series = {label: _line([cell for cell in cells if cell.label == label], read) for label in labels}
 
         def draw(figure: Figure, colours: Palette) -> None:
             axes = figure.subplots()
             curves(axes, series, colours)
             if name == "sweep-calls":
                 ticks_at(axes.xaxis, [point.x.value for line in series.values() for point in line])
-            axes.set(xlabel=xlabel, title=_plain(metric[:1].upper() + metric[1:]))
+            axes.set(xlabel=xlabel, title=plain(metric[:1].upper() + metric[1:]))
             figure.legend(loc="outside lower center", ncols=2)
 
         alt = f"Plot of the {metric} over {xlabel}, a line with error bars for each of {len(labels)} methods."
@@ -342,9 +342,3 @@ def _line(cells: Sequence[Cell], read: Callable[[Cell], Range | None]) -> list[P
         if x is not None and x.value > 0 and math.isfinite(cell.value):
             found.append(Point(x, Range(cell.value, cell.low, cell.high)))
     return found
-
-
-def _plain(text: str) -> str:
-    """A text as matplotlib is to write it: no mathematics, not hidden, nothing that XML cannot hold."""
-    text = "".join(letter if letter.isprintable() else " " for letter in text).replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from leapstep import quality
 from leapstep.plots import Range
+from leapstep.reading import read_bytes
 from leapstep.report.contents import Cell, Curve, Strip, Sweep, chosen
 
 CURVES = {"loss": "loss", "gradient_norm": "gradient norm", "learning_rate": "learning rate"}
@@ -27,7 +27,8 @@ STRIPS = 8
 
 def curves(run: Path) -> dict[str, Curve]:
     """Read the curves of a training from `log/`, by their names in `CURVES`; those that are not there are left out."""
-    if not any((run / "log").glob("*tfevents*")):
+    logs = [*(run / "log").glob("*tfevents*")]
+    if not logs or not all(log.is_file() for log in logs):  # a pipe among them would never end
         return {}
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         STORE_EVERYTHING_SIZE_GUIDANCE,
@@ -59,7 +60,7 @@ def strips(run: Path) -> list[Strip]:
     for path in sorted((run / "samples").glob("step-*.png")):
         if number := re.fullmatch(r"step-(\d+)\.png", path.name):
             found.append((int(number[1]), path))
-    return [Strip(found[i][0], found[i][1].read_bytes()) for i in (chosen(len(found), STRIPS) if found else [])]
+    return [Strip(found[i][0], read_bytes(found[i][1])) for i in (chosen(len(found), STRIPS) if found else [])]
 
 
 def sweep(folder: Path, weights: str = "", named: bool = True) -> Sweep:
@@ -75,22 +76,22 @@ def sweep(folder: Path, weights: str = "", named: bool = True) -> Sweep:
     """
     path = folder / "results.json"
     try:
-        content = json.loads(path.read_text())
-        metric, conditions = str(content["metric"]), content.get("conditions") or {}
-        alike = quality.even(content["cells"], metric)
-        cells = [
-            cell._replace(even=each in alike) for each in content["cells"] if (cell := _cell(each, metric)) is not None
-        ]
-        if len({cell.spacing for cell in cells}) > 1:
-            cells = [cell._replace(label=f"{cell.label}, {cell.spacing}") for cell in cells]
-        remarks = [] if content.get("finished") else ["The sweep is not finished: cells are missing."]
-        advice = tuple(str(line) for line in content.get("advice") or ())
-        others, model = str(conditions.get("model_sha256", weights)), content.get("model")
-        metrics = tuple(dict.fromkeys(name for each in content["cells"] for name in each.get("metrics", ())))
+        content = quality.results(path)
     except FileNotFoundError:
         raise ValueError(f"there is no {path}: name a folder that `leapstep sweep` made") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold what `leapstep sweep` writes ({error!r})") from error
+    if "cells" not in content:
+        raise ValueError(f"{path} holds one result, of `leapstep evaluate`: name a folder that `leapstep sweep` made")
+    metric, conditions = content["metric"], content["conditions"]
+    alike = quality.even(content["cells"], metric)
+    cells = [
+        cell._replace(even=each in alike) for each in content["cells"] if (cell := _cell(each, metric)) is not None
+    ]
+    if len({cell.spacing for cell in cells}) > 1:
+        cells = [cell._replace(label=f"{cell.label}, {cell.spacing}") for cell in cells]
+    remarks = [] if content.get("finished") else ["The sweep is not finished: cells are missing."]
+    advice = tuple(content.get("advice", ()))
+    others, model = str(conditions.get("model_sha256", weights)), content.get("model")
+    metrics = tuple(dict.fromkeys(name for each in content["cells"] for name in each["metrics"]))
     if weights and others != weights:
         if named:
             raise ValueError(f"{folder} is a sweep of {model} with other weights: name a sweep of this model")

@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
-import re
 from typing import Any
 
 from leapstep import plots
 from leapstep.report import commands, words
 from leapstep.report.contents import Page
 from leapstep.report.sections import sections
-
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Characters that HTML does not know."""
+from leapstep.text import clean
 
 
 def render(page: Page) -> str:
@@ -56,7 +53,7 @@ def require() -> Any:
 
 
 def _printable(value: Any) -> Any:
-    return UNPRINTABLE.sub(" ", value) if type(value) is str else value
+    return clean(value, keep="\n\t\r") if type(value) is str else value
 
 
 def _digest(script: str) -> str:
