@@ -316,7 +316,7 @@ def test_no_pickle_is_written(folder):
 def test_truncated_weights(folder, size):
     path = folder / "unet" / checkpoint.WEIGHTS
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"safetensors cannot be read \(.*truncated"):
+    with pytest.raises(ValueError, match=r"safetensors (is empty|cannot be read \(.*truncated)"):
         checkpoint.load(folder)
 
 

@@ -377,6 +377,61 @@ def test_a_file_that_is_no_python(mine, asked):
     refused(invoke("lost.py:network", "points.npy"), "lost.py, line 3: ModuleNotFoundError: .*no_such_module")
 
 
+LOADS = """
+import torch
+from torch import nn
+
+def loaded(path="net.pt", **how):
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return net
+
+def safe():
+    from safetensors.torch import load_file
+    return load_file("net.safetensors")
+
+def wrapped():
+    net = nn.DataParallel(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3)))
+    net.load_state_dict(torch.load("net.pt", weights_only=True))
+
+def from_gpu():
+    raise RuntimeError("Attempting to deserialize object on a CUDA device but torch.cuda.is_available() is False.")
+"""
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n"
+
+
+def test_weights_that_do_not_load_get_the_line_that_helps(mine, asked):
+    (mine / "loads.py").write_text(LOADS)
+    state = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)).state_dict()
+    for contents, words in [
+        ({f"module.{key}": value for key, value in state.items()}, r'begin with "module.": net.load_state_dict\(\{key'),
+        (
+            {f"model.{key}": value for key, value in state.items()} | {"loss.scale": torch.ones(1)},
+            r'begin with "model.": .*removeprefix\("model."\).*if key.startswith\("model."\)',
+        ),
+        ({"state_dict": state, "epoch": 3}, r'inside a larger dictionary: .*contents\["state_dict"\]\)$'),
+        ({"model": state, "ema": state}, r'contents\["ema"\]\) \(or contents\["model"\]\)$'),
+        ([state, 3], r"load_state_dict takes the one that is a state dict, as in contents\[0\]"),
+        (torch.nn.Linear(2, 2), r"holds more than weights \(torch.nn.modules.linear.Linear\), which would be executed"),
+    ]:
+        torch.save(contents, mine / "net.pt")
+        result = invoke("loads.py:loaded", "points.npy")
+        refused(result, r"loads.py, line 7: loaded\(\) raised ", words)
+        assert "weights_only=False" not in result.stderr
+    torch.save(state, mine / "net.pt")
+    refused(invoke("loads.py:wrapped", "points.npy"), 'own keys begin with "module.": net.module.load_state_dict')
+    refused(invoke("loads.py:from_gpu", "points.npy"), 'torch.load\\(..., map_location="cpu", weights_only=True\\)')
+    for head, words in [
+        (POINTER, "net.pt is a Git LFS pointer, .*run `git lfs pull`"),
+        (b"<!DOCTYPE html><html>", "net.pt is a web page"),
+        (b"", "net.pt is empty"),
+    ]:
+        (mine / "net.pt").write_bytes(head)
+        (mine / "net.safetensors").write_bytes(head)
+        refused(invoke("loads.py:loaded", "points.npy"), words)
+        refused(invoke("loads.py:safe", "points.npy"), words.replace("net.pt", "net.safetensors"))
+
+
 def test_help_says_that_the_file_is_executed():
     said = " ".join(done("--help").split())
     assert "is executed" in said

@@ -463,6 +463,42 @@ def test_a_network_that_cannot_be_called_says_why():
         leapstep.diagnose(net, RNG.random((50, 3)))
 
 
+def actor(state, action, timestep):
+    raise AssertionError("never asked")
+
+
+@pytest.mark.parametrize(
+    ("net", "given", "call"),
+    [
+        (actor, (), 'net(given["state"], x, timestep)'),
+        (actor, ("action",), 'net(x, given["action"], timestep)'),
+        (lambda t, x: x, (), "net(timestep, x)"),
+        (lambda x, y, t: x, ("y",), 'net(x, given["y"], timestep)'),
+        (lambda x, mask=None, t=None: x, (), "net(x, t=timestep)"),
+        (lambda x, *, sigma: x, (), "net(x, sigma=timestep)"),
+    ],
+)
+def test_another_order_of_arguments_is_told_with_the_wrapper_that_helps(net, given, call):
+    condition = {name: RNG.random((50, 3)) for name in given}
+    with pytest.raises(ValueError, match=r"the network.s arguments are .*, and it is called as net") as error:
+        leapstep.diagnose(net, RNG.random((50, 3)), condition=condition or None)
+    assert str(error.value).endswith(f"wrap it, as in lambda x, timestep, **given: {call}")
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        lambda x, t: x * t[:, None],
+        lambda x, time, y=None: x * time[:, None],
+        lambda x, noise_labels, t=None: x * noise_labels[:, None],
+        lambda x, embedded: x * embedded[:, None],
+        lambda *args: args[0] * args[1][:, None],
+    ],
+)
+def test_the_usual_order_is_taken_as_it_is(net):
+    assert probe(net, torch.randn(10, 5), lambda rows: {}, {}).reshape == "[b]"
+
+
 class Convolved(nn.Module):
     """A network of pictures with one channel, whose timesteps come from a table."""
 

@@ -274,6 +274,16 @@ def test_averaged_weights_come_first(tmp_path, ema, raw):
         assert all(torch.equal(state[key], value) for key, value in expected.items())
 
 
+def test_a_prefix_on_all_keys_is_left_out_and_named(tmp_path):
+    theirs = filled(Ddim())
+    plain, _ = foreign.load(saved(tmp_path / "plain.pt", state_of(theirs)), config=DDIM_SIZE)
+    for before in ("model.", "net.denoiser."):
+        path = saved(tmp_path / "model.pt", {f"{before}{key}": value for key, value in state_of(theirs).items()})
+        model, evidence = foreign.load(path, config=DDIM_SIZE)
+        assert f"keys: without {before}, with which all of them begin" in evidence
+        torch.testing.assert_close(model.network.state_dict(), plain.network.state_dict(), rtol=0, atol=0)
+
+
 def test_the_averages_of_a_wrapper():
     averaged = {"a.weight": torch.ones(2), "a.bias": torch.zeros(1)}
     wrapped = {f"ema_model.{key}": value for key, value in averaged.items()}
@@ -339,11 +349,14 @@ def test_broken_and_unknown_files(tmp_path):
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.pt").touch()
     (tmp_path / "cut.safetensors").write_bytes(b"12345678")
+    pointer = tmp_path / "pointer.safetensors"
+    pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n")
     other = {f"layer{number}.weight": torch.ones(2) for number in range(9)}
     for path, message in [
         (tmp_path / "none.pt", "there is no checkpoint"),
         (tmp_path / "cut.pt", "truncated"),
-        (tmp_path / "empty.pt", "truncated"),
+        (tmp_path / "empty.pt", "empty.pt is empty: copy or download it again"),
+        (pointer, "pointer.safetensors is a Git LFS pointer, .*run `git lfs pull`"),
         (tmp_path / "cut.safetensors", "truncated or not a safetensors"),
         (saved(tmp_path / "other.pt", other), "first keys that did not fit are layer0.weight, layer1.weight, layer2"),
         (

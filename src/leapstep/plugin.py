@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from leapstep.remedies import remedy
 from leapstep.text import one_line
 
 
@@ -59,6 +60,8 @@ def execute(path: Path, call: Callable[[], Any], what: str = "") -> Any:
         own = [line for name, line in places if Path(name).resolve() == path.resolve()]
         where = f"{path}, line {own[-1]}" if own else str(path)
         said = error.msg if isinstance(error, SyntaxError) else str(error)
+        if cure := remedy(error):
+            raise ValueError(f"{where}: {what}{type(error).__name__}: {one_line(said, 120)}; {cure}") from error
         raise ValueError(f"{where}: {what}{type(error).__name__}: {one_line(said)}") from error
 
 

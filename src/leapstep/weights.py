@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from leapstep.reading import check_memory, regular
+from leapstep.remedies import stands_in
 from leapstep.text import one_line
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -36,6 +37,8 @@ def read(path: str | Path) -> dict[str, Tensor]:
     """
     path = regular(path)
     check_memory(path.stat().st_size, f"reading {path}")
+    if said := stands_in(path):
+        raise ValueError(said)
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)

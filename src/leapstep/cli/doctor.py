@@ -42,7 +42,7 @@ A file such as `mine.py`:
 
     def network():
         net = Net()
-        net.load_state_dict(torch.load("net.pt", weights_only=True))
+        net.load_state_dict(torch.load("net.pt", map_location="cpu", weights_only=True))
         return net.eval()
 """
 

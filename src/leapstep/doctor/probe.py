@@ -5,10 +5,11 @@ Nothing here knows of noise. The network is called on data, and what it does wit
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -24,6 +25,15 @@ from leapstep.text import one_line
 F64 = torch.float64
 Condition = Callable[[Tensor], Mapping[str, Any]]
 """Of the rows `[b]` of the data, the network's keyword arguments for them."""
+
+TIMES = (
+    *("t", "ts", "time", "times", "timestep", "timesteps", "time_step", "step", "steps", "diffusion_step", "k"),
+    *("sigma", "sigmas", "noise", "noise_level", "noise_levels", "noise_labels", "c_noise", "log_snr", "gamma"),
+)
+"""What people call the timestep among the arguments of a network."""
+
+DATA = ("x", "x_t", "xt", "x_noisy", "sample", "noisy", "y_t", "z", "z_t")
+"""What they call x."""
 
 SMALLEST = 3
 """The batch with which a network proves that it can be called; larger ones that it refuses are halved."""
@@ -199,6 +209,7 @@ def probe(
         ValueError: there is no way of calling it that works, or no answer of it is finite.
     """
     found = Probe(net, condition, device_of(net), budget=budget or Budget())
+    _check_order(net, set(condition(torch.arange(1))))
     x, rows = values[:3], torch.arange(3)
     found.reshape, found.integers = _form(found, x, rows, hints.get("reshape"))
     found.limit = _limit(found, x[:1], rows[:1])
@@ -217,6 +228,40 @@ def probe(
     found.batch = _batch(found, values)
     _price(found, values)
     return found
+
+
+def _check_order(net: Callable[..., Any], given: Collection[str]) -> None:
+    """Make sure that the second argument is the timestep, where the names of the arguments tell which one is.
+
+    Arguments:
+        given: the names of the conditions.
+    Raises:
+        ValueError: another one is; with the wrapper that helps.
+    """
+    function = net.forward if isinstance(net, nn.Module) else net
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some say nothing
+        return
+    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    alone = [each.name for each in parameters if each.kind == each.KEYWORD_ONLY]
+    time = next((name for name in (*names, *alone) if name.lower() in TIMES), None)
+    if time is None or (names[1:2] and names[1].lower() in TIMES):
+        return
+    others = [name for name in names if name != time]
+    data = next((name for name in others if name.lower() in DATA and name not in given), None)
+    data = data or next((name for name in reversed(others) if name not in given), None)
+    if data is None:
+        return
+    needed = {each.name for each in parameters if each.default is each.empty} | {*given, time}
+    words = {name: f'given["{name}"]' for name in others} | {time: "timestep", data: "x"}
+    skipped = next((i for i, name in enumerate(names) if name not in needed), len(names))
+    call = [words[name] for name in names[:skipped]]
+    call += [f"{name}={words[name]}" for name in (*names[skipped:], *alone) if name in needed and name in words]
+    raise ValueError(
+        f"the network's arguments are ({', '.join([*names, *alone])}), and it is called as net(x, timestep, "
+        f"**condition): wrap it, as in lambda x, timestep, **given: net({', '.join(call)})"
+    )
 
 
 def _form(found: Probe, x: Tensor, rows: Tensor, shape: str | None) -> tuple[str, bool]:

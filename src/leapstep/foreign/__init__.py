@@ -45,6 +45,7 @@ from torch import Tensor
 from leapstep.foreign import ddim, diffusers, lucidrains, openai, score_sde
 from leapstep.foreign.reading import Chosen, Import, Settings, State
 from leapstep.reading import check_memory, read_json, regular
+from leapstep.remedies import AVERAGED, RAW, prefix, stands_in
 from leapstep.text import one_line
 from leapstep.weights import check_sizes
 
@@ -70,8 +71,6 @@ FORMATS: dict[str, Reader] = {
 }
 """Every format, by name, in the order in which they are tried."""
 
-AVERAGED = ("ema_model", "ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_state", "params_ema")
-RAW = ("model", "state_dict", "model_state_dict", "net", "network", "params", "module", "model_state")
 WRAPPERS = ("module.", "_orig_mod.")
 """What torch's DataParallel, DistributedDataParallel and compile put before every key."""
 
@@ -109,6 +108,11 @@ def load(
     state, choices = next((chosen for chosen in special if chosen is not None), None) or choose(contents, path)
     _check_keys(state)
     found = next((name for name, reader in candidates.items() if reader.matches(state)), None)
+    if found is None and (before := prefix(state)):
+        bare = {key.removeprefix(before): value for key, value in state.items()}
+        found = next((name for name, reader in candidates.items() if reader.matches(bare)), None)
+        if found is not None:
+            state, choices = bare, (*choices, f"keys: without {one_line(before, 60)}, with which all of them begin")
     if found is None and any(key.startswith("first_stage_model.") for key in state):
         raise ValueError(
             f"{path} is a latent diffusion model (first_stage_model), which is not supported: only pixels are"
@@ -133,6 +137,8 @@ def opened(path: Path) -> Any:
     if not path.exists():
         raise ValueError(f"there is no checkpoint {path}: name a file, or a diffusers folder")
     check_memory(regular(path).stat().st_size, f"reading {path}")
+    if said := stands_in(path):
+        raise ValueError(said)
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
