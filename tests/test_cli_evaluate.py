@@ -13,7 +13,7 @@ from PIL import Image
 
 import leapstep
 from commands import done, invoke, refused, tree
-from leapstep import checkpoint, evaluation, features, quality
+from leapstep import checkpoint, evaluation, features, holdout, quality
 from leapstep.cli import sweep as sweep_command
 from leapstep.data import read
 from test_cli_pictures import CLASSES, model, place, points, saved  # noqa: F401  (fixtures)
@@ -127,9 +127,66 @@ def test_copies_of_training_data_are_found_and_drawn(insects, tmp_path):
     with Image.open(tmp_path / "pairs.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 20
     assert "50.0%" in done("evaluate", copies, insects, *FAST).stdout
+    relative = found["memorisation"]["relative"]
+    assert 0 <= relative["low"] <= relative["value"] <= relative["high"]
+    plain = result(copies, insects / "train", *FAST, "--pairs", tmp_path / "plain.png")["memorisation"]
+    assert plain["known"] == "other training data"
+    assert plain["share"]["value"] == pytest.approx(0.5)
+    assert [row[:2] for row in plain["nearest"]][:6] == [row[:2] for row in found["memorisation"]["nearest"]][:6]
+    with Image.open(tmp_path / "plain.png") as picture:
+        assert picture.height > 150  # captions above each
     refused(
-        invoke("evaluate", copies, insects, *FAST, "--split", "train", "--pairs", tmp_path / "p.png"), "--train-split"
+        invoke("evaluate", copies, insects, *FAST, "--train-split", "validation", "--pairs", tmp_path / "p.png"),
+        "validation",
     )
+
+
+@pytest.fixture
+def run(model, insects, tmp_path):  # noqa: F811
+    """A run that was trained on a plain folder, of which it held out six samples."""
+    path, source = shutil.copytree(model, tmp_path / "run"), insects / "train"
+    details = json.loads((path / "leapstep.json").read_text())
+    chosen = holdout.choose(read(source, split="all"), "6").model_dump()
+    details["data"] |= {"source": str(source), "samples": 24, "holdout": chosen}
+    (path / "leapstep.json").write_text(json.dumps(details))
+    return path
+
+
+def test_a_run_is_measured_against_what_it_held_out_without_being_asked(run, insects, tmp_path):
+    said = done("evaluate", run, *FAST, "--steps", 2, "--out", tmp_path / "e.json")
+    assert "has no part test" not in said.stderr
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert (
+        found["conditions"] | {"data": str(insects / "train"), "split": "test", "reference": 6} == found["conditions"]
+    )
+    assert found["relation"] == "held-out"
+    assert found["memorisation"]["training"] == 24
+    assert found["memorisation"]["known"] == "data that were not trained on"
+    assert f"6 of {insects / 'train'} (test), which the model was not trained on" in said.stdout
+    assert re.search(r"samples are [\d.]+ times as far as data that were not trained on \(medians; 95 %", said.stdout)
+    swept(run, insects / "train", tmp_path / "s", "--methods", "unipc", "--etas", "0")
+    assert "which the model was not trained on" in (tmp_path / "s" / "table.md").read_text()
+    done("sample", run, "--n", 12, "--steps", 2, "--out", tmp_path / "samples")
+    again = result(tmp_path / "samples", *FAST)  # whose manifest says what the model was trained on
+    assert (again["conditions"]["reference"], again["relation"]) == (6, "held-out")
+
+
+def test_a_reference_that_was_trained_on_is_called_so_in_every_table(run, tmp_path):
+    for split in ("train", "all"):
+        said = done("evaluate", run, *FAST, "--steps", 2, "--split", split, "--out", tmp_path / f"{split}.json").stdout
+        assert f"({split}), which the model was trained on: a copy of them would do best" in said
+        assert "times as far as other training data" in said
+    done("sweep", run, "--out", tmp_path / "s", "--split", "all", "--methods", "unipc", "--steps", 2, *FAST)
+    assert "which the model was trained on: a copy of them" in (tmp_path / "s" / "table.md").read_text()
+    done("evaluate", run, *FAST, "--steps", 2, "--out", tmp_path / "test.json")
+    told = done("compare", tmp_path / "s", tmp_path / "all.json", tmp_path / "test.json").stdout
+    assert f"{tmp_path / 's'}, {tmp_path / 'all.json'}: against data which the model was trained on" in told
+
+
+def test_a_model_that_does_not_say_what_it_was_trained_on_needs_data(model, insects):  # noqa: F811
+    refused(invoke("evaluate", model, *FAST), "name real data")
+    refused(invoke("sweep", model, "--out", "nowhere", *FAST), "name real data")
+    refused(invoke("evaluate", insects / "train", *FAST), "name real data")
 
 
 def test_what_is_no_picture_is_measured_too(points, place, tmp_path):  # noqa: F811
@@ -137,7 +194,7 @@ def test_what_is_no_picture_is_measured_too(points, place, tmp_path):  # noqa: F
     np.savez(tmp_path / "points.npz", x=rng.normal(100, 5, (40, 2)))
     found = result(points, tmp_path / "points.npz", "--split", "all", *FAST)
     assert found["metrics"]["frechet"]["value"] > 0
-    assert "memorisation" not in found
+    assert found["memorisation"]["known"] == "other training data"
     args = ["evaluate", points, tmp_path / "points.npz", "--split", "all", *FAST]
     refused(invoke(*args, "--pairs", tmp_path / "p.png"), "pictures")
 
@@ -327,8 +384,8 @@ def test_a_finished_sweep_keeps_its_warnings_and_what_tells_its_cells_apart_by_a
 def test_data_without_a_test_part_are_the_reference_as_a_whole(model, insects, tmp_path):  # noqa: F811
     whole = insects / "train"
     said = done("evaluate", model, whole, *FAST, "--steps", 2, "--out", tmp_path / "e.json")
-    assert f"{whole} has no part test: the reference is all of it, training data too (--split)" in said.stderr
-    assert "Copies" not in said.stdout
+    assert f"{whole} has no part test, and no run held out any of it" in said.stderr
+    assert "the reference is all of it, training data too" in said.stderr
     assert json.loads((tmp_path / "e.json").read_text())["conditions"]["split"] == "all"
     swept(model, whole, tmp_path / "s")
     assert json.loads((tmp_path / "s" / "results.json").read_text())["conditions"]["reference"] == 30

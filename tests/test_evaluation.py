@@ -16,9 +16,11 @@ from leapstep.evaluation import (
     _fresh_share,
     difference,
     frechet_distance,
+    from_others,
     inception_score,
     kernel_distance,
     measure,
+    median_ratio,
     memorisation,
     nearest,
     neighbours,
@@ -342,6 +344,33 @@ def test_test_data_that_are_training_data_leave_only_copies_under_suspicion():
     assert found.expected.value == pytest.approx(4 / 41)
     with pytest.raises(ValueError, match="at least half of 40 test samples are in the training set: pass held-out"):
         memorisation(test, np.concatenate([train, test[:20]]), test)
+
+
+def test_without_test_data_training_samples_stand_in_each_for_its_nearest_among_the_others():
+    train = np.array([0.0, 1.0, 3.0, 3.0, 7.0, 20.0])[:, None]  # two are equal: each is the nearest of the other
+    assert from_others(train).tolist() == [1, 1, 0, 0, 4, 13]
+    assert len(from_others(np.arange(30.0)[:, None], most=7)) == 7
+    found = memorisation(np.array([[0.5], [9.0], [27.0], [4.0], [6.0]]), train)
+    assert found.typical == 1
+    assert found.ratio.tolist() == [0.5, 2, 7, 1, 1]
+    rng = np.random.default_rng(14)
+    train, fresh = rng.standard_normal((600, 6)), rng.standard_normal((500, 6))
+    copies = train[:500] + 1e-3 * fresh
+    assert memorisation(fresh, train).relative.low < 1 < memorisation(fresh, train).relative.high
+    assert memorisation(copies, train).relative.high < 0.01
+    assert memorisation(copies, train).share.value == 1
+    with pytest.raises(ValueError, match="at least half of 20 training samples occur twice"):
+        memorisation(train[:5], np.concatenate([train[:10], train[:10]]))
+
+
+def test_the_interval_of_a_ratio_of_medians_holds_it_as_often_as_it_says():
+    rng, within = np.random.default_rng(15), []
+    for _ in range(200):
+        a, b = (torch.from_numpy(rng.gamma(4, scale, n)) for scale, n in ((1.2, 80), (1.0, 60)))
+        found = median_ratio(a, b, resamples=100)
+        assert found.value == float(a.median() / b.median())
+        within.append(found.low <= 1.2 <= found.high)
+    assert 0.9 < np.mean(within) <= 1  # 0.95, with a standard error of 0.015
 
 
 def test_shares_of_fresh_samples_follow_from_ranks():

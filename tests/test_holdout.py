@@ -209,3 +209,24 @@ def test_memorising_shows(tmp_path):
         trainer.advance()
     losses = trainer.compare()
     assert losses["held_out"] > 2 * losses["training"]
+
+
+def test_what_data_are_to_a_model(tmp_path):
+    source = photos(tmp_path / "photos", 20)
+    whole = read(source, split="all")
+    held = holdout.choose(whole, "5")
+    (tmp_path / "moved").symlink_to(source)
+
+    def relation(name, split, **data):
+        details = {"data": {"source": source, **data}}
+        return holdout.relation(details, name, split, holdout.part(details, name, split, lambda split: whole))
+
+    for name in (source, str(tmp_path / "moved")):
+        assert relation(name, "test", holdout=held.model_dump()) == "held-out"
+        assert relation(name, "train", holdout=held.model_dump()) == "training"
+        assert relation(name, "all") == "training"
+        assert relation(name, "test") == "held-out"  # a part of its own
+    elsewhere = str(tmp_path / "elsewhere")
+    assert relation(elsewhere, "test", holdout=held.model_dump()) == "held-out"  # known by the samples themselves
+    assert relation(elsewhere, "all") == "?"
+    assert holdout.relation({}, source, "test", whole) == "?"

@@ -73,6 +73,8 @@ class Memorisation:
     """The smallest ratio that at least 1 % of the test samples do not exceed."""
     typical: float
     """Median distance of a test sample to the nearest training sample, in units of the features."""
+    relative: Estimate
+    """The median of the ratios, with its 95 % interval; fresh samples of the data are at 1, copies at 0."""
 
 
 def frechet_distance(a: Samples, b: Samples) -> float:
@@ -206,7 +208,7 @@ def nearest(a: Samples, b: Samples, count: int = 1) -> tuple[Tensor, Tensor]:
     return _nearest(a, b, count)
 
 
-def memorisation(samples: Samples, train: Samples, test: Samples) -> Memorisation:
+def memorisation(samples: Samples, train: Samples, test: Samples | None = None) -> Memorisation:
     """Compare how near samples are to the training data with how near test data are, which nobody can have copied.
 
     A ratio of 1 is the distance at which half of the test samples have a training sample; a copy is at 0. `threshold`
@@ -220,7 +222,9 @@ def memorisation(samples: Samples, train: Samples, test: Samples) -> Memorisatio
     Arguments:
         samples: [n, *d], each flattened to a vector of features.
         train: what the model was trained on [m, *d].
-        test: data that it was not trained on, of the same distribution [l, *d].
+        test: data that it was not trained on, of the same distribution [l, *d]. None where all data were trained on:
+            then up to 1000 training samples take their place, each with its nearest among the others. They are as far
+            from them as fresh data would be, unless the data hold near duplicates.
 
     Returns:
         For each sample the ratio and the nearest training sample, and how many are suspiciously near.
@@ -233,16 +237,50 @@ def memorisation(samples: Samples, train: Samples, test: Samples) -> Memorisatio
         Meehan et al. 2020, arXiv:2004.05675 (test-to-train distances as the measure of copying); Wilson 1927.
     """
     distances, index = nearest(samples, train)
-    own = nearest(test, train)[0][:, 0].sort().values
+    own = (from_others(train) if test is None else nearest(test, train)[0][:, 0]).sort().values
     typical = float(own.median())
     if typical == 0:
-        raise ValueError(f"at least half of {len(own)} test samples are in the training set: pass held-out data")
+        what = "training samples occur twice" if test is None else "test samples are in the training set"
+        raise ValueError(f"at least half of {len(own)} {what}: pass held-out data")
     near = own <= own[math.ceil(len(own) / 100) - 1]
     threshold = float(own[near][-1]) / typical
     ratio = distances[:, 0] / typical
     share = _wilson(int((ratio <= threshold).sum()), len(ratio))
     expected = _fresh_share(int(near.sum()), len(own), len(ratio))
-    return Memorisation(ratio, index[:, 0], share, expected, threshold, typical)
+    return Memorisation(ratio, index[:, 0], share, expected, threshold, typical, median_ratio(distances[:, 0], own))
+
+
+def from_others(train: Samples, most: int = 1000) -> Tensor:
+    """How far samples of a set are from their nearest neighbours in it: up to `most` of them, evenly chosen [n].
+
+    Raises:
+        ValueError: fewer than 2 samples, or values that are not finite.
+    """
+    features = _features(train, 2, "a distance to another one")
+    rows = torch.arange(min(most, len(features))) * len(features) // min(most, len(features))
+    distances, places = _nearest(features[rows], features, 2)
+    return torch.where(places[:, 0] == rows, distances[:, 1], distances[:, 0])
+
+
+def median_ratio(a: Tensor, b: Tensor, resamples: int = 500) -> Estimate:
+    """The median of a over that of b, with its 95 % interval by the bootstrap of both.
+
+    Arguments:
+        a, b: independent numbers [n] and [m], those of b mostly positive.
+        resamples: how often both are drawn again, with replacement.
+
+    References:
+        Efron and Tibshirani 1993, chapter 13 (percentile interval).
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def medians(values: Tensor) -> Tensor:
+        drawn = (torch.randint(len(values), (len(values),), generator=generator) for _ in range(resamples))
+        return torch.stack([values[rows].median() for rows in drawn])
+
+    value = float(a.median() / b.median())
+    low, high = (medians(a) / medians(b)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def measure(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -131,6 +131,24 @@ def part(details: Mapping[str, Any], source: str, split: str, read: Callable[[st
             f"{len(held)} are there, of the others {len(kept)}: pass --split all, or the data of that time"
         )
     return data.subset(kept if split == "train" else held)
+
+
+def relation(details: Mapping[str, Any], source: str, split: str, data: Data) -> Literal["held-out", "training", "?"]:
+    """What some data are to a model: never trained on, trained on (all or some of them), or nobody knows.
+
+    Arguments:
+        details: the content of the model's `leapstep.json`.
+        source: what was read.
+        split: which part of it.
+        data: what `part` made of that.
+    """
+    holdout = Holdout.recorded(details)
+    if holdout is not None and split == "test" and _digest(_hashes(data)) == holdout.sha256:
+        return "held-out"
+    trained = (details.get("data") or {}).get("source")
+    if trained is None or not same_source(str(trained), source):
+        return "?"
+    return "training" if split in ("train", "all") else "held-out"
 
 
 def own_test(data: Data, **options: Any) -> Data | None:

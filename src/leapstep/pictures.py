@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from leapstep import files
-from leapstep.text import one_line
+from leapstep.text import clean, one_line
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFont
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -113,6 +113,8 @@ def table(
 ) -> Image.Image:
     """Lay pictures out in rows on white, each in a thin grey frame: captions before the rows and above the columns.
 
+    A caption may have several lines.
+
     Arguments:
         rows: uint8 [n, c, h, w] with c = 1 or 3, by their captions, from top to bottom; all of one h and w.
         columns: captions of the columns, from left to right.
@@ -133,9 +135,9 @@ def table(
     count = sum(len(pixels) for pixels in rows.values())
     large = {caption: _scaled(pixels, side, None, count, most) for caption, pixels in rows.items()}
     _, h, w, _ = next(iter(large.values())).shape
-    wide = gap + max(w, *(math.ceil(font.getlength(caption)) for caption in (*columns, "")))
-    left = 2 * gap + max(math.ceil(font.getlength(one_line(caption))) for caption in rows)
-    top = 2 * size if columns else gap
+    wide = gap + max(w, _width(font, *columns))
+    left = 2 * gap + _width(font, *map(one_line, rows))
+    top = size * (2 + max(caption.count("\n") for caption in columns)) if columns else gap
     longest = max(len(pictures) for pictures in large.values())
     canvas = Image.new("RGB", (left + longest * wide, top + len(rows) * (h + gap)), "white")
     draw = ImageDraw.Draw(canvas)
@@ -151,8 +153,13 @@ def table(
     return canvas
 
 
+def _width(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *captions: str) -> int:
+    """The width of the longest line, pixels."""
+    return max((math.ceil(font.getlength(line)) for caption in captions for line in caption.split("\n")), default=0)
+
+
 def captioned(images: Mapping[str, Image.Image], size: int = 15) -> Image.Image:
-    """Stack images on white, each below its caption.
+    """Stack images on white, each below its caption, which may have several lines.
 
     Arguments:
         images: by their captions, from top to bottom.
@@ -163,12 +170,15 @@ def captioned(images: Mapping[str, Image.Image], size: int = 15) -> Image.Image:
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    font, strip = ImageFont.load_default(size), 2 * size
-    height = sum(image.height + strip for image in images.values())
-    canvas = Image.new("RGB", (max(image.width for image in images.values()), height), "white")
+    font = ImageFont.load_default(size)
+    strips = {caption: size * (2 + 3 * caption.count("\n") // 2) for caption in images}
+    height = sum(image.height + strips[caption] for caption, image in images.items())
+    width = max(4 + _width(font, *images), *(image.width for image in images.values()))
+    canvas = Image.new("RGB", (width, height), "white")
     draw, top = ImageDraw.Draw(canvas), 0
     for caption, image in images.items():
-        draw.text((2, top + strip / 2), one_line(caption), "black", font, anchor="lm")
+        strip = strips[caption]
+        draw.text((2, top + strip / 2), clean(caption), "black", font, anchor="lm")
         canvas.paste(image.convert("RGB"), (0, top + strip))
         top += strip + image.height
     return canvas

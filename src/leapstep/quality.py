@@ -261,6 +261,33 @@ def gather(yardstick: Yardstick, batches: Iterable[Batch], part: Part | None = N
         yield part
 
 
+REFERENCE = {
+    "held-out": "which the model was not trained on",
+    "training": "which the model was trained on: a copy of them would do best",
+}
+"""What a reference is to a model, by `holdout.relation`, as a reader is told."""
+
+
+def nearness(relative: Estimate, known: str) -> str:
+    """How far samples are from the training data, and what that means.
+
+    Arguments:
+        relative: their median distance to the nearest training sample, over that of real data.
+        known: which real data these are.
+    """
+    low, high = relative.low or 0.0, relative.high or 0.0
+    if high < 1:
+        meant = "nearer than fresh data: copies, or samples that vary too little, such as blurred ones"
+    elif low > 1:
+        meant = "farther than fresh data: no copies, but not quite like the data either"
+    else:
+        meant = "as far as fresh data are: no sign of copies"
+    return (
+        f"From the nearest training data, samples are {relative.value:.2f} times as far as {known} (medians; 95 % "
+        f"interval {low:.2f} to {high:.2f}): {meant}."
+    )
+
+
 def as_json(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
     """Estimates as a result file keeps them."""
     return {name: {"value": each.value, "low": each.low, "high": each.high} for name, each in metrics.items()}

@@ -24,7 +24,7 @@ def command(
     ] = "frechet",
 ) -> dict[str, Any]:
     """Put results into one Markdown table; what was measured under other conditions is marked and explained below."""
-    from leapstep.quality import NAMES, duration, marks, shown
+    from leapstep.quality import NAMES, REFERENCE, duration, marks, shown
 
     if metric not in NAMES:
         raise ValueError(f"--metric {metric}: use one of {', '.join(NAMES)}")
@@ -38,6 +38,8 @@ def command(
         time = "" if row.get("seconds") is None else duration(row["seconds"])
         told = (row.get(name, "") for name in ("result", "model", "label", "steps", "calls"))
         typer.echo(f"| {' | '.join(str(cell).replace('|', '/') for cell in (*told, value, time))} |")
+    if trained := [str(row["result"]) for row in rows if row["relation"] == "training"]:
+        typer.echo(f"\n{', '.join(dict.fromkeys(trained))}: against data {REFERENCE['training']}")
     if notes:
         typer.echo("\nNot comparable with the first row without a thought:\n")
         typer.echo("\n".join(f"- {note}" for note in notes))
@@ -61,10 +63,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         own.pop("model_sha256", None)  # in which results of other models differ by nature
         own["features"] = f"{own['features']} {own.pop('features_sha256')[:8]}"  # whatever folder they were in
         own.pop("features_source", None)
+        shared = {"result": path, "conditions": own, "relation": found.get("relation")}
         if "cells" in found:
-            return [{**cell, "result": path, "model": found["model"], "conditions": own} for cell in found["cells"]]
+            return [{**cell, "model": found["model"], **shared} for cell in found["cells"]]
         made = found["evaluation"]
         model = made.get("model") or made["samples"]
-        return [{**made, "result": path, "model": model, "metrics": found["metrics"], "conditions": own}]
+        return [{**made, "model": model, "metrics": found["metrics"], **shared}]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not a result of leapstep evaluate or sweep") from error

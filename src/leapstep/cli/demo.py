@@ -73,7 +73,7 @@ def command(
     _print(results, out)
     typer.echo("\nThe same by method, noise and steps, as leapstep sweep measures it (in principal components):")
     model_folder, to = str(out / "run"), out / "sweep"
-    sweep.command(model_folder, "digits", to, *SWEEP, metrics=["frechet"], n=n, seed=seed, device="cpu")
+    sweep.command(model_folder, to, "digits", *SWEEP, metrics=["frechet"], n=n, seed=seed, device="cpu")
     _draw_page(model, out, seed)
     return {"out": out, "demo": results}
 

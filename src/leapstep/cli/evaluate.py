@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from leapstep.checkpoint import Model
     from leapstep.data import Data
+    from leapstep.evaluation import Memorisation
     from leapstep.quality import Array, Batch, Part, Yardstick
 
 EXAMPLES = """**Examples**
@@ -47,7 +48,7 @@ def command(
             help="A model to sample; or samples: a folder of images or of `leapstep sample`, an npy or npz file.",
         ),
     ],
-    data: measuring.DataSource,
+    data: measuring.DataSource = None,
     split: measuring.Split = None,
     features: measuring.FeatureSpace = "pixels",
     weights: measuring.Weights = None,
@@ -70,7 +71,10 @@ def command(
         typer.Option(help="Part of the data that the model was trained on, to look for copies; default: train."),
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the samples that are nearest to training data, as PNG.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw the samples nearest to training data, each beside the nearest, as PNG."
+        ),
     ] = None,
     k: measuring.Neighbours = 5,
     resamples: measuring.Resamples = 100,
@@ -94,37 +98,28 @@ def command(
         asked = {"--steps": steps, "--set": settings, "--spacing": spacing, "--label": label}
         if ignored := [name for name, value in asked.items() if value is not None]:
             raise ValueError(f"{samples} holds samples, to which {', '.join(ignored)} does not apply: name a model")
-        source: _Folder | _Model = _Folder(samples, data, n)
+        source: _Folder | _Model = _Folder(samples, n)
     else:
-        source = _Model(
-            samples,
-            data,
-            n,
-            method,
-            settings,
-            steps,
-            spacing,
-            seed,
-            label or [],
-            guidance,
-            batch_size,
-            place,
-        )
-    split, held = measuring.reference(source.read, data, split)
-    if pairs is not None and not held.is_pictures:
+        source = _Model(samples, n, method, settings, steps, spacing, seed, label or [], guidance, batch_size, place)
+    data = measuring.source(source.details, data, samples)
+    held = measuring.reference(functools.partial(source.read, data), source.details, data, split)
+    if pairs is not None and not held.data.is_pictures:
         raise ValueError("--pairs draws pictures, and these samples are arrays: leave it out")
-    rule = measuring.yardstick(data, split, held, features, weights, metrics, k, resamples, place)
+    rule = measuring.yardstick(data, held, features, weights, metrics, k, resamples, place)
+    source.known = held.labels
     values, part = source.samples(rule)
     measured, doubts = rule.measure(part.seen, part.probabilities)
     found: dict[str, Any] = {
         "evaluation": source.made,
         "conditions": {**rule.conditions, **source.conditions, "versions": measuring.versions()},
         "metrics": quality.as_json(measured),
+        "relation": held.relation,  # of the reference to the model
         "warnings": doubts,
     }
-    trained = _trained_on(source, train_split, split)
+    trained = _trained_on(functools.partial(source.read, data), train_split)
     if trained is not None:
-        found["memorisation"] = _memorised(rule, part.seen, values, trained, pairs)
+        fresh = None if held.split in ("train", "all") else rule.reference
+        found["memorisation"] = _memorised(rule, part.seen, values, trained, fresh, pairs)
     elif pairs is not None:
         raise ValueError(
             f"--pairs needs the data that the model was trained on: name its part of {data} by --train-split"
@@ -135,7 +130,7 @@ def command(
     if out is not None:
         typer.echo(f"written: {out}")
     if pairs is not None:
-        typer.echo(f"written: {pairs} (the number is the distance; 1: as far as is usual of held-out data)")
+        typer.echo(f"written: {pairs}")
     return found
 
 
@@ -144,7 +139,6 @@ class _Model:
     """Samples that a model draws."""
 
     source: str
-    data: str
     n: int
     method: str
     settings: list[str] | None
@@ -155,6 +149,8 @@ class _Model:
     guidance: float
     batch_size: int
     device: torch.device
+    known: Tensor | None = None
+    """The labels of the reference, for the classes of the samples."""
     made: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
 
@@ -166,10 +162,14 @@ class _Model:
         model.network.requires_grad_(False)
         return model
 
-    def read(self, split: str) -> Data:
-        """The data as the model sees them; the labels are kept, for the classes of the samples."""
-        data, self.known = options.data_for(self.loaded, self.data, split)
-        return data
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What the model's folder says of it."""
+        return self.loaded.details
+
+    def read(self, source: str, split: str) -> tuple[Data, Tensor | None]:
+        """Data as the model sees them, and their labels."""
+        return options.data_for(self.loaded, source, split)
 
     def samples(self, rule: Yardstick) -> tuple[Array, Part]:
         """Draw them."""
@@ -217,10 +217,25 @@ class _Folder:
     """Samples that are there already."""
 
     source: str
-    data: str
     n: int
+    known: Tensor | None = None
     made: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """What `leapstep sample` says of them, if they are its."""
+        try:
+            found = json.loads((Path(self.source) / "manifest.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What is known of the model that drew them, as its folder says it."""
+        trained_on = self.manifest.get("trained_on")
+        return {"data": trained_on} if isinstance(trained_on, dict) else {}
 
     @functools.cached_property
     def values(self) -> Array:
@@ -231,29 +246,27 @@ class _Folder:
         values: Array = np.asarray(found.values[: self.n])
         return values
 
-    def read(self, split: str) -> Data:
-        """The data in the size and the channels of the samples."""
+    def read(self, source: str, split: str) -> tuple[Data, None]:
+        """Data in the size and the channels of the samples."""
         from leapstep.data import read
+        from leapstep.holdout import part
 
         shape = self.values.shape[1:]
+        fit: dict[str, Any] = {}
         if self.values.dtype == np.uint8 and len(shape) == 3:
-            data = read(self.data, split=split, size=shape[1] if shape[1] == shape[2] else None, channels=shape[0])
-        else:
-            data = read(self.data, split=split)
+            fit = {"size": shape[1] if shape[1] == shape[2] else None, "channels": shape[0]}
+        data = part(self.details, source, split, lambda split: read(source, split=split, **fit))
         if data.shape != shape:
             raise ValueError(
-                f"{self.data} holds samples of shape {list(data.shape)}: those of {self.source} are {list(shape)}"
+                f"{source} holds samples of shape {list(data.shape)}: those of {self.source} are {list(shape)}"
             )
-        return data
+        return data, None
 
     def samples(self, rule: Yardstick) -> tuple[Array, Part]:
         """Look at them."""
         from leapstep.quality import Part
 
-        try:
-            manifest = json.loads((Path(self.source) / "manifest.json").read_text())
-        except (OSError, ValueError):
-            manifest = {}
+        manifest = self.manifest
         conditional = ("seed", "guidance")
         self.conditions = {"n": len(self.values)} | {name: manifest[name] for name in conditional if name in manifest}
         self.made = {"samples": self.source} | {
@@ -264,28 +277,37 @@ class _Folder:
         return self.values, Part(*rule.seen(self.values))
 
 
-def _trained_on(source: _Folder | _Model, asked: str | None, split: str) -> Data | None:
-    """The training data, where they are known and not the reference themselves."""
-    if asked is None and split in ("train", "all"):
-        return None
+def _trained_on(read: Callable[[str], tuple[Data, Tensor | None]], asked: str | None) -> Data | None:
+    """The training data, where they are known."""
+    from leapstep.data import NoSplit
+
     try:
-        return source.read(asked or "train")
-    except ValueError:
+        return read(asked or "train")[0]
+    except NoSplit:
         if asked is None:
             return None
         raise
 
 
-def _memorised(rule: Yardstick, seen: Tensor, values: Array, trained: Data, pairs: Path | None) -> dict[str, Any]:
-    """How near samples come to training data, beside how near held-out data come; and the nearest pairs, drawn."""
+def _memorised(
+    rule: Yardstick, seen: Tensor, values: Array, trained: Data, fresh: Tensor | None, pairs: Path | None
+) -> dict[str, Any]:
+    """How near samples come to training data, beside how near fresh data do; and the nearest pairs, drawn.
+
+    Arguments:
+        fresh: data that were not trained on, in feature space; None: there are none, and training data stand for them.
+    """
     from leapstep import features
     from leapstep.evaluation import memorisation
 
-    found = memorisation(seen, features.reference(rule.features, trained), rule.reference)
+    found = memorisation(seen, features.reference(rule.features, trained), fresh)
+    known = "other training data" if fresh is None else "data that were not trained on"
     if pairs is not None:
-        _draw(pairs, values, trained, found)
+        _draw(pairs, values, trained, found, known)
     return {
         "training": len(trained),
+        "known": known,
+        "relative": {name: getattr(found.relative, name) for name in ("value", "low", "high")},
         "threshold": found.threshold,
         "share": found.share._asdict(),
         "expected": found.expected._asdict(),
@@ -294,27 +316,39 @@ def _memorised(rule: Yardstick, seen: Tensor, values: Array, trained: Data, pair
     }
 
 
-def _draw(path: Path, values: Array, trained: Data, found: Any) -> None:
+def _draw(path: Path, values: Array, trained: Data, found: Memorisation, known: str) -> None:
     """The pairs that are nearest for what is usual, the nearest first."""
-    from leapstep.pictures import save_image, table
+    from leapstep.pictures import captioned, save_image, table
 
     nearest = found.ratio.argsort()[:PAIRS]
-    rows = {
-        "sample": values[nearest.numpy()],
-        "nearest in training": np.asarray(trained.values[found.index[nearest].numpy()]),
-    }
-    save_image(table(rows, [f"{ratio:.2f}" for ratio in found.ratio[nearest].tolist()]), path)
+    index, ratios = found.index[nearest].tolist(), found.ratio[nearest].tolist()
+    rows = {"sample": values[nearest.numpy()], "nearest in training": np.asarray(trained.values[index])}
+    columns = [
+        f"sample {i}\ntraining {j}\nratio {ratio:.2f}"
+        for i, j, ratio in zip(nearest.tolist(), index, ratios, strict=True)
+    ]
+    title = (
+        f"The {len(nearest)} of {len(values)} samples that are nearest to one of {len(trained)} training samples\n"
+        f"ratio: the distance over the median one of {known}; 1 is as far as fresh data, 0 a copy"
+    )
+    save_image(captioned({title: table(rows, columns)}), path)
 
 
-def _copies(found: dict[str, Any]) -> str:
-    """What the search for copies found, in a sentence."""
+def _copies(found: dict[str, Any]) -> list[str]:
+    """What the search for copies found, in sentences."""
+    from leapstep.evaluation import Estimate
+    from leapstep.quality import nearness
+
     share, expected = found["share"], found["expected"]
     said = (
-        f"Copies: {share['value']:.1%} of the samples are as near to a training sample as the nearest 1 % of held-out "
-        f"data; luck alone gives {expected['low']:.1%} to {expected['high']:.1%}"
+        f"Copies: {share['value']:.1%} of the samples are as near to a training sample as the nearest 1 % of "
+        f"{found['known']}; luck alone gives {expected['low']:.1%} to {expected['high']:.1%}"
     )
     more = share["value"] > expected["high"]
-    return said + (": look at the closest pairs (--pairs)." if more else ".")
+    return [
+        nearness(Estimate(**found["relative"]), found["known"]),
+        said + (": look at the closest pairs (--pairs)." if more else "."),
+    ]
 
 
 def _text(found: dict[str, Any]) -> str:
@@ -324,12 +358,11 @@ def _text(found: dict[str, Any]) -> str:
     made, under = found["evaluation"], found["conditions"]
     what = made.get("samples") or f"{made['model']}: {made['label']}, {made['steps']} steps, {made['spacing']}"
     lines = [
-        f"{what}; {under['n']} samples against {under['reference']} of {under['data']} ({under['split']}), "
-        f"features: {under['features_source']}",
+        f"{what}; {under['n']} samples against {measuring.told(found)}; features: {under['features_source']}",
         "",
     ]
     lines += [f"{NAMES[name]:<18}{shown(found, name):>20}" for name in NAMES if name in found["metrics"]]
     lines += ["", "± is half of a 95 % interval. Distances: less is better; all else: more is better."]
     if "memorisation" in found:
-        lines.append(_copies(found["memorisation"]))
+        lines += _copies(found["memorisation"])
     return "\n".join([*lines, *(f"warning: {text}" for text in found["warnings"])])

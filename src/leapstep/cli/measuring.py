@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from leapstep.data import Data
     from leapstep.quality import Yardstick
 
-T = TypeVar("T")
-
-DataSource = Annotated[str, typer.Argument(help="Real data: `digits`, a folder, a file, a name on the Hub.")]
+DataSource = Annotated[
+    str | None,
+    typer.Argument(help="Real data: `digits`, a folder, a file, a name on the Hub; default: what it was trained on."),
+]
 Split = Annotated[
-    str | None, typer.Option(help="Which part of the data is the reference; default: test, or all where there is none.")
+    str | None,
+    typer.Option(
+        help="Which part of the data is the reference; default: what the run held out, or test, or all where there is "
+        "neither."
+    ),
 ]
 FeatureSpace = Annotated[
     str,
@@ -44,31 +49,78 @@ Neighbours = Annotated[int, typer.Option("--k", help="Which nearest neighbour bo
 Resamples = Annotated[int, typer.Option(help="Of the bootstrap that makes the intervals.")]
 
 
-def reference(read: Callable[[str], T], source: str, asked: str | None) -> tuple[str, T]:
-    """The data that samples are held against: the part asked for, or `test`, or all where nothing is held out.
+def source(details: Mapping[str, Any], asked: str | None, model: str) -> str:
+    """The data that were asked for, or those that a model was trained on, as its folder says.
+
+    Raises:
+        ValueError: neither.
+    """
+    own = (details.get("data") or {}).get("source") if asked is None else asked
+    if not isinstance(own, str):
+        raise ValueError(f"{model} does not say what it was trained on: name real data after it")
+    return own
+
+
+class Reference(NamedTuple):
+    """Real data that samples are held against.
+
+    Attributes:
+        split: the part of the source.
+        relation: to the model, see `holdout.relation`.
+        data: the samples.
+        labels: their classes in the model's numbers [n], or None.
+    """
+
+    split: str
+    relation: str
+    data: Data
+    labels: Tensor | None = None
+
+
+def reference(
+    read: Callable[[str], tuple[Data, Tensor | None]], details: Mapping[str, Any], source: str, asked: str | None
+) -> Reference:
+    """The part of the data asked for, or `test`, or all where nothing is held out; said where that is training data.
 
     Arguments:
-        read: reads a part of the data.
-        source: its name.
-    Returns:
-        the part, and what was read.
+        read: reads a part of the data, and its labels.
+        details: the content of the model's `leapstep.json`.
+        source: the data.
     """
     from leapstep.data import NoSplit
+    from leapstep.holdout import relation
+
+    def found(split: str) -> Reference:
+        data, labels = read(split)
+        return Reference(split, relation(details, source, split, data), data, labels)
 
     if asked is not None:
-        return asked, read(asked)
+        return found(asked)
     try:
-        return "test", read("test")
+        return found("test")
     except NoSplit:
-        found = read("all")
-        typer.echo(f"{source} has no part test: the reference is all of it, training data too (--split)", err=True)
-        return "all", found
+        everything = found("all")
+        typer.echo(
+            f"{source} has no part test, and no run held out any of it (train --holdout): the reference is all of it, "
+            "training data too",
+            err=True,
+        )
+        return everything
+
+
+def told(result: Mapping[str, Any]) -> str:
+    """The reference of a result, as a reader is told of it."""
+    from leapstep.quality import REFERENCE
+
+    under = result["conditions"]
+    said = f"{under['reference']} of {under['data']} ({under['split']})"
+    relation = REFERENCE.get(result.get("relation", "?"))
+    return said if relation is None else f"{said}, {relation}"
 
 
 def yardstick(
     source: str,
-    split: str,
-    data: Data,
+    held: Reference,
     features: str,
     weights: Path | None,
     metrics: list[str] | None,
@@ -85,6 +137,7 @@ def yardstick(
     from leapstep.evaluation import METRICS
     from leapstep.quality import Yardstick
 
+    split, _, data, _ = held
     wanted = metrics or []
     if unknown := [name for name in wanted if name not in METRICS]:
         raise ValueError(f"--metrics {', '.join(unknown)}: use some of {', '.join(METRICS)}")

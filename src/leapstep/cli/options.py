@@ -245,9 +245,11 @@ def origin(source: str, model: Model, method: str, used: dict[str, Any], device:
     import leapstep
     from leapstep import checkpoint
 
+    data = model.details.get("data") or {}
     return {
         "model": source,
         "trained_steps": model.details.get("step"),
+        "trained_on": {name: data[name] for name in ("source", "holdout") if name in data},
         "weights_sha256": checkpoint.fingerprint(model.network),
         "method": method,
         **used,

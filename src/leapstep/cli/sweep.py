@@ -38,8 +38,8 @@ RESULTS = folders.Kind("results.json", "cells", r"results\.json|table\.(md|csv)|
 
 def command(
     model: options.ModelSource,
-    data: measuring.DataSource,
     out: Annotated[Path, typer.Option(help="The folder of the results; a sweep that was stopped goes on there.")],
+    data: measuring.DataSource = None,
     methods: Annotated[
         list[str] | None, typer.Option(metavar="NAME ...", help=f"{options.METHODS}; default: ddim, dpmpp_2m, unipc.")
     ] = None,
@@ -92,11 +92,12 @@ def command(
         raise ValueError(f"--n {n} --batch-size {batch_size}: at least 2 samples, and a batch of at least 1")
     plan, asked = _plan(loaded, methods, etas, steps, spacings)
     made = {_key(each): _made(each, loaded) for each in plan}
-    split, (held, known) = measuring.reference(lambda part: options.data_for(loaded, data, part), data, split)
-    rule = measuring.yardstick(data, split, held, features, weights, metrics, k, resamples, place)
+    against = measuring.source(loaded.details, data, model)
+    held = measuring.reference(lambda part: options.data_for(loaded, against, part), loaded.details, against, split)
+    rule = measuring.yardstick(against, held, features, weights, metrics, k, resamples, place)
     if metric == "inception_score" and rule.features.probabilities is None:
         raise ValueError(f"--metric inception_score needs a classifier, which --features {features} has not")
-    classes, how = measuring.classes(loaded, known, label or [], n)
+    classes, how = measuring.classes(loaded, held.labels, label or [], n)
     conditions = {
         "model_sha256": checkpoint.fingerprint(loaded.network),
         **rule.conditions,
@@ -110,6 +111,7 @@ def command(
     earlier = None if overwrite else _earlier(out, conditions)
     cells, doubts = earlier or ([], [])
     record = {"finished": False, "model": model, "conditions": conditions, "metric": metric, "warnings": doubts}
+    record["relation"] = held.relation  # of the reference to the model
     if earlier is None:
         folders.begin(out, overwrite, RESULTS, record | {"cells": cells})
     folders.tidy(out)
@@ -309,8 +311,8 @@ def _told(record: dict[str, Any]) -> str:
     """What the numbers of a table are, for who sees it alone."""
     under = record["conditions"]
     said = (
-        f"{record['model']}: {under['n']} samples a cell against {under['reference']} of {under['data']} "
-        f"({under['split']}), features {under['features_source']}. ±: half a 95 % interval; bold: best of its column."
+        f"{record['model']}: {under['n']} samples a cell against {measuring.told(record)}, features "
+        f"{under['features_source']}. ±: half a 95 % interval; bold: best of its column."
     )
     return "\n\n".join([said, *(f"Warning: {text}" for text in record["warnings"])])
 
