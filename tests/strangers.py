@@ -80,7 +80,10 @@ def source(name: str) -> tuple[Tensor, Callable[[Tensor], leapstep.GaussianMixtu
 
 @dataclasses.dataclass(frozen=True)
 class Stranger:
-    """What somebody else's network follows; the fields are arguments of `from_network`."""
+    """What somebody else's network follows; the fields are arguments of `from_network`.
+
+    `pace` is the time of the process at a time that the network counts, where the two are not the same.
+    """
 
     data: str
     range: str
@@ -94,6 +97,7 @@ class Stranger:
     sigma_data: float | None = None
     error: float = 0.1
     table: bool = False
+    pace: Callable[[Tensor], Tensor] | None = None
 
     def scaling(self) -> tuple[Any, Any]:
         """(shift, scale) from the data on disk to the network's range."""
@@ -178,6 +182,7 @@ class Stranger:
             }[self.time]
             if self.reverse:
                 t = 1 + ("index" in self.time or self.time == "fraction_from_0") / levels - t
+            t = t if self.pace is None else self.pace(t.clamp(0, 1))
         return t
 
 
@@ -201,6 +206,8 @@ def verdict(stranger: Stranger, diagnosis: leapstep.doctor.Diagnosis) -> dict[st
         right = "per feature" in diagnosis["range"].value
     same = {"1000t": "index_from_1"}
     arguments = {"reverse": False, "reshape": "[b]", "sigma_data": None} | diagnosis.arguments
+    if stranger.pace is not None:  # a function: what it tells is seen in the levels
+        arguments |= {"time": diagnosis["time"].value.split(":")[0], "reverse": "from noise" in diagnosis["time"].value}
     told = [same.get(name, name) for name in (arguments["time"], stranger.time)]
     clock = told[0] == told[1] and all(arguments[name] == getattr(stranger, name) for name in ("reverse", "reshape"))
     predicts = arguments["predicts"] == stranger.predicts and near_size(arguments["sigma_data"], stranger.sigma_data)
@@ -291,7 +298,27 @@ def _combinations() -> list[Stranger]:
         series("standardised", "F", "karras", leapstep.karras(), "log_sigma/4", sigma_data=1.0),
         series("[-1, 1]", "F", "karras", leapstep.karras(), "log_sigma/4", sigma_data=0.378),  # of all values
         digits("[-1, 1]", "F", "karras", leapstep.karras(), "log_sigma/4", sigma_data=0.752, error=0.2),  # likewise
+        *_paced(),
+        vectors("standardised", "eps", "quadratic", _plain(50, 1e-4, 0.5, 0.5), "index", 50),
+        series("standardised", "eps", "linear", _plain(200, 1e-4, 0.02, 1.0), "index", 200),
+        vectors("standardised", "eps", "linear", _plain(200, 1e-4, 0.02, 1.0), "fraction", 200),
     ]
+
+
+def _paced() -> list[Stranger]:
+    """Flow networks with clocks of their own: shifted by 3, by 2, by 1 / 3, and along a sine."""
+    made = functools.partial(Stranger, range="standardised", schedule="flow", process=leapstep.flow(), time="fraction")
+    return [
+        made("vectors", predicts="flow", pace=lambda t: 3 * t / (1 + 2 * t)),
+        made("series", predicts="-flow", reverse=True, pace=lambda t: 2 * t / (1 + t)),
+        made("vectors", predicts="-flow", reverse=True, pace=lambda t: t / (3 - 2 * t), error=0.2),
+        made("vectors", predicts="flow", pace=lambda t: (math.pi / 2 * t).sin() ** 2),
+    ]
+
+
+def _plain(levels: int, start: float, end: float, power: float) -> Process:
+    """Betas even in this power, taken as they are however few the levels."""
+    return leapstep.from_betas(torch.linspace(start**power, end**power, levels, dtype=F64) ** (1 / power))
 
 
 COMBINATIONS = _combinations()

@@ -1,6 +1,7 @@
 """The doctor finds the convention of a network from its answers alone, and says when it cannot."""
 
 import dataclasses
+import functools
 import math
 import re
 import sys
@@ -14,10 +15,11 @@ import leapstep
 from leapstep.doctor.budget import ROUNDS, Budget, Race, written
 from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, compare, ranges, routes
 from leapstep.doctor.curve import Profile, Recovered, counts, fit, level_of, named_levels, recover, usual
-from leapstep.doctor.findings import scaled
+from leapstep.doctor.findings import arguments_of, scaled, snippet
 from leapstep.doctor.probe import Probe, probe
 from leapstep.doctor.samples import _conditions, draw
-from leapstep.doctor.search import LIKELY, SURE, _sized, agrees, confidence, whole_reading
+from leapstep.doctor.search import LIKELY, SURE, _refined, _sized, agrees, confidence, whole_reading
+from leapstep.doctor.warp import SHIFTS, Told, drawn, told
 from strangers import COMBINATIONS, Stranger, source, verdict
 
 RNG = np.random.default_rng(0)
@@ -69,12 +71,17 @@ def test_strangers_are_what_from_network_reads(i):
     net, _ = stranger.network()
     shift, scale = stranger.scaling()
     raw, law = source(stranger.data)
-    process = stranger.process
+    process, time, even = stranger.process, stranger.time, torch.linspace(0, 1, 100_001, dtype=F64)
+    if stranger.pace is not None:
+
+        def time(t):
+            return torch.from_numpy(np.interp(t, stranger.pace(even), even))
+
     diffusion = leapstep.from_network(
         net,
         process,
         stranger.predicts,
-        stranger.time,
+        time,
         timesteps=stranger.timesteps if process.timesteps is None else None,
         fractional=not stranger.table,
         reverse=stranger.reverse,
@@ -774,6 +781,71 @@ def test_of_equal_curves_the_common_name_is_taken():
     lucky = vp._replace(misfit=0.7)
     assert usual([linear._replace(misfit=1.0), cosine], lucky, timesteps, 1.0).code == "leapstep.linear()"
     assert usual([linear, vp], cosine, timesteps, 1.0) is cosine
+
+
+T = torch.linspace(0.01234, 0.98765, 34, dtype=F64)  # nowhere between two levels
+
+
+@pytest.mark.parametrize("warp", [*SHIFTS[:4], drawn(T[3:-3], torch.sin(math.pi / 2 * T[3:-3]) ** 2)])
+def test_clocks_that_do_not_run_evenly_are_written_as_they_are_counted(warp):
+    """The line to paste is what the network is told, for every way of counting, and it can be turned round."""
+    torch.testing.assert_close(warp.meant(warp.counted(T)), T, rtol=0, atol=2e-3 if warp.read else 1e-12)
+    for time in ("fraction", "1000t", "index", "index_from_1"):
+        for reverse in (False, True):
+            levels = 50 if time.startswith("index") else None
+            route = Route("flow", leapstep.flow(), time, reverse, levels, warp=warp)
+            for whole in (False, True):
+                code, rounded = told(warp, time, reverse, levels, whole)
+                told_so = Told(code, route.timestep, rounded)
+                written = eval(str(told_so), {"torch": torch, "numpy": np})(T)
+                torch.testing.assert_close(written, told_so(T), rtol=1e-12, atol=1e-9)
+                plain = leapstep.denoiser.clock(leapstep.flow(), time, levels, not whole, reverse)
+                torch.testing.assert_close(plain(warp.counted(T)), told_so(T), check_dtype=False, rtol=0, atol=1e-9)
+
+
+def warped(stranger):
+    """What is read of a flow network with a clock of its own, once it is known to be one."""
+    net, data = stranger.network()
+    span = next(span for span in ranges(torch.from_numpy(data), False) if span.name == stranger.range)
+    noise = torch.randn(300, *data.shape[1:], generator=torch.Generator().manual_seed(0))
+    ask = Probe(net, lambda rows: {}, torch.device("cpu"))
+    free = leapstep.flow()
+    tried = [Route("flow", free, stranger.time, stranger.reverse, warp=warp) for warp in (None, *SHIFTS[:2])]
+    trials = [one for kinds in compare(ask, [(span, route) for route in tried], 40, noise) for one in kinds]
+    best = min((one for one in trials if one.predicts == stranger.predicts), key=lambda one: one.score)
+    return net, data, _refined(ask, best, noise, {}, whole_reading(noise))
+
+
+def test_a_shifted_flow_is_named():
+    flow = functools.partial(Stranger, "blobs", "standardised", schedule="flow", process=leapstep.flow())
+    one = flow(predicts="-flow", time="fraction", reverse=True, pace=lambda t: 2 * t / (1 + t))
+    best = warped(one)[2].fits[0]
+    assert best.title == "leapstep.flow() on a clock that is t / (2 - t)"
+    assert best.misfit < 2
+
+
+def test_the_clock_of_a_flow_is_read_where_it_has_no_formula():
+    """And the lines to paste sample the data with it."""
+    stranger = Stranger(
+        "blobs",
+        "standardised",
+        "flow",
+        "flow",
+        leapstep.flow(),
+        "fraction",
+        pace=lambda t: (math.pi / 2 * t).sin() ** 2,
+    )
+    net, data, found = warped(stranger)
+    warp = found.fits[0].route.warp
+    assert warp.read
+    t = torch.linspace(0.2, 0.9, 8, dtype=F64)
+    torch.testing.assert_close(warp.meant(t), stranger.pace(t), rtol=0, atol=0.03)
+    arguments = arguments_of(found, "[b]", True)
+    scope = {"net": net}
+    exec(snippet(found, arguments, data.shape[1:], False), scope)
+    samples = leapstep.sample(scope["diffusion"], (200, *data.shape[1:]), 20)
+    assert samples.mean().item() == pytest.approx(data.mean(), abs=0.1)
+    assert samples.std().item() == pytest.approx(data.std(), rel=0.1)
 
 
 def test_what_is_hardly_told_does_not_count():

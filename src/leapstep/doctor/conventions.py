@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from leapstep.denoiser import clock
+from leapstep.doctor.warp import SHIFTS, Warp
 from leapstep.process import Process, along, cosine, flow, karras, linear, ve
 
 F64 = torch.float64
@@ -251,6 +252,7 @@ class Route(NamedTuple):
         process: in continuous time.
         time, reverse, timesteps: as in `from_network`.
         sigma_data: as in `from_network`, None where the network sees x_t as it is.
+        warp: how the time that is counted goes with that of the process, None where the two are the same.
     """
 
     schedule: str
@@ -259,10 +261,12 @@ class Route(NamedTuple):
     reverse: bool = False
     timesteps: int | None = None
     sigma_data: float | None = None
+    warp: Warp | None = None
 
     def timestep(self, t: Tensor) -> Tensor:
         """What the network is told at times `[b]`, float64."""
-        return clock(self.process, self.time, self.timesteps, True, self.reverse)(t).to(F64)
+        counted = t if self.warp is None else self.warp.counted(t)
+        return clock(self.process, self.time, self.timesteps, True, self.reverse)(counted).to(F64)
 
     def seen(self, x: Tensor, t: Tensor) -> Tensor:
         """What the network is given for x_t `[b, *d]`."""
@@ -314,6 +318,9 @@ def routes(span: Range, timesteps: Sequence[int], counts_only: bool, assumed: fl
                 found += [Route(name, free, "index", reverse, levels) for levels in timesteps]
                 if not counts_only:
                     found.append(Route(name, free, "fraction", reverse))
+            if name == "flow":
+                even = [each for each in found if each.schedule == name and each.timesteps in (None, timesteps[0])]
+                found += [each._replace(warp=warp) for warp in SHIFTS[:2] for each in even]
         if counts_only:
             continue
         if name == "cosine":
@@ -359,7 +366,7 @@ def times_of(route: Route, variance: float, levels: Sequence[float] = LEVELS) ->
     wanted = torch.tensor(levels, dtype=F64) - math.log(variance)
     first = 1 / (route.timesteps or 1000)
     t = route.process.time(wanted).clamp(first, 0.999)
-    if route.timesteps is not None:
+    if route.timesteps is not None and route.warp is None:
         t = (t * route.timesteps).round().clamp(min=1) / route.timesteps
     near = (route.process.log_snr(t) - wanted).abs() < 1
     return t[near] if near.any() else t[:1]

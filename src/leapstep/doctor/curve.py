@@ -25,6 +25,7 @@ from torch import Tensor
 
 from leapstep import process as processes
 from leapstep.doctor.conventions import F64, Ask, Range, Route
+from leapstep.doctor.warp import SHIFTS
 from leapstep.process import Process, along
 
 FAMILIES = {"flow": "flow", "ve": "ve", "karras": "ve"}
@@ -170,8 +171,11 @@ def _target(route: Route, predicts: str, alpha: Tensor, sigma: Tensor) -> tuple[
 
 def time_at(route: Route, timestep: Tensor) -> Tensor:
     """The time that a timestep stands for; not bounded, so that what lies outside of [0, 1] can be told."""
-    ends = route.timestep(torch.tensor([0.5, 1.0], dtype=F64))
-    return 1 - 0.5 * (ends[1] - timestep) / (ends[1] - ends[0])
+    ends = route._replace(warp=None).timestep(torch.tensor([0.5, 1.0], dtype=F64))
+    t = 1 - 0.5 * (ends[1] - timestep) / (ends[1] - ends[0])
+    return (
+        t if route.warp is None else torch.where((t - t.clamp(0, 1)).abs() < 1e-9, route.warp.meant(t.clamp(0, 1)), t)
+    )
 
 
 def level_of(route: Route, timesteps: Tensor) -> Tensor:
@@ -255,6 +259,14 @@ class Fit(NamedTuple):
         return max(self.misfit, LUCK) + self.rarity
 
     @property
+    def title(self) -> str:
+        """The schedule in Python, and the clock if it does not run evenly."""
+        if self.route.warp is None:
+            return self.code
+        own = "of its own" if self.route.warp.read else f"that is {self.route.warp.code}"
+        return f"{self.code} on a clock {own}"
+
+    @property
     def plain(self) -> bool:
         """Whether its betas are taken as they are, whatever T, so that the curve says T."""
         return "from_betas" in self.code
@@ -320,6 +332,12 @@ def _candidates(
                 unseen = 12.0 * (rank > 0 and route.time == "fraction")
                 rarity = 3.0 * (rank > 0) + 0.8 * rank + 5.0 * place + 0.3 * order + weak + unseen
                 yield candidate, f"leapstep.{name}()" if free else code, rarity
+                for further, warp in enumerate(SHIFTS if name == "flow" else ()):
+                    yield (
+                        candidate._replace(warp=warp),
+                        f"leapstep.{name}()" if free else code,
+                        rarity + 2 + further / 2,
+                    )
 
 
 def _rows(limit: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ from leapstep.doctor.search import (
     denied,
     margin,
 )
+from leapstep.doctor.warp import Told, told
 
 PREDICTS = {
     "eps": "eps, the noise",
@@ -149,6 +151,7 @@ def _clock(found: Search, ask: Probe, weak: bool) -> Finding:
         if each.route.schedule == route.schedule
         and each.route.time != route.time
         and each.route.timesteps in (route.timesteps, None)
+        and each.route.warp == route.warp
     ]
     if winner.levels is None and same:
         beyond = (min(each.misfit for each in same) - winner.fits[0].misfit) * len(winner.profile.timesteps)
@@ -179,6 +182,8 @@ def _axis(trial: Trial) -> str:
 
 def _time_in_words(route: Route, ask: Probe) -> str:
     parts = [f"{route.time}: {CLOCKS[route.time]}"]
+    if route.warp is not None:
+        parts.append("not evenly, " + ("as it was read" if route.warp.read else f"but {route.warp.code} for t"))
     if route.reverse:
         parts.append("counted from noise to data")
     if route.timesteps is not None and not route.time.startswith("fraction"):
@@ -195,8 +200,8 @@ def _schedule(found: Search, weak: bool) -> Finding:
     """The noise schedule: a name, or the curve itself."""
     winner = found.winners[0]
     chosen, route, profile = winner.fits[0], winner.trial.route, winner.profile
-    told = int((winner.curve.told & counts(profile, level_of(route, profile.timesteps))).sum())
-    read = f"read at {told} of {len(profile.timesteps)} timesteps"
+    places = int((winner.curve.told & counts(profile, level_of(route, profile.timesteps))).sum())
+    read = f"read at {places} of {len(profile.timesteps)} timesteps"
     if winner.levels is not None:
         evidence = (
             f"no schedule with a name fits (the nearest, {chosen.code}, has a misfit of {chosen.misfit:.2g}, and up to "
@@ -217,7 +222,10 @@ def _schedule(found: Search, weak: bool) -> Finding:
     evidence += f"; {same[0]} is the same within {SAME:g} in log-SNR" if same else ""
     rival, beyond = _next(winner)
     word = confidence(beyond, CERTAIN, PROBABLE) if chosen.misfit < FITS else "unsure"
-    return Finding("schedule", chosen.code, _capped(word, weak), evidence, "" if rival is None else rival.code)
+    if route.warp is not None and route.warp.read:
+        evidence += "; no clock with a formula fits"
+        word = min(word, "likely", key=CONFIDENCES.index)
+    return Finding("schedule", chosen.title, _capped(word, weak), evidence, "" if rival is None else rival.title)
 
 
 def _levels(winner: Candidate, assume: Mapping[str, Any]) -> Iterator[Finding]:
@@ -252,7 +260,7 @@ def _next(winner: Candidate) -> tuple[Fit | None, float]:
     least = math.inf
     for each in winner.fits[1:]:
         stretched = each.route.timesteps != chosen.route.timesteps and each.plain == chosen.plain
-        if each.code == chosen.code or (each.route.schedule == chosen.route.schedule and stretched):
+        if each.title == chosen.title or (each.route.schedule == chosen.route.schedule and stretched):
             continue  # the same curve a level apart, or a little stretched
         other = level_of(each.route, profile.timesteps)
         inside = (own + variance).abs() < 5  # where a network tells
@@ -260,8 +268,8 @@ def _next(winner: Candidate) -> tuple[Fit | None, float]:
         if not (apart.nan_to_num(0.0) > 0.4).any():
             continue
         beyond = (each.misfit - chosen.misfit) * len(profile.timesteps)
-        if each.code in winner.scores and beyond > -PROBABLE:
-            behind = winner.scores[each.code] - winner.scores.get(chosen.code, math.inf)
+        if each.title in winner.scores and beyond > -PROBABLE:
+            behind = winner.scores[each.title] - winner.scores.get(chosen.title, math.inf)
             beyond = max(beyond, CERTAIN * behind / SURE)
         if beyond < least:
             best, least = each, beyond
@@ -324,9 +332,12 @@ def arguments_of(winner: Candidate, reshape: str, fractional: bool) -> dict[str,
     whole = isinstance(span.shift, float) and isinstance(span.scale, float)
     counted = route.timesteps is not None and winner.levels is None and _endless(winner.fits[0].code)
     found: dict[str, Any] = {"predicts": winner.trial.predicts, "time": route.time}
+    if route.warp is not None:
+        code, rounded = told(route.warp, route.time, route.reverse, route.timesteps, not fractional)
+        found["time"] = Told(code, route.timestep, rounded)
     found |= {"timesteps": route.timesteps} if counted else {}
-    found |= {"fractional": True} if route.time.startswith("index") and fractional else {}
-    found |= {"reverse": True} if route.reverse else {}
+    found |= {"fractional": True} if route.time.startswith("index") and fractional and route.warp is None else {}
+    found |= {"reverse": True} if route.reverse and route.warp is None else {}
     found |= {"reshape": reshape} if reshape != "[b]" else {}
     found |= {"sigma_data": route.sigma_data} if route.sigma_data is not None else {}
     found |= {"scaling": (span.shift, span.scale)} if whole and (span.shift, span.scale) != (0.0, 1.0) else {}
@@ -343,14 +354,14 @@ def snippet(winner: Candidate, arguments: Mapping[str, Any], shape: tuple[int, .
         code = f"leapstep.from_log_snr({winner.levels}{more})"
     parts = [f"{name}={_literal(value)}" for name, value in arguments.items()]
     parts += ["condition=condition"] if conditional else []
-    lines = ["import leapstep"] + (["import torch"] if "torch." in code else [])
     call = f"diffusion = leapstep.from_network(net, {code}, {', '.join(parts)})"
     if len(call) > 100:
         call = (
             "\n    ".join(["diffusion = leapstep.from_network(", *(f"{part}," for part in ("net", code, *parts))])
             + "\n)"
         )
-    lines += ["", call]
+    further = [f"import {name}" for name in ("numpy", "torch") if re.search(rf"\b{name}\.", call)]
+    lines = ["import leapstep", *further, "", call]
     wide = "" if isinstance(span.scale, float) else " * std + mean  # those of your training data, per feature"
     lines.append(f"x0 = leapstep.sample(diffusion, shape={(16, *shape)}, steps=20){wide}")
     return "\n".join(lines)
@@ -377,6 +388,8 @@ def _clip(winner: Candidate) -> tuple[float, float] | None:
 
 
 def _literal(value: Any) -> str:
+    if isinstance(value, Told):
+        return str(value)
     if isinstance(value, tuple):
         return f"({', '.join(f'{each:.6g}' for each in value)})"
     return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -21,16 +21,19 @@ from leapstep.doctor.curve import (
     Fit,
     Profile,
     Recovered,
+    counts,
     family,
     fit,
     level_of,
     measure,
+    misfit,
     named_levels,
     recover,
     time_at,
     usual,
 )
 from leapstep.doctor.probe import Probe
+from leapstep.doctor.warp import drawn
 from leapstep.process import from_log_snr
 
 FITS = 2.2
@@ -359,7 +362,8 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
     """Take the curve itself, where it explains the network better than every schedule that has a name."""
     trial, chosen = found.trial, found.fits[0]
     if trial.predicts.endswith("flow"):
-        return  # a velocity belongs to its own clock
+        _rewarped(ask, found, noise, reading)
+        return
     time = AXES.get(trial.route.time, trial.route.time)
     count = ask.limit or timesteps or 1000
     route = Route("", chosen.route.process, time, trial.route.reverse, count)
@@ -383,6 +387,31 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
         found.trial, found.levels, found.profile, found.curve = same, levels, profile, curve
 
 
+def _rewarped(ask: Probe, found: Candidate, noise: Tensor, reading: Reading) -> None:
+    """Take the clock of a velocity as it is read, where it explains the network better than one with a formula.
+
+    A velocity eps - x0 belongs to alpha = 1 - u and sigma = u, so that the level of a timestep says its u.
+    """
+    trial, chosen, profile = found.trial, found.fits[0], found.profile
+    even = chosen.route._replace(warp=None)
+    t, share = time_at(even, profile.timesteps), 0.0
+    for _ in range(2):  # the share of error that the zeros are off is known once there is a clock
+        curve = recover(profile, share, not even.reverse)
+        level = curve.log_snr
+        good = profile.at(level, profile.error) < SURE
+        known = curve.told & good & counts(profile, level) & (t > 0.005) & (t < 0.995)
+        warp = drawn(t[known], (-level[known] / 2).sigmoid())
+        if warp is None:
+            return
+        route = even._replace(warp=warp)
+        distance, share = misfit(profile, level_of(route, profile.timesteps))
+    ((*trials,),) = compare(ask, [(trial.range, route)], min(_samples(noise, 1000, 250), 5 * reading.n), noise)
+    same = next(each for each in trials if each.predicts == trial.predicts)
+    if same.score < trial.score + LIKELY:
+        found.trial, found.curve = same, curve
+        found.fits.insert(0, chosen._replace(route=route, misfit=distance, share=share))
+
+
 def _measured(
     ask: Probe, trial: Trial, fits: list[Fit], noise: Tensor, reading: Reading
 ) -> tuple[Fit, Trial, dict[str, float]]:
@@ -395,12 +424,12 @@ def _measured(
     for each in fits:
         if len(tried) < reading.fits and each.rank < fits[0].rank + 3:
             size = each.route.timesteps if each.plain or trial.route.time != "fraction" else None
-            tried.setdefault((each.route.schedule, each.plain, size), each)
+            tried.setdefault((each.route.schedule, each.plain, size, each.route.warp), each)
     pairs = [(trial.range, each.route) for each in tried.values()]
     compared = _compared(ask, pairs, reading.each, noise)
     trials = [each for kinds in compared for each in kinds if each.predicts == trial.predicts]
     least = min(each.score for each in trials)
-    scores = {fit.code: each.score for fit, each in zip(tried.values(), trials, strict=True)}
+    scores = {fit.title: each.score for fit, each in zip(tried.values(), trials, strict=True)}
     chosen = next((fit, each) for fit, each in zip(tried.values(), trials, strict=True) if each.score < least + 0.05)
     return *chosen, scores
 
