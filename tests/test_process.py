@@ -256,6 +256,78 @@ def test_bad_betas(bad):
         leapstep.from_betas(bad)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: leapstep.linear(0), "timesteps=0: must be an integer of at least 1"),
+        (lambda: leapstep.cosine(2.5), "timesteps=2.5: must be an integer"),
+        (lambda: leapstep.flow(-1), "timesteps=-1: must be an integer"),
+        (lambda: leapstep.linear(beta_end=-0.1), "beta_end=-0.1: must be above 0 and at most 1"),
+        (lambda: leapstep.sigmoid(beta_start=math.nan), "beta_start=nan: must be above 0"),
+        (lambda: leapstep.quadratic(beta_start=0.02, beta_end=1e-4), "beta_start=0.02, beta_end=0.0001: betas rise"),
+        (lambda: leapstep.cosine(offset=-1.0), "offset=-1.0: must be at least 0"),
+        (lambda: leapstep.cosine(max_beta=2.0), "max_beta=2.0: must be above 0 and at most 1"),
+        (lambda: leapstep.exponential(rate=-1.0), "rate=-1.0: must be above 0"),
+        (lambda: leapstep.exponential_s(rate=math.inf), "rate=inf: must be above 0"),
+        (lambda: leapstep.exponential(power=0.0), "power=0.0: must be above 0"),
+        (lambda: leapstep.ve(sigma_min=-1.0), "sigma_min=-1.0: must be above 0"),
+        (lambda: leapstep.ve(sigma_min=5, sigma_max=1), "sigma_min=5, sigma_max=1: the first must be below the second"),
+        (lambda: leapstep.karras(sigma_min=80.0), "sigma_min=80.0, sigma_max=80.0: the first must be below"),
+        (lambda: leapstep.karras(rho=0), "rho=0: must be above 0"),
+        (lambda: leapstep.karras(rho=1e-3), r"sigma\(.*\) = inf: curves are finite"),
+        (lambda: leapstep.vp(beta_min=-1.0), "beta_min=-1.0: must be at least 0"),
+        (lambda: leapstep.subvp(beta_max=math.nan), "beta_max=nan: must be above 0"),
+    ],
+)
+def test_parameters_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("timesteps", [1, 2, 3])
+def test_few_levels_end_in_the_noise_of_many(name, timesteps):
+    """Of one level too, which is the last. (Betas of so few steps can take all that there is in them.)"""
+    process, one = SCHEDULES[name](timesteps), torch.ones((), dtype=F64)
+    assert process.sigma(torch.zeros((), dtype=F64)) == 0
+    if name not in ("linear", "scaled_linear", "quadratic", "cosine", "sigmoid"):
+        torch.testing.assert_close(process.sigma(one), SCHEDULES[name]().sigma(one))
+    x = leapstep.sample(leapstep.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).diffusion(process), (2, 2), 1)
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "message"),
+    [
+        (lambda t: 1 - t, lambda t: 0.01 + t, r"sigma\(0\) = 0.01: t = 0 is the data"),
+        (lambda t: t, lambda t: 1 - t, r"alpha\(0\) = 0 and sigma\(0\) = 1"),
+        (lambda t: 1 - t, lambda t: t * (1 - t), "sigma / alpha does not rise beyond t = 0.9961"),
+        (lambda t: torch.ones_like(t), lambda t: t * (1.2 - t), "sigma / alpha does not rise beyond t = 0.6016"),
+        (lambda t: torch.ones_like(t), lambda t: 0 * t, "does not rise beyond t = 0"),
+        (lambda t: 1 - 2 * t, lambda t: t, r"alpha\(0.5039\) = -0.007812: curves are finite and not negative"),
+        (lambda t: 1 / (1 - t), lambda t: t, r"alpha\(1\) = inf: curves are finite"),
+    ],
+)
+def test_curves_that_make_no_process(alpha, sigma, message):
+    """Somebody's own, told where a network or data meet it."""
+    process = leapstep.Process(alpha, sigma)
+    with pytest.raises(ValueError, match=message):
+        leapstep.from_network(lambda x, t: x, process, "x0", "fraction")
+    with pytest.raises(ValueError, match=message):
+        leapstep.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).diffusion(process)
+
+
+def test_betas_in_reverse_order():
+    betas = torch.linspace(1e-4, 0.02, 100, dtype=F64)
+    with pytest.raises(ValueError, match=r"betas fall from 0\.02 to 0\.0001, so they are in reverse order"):
+        leapstep.from_betas(betas.flip(0))
+    process = leapstep.from_betas(betas.flip(0), falling=True)
+    ends = [p.alpha(torch.ones((), dtype=F64)) for p in (process, leapstep.from_betas(betas))]
+    torch.testing.assert_close(*ends)
+    leapstep.from_betas([0.1, 0.3, 0.2])  # up and down: on purpose
+
+
 def test_unknown_prediction_lists_the_known():
     with pytest.raises(ValueError, match=r"noise.*eps, x0, v, score, flow"):
         leapstep.linear().mixture("noise", 0.5)

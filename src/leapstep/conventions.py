@@ -164,7 +164,7 @@ def _read_betas(config: Mapping[str, Any]) -> Process:
     timesteps, name = config["num_train_timesteps"], config["beta_schedule"]
     start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
     if config.get("trained_betas") is not None:
-        process = from_betas([float(beta) for beta in config["trained_betas"]])
+        process = from_betas([float(beta) for beta in config["trained_betas"]], falling=True)
     elif name == "linear":
         process = from_betas(torch.linspace(start, end, timesteps, dtype=torch.float64))
     elif name == "scaled_linear":

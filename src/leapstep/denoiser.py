@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from leapstep.data import Scaling
-from leapstep.process import PREDICTIONS, Process, along, as_time
+from leapstep.process import PREDICTIONS, Process, along, as_time, checked
 
 CLOCKS = {
     "index": "k - 1, the trained levels counted from 0: most DDPM code, diffusers",
@@ -132,6 +132,7 @@ def from_network(
     References:
         Karras et al. 2022, section 5 and table 1 (preconditioning), arXiv:2206.00364.
     """
+    checked(process)
     if predicts.removeprefix("-") not in PREDICTIONS:
         raise ValueError(f"unknown predicts={predicts!r}: use one of {', '.join(PREDICTIONS)}, or -flow and so on")
     if predicts.removeprefix("-") == "F" and sigma_data is None:
@@ -474,7 +475,7 @@ class GaussianMixture(NamedTuple):
             logits, mean_of = posterior(flat, along(process.alpha(t), flat), along(process.sigma(t), flat))
             return mean_of(logits.softmax(1)).reshape(x.shape)
 
-        return Diffusion(process, denoise)
+        return Diffusion(checked(process), denoise)
 
     def log_density(self, x: Tensor, process: Process | None = None, t: Tensor | float = 0.0) -> Tensor:
         """log q(x_t) `[b]` in nats, of the data itself (no process) or of what the process makes of it at time t."""

@@ -28,9 +28,10 @@ between them, and finite at both ends (phi = 0 is data, phi = pi/2 is zero signa
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -205,6 +206,49 @@ class Process(NamedTuple):
         return {"x0": x0, "eps": eps}[target] if target in ("x0", "eps") else self.combine(x0, eps, t, target)
 
 
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def checked(process: Process) -> Process:
+    """Return the process, if its curves are those of one: finite, without noise at t = 0, and ever noisier.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if process.timesteps is not None:
+        _count(timesteps=process.timesteps)
+    t = torch.linspace(0, 1, 257, dtype=torch.float64)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    for name, curve in (("alpha", alpha), ("sigma", sigma)):
+        wrong = ~curve.isfinite() | (curve < 0)
+        if wrong.any():
+            raise ValueError(f"{name}({t[wrong][0]:.4g}) = {curve[wrong][0]:.4g}: curves are finite and not negative")
+    if sigma[0] != 0 or alpha[0] == 0:
+        raise ValueError(
+            f"alpha(0) = {alpha[0]:.4g} and sigma(0) = {sigma[0]:.4g}: t = 0 is the data, without noise: alpha must be "
+            "above 0 there, and sigma 0"
+        )
+    falls = torch.atan2(sigma, alpha).diff() < -1e-12
+    if falls.any() or sigma[-1] == 0:
+        at = t[:-1][falls][0].item() if falls.any() else 0.0
+        raise ValueError(f"sigma / alpha does not rise beyond t = {at:.4g}: t = 0 is the data, and t = 1 the noise")
+    return process
+
+
+def _count(**given: object) -> None:
+    """Raise ValueError for a number of levels that is none."""
+    for name, value in given.items():
+        if not isinstance(value, SupportsIndex) or operator.index(value) < 1:
+            raise ValueError(f"{name}={value!r}: must be an integer of at least 1")
+
+
+def _numbers(low: float = 0.0, high: float = math.inf, *, with_low: bool = False, **given: float) -> None:
+    """Raise ValueError for a parameter that is not a finite number between low (itself excluded) and high."""
+    for name, value in given.items():
+        if not (math.isfinite(value) and (low < value <= high or (with_low and value == low))):
+            most = "" if high == math.inf else f" and at most {high:g}"
+            raise ValueError(f"{name}={value}: must be {'at least' if with_low else 'above'} {low:g}{most}")
+
+
 # --- from the numbers that a DDPM was trained with -----------------------------------------------------------------
 
 
@@ -236,7 +280,7 @@ def from_alphas_cumprod(alphas_cumprod: Tensor | Sequence[float]) -> Process:
 
     # sin(pi/2 - phi), not cos(phi), so that zero signal is exactly 0
     alpha, sigma = _remembered(lambda t: (math.pi / 2 - angle(t)).sin()), _remembered(lambda t: angle(t).sin())
-    return Process(alpha, sigma, timesteps)
+    return checked(Process(alpha, sigma, timesteps))
 
 
 def _remembered(curve: Curve) -> Curve:
@@ -250,19 +294,25 @@ def _remembered(curve: Curve) -> Curve:
     return lambda t: at(t.item()).clone() if t.ndim == 0 and not t.requires_grad else curve(t)
 
 
-def from_betas(betas: Tensor | Sequence[float]) -> Process:
+def from_betas(betas: Tensor | Sequence[float], falling: bool = False) -> Process:
     """Make the process of a DDPM with q(x_k | x_{k-1}) = N(sqrt(1 - beta_k) x_{k-1}, beta_k I).
 
     Arguments:
         betas: `[T]`, each in (0, 1]; only the last may be 1.
+        falling: allow betas that fall from each to the next, as no published schedule has them.
     Raises:
-        ValueError: a beta outside (0, 1].
+        ValueError: a beta outside (0, 1]; a falling list that is not said to be one.
     References:
         Ho et al. 2020, eq. 2 and 4, arXiv:2006.11239.
     """
     betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
     if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all():
         raise ValueError("betas must be a list of T >= 1 numbers in (0, 1]")
+    if not falling and len(betas) > 1 and (betas.diff() < 0).all():
+        raise ValueError(
+            f"betas fall from {betas[0]:.4g} to {betas[-1]:.4g}, so they are in reverse order: give them from data to "
+            "noise, or say falling=True"
+        )
     return from_alphas_cumprod((1 - betas).cumprod(0))
 
 
@@ -289,13 +339,23 @@ def _scaled(betas: Tensor) -> Process:
     return from_betas((betas * (1000 / len(betas))).clamp(max=0.999))
 
 
+def _betas(timesteps: int, beta_start: float, beta_end: float) -> None:
+    """Raise ValueError for parameters of betas that are out of range."""
+    _count(timesteps=timesteps)
+    _numbers(0, 1, beta_start=beta_start, beta_end=beta_end)
+    if beta_start > beta_end:
+        raise ValueError(f"beta_start={beta_start}, beta_end={beta_end}: betas rise, from data to noise")
+
+
 def linear(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
     """Linear betas, for T = 1000 from 1e-4 to 0.02 (Ho et al. 2020, arXiv:2006.11239), scaled for another T."""
+    _betas(timesteps, beta_start, beta_end)
     return _scaled(torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64))
 
 
 def scaled_linear(timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Process:
     """Betas linear in their square root, with latent diffusion's ends (Rombach et al. 2022, arXiv:2112.10752)."""
+    _betas(timesteps, beta_start, beta_end)
     return _scaled(torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64) ** 2)
 
 
@@ -306,12 +366,16 @@ def quadratic(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float =
 
 def sigmoid(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
     """Betas on a logistic curve from -6 to 6 (GeoDiff, Xu et al. 2022, arXiv:2203.02923)."""
+    _betas(timesteps, beta_start, beta_end)
     curve = torch.linspace(-6, 6, timesteps, dtype=torch.float64).sigmoid()
     return _scaled(beta_start + (beta_end - beta_start) * curve)
 
 
 def cosine(timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Process:
     """Squared-cosine alphas_cumprod, betas clipped at 0.999 (Nichol and Dhariwal 2021, eq. 17, arXiv:2102.09672)."""
+    _count(timesteps=timesteps)
+    _numbers(offset=offset, with_low=True)
+    _numbers(0, 1, max_beta=max_beta)
     t = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
     signal = ((t + offset) / (1 + offset) * (math.pi / 2)).cos() ** 2
     return from_betas((1 - signal[1:] / signal[:-1]).clamp(max=max_beta))
@@ -319,13 +383,14 @@ def cosine(timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
 
 def exponential(timesteps: int | None = None, rate: float = 5.0, power: float = 2.0) -> Process:
     """alpha(t) = exp(-rate t^power), variance preserving; rate 5 and power 2 are the continuous limit of `linear`."""
+    _numbers(rate=rate, power=power)
 
     def sigma(t: Tensor) -> Tensor:
         exponent = 2 * rate * t**power
         nonzero = torch.where(exponent == 0, 1.0, exponent)  # so that the slope at t = 0 is its limit, not 0 / 0
         return t ** (power / 2) * (2 * rate * torch.where(exponent == 0, 1.0, -torch.expm1(-nonzero) / nonzero)).sqrt()
 
-    return Process(lambda t: (-rate * t**power).exp(), sigma, timesteps)
+    return checked(Process(lambda t: (-rate * t**power).exp(), sigma, timesteps))
 
 
 def exponential_s(timesteps: int | None = None, rate: float = 5.0) -> Process:
@@ -341,13 +406,23 @@ def ve(timesteps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) 
     References:
         Song and Ermon 2019, arXiv:1907.05600; Song et al. 2021, eq. 30, arXiv:2011.13456.
     """
+    _count(timesteps=timesteps)
+    low = _least(timesteps, sigma_min, sigma_max)
 
     def sigma(t: Tensor) -> Tensor:
         level = t * timesteps
-        geometric = sigma_min * (sigma_max / sigma_min) ** ((level - 1) / max(timesteps - 1, 1))
-        return torch.where(level < 1, sigma_min * level, geometric)
+        geometric = low * (sigma_max / low) ** ((level - 1) / max(timesteps - 1, 1))
+        return torch.where(level < 1, low * level, geometric)
 
-    return Process(torch.ones_like, sigma, timesteps)
+    return checked(Process(torch.ones_like, sigma, timesteps))
+
+
+def _least(timesteps: int | None, sigma_min: float, sigma_max: float) -> float:
+    """Sigma at the first level of many; a single level is the last. Raises ValueError for ends that do not rise."""
+    _numbers(sigma_min=sigma_min, sigma_max=sigma_max)
+    if not sigma_min < sigma_max:
+        raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: the first must be below the second")
+    return sigma_max if timesteps == 1 else sigma_min
 
 
 def karras(
@@ -361,14 +436,17 @@ def karras(
     References:
         Karras et al. 2022, eq. 5, arXiv:2206.00364.
     """
-    first = 1 / (timesteps or 1000)
+    if timesteps is not None:
+        _count(timesteps=timesteps)
+    _numbers(rho=rho)
+    low, first = _least(timesteps, sigma_min, sigma_max), 1 / (timesteps or 1000)
+    start, end = torch.tensor([low, sigma_max], dtype=torch.float64) ** (1 / rho)
 
     def sigma(t: Tensor) -> Tensor:
-        place = ((t - first) / (1 - first)).clamp(min=0)
-        root = sigma_min ** (1 / rho) + place * (sigma_max ** (1 / rho) - sigma_min ** (1 / rho))
-        return torch.where(t < first, sigma_min * t / first, root**rho)
+        share = ((t - first) / (1 - first if first < 1 else 1.0)).clamp(min=0)
+        return torch.where(t < first, low * t / first, (start + share * (end - start)) ** rho)
 
-    return Process(torch.ones_like, sigma, timesteps)
+    return checked(Process(torch.ones_like, sigma, timesteps))
 
 
 def vp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
@@ -377,6 +455,8 @@ def vp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20
     References:
         Song et al. 2021, eq. 33, arXiv:2011.13456.
     """
+    _numbers(beta_min=beta_min, with_low=True)
+    _numbers(beta_max=beta_max)
 
     def exponent(t: Tensor) -> Tensor:
         return beta_min * t / 2 + (beta_max - beta_min) * t**2 / 4
@@ -385,7 +465,7 @@ def vp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20
         squared = -torch.expm1(-2 * exponent(t))
         return torch.where(t == 0, 0.0, torch.where(t == 0, 1.0, squared).sqrt())
 
-    return Process(lambda t: (-exponent(t)).exp(), sigma, timesteps)
+    return checked(Process(lambda t: (-exponent(t)).exp(), sigma, timesteps))
 
 
 def subvp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
@@ -437,7 +517,7 @@ def from_log_snr(levels: Mapping[int, float] | Tensor | Sequence[float], family:
 
 def flow(timesteps: int | None = None) -> Process:
     """The straight line alpha = 1 - t, sigma = t (rectified flow, Liu et al. 2023, arXiv:2209.03003)."""
-    return Process(lambda t: 1 - t, lambda t: t, timesteps)
+    return checked(Process(lambda t: 1 - t, lambda t: t, timesteps))
 
 
 SCHEDULES: dict[str, Callable[..., Process]] = {

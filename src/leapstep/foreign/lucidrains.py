@@ -277,7 +277,7 @@ def _process(network: LucidUNetConfig, buffers: State, settings: Settings) -> tu
         if name not in SCHEDULES:
             raise ValueError(f"beta_schedule={name} is not one of {', '.join(SCHEDULES)}")
         return None, SCHEDULES[name](timesteps)
-    process = from_betas(buffers["betas"])
+    process = from_betas(buffers["betas"], falling=True)  # the network was trained on them, whatever they are
     t = torch.linspace(0, 1, len(buffers["betas"]) + 1, dtype=torch.float64)
     known = [
         name
