@@ -90,6 +90,18 @@ def choose(data: Data, asked: str) -> Holdout | None:
     return Holdout(samples=len(below), of=n, threshold=f"{threshold:016x}", sha256=_digest(below))
 
 
+def again(data: Data, earlier: Holdout) -> Holdout | None:
+    """What a run holds out that goes on from weights of another run: by the same threshold, so nothing that these saw.
+
+    Returns:
+        None where that is none of the data, or so much that fewer than 2 samples are left to train on.
+    """
+    kept, held = rows(data, earlier)
+    if not len(held) or len(kept) < 2:
+        return None
+    return Holdout(samples=len(held), of=len(data), threshold=earlier.threshold, sha256=_digest(_hashes(data)[held]))
+
+
 def rows(data: Data, holdout: Holdout | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The rows of a source that are trained on, and those that are held out, each in order.
 

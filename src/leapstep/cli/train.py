@@ -26,6 +26,8 @@ EXAMPLES = """**Examples**
 
 `leapstep train photos/ --out runs/photos --resume`
 
+`leapstep train photos/ --init-from runs/photos --out runs/photos-2`
+
 `accelerate launch -m leapstep train photos/ --out runs/photos`
 """
 
@@ -49,6 +51,14 @@ def command(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; the options below win over it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the run folder.")] = False,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Begin with these weights, and with their network, schedule and prediction: a run folder, an imported "
+            "one, a diffusers pipeline folder, or `owner/name` on the Hub.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="`cpu` to leave a GPU alone; default: the best there is.")] = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -56,7 +66,7 @@ def command(
     import torch
 
     from leapstep import checkpoint
-    from leapstep.training import train
+    from leapstep.training import initial, train
     from leapstep.training.estimate import usual_settings
 
     if resume and overwrite:
@@ -68,9 +78,14 @@ def command(
     usual, base = None, last.get("training", {})
     if preset is None and not resume:
         usual, base = usual_settings(data, device != "cpu" and torch.cuda.is_available())
-    chosen = configure(given, preset, config, base)
+    if init_from is not None and not resume:
+        begun = initial.load(init_from)
+        chosen = initial.configured(begun, given, preset, config, base)
+        usual = None if "training" in begun.details else usual
+    else:
+        chosen = configure(given, preset, config, base)
     note = f"settings: --preset {usual}, but for those that were given" if usual else ""
-    model = train(chosen, data, out, resume=resume, overwrite=overwrite, device=device, note=note)
+    model = train(chosen, data, out, resume=resume, overwrite=overwrite, init_from=init_from, device=device, note=note)
     if last.get("step", 0) >= chosen.steps:
         typer.echo(f"{out} already was at step {last['step']}: to train on, --resume it with more --steps")
     typer.echo(f"trained: {out}    next: leapstep sample {out} --out samples")

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ from leapstep.pictures import grid, save_image
 from leapstep.process import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.progress import progress_bar
 from leapstep.sampling import sample
-from leapstep.training import estimate
+from leapstep.training import estimate, initial
 from leapstep.training.objective import WEIGHTS, loss, stratified_times
 from leapstep.training.previews import first_samples, strip
 
@@ -76,20 +76,13 @@ def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
     }
     if config.labels and data.labels is None:
         raise ValueError(f"labels were asked for, but {data.source} has none: train without --labels")
-    if config.flip and not data.is_pictures:
-        raise ValueError(f"flip mirrors pictures, but {data.source} holds arrays: train without --flip")
     if (config.network or ("unet" if data.is_pictures else "mlp")) == "mlp":
         return MLP(shape=data.shape, width=config.width, depth=config.depth, **shared)
     if len(data.shape) != 3:
         raise ValueError(
             f"a U-Net takes samples of shape (channels, height, width), not {data.shape}: use --network mlp"
         )
-    multiple = 2 ** (len(config.channels) - 1)
-    if data.shape[1] % multiple or data.shape[2] % multiple:
-        raise ValueError(
-            f"pictures of {data.shape[1]}x{data.shape[2]} pixels do not fit {len(config.channels)} levels, which need "
-            f"multiples of {multiple}: pass another --size, or fewer --channels and --attention"
-        )
+    check_sides(data.shape, len(config.channels))
     return UNet(
         in_channels=data.shape[0],
         channels=config.channels,
@@ -99,6 +92,16 @@ def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
         groups=config.groups,
         **shared,
     )
+
+
+def check_sides(shape: tuple[int, ...], levels: int) -> None:
+    """Raise ValueError where a U-Net of so many levels cannot halve pictures of this shape."""
+    multiple = 2 ** (levels - 1)
+    if shape[1] % multiple or shape[2] % multiple:
+        raise ValueError(
+            f"pictures of {shape[1]}x{shape[2]} pixels do not fit {levels} levels, which need "
+            f"multiples of {multiple}: pass another --size, or fewer --channels and --attention"
+        )
 
 
 def resizing(data: Data) -> str | None:
@@ -155,6 +158,13 @@ def _order(seed: int, epoch: int, n: int) -> np.ndarray[Any, Any]:
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
+class Start(NamedTuple):
+    """Weights that a run begins with, and what its record says of them."""
+
+    model: checkpoint.Model
+    record: dict[str, Any]
+
+
 class Trainer:
     """A training run between two checkpoints: the network, its average, the optimiser, and where they stand."""
 
@@ -165,6 +175,7 @@ class Trainer:
         device: str | None = None,
         progress: bool = True,
         resumed: Mapping[str, Any] | None = None,
+        start: Start | None = None,
     ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
@@ -177,11 +188,18 @@ class Trainer:
         self.accelerator: Accelerator = Accelerator(
             cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no", gradient_accumulation_steps=config.accumulate
         )
-        self.config, self.progress = config, progress and self.accelerator.is_main_process
+        if start is not None:
+            config = initial.fitted(config, start.model, start.record["source"])
+        self.config, self.start = config, start
+        self.progress = progress and self.accelerator.is_main_process
         channels = None if config.grey is None else (1 if config.grey else 3)
         self.data = read(source, size=config.size, channels=channels, strict=config.strict, progress=self.progress)
+        if start is not None:
+            self.data = initial.fitting(self.data, start.model, start.record["source"])
         self.held_out, self.test = self._hold_out(resumed)
         self.rows, _ = holdout.rows(self.data, self.held_out)
+        if config.flip and not self.data.is_pictures:
+            raise ValueError(f"flip mirrors pictures, but {source} holds arrays: train without --flip")
         if config.batch_size % (config.accumulate * self.accelerator.num_processes):
             raise ValueError(
                 f"batch_size {config.batch_size} is not a multiple of accumulate {config.accumulate} times "
@@ -190,7 +208,14 @@ class Trainer:
         process = SCHEDULES[config.schedule](config.timesteps)
         self.process = rescale_zero_terminal_snr(process) if config.zero_terminal_snr else process
         torch.manual_seed(config.seed)
-        self.network: nn.Module = build_network(config, self.data)
+        self.network: nn.Module = build_network(config, self.data) if start is None else start.model.network
+        self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
+        if start is not None:
+            self.process, self.null_label = start.model.process, start.model.null_label
+            if isinstance(self.network, UNet):
+                check_sides(self.data.shape, len(config.channels))
+        chosen: Any = self.network.config
+        self.fractional = getattr(chosen, "time_embedding", None) == "sinusoidal"
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(config.ema_decay), use_buffers=True)  # type: ignore[arg-type]
         self.ema.to(self.accelerator.device)
@@ -198,7 +223,6 @@ class Trainer:
         self.network, self.optimizer = self.accelerator.prepare(self.network, optimizer)
         # a posterior mean of x0 lies in the convex hull of the data, so no estimate has a reason to leave this range
         self.bound = 1.0 if self.data.is_pictures else largest(self.data)
-        self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
         self.step = 0
 
     def _hold_out(self, resumed: Mapping[str, Any] | None) -> tuple[holdout.Holdout | None, Data | None]:
@@ -219,11 +243,20 @@ class Trainer:
                 f"{self.data.source} has a part test of its own, which is never trained on: leave --holdout out"
             )
         if test is not None:
+            if self.start is not None:
+                test = initial.fitting(test, self.start.model, self.start.record["source"])
             if test.shape != self.data.shape or test.classes != self.data.classes:
                 self.say("there is no loss on the part test, whose samples have another shape or other classes")
                 return None, None
             return None, dataclasses.replace(test, scaling=self.data.scaling)
-        chosen = holdout.Holdout.recorded(resumed) if resumed else holdout.choose(self.data, config.holdout)
+        earlier = self.start.model.details if self.start is not None else {}
+        inherited = holdout.Holdout.recorded(earlier)
+        if resumed:
+            chosen = holdout.Holdout.recorded(resumed)
+        elif inherited and config.holdout in ("auto", earlier.get("training", {}).get("holdout")):
+            chosen = holdout.again(self.data, inherited)
+        else:
+            chosen = holdout.choose(self.data, config.holdout)
         return chosen, None if chosen is None else self.data.subset(holdout.rows(self.data, chosen)[1])
 
     def facts(self) -> Iterator[str]:
@@ -239,6 +272,8 @@ class Trainer:
                 f"{self.held_out.samples} of {self.held_out.of} samples are held out: never trained on, they tell "
                 "whether the model copies (--holdout no trains on all)"
             )
+        if self.start is not None and self.step == 0:
+            yield f"begins with the weights of {self.start.record['source']}"
         yield f"network: {sum(parameter.numel() for parameter in self.network.parameters()):,} weights"
 
     def say(self, line: str) -> None:
@@ -299,8 +334,9 @@ class Trainer:
     ) -> Tensor:
         """The loss of each sample."""
         config = self.config
-        fractional = config.time_embedding == "sinusoidal"
-        diffusion = from_network(network, self.process, config.predicts, fractional=fractional, condition=condition)
+        diffusion = from_network(
+            network, self.process, config.predicts, fractional=self.fractional, condition=condition
+        )
         return loss(diffusion, x0, t, eps, config.loss or config.predicts, config.min_snr_gamma)
 
     def compare(self) -> dict[str, float]:
@@ -362,6 +398,7 @@ class Trainer:
             classes=data.classes if config.labels else (),
             null_label=self.null_label,
             details=self.details(),
+            schedule=None if self.start is None else self.start.model.schedule,
         )
 
     def details(self) -> dict[str, Any]:
@@ -369,6 +406,7 @@ class Trainer:
         from leapstep import __version__
 
         data = self.data
+        unsaid = set() if self.start is None else {*initial.OF_THE_NETWORK} - {*initial.settings(self.start.model)}
         return {
             "versions": {"leapstep": __version__, "torch": str(torch.__version__)},
             "step": self.step,
@@ -381,7 +419,8 @@ class Trainer:
                 "classes": list(data.classes) if self.config.labels else [],
             },
             "null_label": self.null_label,
-            "training": self.config.model_dump(mode="json"),
+            "training": self.config.model_dump(mode="json", exclude=unsaid),
+            **({} if self.start is None else {"init_from": self.start.record}),
         }
 
     def save(self, run: Path) -> None:
@@ -395,17 +434,29 @@ class Trainer:
         checkpoint.save_state(run, self.step, tensors, self.details())
         checkpoint.save(run, self.model())
 
-    def restore(self, run: Path) -> None:
-        """Go back to the last checkpoint of a run.
+    def check_unchanged(self, run: Path, values: Mapping[str, Any]) -> None:
+        """Make sure that the data are those that a run was trained on.
 
+        Arguments:
+            values: what the run's last checkpoint says.
         Raises:
-            ValueError: there is none, or it belongs to another network or to data that have changed since.
+            ValueError: they have changed since.
         """
-        path, values = checkpoint.find_state(run)
         now = self.details()["data"]
         for name, had in values["data"].items():
             if name != "source" and now[name] != had:
-                raise ValueError(f"the data of {run} have changed since: {name} was {had}, now it is {now[name]}")
+                raise ValueError(
+                    f"the data of {run} have changed since: {name} was {had}, now it is {now[name]}; a new run goes on "
+                    f"with them from these weights: leapstep train {now['source']} --init-from {run} --out {run}-2"
+                )
+
+    def restore(self, run: Path) -> None:
+        """Go back to the last checkpoint of a run on the same data.
+
+        Raises:
+            ValueError: there is none, or it belongs to another network.
+        """
+        path, values = checkpoint.find_state(run)
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
         for name, value in safetensors.torch.load_file(path).items():
             part, _, rest = name.partition(".")
@@ -473,6 +524,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    init_from: str | None = None,
     device: str | None = None,
     progress: bool = True,
     note: str = "",
@@ -488,6 +540,8 @@ def train(
         out: the run folder.
         resume: go on from the last checkpoint in `out`, exactly as if never stopped.
         overwrite: replace the run that lies in `out`.
+        init_from: a run folder or another model (see `leapstep.checkpoint.load`) whose averaged weights the run begins
+            with, and whose network, process and prediction it has.
         device: "cpu" to leave a GPU alone; None: the best there is.
         progress: show on stderr what of the data is left out or held out, how long it will take, and a progress bar.
         note: a line that is shown before these.
@@ -505,7 +559,9 @@ def train(
             _check_resumable(run, resumed, config, data)
         else:
             folders.check_free(run, overwrite, checkpoint.RUN)
-        trainer = Trainer(config, data, device, progress, resumed)
+        trainer = Trainer(config, data, device, progress, resumed, _weights(run, resumed, init_from))
+        if resumed is not None:
+            trainer.check_unchanged(run, resumed)
         for line in ([note] if note else []) + [*trainer.facts()]:
             trainer.say(line)
         if progress:  # alike on all processes, which take part
@@ -513,6 +569,22 @@ def train(
         _start(trainer, run, resume, overwrite)
         _loop(trainer, run)
     return trainer.model()
+
+
+def _weights(run: Path, resumed: Mapping[str, Any] | None, source: str | None) -> Start | None:
+    """The weights that a run begins with; of one that is resumed, its own network and what it recorded of them."""
+    if resumed is not None:
+        if source is not None:
+            raise ValueError("--resume goes on with the run's own weights: leave --init-from out")
+        record = resumed.get("init_from")
+        return None if record is None else Start(checkpoint.load(run), record)
+    if source is None:
+        return None
+    if run.is_dir() and Path(source).is_dir() and run.samefile(source):
+        raise ValueError(f"{run} is where the weights come from: name another folder for the new run")
+    model = initial.load(source)
+    step, sha256 = model.details.get("step"), checkpoint.fingerprint(model.network)
+    return Start(model, {"source": source, "step": step, "weights_sha256": sha256})
 
 
 def _start(trainer: Trainer, run: Path, resume: bool, overwrite: bool) -> None:
@@ -524,6 +596,8 @@ def _start(trainer: Trainer, run: Path, resume: bool, overwrite: bool) -> None:
         checkpoint.save(run, trainer.model())
     elif trainer.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
         folders.begin(run, overwrite, checkpoint.RUN, trainer.details())
+        if trainer.start is not None:  # --resume takes the network from here
+            checkpoint.save(run, trainer.model())
     trainer.accelerator.wait_for_everyone()
 
 

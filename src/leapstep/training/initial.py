@@ -1,0 +1,133 @@
+"""Beginning with weights that exist: what they decide about a training, and what of it does not fit them."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leapstep import checkpoint
+from leapstep.configuration import PRESETS, TrainingConfig, configure
+from leapstep.data import PIXELS, Data
+from leapstep.networks import MLP, UNet
+from leapstep.process import SCHEDULES, Process, rescale_zero_terminal_snr
+
+OF_THE_NETWORK = (
+    *("network", "channels", "attention", "blocks", "head_channels", "groups", "width", "depth", "dropout"),
+    *("time_embedding", "schedule", "timesteps", "zero_terminal_snr", "predicts", "labels"),
+)
+"""Settings that say how a network is made and called: they come with the weights."""
+
+
+def load(source: str) -> checkpoint.Model:
+    """Load a model to train on.
+
+    Arguments:
+        source: a run folder, an imported one, a diffusers pipeline folder, or such a folder's name on the Hub.
+    Raises:
+        ValueError: there is none, or it is of a kind that can be sampled but not trained.
+    """
+    model = checkpoint.load(source)
+    reason = ""
+    if model.process.timesteps is None or model.time != "index":
+        reason = f"its network counts time as {model.time!r}, not in trained levels from 0"
+    elif model.predicts not in typing.get_args(TrainingConfig.model_fields["predicts"].annotation):
+        reason = f"its network predicts {model.predicts}, not eps, x0 or v"
+    elif model.is_pictures and model.scaling != PIXELS:
+        reason = "its pictures lie in [0, 1], not in [-1, 1]"
+    if reason:
+        raise ValueError(f"{source} cannot be trained on: {reason}")
+    return model
+
+
+def settings(model: checkpoint.Model) -> dict[str, Any]:
+    """The settings that come with a model: all that `TrainingConfig` has words for."""
+    config: Any = model.network.config
+    known: dict[str, Any] = {"predicts": model.predicts, "timesteps": model.process.timesteps}
+    known["labels"] = bool(model.classes)
+    if model.classes and model.null_label is None:
+        known["label_dropout"] = 0.0
+    if isinstance(model.network, UNet | MLP):
+        known["network"] = "mlp" if isinstance(model.network, MLP) else "unet"
+        known |= {name: getattr(config, name) for name in OF_THE_NETWORK if hasattr(config, name)}
+    if model.is_pictures:
+        channels, height, width = model.shape
+        known |= {"grey": channels == 1} | ({"size": height} if height == width else {})
+    return known | _schedule(model.process)
+
+
+def _schedule(process: Process) -> dict[str, Any]:
+    """Which schedule a process with trained levels follows, as settings; nothing for one of another kind."""
+    assert process.timesteps is not None
+    t = torch.arange(1, process.timesteps + 1, dtype=torch.float64) / process.timesteps
+    for name in typing.get_args(TrainingConfig.model_fields["schedule"].annotation):
+        plain = SCHEDULES[name](process.timesteps)
+        for rescaled in (False, True):
+            made = rescale_zero_terminal_snr(plain) if rescaled else plain
+            if torch.allclose(made.alpha(t), process.alpha(t)) and torch.allclose(made.sigma(t), process.sigma(t)):
+                return {"schedule": name, "zero_terminal_snr": rescaled}
+    return {}
+
+
+def configured(
+    model: checkpoint.Model,
+    overrides: Mapping[str, Any],
+    preset: str | None,
+    file: str | Path | None,
+    base: Mapping[str, Any],
+) -> TrainingConfig:
+    """Put a configuration together as `leapstep.configuration.configure` does, for a run that begins with a model.
+
+    What says how the network is made and called comes with the model, and all else from the run that trained it where
+    that is one of ours; a preset and the base say only what is left.
+    """
+    configure({}, preset)  # whether there is such a preset
+    recorded = model.details.get("training") or base
+    earlier = {**recorded, **PRESETS.get(preset or "", {})}
+    rest = set(TrainingConfig.model_fields) - {*OF_THE_NETWORK, "size", "grey"}
+    kept = {name: value for name, value in earlier.items() if name in rest}
+    return configure(overrides, None, file, {**kept, **settings(model)})
+
+
+def fitted(config: TrainingConfig, model: checkpoint.Model, source: str) -> TrainingConfig:
+    """A configuration with what comes with a model.
+
+    Raises:
+        ValueError: the configuration says otherwise where that cannot be.
+    """
+    known = settings(model)
+    fixed = {name: value for name, value in known.items() if name not in ("size", "grey")}
+    for name in [name for name in (*OF_THE_NETWORK, "label_dropout") if name in config.model_fields_set]:
+        said = getattr(config, name)
+        if (name in fixed and said != fixed[name]) or (name in OF_THE_NETWORK and name not in fixed):
+            has = f"{name}={fixed[name]}" if name in fixed else f"no {name}"
+            raise ValueError(f"{source} has {has}, not {said}, and its weights cannot do otherwise: leave {name} out")
+    return config.model_copy(update=fixed)
+
+
+def fitting(data: Data, model: checkpoint.Model, source: str) -> Data:
+    """Data as a model sees them: in its scaling, with its numbers for the classes.
+
+    Raises:
+        ValueError: samples or classes that the model's network does not take.
+    """
+    convolutional = isinstance(model.network, UNet) and data.shape[:1] == model.shape[:1] and len(data.shape) == 3
+    if data.is_pictures != model.is_pictures or (data.shape != model.shape and not convolutional):
+        raise ValueError(
+            f"{data.source} holds samples of shape {list(data.shape)}, and the network of {source} takes "
+            f"{list(model.shape)}: bring the data to it, or train without --init-from"
+        )
+    data = dataclasses.replace(data, scaling=model.scaling)
+    if not model.classes:
+        return data
+    if data.labels is None:
+        raise ValueError(f"{source} was trained on labels, and {data.source} has none: put its pictures in sub-folders")
+    if unknown := sorted(set(data.classes) - set(model.classes)):
+        raise ValueError(f"{data.source} has classes {', '.join(unknown[:5])} that {source} does not know")
+    numbers = np.array([model.classes.index(name) for name in data.classes])
+    return dataclasses.replace(data, labels=numbers[data.labels], classes=model.classes)
