@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 import leapstep
-from leapstep.sampling import SPACINGS
+from leapstep.sampling import SPACINGS, _uniform
 
 F64 = torch.float64
 MIXTURE = leapstep.GaussianMixture(
@@ -148,10 +148,53 @@ def test_noise_is_standard_normal_and_independent():
         assert stats.pearsonr(z[: len(other)].flatten(), other.flatten()).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64])
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5])
 def test_bad_seed(seed):
     with pytest.raises(ValueError, match="seed="):
         leapstep.sample(MIXTURE.diffusion(leapstep.linear()), (1, 2), 2, seed=seed)
+
+
+@pytest.mark.parametrize("given", [(-1, 0), (2**64, 0), (0, -1), (0, 2**64), (0.5, 0)])
+def test_bad_steps_of_noise(given):
+    with pytest.raises(ValueError, match=r"(step|draw)=.*: must be an integer from 0 to 2\^64 - 1"):
+        leapstep.Noise(0, range(2), (3,))(*given)
+
+
+@pytest.mark.parametrize("rows", [range(-1, 2), range(0, 6, 2)])
+def test_bad_rows_of_noise(rows):
+    with pytest.raises(ValueError, match="rows=range"):
+        leapstep.Noise(0, rows, (3,))
+
+
+def test_the_noise_of_every_row_and_step_is_its_own():
+    """Also where a row, a step or the numbers before a row need more than 63 or 64 bits."""
+    big = [0, 1, 2**62, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 2**64, 2**64 + 1, 2**70]
+    rows = [leapstep.Noise(0, range(i, i + 1), (9,), F64)(0) for i in big]
+    steps = [leapstep.Noise(0, range(1), (9,), F64)(step) for step in big[1:7]]
+    draws = [leapstep.Noise(0, range(1), (9,), F64)(0, draw) for draw in big[1:7]]
+    seeds = [leapstep.Noise(seed, range(1), (9,), F64)(0) for seed in big[1:7]]
+    together = torch.cat(rows + steps + draws + seeds)
+    assert len(together.flatten().unique()) == together.numel()
+    across = leapstep.Noise(0, range(2**64 - 1, 2**64 + 1), (9,), F64)(0)
+    assert torch.equal(across, torch.cat(rows[6:8]))
+
+
+def test_noise_is_finite_for_every_word():
+    words = np.array([0, 1, 2**63, 2**64 - 2**11, 2**64 - 1], dtype=np.uint64)
+    z = torch.special.ndtri(torch.from_numpy(_uniform(words)))
+    assert z.isfinite().all()
+    assert z[0] < -8.2
+    assert z[-1] > 8.2
+
+
+def test_noise_is_the_same_as_ever():
+    """So that old samples come again; the last digits are the machine's own."""
+    expected = [
+        [-0.4309136486304922, 0.9411223698184659, -1.615544131755328],
+        [0.6131693366903098, 2.3210898797715505, 0.4171084415370579],
+    ]
+    found = leapstep.Noise(2**40 + 3, range(5, 7), (3,), F64)(2, draw=1)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), rtol=0, atol=1e-13)
 
 
 # --- the loop ---

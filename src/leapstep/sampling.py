@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -114,7 +115,7 @@ class Noise:
 
     Attributes:
         seed: an integer from 0 to 2^64 - 1.
-        rows: the indices i of the samples in this batch, a contiguous range.
+        rows: the indices i of the samples in this batch, a contiguous range from 0 or above.
         shape: `d`, the shape of one sample.
         dtype: floating-point type of the noise.
         device: where it is put.
@@ -127,18 +128,36 @@ class Noise:
     device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed={self.seed}: must be an integer from 0 to 2^64 - 1")
+        _word(seed=self.seed)
+        if self.rows.step != 1 or self.rows.start < 0:
+            raise ValueError(f"rows={self.rows}: must be a contiguous range from 0 or above")
 
     def __call__(self, step: int, draw: int = 0) -> Tensor:
-        """Draw `[b, *d]` for this step; step 0 is the start noise."""
+        """Draw `[b, *d]` for this step; step 0 is the start noise.
+
+        Raises:
+            ValueError: a step or a draw that is not an integer from 0 to 2^64 - 1.
+        """
+        _word(step=step, draw=draw)
         size = math.prod(self.shape)
         blocks = -(-size // 4)  # Philox makes four words a count, and row i owns the counts from i * blocks on
-        stream = np.random.Philox(key=self.seed, counter=[self.rows.start * blocks, 0, draw, step])
+        # as one integer, not as four words, of which the first would end at 2^64
+        stream = np.random.Philox(key=self.seed, counter=self.rows.start * blocks + (draw << 128) + (step << 192))
         words = stream.random_raw((len(self.rows), 4 * blocks))[:, :size]
-        uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53  # strictly inside (0, 1)
-        z: Tensor = torch.special.ndtri(torch.from_numpy(uniform))
+        z: Tensor = torch.special.ndtri(torch.from_numpy(_uniform(words)))
         return z.reshape(-1, *self.shape).to(self.dtype).to(self.device)
+
+
+def _word(**given: int) -> None:
+    for name, value in given.items():
+        if not isinstance(value, SupportsIndex) or not 0 <= operator.index(value) < 2**64:
+            raise ValueError(f"{name}={value}: must be an integer from 0 to 2^64 - 1")
+
+
+def _uniform(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Numbers strictly inside (0, 1) of the first 53 bits of words; the largest would round to 1."""
+    numbers: npt.NDArray[np.float64] = np.minimum(((words >> np.uint64(11)) + 0.5) * 2.0**-53, 1 - 2.0**-53)
+    return numbers
 
 
 # --- the loop ------------------------------------------------------------------------------------------------------
