@@ -385,7 +385,7 @@ def test_data_without_a_test_part_are_the_reference_as_a_whole(model, insects, t
     whole = insects / "train"
     said = done("evaluate", model, whole, *FAST, "--steps", 2, "--out", tmp_path / "e.json")
     assert f"{whole} has no part test, and no run held out any of it" in said.stderr
-    assert "the reference is all of it, training data too" in said.stderr
+    assert "all of it is taken, training data too" in said.stderr
     assert json.loads((tmp_path / "e.json").read_text())["conditions"]["split"] == "all"
     swept(model, whole, tmp_path / "s")
     assert json.loads((tmp_path / "s" / "results.json").read_text())["conditions"]["reference"] == 30

@@ -300,7 +300,7 @@ def test_likelihood_refuses(digits, given, words):
 def test_data_that_do_not_fit_the_model_are_refused(digits, points, signals, tmp_path):
     refused(invoke(digits, signals, "--split", "all"), "signals.npy", "shape")
     refused(invoke(points, "digits"), "digits", r"\[1, 8, 8\]", r"\[2\]")
-    refused(invoke(points, signals), "no split 'test'", "train or all")
+    refused(invoke(points, signals, "--split", "test"), "no split 'test'", "train or all")
     refused(invoke(digits, tmp_path / "nothing"), "nothing")
     refused(invoke(tmp_path / "nothing", "digits"), "nothing")
     np.savez(tmp_path / "x.npz", x=read("digits").values[:20], labels=np.arange(20))

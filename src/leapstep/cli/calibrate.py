@@ -26,7 +26,7 @@ EXAMPLES = """**Examples**
 def command(
     model: Annotated[Path, typer.Argument(help="A run folder or a diffusers pipeline folder; the result goes there.")],
     data: Annotated[str, typer.Argument(help="What the model was trained on: digits, a folder, a file, a Hub name.")],
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
+    split: options.TrainSplit = None,
     per_level: Annotated[int, typer.Option(help="Noisy samples at each trained level.")] = 16,
     batch_size: Annotated[int, typer.Option(help="Network evaluations at a time.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
@@ -47,7 +47,7 @@ def command(
     loaded = checkpoint.load(model, place)
     options.hold(model)
     folders.tidy(model)
-    x0, labels = options.data_for(loaded, data, split)
+    split, (x0, labels) = options.part(lambda name: options.data_for(loaded, data, name), data, split, "train")
     levels = loaded.process.timesteps
     assert levels is not None
     needed = np.random.default_rng(seed).permutation(len(x0))[: levels * per_level]

@@ -63,7 +63,7 @@ def command(
         ),
     ],
     data: Annotated[str, typer.Argument(help="What it was trained on: `digits`, a folder, a file, a name on the Hub.")],
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
+    split: options.TrainSplit = None,
     size: Annotated[int | None, typer.Option(help="Crop and resize pictures to squares of this side.")] = None,
     n: Annotated[int | None, typer.Option(help="How many samples at most; default: 300.")] = None,
     assume: Annotated[
@@ -242,10 +242,10 @@ def _network(path: Path, function: str, device: str | None) -> tuple[Any, dict[s
     return network, dict(hints)
 
 
-def _read(source: str, split: str, size: int | None) -> Data:
+def _read(source: str, split: str | None, size: int | None) -> Data:
     from leapstep.data import read
 
-    return read(source, split=split, size=size)
+    return options.part(lambda name: read(source, split=name, size=size), source, split, "train")[1]
 
 
 def _condition(path: Path | None, label_argument: str | None, held: Data) -> dict[str, Array]:
@@ -326,7 +326,7 @@ def _merged(
 
 
 def _from_folder(
-    source: str, data: str, split: str, place: torch.device, others: tuple[Any, Any]
+    source: str, data: str, split: str | None, place: torch.device, others: tuple[Any, Any]
 ) -> tuple[Any, Model, Data, dict[str, Array]]:
     """The network of a folder, the folder's own words on it, the data as it takes them, and their labels."""
     from leapstep import checkpoint
@@ -335,7 +335,7 @@ def _from_folder(
         if value is not None:
             raise ValueError(f"--{name} is for file.py:function: the folder {source} says it itself")
     loaded = checkpoint.load(source, place)
-    held, labels = options.data_for(loaded, data, split)
+    _, (held, labels) = options.part(lambda name: options.data_for(loaded, data, name), data, split, "train")
     given: dict[str, Array] = {}
     if labels is not None:
         given["class_labels"] = labels.numpy()

@@ -49,7 +49,7 @@ def command(
         ),
     ],
     data: measuring.DataSource = None,
-    split: measuring.Split = None,
+    split: options.Split = None,
     features: measuring.FeatureSpace = "pixels",
     weights: measuring.Weights = None,
     metrics: measuring.Metrics = None,

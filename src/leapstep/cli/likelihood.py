@@ -39,7 +39,7 @@ def command(
     data: Annotated[str, typer.Argument(help="What to judge: `digits`, a folder, a file, a name on the Hub.")],
     method: Annotated[str, typer.Option(help="vlb (the variational bound) | ode (the probability-flow ODE)")] = "vlb",
     n: Annotated[int | None, typer.Option(help="How many samples, evenly chosen; default: 256, or all.")] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
+    split: options.Split = None,
     steps: Annotated[
         int | None, typer.Option(help="vlb: default all levels. ode: fixed steps, of 6 calls, in place of a tolerance.")
     ] = None,
@@ -65,7 +65,7 @@ def command(
     loaded = checkpoint.load(model, place)
     loaded.network.requires_grad_(False)
     measure, ticks, settings = (_bound if method == "vlb" else _density)(loaded, chosen)
-    held, labels = options.data_for(loaded, data, split)
+    split, (held, labels) = options.part(lambda name: options.data_for(loaded, data, name), data, split)
     count = min(256, len(held)) if n is None else n
     if not 2 <= count <= len(held) or batch_size < 1:
         raise ValueError(

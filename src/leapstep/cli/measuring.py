@@ -22,13 +22,6 @@ DataSource = Annotated[
     str | None,
     typer.Argument(help="Real data: `digits`, a folder, a file, a name on the Hub; default: what it was trained on."),
 ]
-Split = Annotated[
-    str | None,
-    typer.Option(
-        help="Which part of the data is the reference; default: what the run held out, or test, or all where there is "
-        "neither."
-    ),
-]
 FeatureSpace = Annotated[
     str,
     typer.Option(
@@ -87,25 +80,13 @@ def reference(
         details: the content of the model's `leapstep.json`.
         source: the data.
     """
-    from leapstep.data import NoSplit
     from leapstep.holdout import relation
 
     def found(split: str) -> Reference:
         data, labels = read(split)
         return Reference(split, relation(details, source, split, data), data, labels)
 
-    if asked is not None:
-        return found(asked)
-    try:
-        return found("test")
-    except NoSplit:
-        everything = found("all")
-        typer.echo(
-            f"{source} has no part test, and no run held out any of it (train --holdout): the reference is all of it, "
-            "training data too",
-            err=True,
-        )
-        return everything
+    return options.part(found, source, asked)[1]
 
 
 def told(result: Mapping[str, Any]) -> str:

@@ -10,9 +10,9 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from leapstep.checkpoint import Model
     from leapstep.data import Data
     from leapstep.transitions import Transition
+
+T = TypeVar("T")
 
 METHODS = (
     "ddim | ddpm | dpmpp_2m | dpmpp_3m | unipc | deis | dpmpp_2s | heun | rk4 | rk23 | rk45 | pf_euler | sde_dpmpp_2m"
@@ -84,6 +86,17 @@ MethodName = Annotated[str, typer.Option(help=METHODS)]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar=SETTINGS, help="Options of the method, such as order=3."),
+]
+
+
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Which part of the data; default: what the run held out, or test, or all where there is neither."
+    ),
+]
+TrainSplit = Annotated[
+    str | None, typer.Option(help="Which part of the data; default: train, or all where there is no such part.")
 ]
 
 
@@ -236,6 +249,30 @@ def data_for(model: Model, source: str, split: str) -> tuple[Data, Tensor | None
         raise ValueError(f"{source} has classes {', '.join(unknown[:5])} that the model does not know")
     number = torch.tensor([model.classes.index(name) for name in data.classes])
     return data, number[torch.from_numpy(data.labels)]
+
+
+def part(read: Callable[[str], T], source: str, asked: str | None, usual: str = "test") -> tuple[str, T]:
+    """Read the part of the data that was asked for, or the usual one, or all of a source that has no such part.
+
+    Arguments:
+        read: reads a part of the data.
+        source: its name.
+        usual: "test" to measure a model, on what it has not seen; "train" to learn from the data.
+    Returns:
+        the part, and what was read.
+    """
+    from leapstep.data import NoSplit
+
+    if asked is not None:
+        return asked, read(asked)
+    try:
+        return usual, read(usual)
+    except NoSplit:
+        found = read("all")
+        nor = ", and no run held out any of it (train --holdout)" if usual == "test" else ""
+        more = ", training data too" if usual == "test" else ""
+        typer.echo(f"{source} has no part {usual}{nor}: all of it is taken{more}", err=True)
+        return "all", found
 
 
 def origin(source: str, model: Model, method: str, used: dict[str, Any], device: torch.device) -> dict[str, Any]:

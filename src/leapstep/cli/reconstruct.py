@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from leapstep.checkpoint import Model
+    from leapstep.data import Data
     from leapstep.denoiser import Diffusion
     from leapstep.sampling import State
 
@@ -63,7 +64,7 @@ def command(
         str | None,
         typer.Option(help="leading (default) | trailing (default for rk23, rk45) | linspace | quad | log_snr | karras"),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "test",
+    split: options.Split = None,
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
@@ -80,7 +81,8 @@ def command(
     asked = steps or ([1] if adaptive else list(PAPER))
     counts = latents.step_counts(loaded, asked)
     _, spacing = options.path(loaded, method, counts[0], spacing, otherwise="leading")
-    x0, labels = _some(loaded, data, split, n)
+    split, (held, known) = options.part(lambda name: options.data_for(loaded, data, name), data, split)
+    x0, labels = _some(held, known, n)
     batches = _batches(loaded, x0, labels, batch_size)
     record = options.origin(model, loaded, method, used, place) | {
         "exact": exact,
@@ -117,11 +119,10 @@ def command(
     return {"reconstruction": record, "results": rows}
 
 
-def _some(model: Model, source: str, split: str, n: int) -> tuple[Tensor, Tensor | None]:
+def _some(data: Data, labels: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
     """Samples in model space, `[n, *d]`, and their labels: n, or as many as there are, evenly chosen."""
     if n < 1:
         raise ValueError(f"n={n}: must be at least 1")
-    data, labels = options.data_for(model, source, split)
     n = min(n, len(data))
     chosen = np.arange(n) * len(data) // n
     return data.batch(chosen), None if labels is None else labels[chosen]

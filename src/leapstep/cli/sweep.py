@@ -62,7 +62,7 @@ def command(
         ),
     ] = None,
     n: Annotated[int, typer.Option(help="Samples a cell; all cells share their start noise.")] = 1000,
-    split: measuring.Split = None,
+    split: options.Split = None,
     features: measuring.FeatureSpace = "pixels",
     weights: measuring.Weights = None,
     metrics: measuring.Metrics = None,

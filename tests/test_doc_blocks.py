@@ -1,0 +1,260 @@
+"""Every block of code in the README and in docs/, and every example of a --help, is right: it runs.
+
+A block of Python runs in the order of its document, in one namespace, with the reader's own things (`readers`) at hand.
+A line of commands is read by the real parser, and runs in a folder where the files that documents speak of lie, with
+fewer samples and smaller networks (`SMALLER`). What is not run says why, behind the language of its fence, where no
+reader sees it: `python not run: ...`. Output that is shown is `text`, or follows its command, marked with $, in a block
+`console`.
+"""
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+import leapstep
+from commands import done
+from foreign_layouts import Openai, filled
+from leapstep.cli import JOURNEY, app
+from leapstep.data import read
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMANDS = typer.main.get_command(app).commands
+EXAMPLES = [
+    " ".join(example.split())
+    for commands in JOURNEY.values()
+    for module in commands.values()
+    for example in re.findall(r"^`(.*?)`$", module.EXAMPLES, re.MULTILINE | re.DOTALL)
+]
+
+SMALLER = {
+    "train": "--size 8 --timesteps 100 --channels 8,8 --attention 0,0 --groups 8 --blocks 1 --steps 2 --batch-size 8",
+    "sample": "--n 2",
+    "evaluate": "--n 8 --resamples 3",
+    "sweep": "--n 8 --resamples 3 --steps 2",
+    "report": "--n 4",
+    "features": "--epochs 1",
+    "likelihood": "--n 4",
+    "reconstruct": "--n 4",
+    "doctor": "--n 20",
+    "calibrate": "--per-level 2",
+}
+"""Options that stand behind those of a document, so that each command takes a moment."""
+
+FEWER = {
+    "10_000": "100",
+    '"steps": 1000': '"steps": 2',
+    "steps=100": "steps=10",
+    "--steps 1000": "--steps 100",
+    "100 1000": "50 100",
+    "5,10,20": "2,3",
+}
+"""Numbers in documents, and those that are tried."""
+
+
+SHORT = "--steps 20 --batch-size 32 --timesteps 100 --channels 8,8 --attention 0,0 --groups 8 --blocks 1 --labels"
+
+
+# --- what documents speak of ---------------------------------------------------------------------------------------
+
+
+def alone():
+    """Accelerate keeps its first settings for a whole process."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def pictures(folder, split, n):
+    """Digits as files, in a folder for each class."""
+    data = read("digits", split=split)
+    for i in range(n):
+        path = folder / data.classes[data.labels[i]] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = leapstep.pictures.grid(data.values[i : i + 1], padding=0, zoom=1)
+        leapstep.pictures.save_image(image, path)
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory):
+    """Every file that a document speaks of, once."""
+    shelf = tmp_path_factory.mktemp("shelf")
+    pictures(shelf / "photos", "train", 60)
+    pictures(shelf / "mnist" / "train", "train", 60)
+    pictures(shelf / "mnist" / "test", "test", 30)
+    shutil.copytree(shelf / "photos", shelf / "DATA")
+    for name, i in (("A", 0), ("B", 1)):
+        shutil.copy(shelf / "photos" / str(i) / f"{i}.png", shelf / f"{name}.png")
+    points = torch.randn(300, 2, generator=torch.Generator().manual_seed(0)).numpy()
+    np.save(shelf / "signals.npy", points)
+    np.save(shelf / "data.npy", points)
+    np.save(shelf / "mask.npy", np.ones_like(points))
+    np.savez(shelf / "given.npz", y=np.zeros(len(points)))
+    alone()
+    done("train", "digits", "--out", shelf / "MODEL", *SHORT.split(), "--device", "cpu")
+    for run in ("runs/digits", "runs/mnist", "runs/photos", "demo/run"):
+        shutil.copytree(shelf / "MODEL", shelf / run, ignore=shutil.ignore_patterns("state", "log", "samples"))
+    done("calibrate", shelf / "demo/run", "digits", "--per-level", 1)
+    shutil.copytree(shelf / "MODEL" / "unet", shelf / "unet")
+    alone()
+    done("train", shelf / "signals.npy", "--out", shelf / "runs/signals", "--steps", 2, "--width", 8)
+    torch.save(filled(Openai()).state_dict(), shelf / "ema_0.9999_500000.pt")
+    network = leapstep.networks.UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=8)
+    leapstep.checkpoint.save(shelf / "plain", leapstep.Model(network, leapstep.linear(100), "eps", (1, 8, 8)))
+    shutil.copytree(shelf / "plain" / "unet", shelf / "FILE")
+    done("features", "train", shelf / "mnist", "--out", shelf / "features/mnist", "--epochs", 1)
+    (shelf / "my_project.py").write_text(MY_PROJECT)
+    (shelf / "mine.py").write_text(
+        "from my_project import Net\n\n\ndef network():\n    return Net()\n\n\nmake_network = network\n"
+    )
+    return shelf
+
+
+MY_PROJECT = """import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x, timestep, y=None):
+        return self.scale * x
+"""
+
+
+@pytest.fixture
+def desk(shelf, tmp_path, monkeypatch):
+    """A folder in which the commands of a document run."""
+    shutil.copytree(shelf, tmp_path / "desk")
+    monkeypatch.chdir(tmp_path / "desk")
+    monkeypatch.syspath_prepend(str(tmp_path / "desk"))
+    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
+    sys.modules.pop("my_project", None)
+    torch.save({"scale": torch.tensor(0.5)}, "net.pt")
+    return tmp_path / "desk"
+
+
+def readers():
+    """What stands for the reader's own things in a block of Python."""
+
+    def net(x, timestep, **given):
+        return 0.1 * x
+
+    process = leapstep.linear()
+    return {
+        "torch": torch,
+        "leapstep": leapstep,
+        "net": net,
+        "process": process,
+        "diffusion": leapstep.from_network(net, process, clip=(-1, 1)),
+        "data": torch.randn(100, 2).numpy(),
+        "means": torch.tensor([[-1.0, 0.0], [1.0, 0.0]]),
+        "variances": torch.tensor([0.1, 0.2]),
+        "x0": torch.full((4, 3, 8, 8), (100 - 127.5) / 127.5),
+        "labels": torch.zeros(10_000, dtype=torch.long),
+        "show": lambda *state: None,
+        **{f"z{i}": torch.randn(3, 8, 8) for i in (1, 2, 3, 4)},
+    }
+
+
+# --- running it ----------------------------------------------------------------------------------------------------
+
+
+def blocks(document):
+    """Each fence: language, why it is not run, line, and content."""
+    text = document.read_text()
+    for match in FENCE.finditer(text):
+        language, _, why = match[1].partition(" not run: ")
+        yield language, why, text[: match.start()].count("\n") + 2, match[2]
+
+
+def fewer(text):
+    for number, tried in FEWER.items():
+        text = text.replace(number, tried)
+    return text
+
+
+def lines(block):
+    """The commands in a block, without comments, those on several lines put together."""
+    for line in block.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line, comments=True):
+            yield words
+
+
+def parsed(words):
+    """The command that a line calls, and its words, if the real parser takes them; None for other programs."""
+    if "leapstep" not in words[:4]:
+        return None
+    name, *args = words[words.index("leapstep") + 1 : words.index(">") if ">" in words else None]
+    COMMANDS[name].make_context(name, list(args))
+    return name, args
+
+
+def run(words):
+    """Run a line of commands, in smaller, where it is one of ours."""
+    if (command := parsed(words)) is None:
+        return
+    name, args = command
+    alone()
+    if "--out" in args and "--resume" not in args:
+        out = Path(args[args.index("--out") + 1])
+        shutil.rmtree(out, ignore_errors=True) if out.is_dir() else out.unlink(missing_ok=True)
+    done(name, *args, *SMALLER.get(name, "").split())
+
+
+ELSEWHERE = ("google/ddpm-cifar10-32", "inception", "--mp4", "ckpt.pth", "model-10.pt")
+"""What an example needs and is not at hand: the Hub, weights to download, ffmpeg, files of other projects."""
+
+LONG = ("demo", "train", "sweep", "report", "features", "doctor", "compare", "reconstruct", "likelihood")
+"""Commands that the documents run, and of which examples are read by the parser alone."""
+
+
+def test_every_example_is_right(desk):
+    assert len(EXAMPLES) > 40
+    for example in EXAMPLES:
+        words = shlex.split(fewer(example))
+        name, _ = parsed(words)
+        if name not in LONG and not any(need in example for need in ELSEWHERE):
+            run(words)
+
+
+def test_options_that_are_named_in_passing_exist():
+    """Of a command in the middle of a sentence, which may leave out what it needs."""
+    found = 0
+    for document in DOCUMENTS:
+        prose = FENCE.sub("", document.read_text()).replace("\n", " ")
+        for name, rest in re.findall(r"`leapstep ([a-z]+) ([^`]*)`", prose):
+            there = {name for param in COMMANDS[name].params for name in param.opts}
+            asked = {word.partition("=")[0] for word in rest.split() if word.startswith("--")}
+            assert asked <= there | {"--help"}, f"{document.name}: leapstep {name} {rest}"
+            found += len(asked)
+    assert found > 5
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_runs(document, desk):
+    namespace = readers()
+    for language, why, line, block in blocks(document):
+        assert language in ("python", "sh", "console", "text"), f"{document.name}:{line} is of no language"
+        if language == "sh":
+            for words in lines(fewer(block)):
+                parsed(words) if why else run(words)
+        elif language == "console":
+            for words in lines("\n".join(re.findall(r"^\$ (.*)", block, re.MULTILINE))):
+                parsed(words) if why else run(words)
+        elif language == "python":
+            code = compile("\n" * (line - 1) + fewer(block), document, "exec")
+            if name := re.match(r"# (\w+\.py)\n", block):
+                Path(name[1]).write_text(block)
+            if not why:
+                exec(code, namespace)
