@@ -13,7 +13,7 @@ from PIL import Image
 
 import leapstep
 from commands import done, invoke, refused, tree
-from leapstep import checkpoint, evaluation, features, holdout, quality
+from leapstep import checkpoint, evaluation, features, folders, holdout, quality
 from leapstep.cli import sweep as sweep_command
 from leapstep.data import read
 from test_cli_pictures import CLASSES, model, place, points, saved  # noqa: F401  (fixtures)
@@ -104,6 +104,10 @@ def test_samples_in_a_folder_are_measured_as_those_of_the_model(model, insects, 
         assert (folder["conditions"]["n"], folder["conditions"]["seed"]) == (12, 5)
     again = result(tmp_path / "npz", insects, *FAST, "--n", 7)
     assert again["conditions"]["n"] == 7
+    with np.load(tmp_path / "npz" / "samples.npz") as arrays:  # a drawing that was stopped
+        np.save(tmp_path / "npz" / "part.npy", arrays["samples"][:9])
+    (tmp_path / "npz" / "samples.npz").unlink()
+    assert result(tmp_path / "npz", insects, *FAST)["conditions"]["n"] == 9
 
 
 def test_real_data_are_nearer_than_samples_of_a_network_that_knows_nothing(model, insects):  # noqa: F811
@@ -322,6 +326,16 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, 
         assert one["label"] == other["label"]
         assert one["metrics"]["frechet"]["value"] == pytest.approx(other["metrics"]["frechet"]["value"], rel=1e-2)
     assert not (out / "part.npz").exists()
+
+
+def test_what_another_process_writes_is_left_to_it(model, insects, tmp_path):  # noqa: F811
+    with folders.held(tmp_path / "s"):
+        refused(
+            invoke("sweep", model, insects, "--out", tmp_path / "s", *SWEEP), "s is being written by another process"
+        )
+    with folders.held_file(tmp_path / "a.json"):
+        refused(invoke("evaluate", model, insects, "--out", tmp_path / "a.json"), "a.json is being written by another")
+    assert tree(tmp_path) == {}
 
 
 def test_a_damaged_part_is_made_anew(model, insects, tmp_path, monkeypatch):  # noqa: F811

@@ -7,6 +7,7 @@ the one that was asked for.
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from PIL import Image, ImageSequence
 
 import leapstep
 from commands import done, full_disk, invoke, refused, tree
-from leapstep import checkpoint
+from leapstep import checkpoint, folders
 from leapstep.cli import app
 from leapstep.data import Scaling
 from leapstep.interpolation import interpolation_grid, slerp, spherical
@@ -187,6 +188,15 @@ def test_steps_that_the_model_cannot_take(model, insects, tmp_path, command, ste
 def test_only_deterministic_methods_have_latents(model, insects, tmp_path, command, given, words):
     refused(invoke(*FIRST[command](model, insects), "--out", tmp_path / "o", *given.split()), *words)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("command", [*FIRST, "sample", "report"])
+def test_a_folder_or_file_that_another_process_writes_is_left_to_it(model, insects, tmp_path, command):
+    out = tmp_path / "o.html"
+    first = FIRST[command](model, insects) if command in FIRST else [command, model, "--n", 1, "--steps", 1]
+    with folders.held_file(out) if command == "report" else folders.held(out):
+        refused(invoke(*first, "--out", out), rf"{out} is being written by another process \(.*pid {os.getpid()} on")
+        assert not out.is_dir() or set(tree(out)) == {folders.LOCK}
 
 
 @pytest.mark.parametrize("command", FIRST)

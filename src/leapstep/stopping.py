@@ -50,7 +50,7 @@ def handled(handler: Callable[[int], None]) -> Iterator[None]:
     """
 
     def act(number: int, _: FrameType | None) -> None:
-        if number != signal.SIGINT and number != signal.SIGTERM:
+        if number == getattr(signal, "SIGHUP", None):
             _let_go_of_the_terminal()
         handler(number)
 

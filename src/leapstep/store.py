@@ -20,6 +20,9 @@ from leapstep.pictures import grid, save_image
 
 Array = npt.NDArray[Any]
 
+PART, FINAL = "part.npy", "samples.npz"
+"""An array of samples in growth, and in the end."""
+
 
 class Store(Protocol):
     """Samples in a folder, from the first one on without a gap."""
@@ -70,13 +73,13 @@ class Pictures:
 
 
 class Growing:
-    """Samples as one array: `part.npy` while it grows, which can be read at any time; `samples.npz` in the end.
+    """Samples as one array: `PART` while it grows, which can be read at any time, and `FINAL` in the end.
 
     No more than a batch is ever in memory.
     """
 
     def __init__(self, folder: Path, n: int, shape: Sequence[int], dtype: npt.DTypeLike) -> None:
-        self.part, self.final, self.n = folder / "part.npy", folder / "samples.npz", n
+        self.part, self.final, self.n = folder / PART, folder / FINAL, n
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
 
     def finished(self) -> int:

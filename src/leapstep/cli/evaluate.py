@@ -240,9 +240,10 @@ class _Folder:
     @functools.cached_property
     def values(self) -> Array:
         from leapstep.data import read
+        from leapstep.store import FINAL, PART
 
-        array = Path(self.source) / "samples.npz"  # of `leapstep sample --format npz`
-        found = read(array if array.is_file() else self.source, split="all")
+        arrays = [Path(self.source, name) for name in (FINAL, PART)]  # of `leapstep sample`, if it drew no pictures
+        found = read(str(next((path for path in arrays if path.is_file()), self.source)), split="all")
         values: Array = np.asarray(found.values[: self.n])
         return values
 
