@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from leapstep.denoiser import Diffusion
-from leapstep.process import Curve, Process
+from leapstep.process import Curve, Process, flat
 
 
 class Calibration(NamedTuple):
@@ -99,7 +99,7 @@ def calibrate(
         estimate = model.denoise(x, t)
         eps = process.split(estimate, x, t, "x0")[1]
         for total, values in ((power, eps), (error, data - estimate)):
-            total.index_add_(0, at, values.double().square().flatten(1).mean(1).cpu())
+            total.index_add_(0, at, flat(values.double().square()).mean(1).cpu())
         if on_batch is not None:
             on_batch(len(rows))
     if not (error + power).isfinite().all():

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from leapstep.data import Scaling
-from leapstep.process import PREDICTIONS, Process, along, as_time, checked
+from leapstep.process import PREDICTIONS, Process, along, as_time, checked, flat
 
 CLOCKS = {
     "index": "k - 1, the trained levels counted from 0: most DDPM code, diffusers",
@@ -357,7 +357,7 @@ def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> Callable[[
         raise ValueError(f"dynamic_threshold({quantile}, {limit}): quantile must lie in (0, 1] and limit be above 0")
 
     def bound(x0: Tensor) -> Tensor:
-        size = x0.flatten(1).abs().float().quantile(quantile, dim=1).clamp(min=limit).to(x0.dtype)
+        size = flat(x0).abs().float().quantile(quantile, dim=1).clamp(min=limit).to(x0.dtype)
         size = size.reshape(-1, *[1] * (x0.ndim - 1))
         return x0.clamp(-size, size) * (limit / size)
 
@@ -377,7 +377,7 @@ def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusio
         rescale: how far, from 0 to 1, the standard deviation of each guided estimate is brought back to that of the
             conditional one: strong guidance overshoots the data's contrast.
     Raises:
-        ValueError: rescale outside [0, 1].
+        ValueError: rescale outside [0, 1]; at call, rescale above 0 where a sample is a single number.
     References:
         Ho and Salimans 2022, eq. 6 (scale = 1 + w), arXiv:2207.12598; Lin et al. 2024, eq. 15 and 16 (rescale),
         arXiv:2305.08891.
@@ -391,7 +391,11 @@ def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusio
         x0 = torch.lerp(free, conditional, scale)
         if rescale == 0:
             return x0
-        wanted, found = (along(y.flatten(1).std(1), x) for y in (conditional, x0))
+        if x0[:1].numel() == 1:
+            raise ValueError(
+                f"rescale={rescale} is for the contrast within a sample, and a single number has none: use 0"
+            )
+        wanted, found = (along(flat(y).std(1), x) for y in (conditional, x0))
         return torch.lerp(x0, x0 * (wanted / found.clamp(min=1e-12)), rescale)
 
     # the learned variance is of one half, not of the mixture; a bound acts before guidance
@@ -471,20 +475,20 @@ class GaussianMixture(NamedTuple):
         posterior = self._posterior()
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            t, flat = as_time(t), x.flatten(1)
-            logits, mean_of = posterior(flat, along(process.alpha(t), flat), along(process.sigma(t), flat))
+            t, y = as_time(t), flat(x)
+            logits, mean_of = posterior(y, along(process.alpha(t), y), along(process.sigma(t), y))
             return mean_of(logits.softmax(1)).reshape(x.shape)
 
         return Diffusion(checked(process), denoise)
 
     def log_density(self, x: Tensor, process: Process | None = None, t: Tensor | float = 0.0) -> Tensor:
         """log q(x_t) `[b]` in nats, of the data itself (no process) or of what the process makes of it at time t."""
-        flat, t = x.flatten(1), as_time(t)
+        y, t = flat(x), as_time(t)
         if process is None:
             alpha, sigma = torch.ones((), dtype=x.dtype), torch.zeros((), dtype=x.dtype)
         else:
-            alpha, sigma = along(process.alpha(t), flat), along(process.sigma(t), flat)
-        return self._posterior()(flat, alpha, sigma)[0].logsumexp(1) - flat.shape[1] / 2 * math.log(2 * math.pi)
+            alpha, sigma = along(process.alpha(t), y), along(process.sigma(t), y)
+        return self._posterior()(y, alpha, sigma)[0].logsumexp(1) - y.shape[1] / 2 * math.log(2 * math.pi)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """Draw n points of the data, `[n, *d]`, in the dtype of the means."""
@@ -520,8 +524,8 @@ class GaussianMixture(NamedTuple):
         return self._isotropic() if self.covariances.ndim == 1 else self._full()
 
     def _isotropic(self) -> _Posterior:
-        center = self.means.flatten(1).mean(0)  # distances are taken from here, where they cancel least
-        offsets = self.means.flatten(1) - center
+        center = flat(self.means).mean(0)  # distances are taken from here, where they cancel least
+        offsets = flat(self.means) - center
 
         def posterior(x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
             mu, variances, y = offsets.to(x), self.covariances.to(x), x - alpha * center.to(x)
@@ -542,7 +546,7 @@ class GaussianMixture(NamedTuple):
         eigenvalues, eigenvectors = torch.linalg.eigh(self.covariances)  # [m, D], [m, D, D]
 
         def posterior(x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-            means, values, vectors = (c.to(x) for c in (self.means.flatten(1), eigenvalues, eigenvectors))
+            means, values, vectors = (c.to(x) for c in (flat(self.means), eigenvalues, eigenvectors))
             alpha, sigma = (c if c.ndim == 0 else c[:, :, None] for c in (alpha, sigma))
             spread = (alpha**2 * values + sigma**2).clamp(min=1e-30)  # [m, D] or [b, m, D]
             offset = torch.einsum("bmi,mij->bmj", x[:, None] - alpha * means, vectors)

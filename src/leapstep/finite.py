@@ -27,7 +27,8 @@ def noted(first: Tensor | None, x: Tensor, step: int) -> Tensor:
     """For each sample of x `[b, *d]` the first step after which it was not finite, `[b]`, 0 where there is none yet."""
     import torch
 
-    broken = ~x.detach().isfinite().reshape(len(x), -1).all(1)
+    finite = x.detach().isfinite()
+    broken = ~(finite.flatten(1).all(1) if finite.ndim > 1 else finite)
     first = torch.zeros_like(broken, dtype=torch.long) if first is None else first
     return torch.where(broken & (first == 0), step, first)
 

@@ -26,7 +26,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from leapstep.process import along
+from leapstep.process import along, flat
 
 Way = Callable[[Tensor, Tensor, Tensor | float], Tensor]
 """(z1 `[b, *d]`, z2 `[b, *d]`, fraction) -> `[b, *d]`, with z1 at fraction 0 and z2 at 1."""
@@ -109,8 +109,8 @@ def _arc(z1: Tensor, z2: Tensor, fraction: Tensor, angle: Tensor) -> Tensor:
 
 def _directions(z: Tensor) -> Tensor:
     """Flat and of unit norm, `[b, D]`, in float64."""
-    flat = z.flatten(1).to("cpu", torch.float64)
-    unit: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    rows = flat(z).to("cpu", torch.float64)
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     return unit
 
 

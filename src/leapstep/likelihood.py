@@ -39,7 +39,7 @@ from torch import Tensor
 from leapstep import finite
 from leapstep.data import Scaling
 from leapstep.denoiser import Diffusion
-from leapstep.process import Curve, Process, along, as_time, where
+from leapstep.process import Curve, Process, along, as_time, flat, where
 from leapstep.transitions import younger
 from leapstep.transitions.ode import DORMAND_PRINCE
 
@@ -65,7 +65,7 @@ def _between(ends: Tensor) -> str:
 
 def _sum(values: Tensor) -> Tensor:
     """The sum for each sample, `[b]`, float64 on the CPU."""
-    return values.flatten(1).sum(1).cpu().double()
+    return flat(values).sum(1).cpu().double()
 
 
 def _levels(x0: Tensor, pixels: Scaling) -> Tensor:

@@ -62,6 +62,11 @@ def along(coefficient: Tensor, x: Tensor) -> Tensor:
     return coefficient.to(x.dtype).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def flat(x: Tensor) -> Tensor:
+    """Write each sample of x `[b, *d]` as a row, `[b, D]`, also a sample that is a single number, `[b]`."""
+    return x.flatten(1) if x.ndim > 1 else x[:, None]
+
+
 def where(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Take x `[b, *d]` where the mask, one for all samples `[]` or one each `[b]`, is set, and y elsewhere."""
     if not mask.any():

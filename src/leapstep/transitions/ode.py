@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from leapstep.denoiser import Diffusion
-from leapstep.process import Process, along, where
+from leapstep.process import Process, along, flat, where
 from leapstep.transitions.family import Memory, Noise, Step, Transition, estimate, leap
 
 
@@ -230,7 +230,7 @@ def _integrate(
         new = _ahead(process, x, u, next_u, next_u, slopes, method.weights)
         wrong = new - _ahead(process, x, u, next_u, next_u, slopes, method.embedded)
         allowed = atol + rtol * torch.maximum(x.abs(), new.abs())
-        error = (wrong / allowed).double().square().flatten(1).mean(1).sqrt().cpu().nan_to_num(torch.inf)
+        error = _rms(wrong / allowed).nan_to_num(torch.inf)
         accepted = active & (error <= 1)
         x, eps = where(accepted, new, x), where(accepted, slopes[-1], eps)
         u = torch.where(accepted, next_u, u)
@@ -295,7 +295,7 @@ def inverted(transition: Transition, tolerance: float | None = None, limit: int 
             ahead = found + move
             if last is not None:
                 turn = move - last[1]
-                share = (turn * move).flatten(1).sum(1) / turn.square().flatten(1).sum(1).clamp(min=1e-300)
+                share = flat(turn * move).sum(1) / flat(turn).square().sum(1).clamp(min=1e-300)
                 share = share.double().cpu().nan_to_num(0.0)
                 ahead = ahead - along(share, x) * (ahead - last[0] - last[1])
             last, found = (found, move), ahead
@@ -310,4 +310,4 @@ def inverted(transition: Transition, tolerance: float | None = None, limit: int 
 
 
 def _rms(x: Tensor) -> Tensor:
-    return x.double().square().flatten(1).mean(1).sqrt().cpu()
+    return flat(x).double().square().mean(1).sqrt().cpu()
