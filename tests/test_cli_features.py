@@ -30,7 +30,8 @@ def asked(monkeypatch):
         network = Classifier(data.shape, len(data.classes), data.is_pictures).eval()
         about = {"shape": list(data.shape), "pictures": data.is_pictures, "classes": list(data.classes)}
         about["scaling"] = data.scaling._asdict()
-        return network, {"accuracy": 0.5, "tested_on": {"what": "a test", "samples": 2}, "data": about}
+        tested = {"what": "a test", "samples": 2}
+        return network, {"task": "classes", "accuracy": 0.5, "tested_on": tested, "copies": {}, "data": about}
 
     monkeypatch.setattr(features, "train", train)
     return calls
@@ -158,7 +159,10 @@ def test_mistakes(tmp_path, points):
     out = tmp_path / "out"
     np.save(tmp_path / "plain.npy", np.arange(12.0).reshape(6, 2))
     refused(invoke("features", "learn", "digits", "--out", out), "features learn: the one thing to do is train")
-    refused(invoke("features", "train", tmp_path / "plain.npy", "--out", out), "has no labels: features are learned")
+    refused(
+        invoke("features", "train", tmp_path / "plain.npy", "--out", out),
+        "has no labels: features of arrays are learned",
+    )
     refused(invoke("features", "train", "digts", "--out", out), "did you mean `digits`")
     refused(invoke("features", "train", "digits", "--out", out, "--epochs", 0), "epochs 0: train for at least 1")
     refused(invoke("features", "train", points, "--out", out, "--flip"), "flip mirrors pictures")

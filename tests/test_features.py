@@ -315,7 +315,7 @@ def test_settings_that_are_not_allowed(blobs, recipe, message):
 
 def test_data_that_cannot_be_learned(blobs):
     for change, message in (
-        ({"labels": None, "classes": ()}, "array has no labels: features are learned from labelled data"),
+        ({"labels": None, "classes": ()}, "array has no labels: features of arrays .* --features pixels needs none"),
         ({"labels": blobs.labels * 0, "classes": ("one",)}, "array has the one class one"),
         ({"values": blobs.values[:3], "labels": blobs.labels[:3]}, "array holds 3 samples: at least 4 are needed"),
     ):

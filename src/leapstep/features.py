@@ -3,7 +3,8 @@
 Distances between sets of samples (`leapstep.evaluation`) see a data set through features. There are four kinds:
 
     pixels              the principal components of the values in model space, fitted on the data at hand
-    learned             the last layer of a small classifier that `leapstep features train` made of labelled data
+    learned             the last layer of a small classifier that `leapstep features train` made: of the data's labels,
+                        or, for pictures without, of the angles by which they were turned
     inception           the pool of the Inception network by which the FID is defined, through torch-fidelity
     file.py:function    anything else: a map that a Python file makes
 
@@ -32,7 +33,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from leapstep import files, folders, plugin
+from leapstep import files, folders, plugin, rotations
 from leapstep.data import Data, Scaling
 from leapstep.progress import progress_bar
 
@@ -46,6 +47,9 @@ EXACT = 4096
 
 WIDTH = 128
 """How many features a learned classifier has at most: half as many for pictures of 16 pixels or less."""
+
+COMPARED = 2000
+"""How many pictures at most show what a learned space makes of damaged ones."""
 
 MANIFEST, WEIGHTS = "features.json", "weights.safetensors"
 """The files of a folder that `leapstep features train` made."""
@@ -380,23 +384,25 @@ def train(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> tuple[Classifier, dict[str, Any]]:
-    """Train a classifier whose last layer is to be a feature space.
+    """Train a classifier whose last layer is to be a feature space: of the data's labels, or else of rotations.
 
-    Pictures are shifted by up to a fourteenth of their sides (2 pixels of 28), their edges repeated.
+    Pictures are shifted by up to a fourteenth of their sides (2 pixels of 28), their edges repeated. Those without
+    labels, or all of one class, are turned, and the network learns by how much (`leapstep.rotations`).
 
     Arguments:
-        data: labelled samples.
-        test: labelled samples on which the accuracy is measured, of the same shape; None: a tenth of the data, which is
-            then not trained on.
+        data: labelled samples, or pictures.
+        test: samples on which the accuracy is measured, of the same shape; None: a tenth of the data, which is then not
+            trained on.
         recipe: the settings.
         device: where it is trained.
         progress: show a progress bar on stderr.
 
     Returns:
-        the classifier, in eval mode, and what `save` writes beside its weights: the data, the accuracy, the settings.
+        the classifier, in eval mode, and what `save` writes beside its weights: the task, the data, the accuracy, how
+        much farther from the data damaged copies of pictures lie, the settings.
 
     Raises:
-        ValueError: data without labels, with less than 2 classes, or too few; settings that are not allowed.
+        ValueError: arrays without labels or with less than 2 classes, too few data; settings that are not allowed.
         FloatingPointError: a loss that is not finite.
 
     References:
@@ -407,18 +413,27 @@ def train(
     order = np.random.default_rng(recipe.seed).permutation(len(data))
     held = order[: max(1, len(data) // 10)] if test is None else order[:0]
     kept = order[len(held) :]
-    values, labels = (test.values, _labels(test, data)) if test is not None else _some(data, held)
+    turned = not is_labelled(data)
+    values = data.values[held] if test is None else test.values
+    if turned:
+        _check_shape(values, data.shape, "to be learned")
+        asked, labels = rotations.all_turned(values)
+    else:
+        asked, labels = values, data.labels[held] if test is None else _labels(test, data)  # type: ignore[index]
+    classes = rotations.angles(data.shape) if turned else data.classes
     steps = max(1, len(kept) // recipe.batch_size)  # the rest of an epoch makes no batch: its statistics would be poor
     epochs = max(2, math.ceil(500 / steps)) if recipe.epochs is None else recipe.epochs
     place = torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = Classifier(data.shape, len(data.classes), data.is_pictures)
+        network = Classifier(data.shape, len(classes), data.is_pictures)
     network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     _optimise(network, data, kept, (epochs, steps), recipe, progress)
     record = {
-        "accuracy": _accuracy(network, data.scaling, values, labels, progress),
-        "tested_on": {"what": "a held-out tenth" if test is None else "the test split", "samples": len(labels)},
+        "task": "rotations" if turned else "classes",
+        "accuracy": _accuracy(network, data.scaling, asked, labels, progress),
+        "tested_on": {"what": "a held-out tenth" if test is None else "the test split", "samples": len(values)},
+        "copies": _copies(network, data, kept, values) if data.is_pictures and len(values) > 1 else {},
         "data": {
             "source": data.source,
             "samples": len(kept),
@@ -426,18 +441,38 @@ def train(
             "shape": list(data.shape),
             "pictures": data.is_pictures,
             "scaling": data.scaling._asdict(),
-            "classes": list(data.classes),
+            "classes": list(classes),
         },
         "settings": recipe._asdict() | {"epochs": epochs, "device": str(place)},
     }
     return network, record
 
 
+def is_labelled(data: Data) -> bool:
+    """Whether the labels of some data are something to learn."""
+    return data.labels is not None and len(data.classes) > 1
+
+
+def _copies(network: Classifier, data: Data, kept: Array, values: Array) -> dict[str, float]:
+    """`rotations.farther` for at most `COMPARED` pictures of each kind."""
+    place = next(network.parameters()).device
+
+    def extract(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            starts = range(0, len(x), 256)
+            return torch.cat([network.features(x[start : start + 256].to(place)).cpu() for start in starts])
+
+    held = data.scaling.to_model(np.asarray(values[:COMPARED]))
+    return rotations.farther(extract, data.batch(kept[:COMPARED]), held)
+
+
 def _checked(recipe: Recipe, data: Data) -> Recipe:
-    if data.labels is None:
-        raise ValueError(f"{data.source} has no labels: features are learned from labelled data")
-    if len(data.classes) < 2:
-        raise ValueError(f"{data.source} has the one class {data.classes[0]}: features are learned from at least 2")
+    if not is_labelled(data) and not data.is_pictures:
+        has = "no labels" if data.labels is None else f"the one class {data.classes[0]}"
+        raise ValueError(
+            f"{data.source} has {has}: features of arrays are learned from at least 2 classes, and --features pixels "
+            "needs none"
+        )
     if recipe.epochs is not None and recipe.epochs < 1:
         raise ValueError(f"epochs {recipe.epochs}: train for at least 1")
     if recipe.batch_size < 2:
@@ -457,7 +492,7 @@ def _optimise(
     network: Classifier, data: Data, kept: Array, span: tuple[int, int], recipe: Recipe, progress: bool
 ) -> None:
     """Train a network in place for some epochs of some steps each."""
-    assert data.labels is not None
+    labels = data.labels if is_labelled(data) else None
     epochs, steps = span
     place = next(network.parameters()).device
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
@@ -475,7 +510,8 @@ def _optimise(
             x = data.batch(rows)
             if data.is_pictures:
                 x = _moved(x, recipe.flip, generator)
-            loss = nn.functional.cross_entropy(network(x.to(place)), torch.from_numpy(data.labels[rows]).to(place))
+            x, target = rotations.turned(x, generator) if labels is None else (x, torch.from_numpy(labels[rows]))
+            loss = nn.functional.cross_entropy(network(x.to(place)), target.to(place))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -513,11 +549,6 @@ def _labels(test: Data, data: Data) -> npt.NDArray[np.int64]:
         raise ValueError(f"the test split has classes {', '.join(unknown[:5])} that the training split does not have")
     numbers: npt.NDArray[np.int64] = np.array([data.classes.index(name) for name in test.classes])[test.labels]
     return numbers
-
-
-def _some(data: Data, rows: Array) -> tuple[Array, npt.NDArray[np.int64]]:
-    assert data.labels is not None
-    return data.values[rows], data.labels[rows]
 
 
 def _accuracy(network: Classifier, scaling: Scaling, values: Array, labels: Array, progress: bool) -> float:
@@ -580,6 +611,8 @@ def _learned(folder: Path, data: Data, device: torch.device) -> Features:
 
     digest = _digest("learned", record["weights_sha256"], told["shape"], list(scaling))
     extract = _batched(network.features, prepare, 256)
+    if record.get("task") == "rotations":  # whose probabilities are of no class of the data
+        return Features("learned", digest, extract)
     return Features("learned", digest, extract, _batched(lambda x: network(x).softmax(1), prepare, 256))
 
 

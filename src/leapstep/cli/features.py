@@ -16,6 +16,8 @@ EXAMPLES = """**Examples**
 
 `leapstep features train digits --out features/digits`
 
+`leapstep features train photos/ --out features/photos`
+
 `leapstep features train mnist/ --out features/mnist`
 
 `leapstep features train cifar10/ --flip --epochs 12 --out features/cifar10`
@@ -29,8 +31,8 @@ def command(
     data: Annotated[
         str,
         typer.Argument(
-            help="Labelled data: `digits`, a folder of images in sub-folders, a parquet, arrow or npz file, a folder "
-            "of parquet files, or `owner/name` on the Hub."
+            help="Pictures, with labels or without, or arrays with labels: `digits`, a folder of images (sub-folders "
+            "are labels), a parquet, arrow or npz file, a folder of parquet files, or `owner/name` on the Hub."
         ),
     ],
     out: Annotated[
@@ -49,8 +51,9 @@ def command(
 ) -> dict[str, Any]:
     """Train a small classifier, whose last layer is a feature space for `--features`, and measure its accuracy.
 
-    Pictures go through a residual network, other samples through three layers. The accuracy is that on the test split,
-    or on a tenth that is held out where there is none.
+    Pictures go through a residual network, other samples through three layers. Pictures without labels are turned, and
+    the network learns by how much. The accuracy is that on the test split, or on a tenth that is held out where there
+    is none; and damaged copies of these pictures show what the space sees.
     """
     from leapstep import features
     from leapstep.data import read
@@ -61,32 +64,32 @@ def command(
     options.claim(out, overwrite, features.RESULTS, None)
     held = read(data, size=size)
     recipe = features.Recipe(epochs, batch_size, learning_rate, flip, seed)
-    test = _test_split(data, held, size)
+    test = _test_split(held, size)
     network, record = features.train(held, test, recipe, device=place)
     features.save(out, network, record)
     space = features.load(str(out), held, device=place)
     for each in (held, test) if test is not None else (held,):
         features.reference(space, each)  # into the cache, for what will be compared with them
     tested = record["tested_on"]
-    typer.echo(f"accuracy: {record['accuracy']:.2%} on {tested['what']} ({tested['samples']} samples)")
+    where = f"{tested['what']} ({tested['samples']} samples)"
+    if record["task"] == "rotations":
+        told = f"{record['accuracy']:.2%} (chance {1 / len(record['data']['classes']):.0%})"
+        typer.echo(f"no labels: learned from rotations, told right {told} on {where}")
+    else:
+        typer.echo(f"accuracy: {record['accuracy']:.2%} on {where}")
+    if copies := record["copies"]:
+        said = ", ".join(f"{name} {ratio:.3g}" for name, ratio in copies.items())
+        typer.echo(f"damaged copies lie farther from the data than the originals, times: {said} (1: it cannot be seen)")
     typer.echo(f"trained: {out}    next: leapstep evaluate MODEL {data} --features {out}")
     return {"out": out, **record}
 
 
-def _test_split(source: str, data: Data, size: int | None) -> Data | None:
-    """The test split of a source; None where it has none.
+def _test_split(data: Data, size: int | None) -> Data | None:
+    """The part `test` of a source; None where it has none, or none that can be read, or labels in one part alone."""
+    from leapstep import features, holdout
 
-    A source without splits whose name has the word test in it gives all it has for any split, so that which equals the
-    training data is none.
-    """
-    import numpy as np
-
-    from leapstep.data import read
-
-    channels = data.shape[0] if data.is_pictures else None
     try:
-        test = read(source, split="test", size=size, channels=channels)
+        test = holdout.own_test(data, size=size)
     except ValueError:
         return None
-    same = test.values.shape == data.values.shape and np.array_equal(test.values, data.values)
-    return None if same or test.labels is None else test
+    return None if test is None or (features.is_labelled(data) and test.labels is None) else test
