@@ -30,11 +30,12 @@ from commands import done, invoke, refused, tree
 from leapstep import checkpoint, evaluation, plots, quality, report
 from leapstep.cli import app, options
 from leapstep.data import Scaling
+from leapstep.data import read as read_data
 from leapstep.interpolation import interpolation_grid
 from leapstep.networks import MLP, UNet
 from leapstep.pictures import grid
 from leapstep.report import commands, figures, folder, sections, words
-from leapstep.report.contents import kind
+from leapstep.report.contents import Standing, kind
 from leapstep.training import loss
 
 HOSTILE = "<img src=x onerror=alert(1)>\"' $x_1$ `id`"
@@ -362,7 +363,8 @@ def test_neighbours_are_those_of_the_evaluation(model, splits, page, read):
     assert found.rows == tuple(order.tolist())
     assert found.ratios == pytest.approx(known.ratio[order].tolist())
     assert found.distances == pytest.approx((known.ratio[order] * known.typical).tolist())
-    assert found.median == pytest.approx(known.ratio.median().item())
+    assert found.relative[:3] == pytest.approx(known.relative[:3])
+    assert quality.nearness(found.relative, "data (test)", "data (train)", judged=False) in read.text
     assert np.array_equal(found.nearest, splits.train.data.values[known.index[order].numpy()])
     assert np.array_equal(found.samples, page.samples[order.numpy()])
     pairs = [decoded(tag["src"]) for tag in read.all("img") if "its nearest picture" in tag["alt"]]
@@ -377,6 +379,76 @@ def test_neighbours_are_found_part_by_part(model, splits, monkeypatch):
     distances, rows = report._nearest(x, whole)
     assert torch.equal(distances, expected[0][:, 0])
     assert torch.equal(rows, expected[1][:, 0])
+
+
+def test_without_held_out_data_the_training_data_stand_in(model, splits, monkeypatch):
+    whole, x = splits.train.data, splits.train.data.batch(range(15))
+    monkeypatch.setattr(report, "_part", lambda data: range(0, 15, 4))
+    found = report._nearest(x, whole, torch.arange(15))[0]
+    assert found.tolist() == pytest.approx(evaluation.from_others(x).tolist())
+    made = report.gather(model, splits._replace(held=None), report.Settings(n=20, steps=1))
+    known = evaluation.memorisation(model.scaling.to_model(made.samples), x)
+    assert made.neighbours.ratios == pytest.approx(known.ratio.sort().values[:8].tolist())
+    assert made.neighbours.relative.value == pytest.approx(known.relative.value)
+    own = dataclasses.replace(made, own=True, standing=Standing(3.0, 2.0, 0.1, 9.0, 20))
+    assert "Its samples are 1.5 times as far from one half of the training data as equally many" in words.quality(own)
+    assert "Nothing was held out, so that is measured on the training data" in words.quality(own)
+    text = next(section.text for section in sections.sections(own) if section.id == "neighbours")
+    assert "times as far as other training data are (medians; 95 %" in text
+
+
+@pytest.fixture(scope="session")
+def parts():
+    """The digits, in two parts."""
+    return report.Splits("digits", *(report.Split(read_data("digits", split=name), None) for name in ("train", "test")))
+
+
+def test_samples_are_held_against_real_data_and_against_their_mean(parts):
+    train, held, rng = parts.train.data.values, parts.held.data.values, np.random.default_rng(1)
+    real = train[rng.permutation(len(train))[:64]]
+    flat = np.broadcast_to(held.mean(0).round().astype(np.uint8), (64, 1, 8, 8))
+    found = report.standing(real, parts)
+    x = [torch.from_numpy(each.reshape(len(each), -1) / 1.0) for each in (real, held)]  # 64 components are all
+    scale = found.value / evaluation.frechet_distance(*x)
+    assert found.mean == pytest.approx(scale * x[1].var(0, correction=0).sum().item(), rel=1e-3)
+    assert found.n == 64
+    assert abs(found.value - found.real) < 5 * found.spread  # one more draw
+    assert not found.is_hopeless
+    noise = rng.integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)
+    for hopeless in (flat, noise, 255 - flat):
+        assert report.standing(hopeless, parts).is_hopeless
+    half = report.standing(real[:32], parts._replace(held=None))
+    assert half.n == 32
+    assert not half.is_hopeless
+    assert report.standing(real[:7], parts) is None
+
+
+def test_the_opening_follows_from_the_distances(page):
+    def opening(value, **more):
+        shown = dataclasses.replace(page, own=True, standing=Standing(value, 2.0, 0.1, 20.0, 64), **more)
+        return shown, Reader(report.render(shown))
+
+    shown, read = opening(2.15)
+    assert (
+        "its samples cannot be told from equally many of the training data (Fréchet distance of 64: 2.15" in read.text
+    )
+    assert "Sampling in 10 steps instead of 12" in read.text
+    _, read = opening(5.0)
+    assert "Its samples are 2.5 times as far from the held-out data (test) as equally many of the training" in read.text
+    assert "What to do next" not in read.text
+    shown, read = opening(30.0, data="in sects")
+    assert "Its samples are not like the data yet: they are 15 times as far" in read.text
+    assert "farther than the mean of the data, drawn again and again, would be (20)." in read.text
+    assert "What to do next" in read.text
+    assert "instead of 12 changes" not in read.text
+    assert read.commands[:2] == [
+        f"leapstep train 'in sects' --out {page.source} --resume --steps 15000",
+        f"leapstep doctor {page.source} 'in sects'",
+    ]
+    root = typer.main.get_command(app)
+    for _, name, *rest in map(shlex.split, read.commands[:2]):
+        root.commands[name].make_context(name, rest)
+    assert "not measured here" in words.quality(dataclasses.replace(shown, data=None, standing=None))
 
 
 def test_facts(page, read, model):
@@ -644,7 +716,7 @@ def test_what_is_no_picture(place, shape, sliders, tables, monkeypatch):
     np.testing.assert_allclose(made.samples, expected, rtol=1e-5)
     assert made.way.x.shape == (3, 3, *shape)
     assert made.between.frames.shape == (1, 3, *shape)
-    assert made.neighbours.ratios is None
+    assert made.neighbours.ratios is not None
     html = report.render(made)
     read = Reader(html)
     assert outside(html) == []
@@ -652,7 +724,7 @@ def test_what_is_no_picture(place, shape, sliders, tables, monkeypatch):
     assert len(read.all("table")) == tables
     assert "the mean squared error that is left, in variances of the training data" in read.text
     assert "standard deviations of the training data" in read.text  # of the distances
-    assert "ratio" not in read.text
+    assert "other data" in read.text  # in which ratios are, where nothing is held out
     assert not [line for line in lines(read) if line[1] in ("evaluate", "doctor")]  # which draw another figure
     assert ("The plot shows 8 of them and what came back in 2 steps." in read.text) == bool(sliders)
     if "signals" in made.kind:
@@ -737,7 +809,7 @@ def test_samples_that_are_not_finite(small):
     loaded = leapstep.load(small)
     with torch.no_grad():
         next(loaded.network.parameters()).fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="samples in 6 steps of ddim are not finite"):
+    with pytest.raises(leapstep.finite.NotFinite, match="2 of 2 samples are not finite, first after step 1 of 6"):
         report.gather(loaded, settings=report.Settings(n=2))
 
 
@@ -893,7 +965,7 @@ def test_a_sweep_elsewhere_and_data_without_a_test_split(small, tmp_path):
     out = tmp_path / "page.html"
     given = ["--data", tmp_path / "x.npy", "--sweep", tmp_path / "mine", "--n", 4]
     result = done("report", small, "--out", out, *given)
-    assert "x.npy has no part test or validation: the page shows its part train alone" in result.stderr
+    assert "x.npy has no part test or validation, and no run held out any of it: the page shows its" in result.stderr
     read = Reader(out.read_text())
     assert "0.600 ± 0.020" in read.text
     assert "20 of the data, encoded" in read.text
@@ -934,6 +1006,24 @@ def test_only_what_the_model_was_trained_on_is_called_training_data(run, splits,
     assert "known by heart" in titles["levels"].text
     assert titles["neighbours"].title == "Nearest training data"
     assert "hints at a copy" in titles["neighbours"].text
+    assert "times as far as held-out data (test) are" in titles["neighbours"].text
+
+
+def test_the_page_says_where_a_sweep_was_measured_on_training_data(tmp_path, page):
+    found = folder.sweep(write_sweep(tmp_path / "s", "w", relation="training"))
+    html = report.render(dataclasses.replace(page, sweep=found, curves={}, levels=None))
+    assert "The reference are data which the model was trained on: a copy of them would do best." in html
+
+
+def test_the_data_of_a_run_are_found_unasked_where_they_are(small, insects, tmp_path):
+    path = shutil.copytree(small, tmp_path / "run")
+    np.save(tmp_path / "own.npy", np.random.default_rng(0).integers(0, 256, (40, 3, 6, 4), dtype=np.uint8))
+    details = json.loads((path / "leapstep.json").read_text())
+    for source, shown in ((str(tmp_path / "own.npy"), True), ("somebody/pictures", False)):
+        details["data"] = {"source": source, "samples": 40}
+        (path / "leapstep.json").write_text(json.dumps(details))
+        done("report", path, "--out", tmp_path / "page.html", "--n", 8, "--steps", 1, "--overwrite")
+        assert ("There and back" in (tmp_path / "page.html").read_text()) is shown
 
 
 def test_the_training_source_is_known_by_its_name_or_its_place(model, insects, monkeypatch):

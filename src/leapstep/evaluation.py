@@ -278,6 +278,7 @@ def median_ratio(a: Tensor, b: Tensor, resamples: int = 500) -> Estimate:
         drawn = (torch.randint(len(values), (len(values),), generator=generator) for _ in range(resamples))
         return torch.stack([values[rows].median() for rows in drawn])
 
+    a, b = a.sort().values, b.sort().values  # whose order says nothing, so it changes nothing
     value = float(a.median() / b.median())
     low, high = (medians(a) / medians(b)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, min(low, value), max(high, value))

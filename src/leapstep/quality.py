@@ -268,23 +268,25 @@ REFERENCE = {
 """What a reference is to a model, by `holdout.relation`, as a reader is told."""
 
 
-def nearness(relative: Estimate, known: str) -> str:
+def nearness(relative: Estimate, known: str, among: str = "training data", judged: bool = True) -> str:
     """How far samples are from the training data, and what that means.
 
     Arguments:
         relative: their median distance to the nearest training sample, over that of real data.
         known: which real data these are.
+        among: what the training data are called.
+        judged: whether to say what it means.
     """
     low, high = relative.low or 0.0, relative.high or 0.0
     if high < 1:
-        meant = "nearer than fresh data: copies, or samples that vary too little, such as blurred ones"
+        meant = ": nearer than fresh data, as copies are, and samples that vary too little, such as blurred ones"
     elif low > 1:
-        meant = "farther than fresh data: no copies, but not quite like the data either"
+        meant = ": farther than fresh data, so no copies, but not quite like the data either"
     else:
-        meant = "as far as fresh data are: no sign of copies"
+        meant = ": as far as fresh data, no sign of copies"
     return (
-        f"From the nearest training data, samples are {relative.value:.2f} times as far as {known} (medians; 95 % "
-        f"interval {low:.2f} to {high:.2f}): {meant}."
+        f"From the nearest {among}, samples are {relative.value:.2f} times as far as {known} are (medians; 95 % "
+        f"interval {low:.2f} to {high:.2f}){meant if judged else ''}."
     )
 
 

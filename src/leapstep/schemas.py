@@ -238,6 +238,7 @@ class Sweep(Schema):
     warnings: list[Line] = []
     advice: list[Line] = []
     cells: Annotated[list[Cell], Field(max_length=100_000)]
+    relation: Word | None = None
 
 
 class Evaluated(Schema):
@@ -257,6 +258,14 @@ class Evaluation(Schema):
     evaluation: Evaluated
     conditions: dict[Word, Any]
     metrics: dict[Word, Value]
+    relation: Word | None = None
+
+
+class TrainedOn(Schema):
+    """What the model of some samples was trained on."""
+
+    source: Name | None = None
+    holdout: dict[Word, Plain] | None = None
 
 
 class Manifest(Schema):
@@ -264,6 +273,7 @@ class Manifest(Schema):
 
     seed: int | None = None
     guidance: float | None = None
+    trained_on: TrainedOn | None = None
 
 
 class Learned(Schema):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,17 +224,20 @@ class _Folder:
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
         """What `leapstep sample` says of them, if they are its."""
+        from leapstep import schemas
+        from leapstep.reading import read_json
+
         try:
-            found = json.loads((Path(self.source) / "manifest.json").read_text())
+            found: dict[str, Any] = read_json(Path(self.source) / "manifest.json")
+            schemas.checked(schemas.Manifest, found)
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return found
 
     @property
     def details(self) -> Mapping[str, Any]:
         """What is known of the model that drew them, as its folder says it."""
-        trained_on = self.manifest.get("trained_on")
-        return {"data": trained_on} if isinstance(trained_on, dict) else {}
+        return {"data": self.manifest.get("trained_on", {})}
 
     @functools.cached_property
     def values(self) -> Array:

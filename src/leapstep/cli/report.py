@@ -33,7 +33,10 @@ def command(
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")],
     data: Annotated[
         str | None,
-        typer.Option(help="What it was trained on, for reconstructions, errors by noise level, nearest neighbours."),
+        typer.Option(
+            help="What it was trained on, for its quality, reconstructions, errors by noise level, nearest neighbours; "
+            "default: what its folder says, where that is on this machine."
+        ),
     ] = None,
     n: Annotated[
         int | None, typer.Option(help="How many samples in the grid; default: 64 pictures, 16 signals, 256 points.")
@@ -64,12 +67,13 @@ def command(
     chosen = options.labels(loaded, [] if label is None else [label], 1)
     settings = report.Settings(n, seed, method, steps, None if chosen is None else int(chosen), batch_size)
     settings = report.complete(loaded, settings)
+    data = _own(loaded) if data is None else data
     held = None if data is None else _read(loaded, data)
     with progress_bar(report.effort(loaded, held, settings), "drawing the page", "step") as bar:
         page = report.gather(loaded, held, settings, source=model, sweep=sweep, on_step=bar.update)
     text = report.render(page)
     files.write_text(out, text)
-    said = f"{report.lead(page)} {report.cost(page)}".strip()
+    said = " ".join(text for text in (report.lead(page), report.quality(page), report.cost(page)) if text)
     typer.echo(said)
     typer.echo(f"written: {out}")
     return {"out": out, "verdict": said}
@@ -89,6 +93,12 @@ def _check(out: Path, overwrite: bool) -> None:
     options.claim_file(out, overwrite)
 
 
+def _own(model: Model) -> str | None:
+    """What the model was trained on, as its folder says, where it need not be fetched."""
+    source = (model.details.get("data") or {}).get("source")
+    return source if isinstance(source, str) and (source == "digits" or Path(source).exists()) else None
+
+
 def _read(model: Model, source: str) -> Splits:
     """The training data, and what is held out, if there is such a split."""
     from leapstep.data import NoSplit
@@ -102,6 +112,8 @@ def _read(model: Model, source: str) -> Splits:
             continue
         except ValueError as error:
             reasons.append(str(error))
-    why = reasons[0] if reasons else f"{source} has no part {' or '.join(HELD)}"
-    typer.echo(f"{why}: the page shows its part train alone", err=True)
+    why = reasons[0] if reasons else f"{source} has no part {' or '.join(HELD)}, and no run held out any of it"
+    typer.echo(
+        f"{why}: the page shows its part train alone, training data where the model was trained on them", err=True
+    )
     return Splits(source, train)

@@ -13,7 +13,8 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ from leapstep.checkpoint import Model, fingerprint
 from leapstep.conventions import Thresholding
 from leapstep.data import Data, same_source
 from leapstep.denoiser import Clip, Diffusion, clipped
+from leapstep.evaluation import median_ratio, nearest
+from leapstep.finite import NotFinite
 from leapstep.interpolation import interpolation_grid, slerp
 from leapstep.report import folder
+from leapstep.report.beside_data import standing
 from leapstep.report.contents import (
     Array,
     Between,
@@ -45,11 +49,11 @@ from leapstep.report.contents import (
     kind,
 )
 from leapstep.report.rendering import render
-from leapstep.report.words import cost, lead
+from leapstep.report.words import cost, lead, quality
 from leapstep.sampling import Noise, State, beginning, decode, encode, sample, times
 from leapstep.transitions import TRANSITIONS, Transition
 
-__all__ = ["Page", "Settings", "Split", "Splits", "complete", "cost", "effort", "gather", "lead", "render"]
+__all__ = ["Page", "Settings", "Split", "Splits", "complete", "cost", "effort", "gather", "lead", "quality", "render"]
 
 SHOWN = {"pictures": 64, "points": 256, "signals": 16, "numbers": 64}
 """How many samples the grid shows by default."""
@@ -122,7 +126,7 @@ def gather(
         the page.
     Raises:
         ValueError: settings that do not fit the model, or a sweep that cannot be read or is of another model.
-        FloatingPointError: samples that are not finite.
+        NotFinite: samples that are not finite.
     """
     began, run = time.perf_counter(), Path(source) if source and Path(source).is_dir() else None
     settings = complete(model, settings or Settings())
@@ -155,6 +159,7 @@ def gather(
         strips=[] if run is None else folder.strips(run),
         reconstructions=None if data is None else _reconstructions(work, data),
         levels=None if data is None else _levels(work, data),
+        standing=None if data is None or settings.label is not None else standing(work.shown(x), data),
         neighbours=None if data is None else _neighbours(work, x, data),
         sweep=found,
     )
@@ -291,19 +296,18 @@ def _samples(work: _Work) -> tuple[Tensor, Way]:
             noisy[state.step].append(state.x)
         work.tick()
 
-    x = sample(
-        lambda rows: work.diffusion(work.labels(rows)),
-        (work.n, *model.shape),
-        path,
-        work.transition,
-        seed=seed,
-        batch_size=work.settings.batch_size,
-        device=work.device,
-        on_step=note,
-    )
-    if not x.isfinite().all():
-        made = f"{work.steps} steps of {work.settings.method}"
-        raise FloatingPointError(f"samples in {made} are not finite: pass other steps, or another method")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotFinite)  # there is nothing to show
+        x = sample(
+            lambda rows: work.diffusion(work.labels(rows)),
+            (work.n, *model.shape),
+            path,
+            work.transition,
+            seed=seed,
+            batch_size=work.settings.batch_size,
+            device=work.device,
+            on_step=note,
+        )
     clean[-1] = noisy[-1]
     places, sizes = chosen(len(path), POSITIONS), model.process.size(path)
     shown = [
@@ -466,12 +470,13 @@ def _neighbours(work: _Work, x: Tensor, data: Splits) -> Neighbours:
     if work.kind == "pictures":  # or else a sample could be told from data by its fractions of pixels
         x = work.model.scaling.to_model(work.shown(x))
     distances, rows = _nearest(x, train)
-    ratios, median = None, None
-    if data.held is not None:
-        held = data.held.data
-        typical = _nearest(held.batch(_evenly(held, MOVED)), train)[0].median().item()
-        if typical > 0:
-            ratios, median = distances / typical, (distances / typical).median().item()
+    if data.held is None:
+        known = _evenly(train, MOVED)
+        usual = _nearest(train.batch(known), train, torch.from_numpy(known))[0]
+    else:
+        usual = _nearest(data.held.data.batch(_evenly(data.held.data, MOVED)), train)[0]
+    typical = usual.median().item()
+    ratios, relative = (distances / typical, median_ratio(distances, usual)) if typical > 0 else (None, None)
     order = distances.argsort(stable=True)[:PAIRS]
     return Neighbours(
         rows=tuple(order.tolist()),
@@ -479,23 +484,28 @@ def _neighbours(work: _Work, x: Tensor, data: Splits) -> Neighbours:
         nearest=work.shown(train.batch(rows[order])),
         distances=tuple(distances[order].tolist()),
         ratios=None if ratios is None else tuple(ratios[order].tolist()),
-        median=median,
+        relative=relative,
         n=len(x),
         among=len(train),
     )
 
 
-def _nearest(x: Tensor, data: Data) -> tuple[Tensor, Tensor]:
-    """How far the nearest of the data is from each of x, and which it is: `[n]` each; a part of the data at a time."""
-    from leapstep.evaluation import nearest
+def _nearest(x: Tensor, data: Data, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """How far the nearest of the data is from each of x, and which it is: `[n]` each; a part of the data at a time.
 
+    Arguments:
+        own: which of the data each of x is itself, `[n]`, for the nearest of the others; None: none of them.
+    """
     best, rows = torch.full((len(x),), math.inf, dtype=torch.float64), torch.zeros(len(x), dtype=torch.int64)
     starts = _part(data)
     for start in starts:
         part = range(start, min(start + starts.step, len(data)))
-        distances, places = nearest(x, data.batch(part), 1)
-        nearer = distances[:, 0] < best
-        best, rows = torch.where(nearer, distances[:, 0], best), torch.where(nearer, places[:, 0] + start, rows)
+        distances, places = nearest(x, data.batch(part), min(len(part), 1 if own is None else 2))
+        if own is not None:
+            distances = distances.masked_fill(places + start == own[:, None], math.inf)
+        distance, which = distances.min(1)
+        place = places.gather(1, which[:, None])[:, 0] + start
+        best, rows = torch.where(distance < best, distance, best), torch.where(distance < best, place, rows)
     return best, rows
 
 
@@ -533,13 +543,22 @@ def _facts(model: Model, weights: str) -> dict[str, str]:
         "Predicts": model.predicts,
         "Clipped to": _clip(model.clip),
         "Classes": _listed(model.classes),
-        "Trained on": f"{data['samples']:,} samples of {data['source']}" if {"samples", "source"} <= set(data) else "",
+        "Trained on": _trained_on(data),
         "Trained for": f"{model.details['step']:,} steps" if isinstance(model.details.get("step"), int) else "",
         **{said: str(training.get(name) or "") for name, said in TRAINED.items()},
         "Made with": ", ".join(f"{name} {version}" for name, version in model.details.get("versions", {}).items()),
         "Weights": f"SHA-256 {weights[:12]}…",
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _trained_on(data: Mapping[str, Any]) -> str:
+    """How many samples of what a model was trained on, and how many were held out."""
+    if not {"samples", "source"} <= set(data):
+        return ""
+    held = (data.get("holdout") or {}).get("samples", 0)
+    said = f"{data['samples'] - held:,} samples of {data['source']}"
+    return f"{said}, {held:,} held out" if held else said
 
 
 def _clip(clip: Clip | None) -> str:

@@ -27,6 +27,15 @@ def info(page: Page) -> str:
     return said("info", source(page))
 
 
+def next_steps(page: Page) -> list[str]:
+    """To train a run that is hopeless for ten times as long, and to look whether its network is called as it should."""
+    if page.standing is None or not page.standing.is_hopeless:
+        return []
+    trained = page.facts.get("Trained for", "").removesuffix(" steps").replace(",", "")
+    longer = ["train", page.data, "--out", source(page), "--resume", "--steps", max(1000, 10 * int(trained or 0))]
+    return [*([said(*longer)] if trained and page.own else []), said("doctor", source(page), page.data)]
+
+
 def log(page: Page) -> str:
     """The curves of the training."""
     return shlex.join(["tensorboard", "--logdir", f"{page.source}/log"])

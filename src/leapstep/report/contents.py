@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from leapstep.evaluation import Estimate
 from leapstep.plots import Range
 
 if TYPE_CHECKING:
@@ -184,6 +185,29 @@ class Levels(NamedTuple):
     parts: tuple[Denoising, ...]
 
 
+class Standing(NamedTuple):
+    """How far samples are from real data, and real data from each other.
+
+    Attributes:
+        value: Fréchet distance of the samples to the reference, on its principal components.
+        real: that of as many real samples, on average over draws ...
+        spread: ... and its standard deviation.
+        mean: that of the mean of the data, drawn again and again: their variance.
+        n: how many samples.
+    """
+
+    value: float
+    real: float
+    spread: float
+    mean: float
+    n: int
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Nearer to what the mean of the data would be at than to real samples, and not by luck."""
+        return self.value > max((self.real + self.mean) / 2, self.real + 4 * self.spread)
+
+
 class Neighbours(NamedTuple):
     """Samples and the training data nearest to them, the nearest first.
 
@@ -191,8 +215,9 @@ class Neighbours(NamedTuple):
         rows: `[k]`, which samples these are.
         samples, nearest: `[k, *d]`.
         distances: `[k]`, Euclidean, in model space.
-        ratios: `[k]`, over the median distance of held-out data from the training data; None without such data.
-        median: the median of the ratios of all samples, or None.
+        ratios: `[k]`, over the median distance of held-out data from the training data; where there are none, of
+            training data from the others. None where that is 0.
+        relative: the median of the ratios of all samples, with its 95 % interval; or None.
         n: how many samples there were ...
         among: ... and how many training data.
     """
@@ -202,7 +227,7 @@ class Neighbours(NamedTuple):
     nearest: Array
     distances: tuple[float, ...]
     ratios: tuple[float, ...] | None
-    median: float | None
+    relative: Estimate | None
     n: int
     among: int
 
@@ -238,6 +263,7 @@ class Sweep(NamedTuple):
         remarks: what a reader must know of them, a line each.
         conditions: everything that a result depends on.
         metrics: what was measured, by name.
+        relation: of the reference to the model, see `holdout.relation`.
     """
 
     folder: str
@@ -247,6 +273,7 @@ class Sweep(NamedTuple):
     remarks: tuple[str, ...]
     conditions: Mapping[str, Any]
     metrics: tuple[str, ...] = ()
+    relation: str = "?"
 
 
 @dataclass(frozen=True)
@@ -292,6 +319,7 @@ class Page:
     strips: Sequence[Strip] = ()
     reconstructions: Reconstructions | None = None
     levels: Levels | None = None
+    standing: Standing | None = None
     neighbours: Neighbours | None = None
     sweep: Sweep | None = None
     seconds: float = 0.0

@@ -97,7 +97,9 @@ def sweep(folder: Path, weights: str = "", named: bool = True) -> Sweep:
             raise ValueError(f"{folder} is a sweep of {model} with other weights: name a sweep of this model")
         left_out = f"{folder} holds a sweep of other weights than those of this page, so it is not shown: repeat it."
         return Sweep(str(folder), metric, (), (), (left_out,), {})
-    return Sweep(str(folder), metric, tuple(cells), advice, tuple(remarks), conditions, metrics)
+    return Sweep(
+        str(folder), metric, tuple(cells), advice, tuple(remarks), conditions, metrics, content.get("relation") or "?"
+    )
 
 
 def _cell(cell: Mapping[str, Any], metric: str) -> Cell | None:

@@ -30,8 +30,9 @@ def render(page: Page) -> str:
     written: str = environment.from_string(text).render(
         title=_printable(page.source) or "A model",
         style=plots.STYLE,
-        lead=words.lead(page),
-        cost=words.cost(page),
+        lead=[text for text in (words.lead(page), words.quality(page), words.cost(page)) if text],
+        next_steps=words.next_steps(page),
+        next_commands=commands.next_steps(page),
         sections=sections(page),
         footer=[
             words.effort(page),

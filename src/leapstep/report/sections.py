@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from leapstep.quality import EVEN, LESS_IS_BETTER, NAMES
+from leapstep.quality import EVEN, LESS_IS_BETTER, NAMES, REFERENCE, nearness
 from leapstep.report import commands, figures
 from leapstep.report.contents import Array, Cell, Page, Sweep
-from leapstep.report.words import counted, percent, short, with_error
+from leapstep.report.words import counted, named, percent, short, with_error
 
 Block = dict[str, Any]
 
@@ -243,19 +243,12 @@ def _between(page: Page) -> Section | None:
 # --- against data --------------------------------------------------------------------------------------------------
 
 
-def _named(page: Page, split: str) -> str:
-    """What a part of the data is called; what the model was not trained on is neither training nor held-out data."""
-    if page.own:
-        return "training data" if split == "train" else f"held-out data ({split})"
-    return "data" if page.held == "train" else f"data ({split})"
-
-
 def _reconstructions(page: Page) -> Section | None:
     found = page.reconstructions
     if found is None:
         return None
     text = (
-        f"{found.n} of the {_named(page, found.split)}, encoded to noise and decoded again with {found.method}: the "
+        f"{found.n} of the {named(page, found.split)}, encoded to noise and decoded again with {found.method}: the "
         f"mean squared error that is left, in {page.unit}, with its standard error."
     )
     if not page.own:
@@ -309,7 +302,7 @@ def _levels(page: Page) -> Section | None:
         [f"{time:.3g}", short(level), *(short(values[i]) for _, values in parts)]
         for i, (time, level) in enumerate(zip(found.times, found.log_snr, strict=True))
     ]
-    names = [_named(page, part.split) for part in found.parts]
+    names = [named(page, part.split) for part in found.parts]
     blocks = [_plots(figures.denoising(found, names)), _table(heads, rows, "The numbers")]
     return Section("levels", "Error by noise level", text, blocks, [])
 
@@ -318,19 +311,18 @@ def _neighbours(page: Page) -> Section | None:
     found = page.neighbours
     if found is None:
         return None
-    count, pictures, among = len(found.rows), page.kind == "pictures", _named(page, "train")
+    count, pictures, among = len(found.rows), page.kind == "pictures", named(page, "train")
     title = "Nearest training data" if page.own else "Nearest data"
     text = f"The {count} of {found.n} samples that are nearest to one of the {found.among:,} {among}"
     text += ", which stands beside each." if pictures else "."
     if not pictures or found.ratios is None:
         unit = "of pixels as the model scales them" if pictures else "in standard deviations of the training data"
         text += f" Distances are Euclidean over all values of a sample, {unit}."
-    if found.ratios is not None and found.median is not None:
-        hint = ": far below 1 hints at a copy" if page.own else ""
-        text += (
-            f" The ratio is to the distance of {_named(page, page.held)} from {among} (their median){hint}. The median "
-            f"of all {found.n} is {found.median:.2f}."
-        )
+    if found.relative is not None:
+        usual = f"other {among}" if page.held == "train" else named(page, page.held)
+        text += f" The ratio is to the distance of {usual} from {among} (their median)"
+        text += ": far below 1 hints at a copy. " if page.own else ". "
+        text += nearness(found.relative, usual, among, page.own)
     told, distances = commands.neighbours(page), [short(distance) for distance in found.distances]
     ratios = ["–"] * count if found.ratios is None else [f"{ratio:.2f}" for ratio in found.ratios]
     if pictures:
@@ -365,6 +357,8 @@ def _sweep(page: Page) -> Section | None:
         return Section("sweep", "Quality by steps", " ".join(found.remarks), [], [])
     name, better = NAMES.get(found.metric, found.metric), "less" if found.metric in LESS_IS_BETTER else "more"
     text = f"The {name} by method and number of steps; {better} is better. ± is half of a 95 % interval."
+    if found.relation in REFERENCE and found.cells:
+        text += f" The reference are data {REFERENCE[found.relation]}."
     if any(cell.even for cell in found.cells):
         text += f" {EVEN}"
     seconds = f"seconds for {found.conditions['n']} samples" if "n" in found.conditions else "seconds"
