@@ -240,7 +240,7 @@ def test_an_unknown_preset_names_those_there_are():
         (b"- 1", "name: value"),
         (b"just words", "name: value"),
         (b"", "name: value"),
-        (b"\xff\xfe\x00\x01", "cannot read"),
+        (b"\xff\xfe\x00\x01", "is not UTF-8 text"),
     ],
 )
 def test_a_file_that_holds_no_settings_is_named(tmp_path, content, word):

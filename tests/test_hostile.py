@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 import leapstep
 from commands import done, invoke, refused
-from leapstep import checkpoint, foreign, networks, quality, reading, schemas, weights
+from leapstep import checkpoint, data, features, foreign, networks, quality, reading, schemas, weights
 from leapstep.sampling import SPACINGS
 from leapstep.text import clean
 
@@ -259,7 +260,7 @@ def test_texts_are_of_a_bounded_size(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["a: " + "[" * 2000, "a: &x [1]\nb: *x", "a: 2001-13-01", "a: " + "1" * 5000, "a: !!python/object:os.x"]
+    "text", ["a: " + "[" * 600, "a: &x [1]\nb: *x", "a: 2001-13-01", "a: " + "1" * 5000, "a: !!python/object:os.x"]
 )
 def test_yaml_of_any_kind(text):
     with pytest.raises(ValueError, match=r"config\.yml is (not YAML|nested too deep)") as error:
@@ -403,3 +404,158 @@ def test_no_cell_is_a_formula():
     assert [row["label"][0] for row in rows[:4]] == ["'"] * 4
     assert [row["label"] for row in rows[4:]] == ["plain", r"a\t\r=b"]
     assert rows[0]["frechet_low"] == "0.9"
+
+
+# --- data ---
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([0, 10**9]), np.array([0, 2**62]), np.array([0, 100_000]), np.array([-1, 0]),
+        np.array([0, 2**64 - 1], np.uint64),
+    ],
+)  # fmt: skip
+def test_labels_that_are_no_numbers_of_classes(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", x=np.arange(4.0).reshape(2, 2), y=labels)
+    message = rf"go from {labels.min()} to {labels.max()}: number the classes from 0, with at most 100000"
+    with pytest.raises(ValueError, match=message):
+        data.read(tmp_path / "a.npz")
+
+
+def test_as_many_classes_as_there_may_be(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.arange(4.0).reshape(2, 2), y=np.array([0, 99_999]))
+    assert len(data.read(tmp_path / "a.npz").classes) == reading.CLASSES == 100_000
+
+
+def picture(value):
+    from PIL import Image
+
+    encoded = io.BytesIO()
+    Image.fromarray(np.full((4, 4), value, np.uint8)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def table(path, images, labels):
+    datasets = pytest.importorskip("datasets")
+    from pyarrow import parquet
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = datasets.Dataset.from_dict({"image": images, "label": [0] * len(images)}, features=features)
+    whole = rows.data.table
+    whole = whole.set_column(1, whole.schema.field(1), [labels])  # the library itself would check them
+    parquet.write_table(whole, path)
+
+
+def test_a_label_beyond_the_names_of_a_table(tmp_path):
+    table(tmp_path / "a.parquet", [{"bytes": picture(1), "path": None}, {"bytes": picture(2), "path": None}], [1, 7])
+    with pytest.raises(ValueError, match=r"a\.parquet, row 1 has the label 7, but 2 classes have names"):
+        data.read(tmp_path / "a.parquet")
+
+
+def test_rows_that_name_files_of_this_machine(tmp_path):
+    own, secret = tmp_path / "own", tmp_path / "secret.png"
+    own.mkdir()
+    secret.write_bytes(picture(1))
+    (own / "link.png").symlink_to(secret)
+    (own / "mine.png").write_bytes(picture(2))
+    names = [str(secret), "../secret.png", "link.png", "mine.png", str(own / "mine.png"), "no\0name"]
+    table(own / "a.parquet", [{"bytes": None, "path": name} for name in names], [0] * 6)
+    found = data.read(own / "a.parquet")
+    assert found.values[:, 0, 0, 0].tolist() == [2, 2]
+    assert [("not in the folder of the data" in line) for line in found.skipped] == [True] * 4
+
+
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size(tmp_path):
+    path = tmp_path / "bomb.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (100, 2**20)})
+        for _ in range(100):
+            file.write(bytes(2**20))
+    assert path.stat().st_size < 200_000
+    with pytest.raises(ValueError, match=r"bomb\.npz would unpack to \d+ times its size, which no data do"):
+        data.read(path)
+
+
+def test_an_archive_larger_than_memory_is_refused_by_what_it_says_of_itself(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", x=np.arange(2000.0))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10_000}))
+    with pytest.raises(ValueError, match=r"unpacking .*a\.npz takes 1\.5\d*e-05 GiB of memory, of which"):
+        data.read(tmp_path / "a.npz")
+
+
+def test_an_array_that_claims_more_than_its_archive_holds(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, archive.open("x.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**15,)})
+    with pytest.raises(ValueError, match=r"cannot read .*a\.npz: x\.npy is \d+ bytes, which is not what its header"):
+        data.read(tmp_path / "a.npz")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are of POSIX")
+def test_pipes_and_devices_among_pictures_and_tables(tmp_path):
+    for value in (1, 2):
+        (tmp_path / f"{value}.png").write_bytes(picture(value))
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    found = data.read(tmp_path)
+    assert len(found) == 2
+    assert [line.split(": ")[1] for line in found.skipped] == [
+        f"{tmp_path / 'pipe.png'} is a pipe, not a file", f"{tmp_path / 'zero.png'} is a device, not a file",
+    ]  # fmt: skip
+    (tmp_path / "tables").mkdir()
+    os.mkfifo(tmp_path / "tables" / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet is a pipe, not a file"):
+        data.read(tmp_path / "tables")
+
+
+def test_links_that_lead_round(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "picture.png").write_bytes(picture(1))
+        (tmp_path / name / "up").symlink_to(tmp_path)
+    assert len(data.read(tmp_path)) == 2
+
+
+def test_a_size_that_no_picture_has():
+    with pytest.raises(ValueError, match="size 100000: pass the side of the pictures in pixels, from 1 to 8192"):
+        data.read("digits", size=100_000)
+
+
+# --- import ---
+
+
+@pytest.mark.parametrize("setting", ["a=[1", "a=" + "[" * 600, "a=2001-13-01", "a=" + "x" * 300_000])
+def test_settings_that_are_no_yaml(run, tmp_path, setting):
+    result = invoke("import", run / "unet", "--set", setting, "--out", tmp_path / "out")
+    refused(result, r"--set a=.* (is not YAML|is nested too deep|is 300000 characters)")
+    assert len(result.stderr) < 1000
+
+
+@pytest.mark.parametrize("suffix", ["yml", "json", "txt"])
+def test_a_configuration_nested_deep(run, tmp_path, suffix):
+    path = tmp_path / f"config.{suffix}"
+    path.write_text(("--a " if suffix == "txt" else "") + "[" * 600)
+    refused(invoke("import", run / "unet", "--config", path, "--out", tmp_path / "out"), "nested too deep|is not JSON")
+
+
+def test_a_pickle_with_a_frame_of_four_exabytes(tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"\x80\x04\x95" + (2**62).to_bytes(8, "little") + b"}.")
+    (tmp_path / "b.pt").write_bytes(b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"abc.")
+    for name in ("a.pt", "b.pt"):
+        refused(invoke("import", tmp_path / name, "--out", tmp_path / "out"), "cannot be read: it is truncated")
+
+
+def test_feature_spaces_are_checked(tmp_path):
+    held = data.read("digits", size=8)
+    record = {"weights_sha256": "0", "data": {"shape": [1, 8, 8], "pictures": True, "classes": ["a"], "scaling": {}}}
+    folder = tmp_path / "features"
+    folder.mkdir()
+    (folder / "features.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"cannot be read \(it lacks 'data\.scaling\.shift'\)"):
+        features.load(str(folder), held)
+    (folder / "features.json").write_text("[" * 10**5)
+    with pytest.raises(ValueError, match="nested too deep"):
+        features.load(str(folder), held)

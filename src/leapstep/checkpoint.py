@@ -452,13 +452,17 @@ def find_state(run: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         ValueError: there is none.
     """
+    from leapstep import schemas
+
     if not run.is_dir():
         raise ValueError(f"there is no run folder {run} to resume")
     broken = ""
     for path in sorted((run / "state").glob("step-*.safetensors"), reverse=True):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                return path, json.loads(file.metadata()["values"])
+                values = reading.parse_json(file.metadata()["values"], path.name)
+                schemas.checked(schemas.State, values)
+                return path, values
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             broken = f" ({path.name}: {error})"
     raise ValueError(f"{run} has no training state to resume from{broken}: train from the start with --overwrite")

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from leapstep.reading import read_yaml
+from leapstep.text import one_line
 
 
 def _listed(value: Any) -> Any:
@@ -207,11 +209,9 @@ def _read_yaml(file: str | Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        settings = yaml.safe_load(Path(file).read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        settings = read_yaml(file)
+    except OSError as error:
         raise ValueError(f"cannot read the configuration {file}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{file} must hold settings, one `name: value` a line")
     return settings
@@ -220,4 +220,4 @@ def _read_yaml(file: str | Path | None) -> dict[str, Any]:
 def _line(problem: Any) -> str:
     if not problem["loc"]:
         return str(problem["msg"]).removeprefix("Value error, ")
-    return f"{problem['loc'][0]}={problem['input']!r}: {problem['msg'].lower()}"
+    return f"{problem['loc'][0]}={one_line(repr(problem['input']), 60)}: {problem['msg'].lower()}"

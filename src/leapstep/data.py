@@ -33,11 +33,20 @@ import torch
 from torch import Tensor
 
 from leapstep.progress import progress_bar
+from leapstep.reading import CLASSES, read_npy, read_npz, regular
+from leapstep.text import one_line
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Array = npt.NDArray[Any]
+
+MOST_SIDE = 8192
+"""The largest side that pictures are resized to, pixels."""
+
+WAITING = 2**28
+"""About so many bytes of pictures of a given size may wait to be put in their place."""
+
 SPLITS = ("train", "test", "validation", "valid", "val")
 IMAGE_SUFFIXES = tuple(
     ".avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
@@ -190,8 +199,8 @@ def read(
     Raises:
         ValueError: one line that says what is wrong with the source or its contents, and what to do.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"size {size}: pass the side of the pictures in pixels, at least 1")
+    if size is not None and not 1 <= size <= MOST_SIDE:
+        raise ValueError(f"size {size}: pass the side of the pictures in pixels, from 1 to {MOST_SIDE}")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels {channels}: pass 1 (greyscale) or 3 (RGB)")
     source = str(source)
@@ -308,7 +317,7 @@ def _read_table(source: str, options: _Options) -> Data:
 
 def _read_tables(source: str, paths: list[Path], options: _Options) -> Data:
     suffix = paths[0].suffix.lower()
-    names = [str(path) for path in paths if path.suffix.lower() == suffix]
+    names = [str(regular(path)) for path in paths if path.suffix.lower() == suffix]
     load = _datasets().load_dataset
     try:
         rows = load(suffix[1:], data_files=names, split="train", streaming=True)  # streamed: no second copy on the disk
@@ -346,32 +355,45 @@ def _from_rows(rows: Any, source: str, options: _Options) -> Data:
         columns = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
         raise ValueError(f"{source} has no column of type datasets.Image; its columns are {columns}")
     rows = rows.select_columns(images[:1] + labels[:1]).cast_column(images[0], datasets.Image(decode=False))
+    classes = tuple(features[labels[0]].names) if labels else ()
 
-    def items() -> Iterator[_Item]:
+    def whole() -> Iterator[Any]:
         try:
-            for number, row in enumerate(rows):
-                image = row[images[0]] or {}
-                content = image.get("bytes") or (Path(image["path"]) if image.get("path") else None)
-                yield _Item(f"{source}, row {number}", row[labels[0]] if labels else None, content)
+            yield from rows
         except Exception as error:  # whatever pyarrow raises in the middle of a broken file
             raise ValueError(f"cannot read {source}: {_line(error)}") from error
 
-    return _pictures(items(), tuple(features[labels[0]].names) if labels else (), source, options)
+    def items() -> Iterator[_Item]:
+        for number, row in enumerate(whole()):
+            image, label = row[images[0]] or {}, row[labels[0]] if labels else None
+            if label is not None and label >= len(classes):
+                raise ValueError(f"{source}, row {number} has the label {label}, but {len(classes)} classes have names")
+            content = image.get("bytes") or (_inside(image["path"], source) if image.get("path") else None)
+            yield _Item(f"{source}, row {number}", label, content)
+
+    return _pictures(items(), classes, source, options)
+
+
+def _inside(name: str, source: str) -> Path | str:
+    """The file that a row of a table names, if it lies in the folder of the table; else a line that says so.
+
+    A table from elsewhere could name any file of this machine, whose content would then be shown in samples and pages.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    path, own = Path(source), [HF_HUB_CACHE, _datasets().config.HF_DATASETS_CACHE]  # of what came from the Hub
+    if path.exists():
+        own = [path if path.is_dir() else path.parent]
+    for folder in own:
+        with contextlib.suppress(ValueError, OSError):  # no name that a file can have
+            found = Path(folder, name).resolve()
+            if found.is_relative_to(Path(folder).resolve()):
+                return found
+    return f"names the file {one_line(name, 100)}, which is not in the folder of the data: it is not read"
 
 
 def _read_arrays(source: str, options: _Options) -> Data:
-    try:
-        if source.lower().endswith(".npy"):
-            arrays = {"x": np.lib.format.open_memmap(source, mode="r")}
-        else:
-            with open(source, "rb") as file:
-                arrays = dict(np.load(file, allow_pickle=False))
-    except Exception as error:  # whatever numpy and zipfile raise on a broken file
-        if "Python objects" in str(error) or "Object arrays" in str(error):
-            raise ValueError(
-                f"{source} holds pickled Python objects, which are not read: save an array of numbers with np.save"
-            ) from error
-        raise ValueError(f"cannot read {source}: {_line(error)}") from error
+    arrays = {"x": read_npy(source)} if source.lower().endswith(".npy") else read_npz(source)
     labels = next((arrays.pop(name) for name in ("labels", "y") if name in arrays), None)
     known = [name for name in arrays if name in ("x", "data", "images")]
     names = known or list(arrays)
@@ -389,10 +411,15 @@ def _from_array(values: Array, labels: Array | None, source: str, options: _Opti
         raise ValueError(f"{source} is a {values.dtype} array of shape {list(values.shape)}: pass numbers [n, ...]")
     classes: tuple[str, ...] = ()
     if labels is not None:
-        if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1] or labels.min() < 0:
+        if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1]:
             raise ValueError(
                 f"the labels of {source} are {labels.dtype} {list(labels.shape)}: pass integers from 0, "
                 f"{list(values.shape[:1])}"
+            )
+        if not 0 <= labels.min() <= labels.max() < CLASSES:
+            raise ValueError(
+                f"the labels of {source} go from {labels.min()} to {labels.max()}: number the classes from 0, with at "
+                f"most {CLASSES} of them"
             )
         labels = labels.astype(np.int64)
         classes = tuple(str(label) for label in range(labels.max() + 1))
@@ -446,7 +473,7 @@ def _standardise(values: Array, source: str) -> Scaling:
 class _Item(NamedTuple):
     name: str | Path
     label: int | None
-    content: Path | bytes | Array | None  # a file, its bytes, or pixels [c, h, w]
+    content: Path | bytes | Array | str | None  # a file, its bytes, pixels [c, h, w], or why there are none
 
 
 def _from_pixels(
@@ -474,7 +501,7 @@ def _pictures(items: Iterable[_Item], classes: tuple[str, ...], source: str, opt
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         sizes: list[tuple[int, int]] = []
         decode = functools.partial(_decode, options.size, options.channels, sizes)
-        for item, pixels in _decoded(items, decode, options.progress):
+        for item, pixels in _decoded(items, decode, options):
             if not isinstance(pixels, str):
                 pile.add(item.name, pixels)
                 labels.append(item.label)
@@ -498,15 +525,16 @@ def _pictures(items: Iterable[_Item], classes: tuple[str, ...], source: str, opt
 
 
 def _decoded(
-    items: Iterable[_Item], decode: Callable[[_Item], Array | str], progress: bool
+    items: Iterable[_Item], decode: Callable[[_Item], Array | str], options: _Options
 ) -> Iterator[tuple[_Item, Array | str]]:
     """Each item with its pixels or the reason why it has none, in order, some decoded at the same time."""
+    together = min(8, max(1, WAITING // (16 * 3 * (options.size or 1) ** 2)))  # a task for each would cost more than it
 
     def several(block: list[_Item]) -> list[tuple[_Item, Array | str]]:
         return [(item, decode(item)) for item in block]
 
-    rest = iter(progress_bar(None, "reading", " images", items=items, show=progress))
-    blocks = iter(lambda: list(itertools.islice(rest, 8)), [])  # a task for each small image would cost more than it
+    rest = iter(progress_bar(None, "reading", " images", items=items, show=options.progress))
+    blocks = iter(lambda: list(itertools.islice(rest, together)), [])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while window := list(itertools.islice(blocks, 16)):  # few, since what is decoded waits in memory
             yield from itertools.chain.from_iterable(pool.map(several, window))
@@ -538,10 +566,12 @@ def _open(item: _Item) -> Image.Image:
     match item.content:
         case None:
             raise ValueError("no image")
+        case str() as reason:
+            raise ValueError(reason)
         case np.ndarray() as pixels:
             return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
         case content:
-            image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
+            image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else regular(content))
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a JPEG of some cameras, with a preview behind the picture
         image.close()
@@ -618,8 +648,14 @@ class _Pile:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """The files in a folder and below, without hidden ones."""
+    """The files in a folder and below, without hidden ones; a folder that links lead to again is entered once."""
+    entered = set()
     for above, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(above)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(above, name) for name in names if not name.startswith("."))
 

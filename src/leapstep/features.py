@@ -33,9 +33,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from leapstep import files, folders, plugin, rotations
+from leapstep import files, folders, plugin, reading, rotations
 from leapstep.data import Data, Scaling
 from leapstep.progress import progress_bar
+from leapstep.weights import check_finite, compare
 
 Array = npt.NDArray[Any]
 
@@ -50,6 +51,9 @@ WIDTH = 128
 
 COMPARED = 2000
 """How many pictures at most show what a learned space makes of damaged ones."""
+
+MOST_WEIGHTS = 2**30
+"""The largest file of a learned classifier, bytes."""
 
 MANIFEST, WEIGHTS = "features.json", "weights.safetensors"
 """The files of a folder that `leapstep features train` made."""
@@ -584,16 +588,23 @@ def save(folder: str | Path, network: Classifier, record: Mapping[str, Any]) -> 
 
 def _learned(folder: Path, data: Data, device: torch.device) -> Features:
     """The features of a trained classifier."""
+    from leapstep import schemas
+
     try:
-        record = json.loads((folder / MANIFEST).read_text())
-        told = record["data"]
-        shape, pictures = tuple(int(side) for side in told["shape"]), bool(told["pictures"])
-        scaling = Scaling(float(told["scaling"]["shift"]), float(told["scaling"]["scale"]))
-        network = Classifier(shape, len(told["classes"]), pictures)
-        content = (folder / WEIGHTS).read_bytes()
+        record = reading.read_json(folder / MANIFEST)
+        told = schemas.checked(schemas.FeatureSpace, record).data
+        shape, pictures = told.shape, told.pictures
+        scaling = Scaling(told.scaling.shift, told.scaling.scale)
+        content = reading.read_bytes(folder / WEIGHTS, MOST_WEIGHTS)
         if hashlib.sha256(content).hexdigest() != record["weights_sha256"]:
             raise ValueError(f"{WEIGHTS} is not the file that {MANIFEST} speaks of")
-        network.load_state_dict(safetensors.torch.load(content))
+        state = safetensors.torch.load(content)
+        with torch.device("meta"):
+            sketched = Classifier(shape, len(told.classes), pictures).state_dict()
+        compare(sketched, state)
+        network = Classifier(shape, len(told.classes), pictures)
+        network.load_state_dict(state)
+        check_finite(network)
     except Exception as error:  # whatever is wrong with JSON, its fields, the weights or the disk
         said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else _line(error)
         raise ValueError(f"the features in {folder} cannot be read ({said}): train them again") from error
@@ -609,7 +620,7 @@ def _learned(folder: Path, data: Data, device: torch.device) -> Features:
         _check_shape(values, shape, "learned")
         return scaling.to_model(values).to(device)
 
-    digest = _digest("learned", record["weights_sha256"], told["shape"], list(scaling))
+    digest = _digest("learned", record["weights_sha256"], list(shape), list(scaling))
     extract = _batched(network.features, prepare, 256)
     if record.get("task") == "rotations":  # whose probabilities are of no class of the data
         return Features("learned", digest, extract)

@@ -26,11 +26,16 @@ if TYPE_CHECKING:
 TEXT = 32 * 2**20
 """Bytes of the largest text (JSON, YAML, flags) that is read."""
 
+CLASSES = 100_000
+"""The most classes of data, and of a network."""
+
 YAML = 2**18
 """Characters of the largest YAML text: its parser is slow."""
 
 DEPTH = 64
 """The most levels of a value in JSON or YAML."""
+
+PICKLED = "holds pickled Python objects, which are not read: save an array of numbers with np.save"
 
 RATIO, SMALL = 200, 64 * 2**20
 """An archive that unpacks to more than so many times its size, and to more than so many bytes, is none of data."""
@@ -179,12 +184,13 @@ def read_npy(path: str | Path) -> Array:
     """
     import numpy as np
 
+    regular(path)
     try:
-        return np.lib.format.open_memmap(regular(path), mode="r")
-    except (OSError, ValueError):
-        raise
-    except Exception as error:  # whatever numpy raises on a broken header
-        raise ValueError(f"{path} is not an npy file: {one_line(str(error))}") from error
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # whatever numpy raises on a broken file
+        if "Python objects" in str(error):
+            raise ValueError(f"{path} {PICKLED}") from error
+        raise ValueError(f"cannot read {path}: {_said(error)}") from error
 
 
 def read_npz(path: str | Path) -> dict[str, Array]:
@@ -195,36 +201,43 @@ def read_npz(path: str | Path) -> dict[str, Array]:
         ValueError: it is not a regular npz file, holds Python objects, or unpacks to more than there is memory, or to
             more than `SMALL` bytes and `RATIO` times its size.
     """
+    regular(path)
     try:
-        with regular(path).open("rb") as file, zipfile.ZipFile(file) as archive:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             _check_archive(path, members)
             return {member.filename.removesuffix(".npy"): _member(archive, member) for member in members}
-    except (OSError, ValueError):
-        raise
+    except _Refused as error:
+        raise ValueError(f"{path} {error}") from error
     except Exception as error:  # whatever zipfile, zlib and numpy raise on a broken file
-        raise ValueError(f"{path} is not an npz file: {one_line(str(error))}") from error
+        raise ValueError(f"cannot read {path}: {_said(error)}") from error
+
+
+class _Refused(Exception):
+    """The file is whole, but is not read."""
+
+
+def _said(error: Exception) -> str:
+    return one_line(str(error)) or type(error).__name__
 
 
 def _check_archive(path: str | Path, members: list[zipfile.ZipInfo]) -> None:
     packed, size = Path(path).stat().st_size, sum(member.file_size for member in members)
-    check_memory(size, f"unpacking {path}")
     if size > max(SMALL, RATIO * packed):
-        raise ValueError(
-            f"{path} would unpack to {size / packed:.0f} times its size, which no data do: save them with np.savez"
-        )
+        raise _Refused(f"would unpack to {size / packed:.0f} times its size, which no data do: save them with np.savez")
+    check_memory(size, f"unpacking {path}")
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     """An array of an archive, whose header must not speak of more than the archive holds."""
     import numpy as np
 
-    name = member.filename
+    name = one_line(member.filename, 60)
     with archive.open(member) as file:
         head = file.read(64 * 1024)
     shape, dtype, start = _header(io.BytesIO(head))
     if dtype.hasobject:
-        raise ValueError(f"{name} holds pickled Python objects, which are not read: save an array of numbers")
+        raise _Refused(PICKLED)
     if start + math.prod(shape) * dtype.itemsize != member.file_size:
         raise ValueError(f"{name} is {member.file_size} bytes, which is not what its header speaks of: {list(shape)}")
     with archive.open(member) as file:

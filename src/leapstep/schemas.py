@@ -15,13 +15,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from leapstep.reading import CLASSES
 from leapstep.text import clean, one_line
 
 LEVELS = 100_000
 """The most trained noise levels."""
-
-CLASSES = 100_000
-"""The most classes."""
 
 SIDE = 2**16
 """The most values along one axis of a sample."""
@@ -128,6 +126,14 @@ class Run(Schema):
     training: dict[Word, Plain | list[Plain]] | None = None
     conventions: Conventions | None = None
     imported: Imported | None = None
+
+
+class State(Schema):
+    """The values of a training state."""
+
+    step: Count
+    data: Data | None = None
+    training: dict[Word, Any] | None = None
 
 
 class Calibration(Schema):
@@ -279,7 +285,7 @@ class Manifest(Schema):
 class Learned(Schema):
     """What the features of a folder were learned from."""
 
-    shape: Annotated[tuple[Side, ...], Field(min_length=1, max_length=8)]
+    shape: Annotated[tuple[Side, ...], Field(max_length=8)]
     pictures: bool
     scaling: Scaling
     classes: Annotated[tuple[Name, ...], Field(min_length=1, max_length=CLASSES)]

@@ -98,14 +98,22 @@ def fill(network: Network, state: Mapping[str, Tensor], names: Mapping[str, str]
         ValueError: values that are not floating point where the network's are, or not finite; the first is named.
     """
     names = names or {}
-    _compare(network.state_dict(), state, names)
+    compare(network.state_dict(), state, names)
     real: Network = type(network)(network.config)
     real.load_state_dict(dict(state))
     check_finite(real, names)
     return real
 
 
-def _compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+def compare(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str] | None = None
+) -> None:
+    """Make sure that tensors have the names, the shapes and the kind of those that a network expects.
+
+    Raises:
+        ValueError: as `fill`.
+    """
+    names = names or {}
     left_over = [one_line(names.get(key, key), 100) for key in state if key not in expected]
     missing = [f"nothing for {key}" for key in expected if key not in state]
     if wrong := left_over + missing:

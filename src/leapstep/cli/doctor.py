@@ -18,6 +18,7 @@ import typer
 from leapstep import files, plugin
 from leapstep.cli import options, parsing
 from leapstep.progress import progress_bar
+from leapstep.reading import read_npy, read_npz
 from leapstep.text import one_line
 
 if TYPE_CHECKING:
@@ -253,11 +254,10 @@ def _condition(path: Path | None, label_argument: str | None, held: Data) -> dic
     given: dict[str, Array] = {}
     if path is not None:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                given = dict(arrays)
+            given = read_npz(path)
         except FileNotFoundError:
             raise ValueError(f"--condition: there is no file {path}") from None
-        except Exception as error:  # whatever numpy and zipfile raise; an npy file is no context
+        except ValueError as error:
             raise ValueError(f"--condition {path} cannot be read as an npz file: {error}") from error
     for name, array in given.items():
         if array.ndim == 0 or len(array) != len(held):
@@ -277,13 +277,9 @@ def _counts(path: Path | None) -> Array | None:
     if path is None:
         return None
     try:
-        mask = np.load(_existing(str(path)), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        return read_npy(_existing(str(path)))
+    except (ValueError, OSError) as error:
         raise ValueError(f"--counts {path} cannot be read as an npy file: {one_line(str(error))}") from error
-    if not isinstance(mask, np.ndarray):
-        mask.close()
-        raise ValueError(f"--counts {path} holds several arrays: save the one mask with numpy.save")
-    return mask
 
 
 def _seconds(budget: str) -> float:

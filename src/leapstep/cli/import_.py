@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from leapstep.cli import options
 from leapstep.cli.parsing import SETTINGS
+from leapstep.text import one_line
 
 FORMATS = "auto | diffusers | ddim | improved-diffusion | guided-diffusion | lucidrains | score-sde"
 """The names of all formats: a test compares them with the table, which is not imported for a --help."""
@@ -61,19 +61,18 @@ def command(
 
 def _file(path: Path) -> dict[str, Any]:
     """The settings in a file: JSON, YAML, or flags as on a command line."""
-    import yaml
+    from leapstep.reading import parse_json, parse_yaml, read_text
 
     try:
-        text = path.read_text()
+        text = read_text(path)
         if path.suffix == ".json":  # YAML takes 1e-05 for a text
-            value = json.loads(text)
+            value = parse_json(text, str(path))
         else:
-            value = _flags(text) if text.lstrip().startswith("--") else yaml.safe_load(text)
+            value = _flags(text) if text.lstrip().startswith("--") else parse_yaml(text, str(path))
     except FileNotFoundError as error:
         raise ValueError(f"there is no configuration {path}") from error
-    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not YAML, JSON or flags ({reason}): remove what is not plain values") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not YAML, JSON or flags ({error}): remove what is not plain values") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__} where settings by name are expected")
     return value
@@ -81,17 +80,17 @@ def _file(path: Path) -> dict[str, Any]:
 
 def _flags(text: str) -> dict[str, Any]:
     """Settings from `--name value --name value` or `--name=value`."""
-    import yaml
+    from leapstep.reading import parse_yaml
 
     words = shlex.split(text.replace("=", " "))
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError("flags must be pairs, --name value --name value")
-    return {name.lstrip("-"): yaml.safe_load(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+    return {name.lstrip("-"): parse_yaml(value, name) for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
 def _set(given: dict[str, Any], text: str) -> str:
     """Put one NAME=VALUE, whose name may be dotted, among the settings; return the name."""
-    import yaml
+    from leapstep.reading import parse_yaml
 
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -102,7 +101,7 @@ def _set(given: dict[str, Any], text: str) -> str:
         if not isinstance(inner, dict):
             raise ValueError(f"--set {text}: {section} is not a section, it is {inner}")
         given = inner
-    given[last] = yaml.safe_load(value)
+    given[last] = parse_yaml(value, f"--set {one_line(text, 60)}")
     return name
 
 

@@ -444,10 +444,11 @@ class Trainer:
         """
         now = self.details()["data"]
         for name, had in values["data"].items():
-            if name != "source" and now[name] != had:
+            if name != "source" and now.get(name) != had:
                 raise ValueError(
-                    f"the data of {run} have changed since: {name} was {had}, now it is {now[name]}; a new run goes on "
-                    f"with them from these weights: leapstep train {now['source']} --init-from {run} --out {run}-2"
+                    f"the data of {run} have changed since: {name} was {had}, now it is {now.get(name)}; a new run "
+                    f"goes on with them from these weights: leapstep train {now['source']} --init-from {run} --out "
+                    f"{run}-2"
                 )
 
     def restore(self, run: Path) -> None:
@@ -602,6 +603,8 @@ def _start(trainer: Trainer, run: Path, resume: bool, overwrite: bool) -> None:
 
 
 def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfig, data: str) -> None:
+    if not values.get("training") or "source" not in (values.get("data") or {}):
+        raise ValueError(f"the training state in {run} does not say on what it was trained: --overwrite the run")
     if not same_source(values["data"]["source"], data):
         raise ValueError(
             f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"
