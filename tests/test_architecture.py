@@ -11,7 +11,7 @@ import leapstep
 
 SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
-    {"files", "finite", "remedies", "stopping", "text"},
+    {"files", "finite", "launch", "remedies", "stopping", "text"},
     {"progress", "plugin", "reading"},
     {"folders"},
     {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration", "schemas", "weights"},

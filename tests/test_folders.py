@@ -161,6 +161,17 @@ def test_what_is_being_written_is_not_removed(tmp_path):
     assert (tmp_path / "page.html").read_bytes() == b"1"
 
 
+def test_a_folder_of_another_writer_is_not_cleared_away(tmp_path):
+    (tmp_path / "mark.json").write_text('{"ours": 1}')
+    with folders.held(tmp_path / "inner"):
+        with pytest.raises(ValueError, match=r"inner is being written by another process"):
+            folders.begin(tmp_path, True, KIND, {"ours": 2})
+        assert (tmp_path / "mark.json").read_text() == '{"ours": 1}'
+    left_behind(tmp_path / "inner", folders.LOCK)
+    folders.begin(tmp_path, True, KIND, {"ours": 2})
+    assert set(tree(tmp_path)) == {"mark.json"}
+
+
 def test_a_folder_is_known_by_its_mark_alone(tmp_path):
     (tmp_path / "new").mkdir()
     folders.begin(tmp_path / "new", False, KIND, {"ours": 0})

@@ -125,22 +125,44 @@ def test_other_errors_of_torch_are_bugs_and_show_themselves(monkeypatch):
     assert isinstance(invoke("info", "m").exception, RuntimeError)
 
 
-def test_of_several_processes_the_first_does_the_work(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
+@pytest.mark.parametrize(
+    ("size", "rank"),
+    [("WORLD_SIZE", "RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK")],
+)
+def test_of_several_processes_the_first_does_the_work(monkeypatch, size, rank):
+    monkeypatch.setenv(size, "2")
+    monkeypatch.setenv(rank, "1")
     result = invoke("info", "nothing")
     assert result.exit_code == 0
     assert result.stderr == "leapstep: info runs on one process, the first; process 1 has nothing to do\n"
     assert result.stdout == ""
-    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(rank, "0")
     refused(invoke("info", "nothing"), "there is no model folder nothing")
-    assert "WORLD_SIZE" not in os.environ  # or the training in a demo would wait for the others
+    assert size not in os.environ  # or the training in a demo would wait for the others
 
 
 def test_training_is_shared_among_processes(monkeypatch):
-    seen = []
+    def train(*_, **__):
+        raise ValueError(f"process {os.environ['RANK']} trains")
+
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("leapstep.training.train", lambda *_, **__: seen.append(os.environ["RANK"]))
-    assert invoke("train", "digits", "--out", "o").exit_code == 0
-    assert seen == ["1"]
+    monkeypatch.setattr("leapstep.training.train", train)
+    refused(invoke("train", "digits", "--out", "o"), "process 1 trains")
+
+
+def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_path):
+    from leapstep import folders
+    from leapstep.configuration import configure
+    from leapstep.training import train
+
+    def begin(*_, **__):
+        raise ValueError("it begins")
+
+    monkeypatch.setattr("leapstep.training.Trainer", begin)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with folders.held(tmp_path / "run"):
+        for rank, said in (("0", "is being written by another process"), ("1", "it begins")):
+            monkeypatch.setenv("RANK", rank)
+            with pytest.raises(ValueError, match=said):
+                train(configure({}), "digits", tmp_path / "run", device="cpu", progress=False)

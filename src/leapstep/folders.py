@@ -86,14 +86,19 @@ def begin(folder: Path, overwrite: bool, kind: Kind, record: Mapping[str, Any] |
         overwrite: whether earlier results may be removed; nothing else ever is.
         record: what the mark says until it says more; None: whoever writes the results writes the mark before them.
     Raises:
-        ValueError: what `check_free` raises.
+        ValueError: what `check_free` raises, or another process writes in one of the folders that are to be removed.
     """
     check_free(folder, overwrite, kind)
+    earlier = [path for path in _contents(folder) if re.fullmatch(kind.names, path.name)]
+    for path in earlier:
+        if (path / LOCK).exists():
+            with held(path):  # raises where somebody is still writing there
+                pass
     tidy(folder)
     if record is not None:
         files.write_json(folder / kind.mark, record)
-    for path in _contents(folder):
-        if re.fullmatch(kind.names, path.name) and (record is None or path.name != kind.mark):
+    for path in earlier:
+        if record is None or path.name != kind.mark:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 

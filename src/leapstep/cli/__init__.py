@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leapstep import stopping
+from leapstep import launch, stopping
 from leapstep.cli import (
     calibrate,
     compare,
@@ -106,20 +106,13 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _be_the_only_one(name: str) -> None:
-    """Under torchrun or accelerate launch: leave, but for the first process, which goes on as if it were alone."""
-    rank, processes = (os.environ.get(variable, "") for variable in ("RANK", "WORLD_SIZE"))
-    if not (rank.isdecimal() and processes.isdecimal() and int(processes) > 1):
-        return
-    if int(rank) > 0:
-        typer.echo(f"leapstep: {name} runs on one process, the first; process {rank} has nothing to do", err=True)
+    """Of several processes that were started together, leave, but for the first, which goes on as if it were alone."""
+    if launch.rank() > 0:
+        typer.echo(
+            f"leapstep: {name} runs on one process, the first; process {launch.rank()} has nothing to do", err=True
+        )
         raise typer.Exit
-    for variable in (
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_RANK",
-        "LOCAL_WORLD_SIZE",
-    ):  # or a training inside waits for them
-        os.environ.pop(variable, None)
+    launch.go_alone()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -218,7 +218,8 @@ def _draw(out: Path, store: Store, manifest: dict[str, Any], record: dict[str, A
         for rows, values in draw(start, note):
             store.keep(rows, values)
             record["calls"] = max(record["calls"], newest)
-            tell(rows.stop)
+            if 100 * rows.stop // n > 100 * rows.start // n:  # not more often: a manifest may be as long as its labels
+                tell(rows.stop)
     except BaseException as error:
         finished = store.finished()
         with contextlib.suppress(OSError):  # the disk may be full

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from leapstep import checkpoint, folders, holdout, stopping
+from leapstep import checkpoint, folders, holdout, launch, stopping
 from leapstep.configuration import TrainingConfig
 from leapstep.data import Data, read, same_source
 from leapstep.denoiser import Diffusion, from_network
@@ -553,8 +553,8 @@ def train(
             that another process is training; a resumed run with other settings.
         FloatingPointError: a loss that is not finite; the last good checkpoint is kept.
     """
-    run, is_main = Path(out), os.environ.get("RANK", "0") == "0"
-    with folders.held(run) if is_main else contextlib.nullcontext():
+    run = Path(out)
+    with folders.held(run) if launch.rank() == 0 else contextlib.nullcontext():
         resumed = checkpoint.find_state(run)[1] if resume else None
         if resumed is not None:
             _check_resumable(run, resumed, config, data)
