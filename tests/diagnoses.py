@@ -6,7 +6,8 @@ import math
 import leapstep
 from leapstep.doctor.diagnosis import Curve, Diagnosis, Finding, Level, Passage
 
-CODE = """import leapstep
+CODE = """# net: as you gave it to leapstep.diagnose
+import leapstep
 
 diffusion = leapstep.from_network(net, leapstep.linear(), predicts="eps", scaling=(127.5, 127.5))
 x0 = leapstep.sample(diffusion, shape=(16, 1, 8, 8), steps=20)
@@ -33,7 +34,7 @@ def diagnosis(**changes):
             Level((k + 1) / 1000, k, v, 0.5 / (1 + math.exp(v)), 1 / (1 + math.exp(v)))
             for k, v in zip(timesteps, named, strict=True)
         ),
-        passages=tuple(Passage(1 - i / 10, 0.01, 1.02, 0.05, 0.06) for i in range(11)),
+        passages=tuple(Passage(1 - i / 10, 0.01, 1.02, 0.05, 0.06, (0.25, 0.8, 1.25, 0.43)) for i in range(11)),
         parted=None,
         contradictions=(),
         calls=48120,

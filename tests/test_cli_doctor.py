@@ -432,6 +432,56 @@ def test_weights_that_do_not_load_get_the_line_that_helps(mine, asked):
         refused(invoke("loads.py:safe", "points.npy"), words.replace("net.pt", "net.safetensors"))
 
 
+CODE = """# net, data, condition and counts: as you gave them to leapstep.diagnose
+import leapstep
+import torch
+
+given = {name: torch.as_tensor(value[:16]) for name, value in condition.items()}
+values, kept = torch.as_tensor(data).float(), torch.as_tensor(counts).bool()"""
+
+
+@pytest.mark.parametrize(
+    ("args", "is_run"),
+    [
+        (("mine.py:network", "labelled.npz", "--label-argument", "y", "--counts", "mask.npy"), False),
+        (("mine.py:network", "labelled.npz", "--condition", "given.npz", "--counts", "mask.npy"), False),
+        (("mine.py:with_all", "labelled.npz"), False),
+        (("./below/my-net.py:network", "labelled.npz", "--condition", "given.npz", "--counts", "mask.npy"), False),
+        (("RUN", "digits", "--split", "test", "--counts", "mask.npy"), True),
+    ],
+    ids=["labels", "file", "the file's own", "no module", "folder"],
+)
+def test_the_lines_to_paste_load_what_was_given(mine, asked, request, args, is_run):
+    """Executed where the command ran, they have the very network, data, condition and mask."""
+    np.savez(mine / "given.npz", y=np.arange(40) % 3)
+    (mine / "below").mkdir()
+    (mine / "below" / "my-net.py").write_text("def network():\n    return lambda x, timestep, **given: x\n")
+    (mine / "mine.py").write_text(
+        SOURCE
+        + """
+import numpy as np
+
+def with_all():
+    return network(), {"condition": {"y": np.arange(40) % 3}, "counts": np.ones(2)}
+"""
+    )
+    args = (request.getfixturevalue("folder") if is_run else args[0], *args[1:])
+    np.save(mine / "mask.npy", np.ones((1, 8, 8) if is_run else (2,)))
+    asked["answer"] = diagnosis(code=CODE)
+    result = json.loads(done(*args, "--json"))
+    sys.modules.pop("mine", None)
+    scope = {}
+    exec(result["code"], scope)
+    assert "as you gave" not in result["code"]
+    assert (np.asarray(scope["data"]) == asked["data"]).all()
+    assert {name: np.asarray(value).tolist() for name, value in scope["condition"].items()} == {
+        name: np.asarray(value).tolist() for name, value in asked["condition"].items()
+    }
+    assert scope["kept"].all()
+    assert callable(scope["net"])
+    assert scope["given"].keys() == scope["condition"].keys()
+
+
 def test_help_says_that_the_file_is_executed():
     said = " ".join(done("--help").split())
     assert "is executed" in said

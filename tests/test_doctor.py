@@ -15,10 +15,12 @@ import leapstep
 from leapstep.doctor.budget import ROUNDS, Budget, Race, written
 from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, compare, ranges, routes
 from leapstep.doctor.curve import Profile, Recovered, counts, fit, level_of, named_levels, recover, usual
-from leapstep.doctor.findings import arguments_of, scaled, snippet
+from leapstep.doctor.diagnosis import Passage
+from leapstep.doctor.findings import arguments_of, scaled
 from leapstep.doctor.probe import Probe, probe
 from leapstep.doctor.samples import _conditions, draw
 from leapstep.doctor.search import LIKELY, SURE, _refined, _sized, agrees, confidence, whole_reading
+from leapstep.doctor.snippet import Sampling, snippet
 from leapstep.doctor.warp import SHIFTS, Told, drawn, told
 from strangers import COMBINATIONS, Stranger, source, verdict
 
@@ -117,6 +119,33 @@ def test_the_lines_to_paste_sample_the_data(diagnosed):
     assert samples.std().item() == pytest.approx(data.std(), rel=0.1)
     same = leapstep.sample(diagnosis.diffusion, (300, *data.shape[1:]), 20)
     torch.testing.assert_close(samples, same, rtol=1e-3, atol=1e-3)
+
+
+def test_where_ddim_spoils_and_noise_does_not_it_is_tried_and_said(monkeypatch):
+    """The check of sampling is made again with eta = 1, which is what is pasted and advised where it helps."""
+    limits, etas = (0.25, 0.8, 1.5, 0.4), []
+
+    def passages(*args, transition, **options):
+        etas.append(transition)
+        wide = 1.9 if transition == 0 or stays else 1.0
+        ends = (Passage(1.0, 0.1, 1.0, 0.1, 0.05, limits), Passage(0.0, 0.1, wide, 0.1, 0.05, limits))
+        return ends, None if wide == 1 else 0.0
+
+    monkeypatch.setattr(leapstep.doctor.health, "passages", passages)
+    monkeypatch.setattr(leapstep.doctor, "ddim", lambda eta: eta)
+    net, data = BLOBS.network()
+    for stays in (False, True):
+        etas.clear()
+        diagnosis = leapstep.diagnose(net, data, n=40, budget=math.inf)
+        assert etas == [0.0, 1.0]
+        (concern,) = (each for each in diagnosis.concerns if "DDIM" in each.what)
+        assert "spread 1.9 times the data's, limit 1.5" in concern.what
+        assert (diagnosis.eta, diagnosis.parted) == ((0.0, 0.0) if stays else (1.0, None))
+        assert ("transition=leapstep.ddim(eta=1)" in diagnosis.code) == (not stays)
+        assert ("sample with eta = 1" in concern.cure) == (not stays)
+        scope = {"net": net}
+        exec(diagnosis.code, scope)
+        assert scope["x0"].shape == (16, 64)
 
 
 def test_the_ends_of_a_schedule_do_not_count(diagnosed):
@@ -274,7 +303,8 @@ def test_errors_are_measured_where_the_answer_counts(case):
     assert (diagnosis.arguments["predicts"], diagnosis.arguments["time"]) == ("v", "index")
     assert "cosine(100)" in diagnosis.code
     words = {finding.name: finding.confidence for finding in diagnosis.findings}
-    assert (words["predicts"], words["schedule"]) == ("sure", "sure")
+    assert words["predicts"] == "sure"
+    assert words["schedule"] != "unsure"
     assert all(level.error < 1.3 * level.linear for level in diagnosis.levels)
     assert diagnosis.parted is None
     assert all(concern.weight == 1 for concern in diagnosis.concerns)
@@ -842,7 +872,8 @@ def test_the_clock_of_a_flow_is_read_where_it_has_no_formula():
     torch.testing.assert_close(warp.meant(t), stranger.pace(t), rtol=0, atol=0.03)
     arguments = arguments_of(found, "[b]", True)
     scope = {"net": net}
-    exec(snippet(found, arguments, data.shape[1:], False), scope)
+    samples = draw(data, None, None, 40, torch.Generator(), torch.device("cpu"))
+    exec(snippet(found, arguments, samples, Sampling(False, 0.0, "cpu")), scope)
     samples = leapstep.sample(scope["diffusion"], (200, *data.shape[1:]), 20)
     assert samples.mean().item() == pytest.approx(data.mean(), abs=0.1)
     assert samples.std().item() == pytest.approx(data.std(), rel=0.1)

@@ -338,7 +338,29 @@ def test_broken_networks_part_where_they_are_broken(data):
     assert at(lambda x, k: net(x, 0 * k + 500))[1] is not None
     found, parted = at(lambda x, k: x / 0)
     assert parted == 0.95
-    assert all(torch.tensor(dataclasses.astuple(passage)).isfinite().all() for passage in found)
+    assert all(torch.tensor([*dataclasses.astuple(passage)[:5], *passage.limits]).isfinite().all() for passage in found)
+
+
+def test_what_fails_is_named_with_its_limit():
+    """A network whose samples are too narrow, too wide or away fails by that criterion, and says by how much."""
+    net, span, route, _ = known("plane")
+    for change, words in [
+        (lambda x0: 0.5 * x0, "spread"),
+        (lambda x0: 1.6 * x0, "spread"),
+        (lambda x0: x0 + 1, "mean"),
+    ]:
+        exact = adapted(net, route)
+        wrong = exact._replace(denoise=lambda x, t, exact=exact, change=change: change(exact.denoise(x, t)))
+        found, parted = health.passages(wrong, span, 1)
+        (concern,) = health.sampling_concern(found, parted)
+        end = found[-1]
+        mean, narrow, wide, shape = end.limits
+        outside = {"mean": end.mean > mean, "spread": not narrow < end.spread < wide, "shape": end.shape > shape}
+        assert outside[words]
+        for name, failed in outside.items():
+            assert failed == any(said.startswith(name) for said in end.failed())
+        assert all(said in concern.what for said in end.failed())
+        assert "limit" in end.failed()[0] or "at least" in end.failed()[0]
 
 
 def test_a_start_that_leaks_parts_at_once():

@@ -142,9 +142,16 @@ def test_an_untrained_network():
 
 
 def test_sampling_that_parts_or_was_not_checked():
-    for said in both(parted=0.31):
+    limits = (0.25, 0.8, 1.5, 0.43)
+    passages = (Passage(1.0, 0.1, 1.0, 0.1, 0.06, limits), Passage(0.31, 0.1, 1.91, 0.1, 0.06, limits))
+    passages += (Passage(0.0, 0.6, 0.5, 0.9, 0.06, limits),)
+    for said in both(passages=passages, parted=0.31):
         assert "Samples leave the data." in said
-        assert "Samples part from the data at t = 0.31. At the end their spread is 1.02 of the data's" in said
+        assert "Samples part from the data at t = 0.31: spread 1.91 times the data's, limit 1.5." in said
+        assert "At the end: mean 0.6 standard deviations from the data's, limit 0.25, spread 0.5 times" in said
+        assert "the data's, at least 0.8, shape off by 0.9, limit 0.43." in said
+    for said in both(eta=1.0):
+        assert "Samples with eta = 1 follow the data from noise to the end" in said
     for said in both(passages=()):
         assert "Sampling was not checked." in said
         assert "follow the data." not in said
@@ -255,13 +262,14 @@ def test_a_curve_that_the_network_does_not_tell():
 
 
 def test_numbers_beyond_all_bounds():
+    limits = (0.25, 0.8, 1.25, 0.43)
     levels = (Level(0.1, 99, math.inf, 1e6, 0.0), Level(0.5, 499, 0.0, math.nan, 0.5), Level(1, 999, -math.inf, 0, 1))
-    passages = (Passage(1.0, 0.0, 1.0, 0.1, 0.1), Passage(0.0, 1e6, 1e6, 13.8, math.nan))
+    passages = (Passage(1.0, 0.0, 1.0, 0.1, 0.1, limits), Passage(0.0, 1e6, 1e6, 13.8, math.nan, limits))
     found = page(levels=levels, passages=passages, parted=0.0)
     assert "1e+06" in found.text
     said = report.text(diagnosis(levels=levels, passages=passages, parted=0.0))
     assert re.search(r"inf +1e\+06 +0 ", said)
-    assert "nan" in said
+    assert "spread over 1000 times the data's, limit 1.2" in " ".join(said.split())
 
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):

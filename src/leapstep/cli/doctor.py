@@ -112,24 +112,29 @@ def command(
     Exit code: 0 with a verdict, 3 where it contradicts what was assumed or what the folder says, 2 for mistakes.
     """
     from leapstep.doctor import diagnose
+    from leapstep.doctor.snippet import loaded
 
     assumed = dict(_assumed(setting) for setting in assume or [])
     limits = {"n": n, "seed": seed, "budget": None if budget is None else _seconds(budget), "counts": _counts(counts)}
     _check_outputs(out, html_file)
     source, function = _parts(model)
     if function:
-        network, hints = _network(source, function, device)
-        held, known = _read(data, split, size), None
+        network, hints_of_file = _network(source, function, device)
+        known = None
+        split, held = options.part(lambda name: _read(data, name, size), data, split, "train")
         given = _condition(condition, label_argument, held)
     else:
         network, known, held, given = _from_folder(model, data, split, options.device(device), (size, label_argument))
-        hints = {}
+        hints_of_file = {}
         given |= _condition(condition, None, held)
-    hints = _merged(hints, assumed, given, limits)
+    hints = _merged(hints_of_file, assumed, given, limits)
     with progress_bar(0, "starting", " samples") as bar:
         name = functools.partial(bar.set_description_str, refresh=False)  # within the second in which no bar shows
         announce = functools.partial(_announce, bar)
         found = diagnose(network, held.values, on_stage=name, on_call=bar.update, on_estimate=announce, **hints)
+    lines = _loading(held, (data, split, size), known, (condition, label_argument, counts))
+    lines["net"] = _loading_network(model, device, bool(hints_of_file))
+    found = dataclasses.replace(found, code=loaded(found.code, lines))
     if known is not None:
         found = dataclasses.replace(found, contradictions=(*found.contradictions, *_disagreements(known, found)))
     return parsing.Verdict(_show(found, out, html_file), 3 if found.contradictions else 0)
@@ -243,10 +248,61 @@ def _network(path: Path, function: str, device: str | None) -> tuple[Any, dict[s
     return network, dict(hints)
 
 
-def _read(source: str, split: str | None, size: int | None) -> Data:
+def _loading_network(model: str, device: str | None, hints: bool) -> list[str]:
+    """Lines of Python that load the network as the command did.
+
+    Arguments:
+        hints: whether the file's function returns arguments beside it.
+    """
+    path, function = _parts(model)
+    if not function:
+        return [f"model = leapstep.load({model!r})", "net = model.network"]
+    names = "net, hints" if hints else "net"
+    moved = [f"net = net.to({device!r})"] if device is not None else []
+    if path.stem.isidentifier() and path.parent == Path():
+        return [f"from {path.stem} import {function}", f"{names} = {function}()", *moved]
+    lines = ["from pathlib import Path", "from leapstep import plugin"]
+    return [*lines, f"{names} = plugin.make(Path({str(path)!r}), {function!r})", *moved]
+
+
+def _loading(
+    held: Data,
+    source: tuple[str, str | None, int | None],
+    known: Model | None,
+    beside: tuple[Path | None, str | None, Path | None],
+) -> dict[str, list[str]]:
+    """Lines of Python that load the data, the condition and the mask as the command did, by these names.
+
+    Arguments:
+        held: the data.
+        source: their name, the part of them, and the side of pictures.
+        known: the model of a folder, for which they were read.
+        beside: the file of conditions, the keyword of labels, and the file of the mask, as far as they were given.
+    """
+    (data, split, size), (condition, label_argument, counts) = source, beside
+    size = known.shape[1] if known is not None and known.is_pictures else size
+    wanted = [f"split={split or 'train'!r}", *([f"size={size}"] if size is not None else [])]
+    wanted += [f"channels={known.shape[0]}"] if known is not None and known.is_pictures else []
+    reading = ["import numpy as np", f"held = leapstep.data.read({data!r}, {', '.join(wanted)})"]
+    given = [f"dict(np.load({str(condition)!r}))"] if condition is not None else []
+    given += [f"{{{label_argument!r}: held.labels}}"] if label_argument is not None else []
+    if known is not None and known.classes:
+        labels = "[model.classes.index(held.classes[label]) for label in held.labels]"
+        labels = f"np.full(len(held), {known.null_label})" if held.labels is None else f"np.array({labels})"
+        given.append(f'{{"class_labels": {labels}}}')
+    mask = 'hints["counts"]' if counts is None else f"np.load({str(counts)!r})"
+    return {
+        "net": [],
+        "data": [*reading, "data = np.array(held.values)"],
+        "condition": [*reading, f"condition = {' | '.join(given)}"] if given else ['condition = hints["condition"]'],
+        "counts": ["import numpy as np", f"counts = {mask}"],
+    }
+
+
+def _read(source: str, split: str, size: int | None) -> Data:
     from leapstep.data import read
 
-    return options.part(lambda name: read(source, split=name, size=size), source, split, "train")[1]
+    return read(source, split=split, size=size)
 
 
 def _condition(path: Path | None, label_argument: str | None, held: Data) -> dict[str, Array]:

@@ -21,11 +21,13 @@ from leapstep.doctor.budget import Budget
 from leapstep.doctor.conventions import Route, Trial, ranges
 from leapstep.doctor.curve import counts, level_of
 from leapstep.doctor.diagnosis import Concern, Curve, Diagnosis, Finding, Level, Passage
-from leapstep.doctor.findings import arguments_of, contradictions, findings, snippet
+from leapstep.doctor.findings import arguments_of, contradictions, findings
 from leapstep.doctor.probe import Probe, device_of, probe
 from leapstep.doctor.samples import LEAST, Given, Samples, draw
 from leapstep.doctor.search import Candidate, pairs_of, search, whole_race, whole_reading
+from leapstep.doctor.snippet import Sampling, snippet
 from leapstep.process import PREDICTIONS, SCHEDULES
+from leapstep.transitions import ddim
 
 __all__ = ["Concern", "Curve", "Diagnosis", "Finding", "Level", "Passage", "diagnose"]
 
@@ -107,24 +109,21 @@ def diagnose(
     arguments = arguments_of(winner, ask.reshape, ask.fractional)
     ask.broken = ask.calls = 0  # of the convention that was found alone
     levels, concerns = _health(net, ask, winner, noise, "clip" in arguments)
+    origin = health.signal_left(winner.trial.route, winner.trial.range) > health.LEAKS[0]
     passages: tuple[Passage, ...] = ()
-    parted = None
-    drawn = time.sampling(size) if check else None
-    if drawn is not None:
+    parted, eta = None, 0.0
+    if check:
         on_stage("sampling")
-        inside = _adapted(ask.direct, winner, _inner(arguments, winner), samples, winner.trial.range.values, drawn.n)
-        passages, parted = health.passages(
-            inside, winner.trial.range, seed, *drawn, conditional=not samples.alike, device=ask.device
-        )
-        concerns += health.sampling_concern(passages, parted)
+        passages, parted, eta, more = _sampled(ask, winner, _inner(arguments, winner), samples, (seed, size, origin))
+        concerns += more
     if not ask.timed:
         concerns = (health.untimed(check and parted is None), *concerns)
     return Diagnosis(
         findings=findings(found, ask, beliefs),
         concerns=tuple(sorted(concerns, key=lambda concern: -concern.weight)),
-        code=snippet(winner, arguments, tuple(values.shape[1:]), condition is not None),
+        code=snippet(winner, arguments, samples, Sampling(origin, eta, str(ask.device))),
         arguments=arguments,
-        diffusion=_adapted(net, winner, arguments, samples, values, len(samples)),
+        diffusion=_adapted(net, winner, arguments, samples, len(samples), origin),
         curve=_curve(winner),
         levels=levels,
         passages=passages,
@@ -133,6 +132,7 @@ def diagnose(
         calls=searched + ask.calls,
         seconds=round(time.elapsed, 1),
         cuts=tuple(time.cuts),
+        eta=eta,
         counted=None if samples.counts is None else round(samples.counts.double().mean().item(), 4),
     )
 
@@ -154,20 +154,58 @@ def _checked(assume: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _adapted(
-    net: Callable[..., Any], winner: Candidate, arguments: Mapping[str, Any], samples: Samples, known: Tensor, n: int
+    net: Callable[..., Any], winner: Candidate, arguments: Mapping[str, Any], samples: Samples, n: int, origin: bool
 ) -> Diffusion:
-    """The network ready to sample for the first n rows; where its answer does not count, samples keep what is known.
+    """The network ready to sample for the first n rows; where its answer does not count, samples keep the data.
 
     Arguments:
-        arguments: of `from_network`, in the range of the known values `[m, *d]`.
+        arguments: of `from_network`; with a scaling among them it is in the range of the data as they lie on disk.
+        origin: whether it starts around the mean of the data.
     """
-    route = winner.trial.route
+    route, span = winner.trial.route, winner.trial.range
     process = route.process._replace(timesteps=route.timesteps)
     diffusion = from_network(net, process, condition=samples.condition(torch.arange(n)), **arguments)
+    known = samples.values.float() if "scaling" in arguments else span.values
+    if origin:
+        diffusion = diffusion._replace(origin=known.mean(0))
     if samples.counts is None:
         return diffusion
     counts, held = samples.counts[:n], known[:n]
     return clipped(diffusion, lambda x0: torch.where(counts.to(x0.device), x0, held.to(x0)))
+
+
+def _sampled(
+    ask: Probe, winner: Candidate, arguments: Mapping[str, Any], samples: Samples, how: tuple[int, int, bool]
+) -> tuple[tuple[Passage, ...], float | None, float, tuple[Concern, ...]]:
+    """Check samples of DDIM, and where they part from the data those with eta = 1: passages, parted, eta, concerns.
+
+    Arguments:
+        arguments: of `from_network`, in the network's own range.
+        how: the seed, how many samples at most, and whether they start around the data's mean.
+    """
+    seed, size, origin = how
+    plan = ask.budget.sampling(size)
+    if plan is None:
+        return (), None, 0.0, ()
+    inside = _adapted(ask.direct, winner, arguments, samples, plan.n, origin)
+
+    def drawn(eta: float) -> tuple[tuple[Passage, ...], float | None]:
+        return health.passages(
+            inside,
+            winner.trial.range,
+            seed,
+            *plan,
+            transition=ddim(eta),
+            conditional=not samples.alike,
+            device=ask.device,
+        )
+
+    passages, parted = drawn(0.0)
+    if parted is None or plan.samples > ask.budget.allowed("sampling"):
+        return passages, parted, 0.0, health.sampling_concern(passages, parted)
+    others, still = drawn(1.0)
+    concerns = health.sampling_concern(passages, parted, cured=still is None)
+    return (others, None, 1.0, concerns) if still is None else (passages, parted, 0.0, concerns)
 
 
 def _inner(arguments: Mapping[str, Any], winner: Candidate) -> dict[str, Any]:

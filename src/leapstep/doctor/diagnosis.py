@@ -90,6 +90,7 @@ class Passage:
         spread: standard deviation of the samples over that of x_t.
         shape: how far the variances along the data's principal axes are off: the mean of |log of their ratio|.
         luck: how large `shape` is for as many draws of q(x_t) itself.
+        limits: of `mean`, of `spread` below and above, and of `shape`, beyond which samples differ from the data.
     """
 
     t: float
@@ -97,6 +98,22 @@ class Passage:
     spread: float
     shape: float
     luck: float
+    limits: tuple[float, float, float, float]
+
+    def failed(self) -> tuple[str, ...]:
+        """The criteria that the samples fail, each with its number and its limit, in words."""
+        mean, narrow, wide, shape = self.limits
+        criteria = (
+            (self.mean > mean, f"mean {_number(self.mean)} standard deviations from the data's, limit {mean:.2g}"),
+            (self.spread > wide, f"spread {_number(self.spread)} times the data's, limit {wide:.2g}"),
+            (self.spread < narrow, f"spread {_number(self.spread)} times the data's, at least {narrow:.2g}"),
+            (self.shape > shape, f"shape off by {_number(self.shape)}, limit {shape:.2g}"),
+        )
+        return tuple(words for wrong, words in criteria if wrong)
+
+
+def _number(value: float) -> str:
+    return "over 1000" if value > 1000 else "under 0.001" if value < 1e-3 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +134,7 @@ class Diagnosis:
         contradictions: what speaks against what was assumed.
         calls: samples that went through the network.
         seconds: how long it took.
+        eta: with which samples follow the data: 0 is DDIM, 1 where DDIM parts from them and DDPM's noise does not.
         cuts: what was cut for want of time, in words; empty where there was time for everything.
         counted: the share of the values in which the network's answer counts; None where no mask said so.
     """
@@ -134,6 +152,7 @@ class Diagnosis:
     calls: int
     seconds: float
     cuts: tuple[str, ...] = ()
+    eta: float = 0.0
     counted: float | None = None
 
     def __getitem__(self, name: str) -> Finding:

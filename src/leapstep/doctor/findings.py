@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ from leapstep.doctor.search import (
     margin,
 )
 from leapstep.doctor.warp import Told, told
+from leapstep.process import SCHEDULES
 
 PREDICTS = {
     "eps": "eps, the noise",
@@ -202,17 +202,20 @@ def _schedule(found: Search, weak: bool) -> Finding:
     chosen, route, profile = winner.fits[0], winner.trial.route, winner.profile
     places = int((winner.curve.told & counts(profile, level_of(route, profile.timesteps))).sum())
     read = f"read at {places} of {len(profile.timesteps)} timesteps"
+    silent = f"at none of {len(profile.timesteps)} timesteps does the network tell its noise level: its errors decide"
     if winner.levels is not None:
         evidence = (
             f"no schedule with a name fits (the nearest, {chosen.code}, has a misfit of {chosen.misfit:.2g}, and up to "
-            f"{FITS:g} is a fit); the level was {read}"
+            f"{FITS:g} is a fit); {f'the level was {read}' if places else silent}"
         )
         word = "likely" if chosen.misfit > 2 * FITS else "unsure"
         return Finding("schedule", "a curve without a name, recovered", _capped(word, weak), evidence, chosen.code)
-    evidence = f"its misfit is {chosen.misfit:.2g} (about 1 is as good as it gets, up to {FITS:g} is a fit), {read}"
+    limit = f"about 1 is as good as it gets, up to {FITS:g} is a fit"
+    evidence = f"its misfit is {chosen.misfit:.2g} ({limit}), {read}" if places else silent
     if route.time not in ("index", "index_from_1", "1000t", "999t", "fraction", "fraction_from_0"):
         value = f"any with {_family(route)}: the clock says the noise level itself"
-        return Finding("schedule", value, _capped("sure" if chosen.misfit < 6 else "likely", weak), evidence)
+        word = "sure" if places and chosen.misfit < 6 else "likely"
+        return Finding("schedule", value, _capped(word, weak), evidence)
     variance = winner.trial.range.linear.variance
     same = [
         each.code
@@ -221,7 +224,7 @@ def _schedule(found: Search, weak: bool) -> Finding:
     ]
     evidence += f"; {same[0]} is the same within {SAME:g} in log-SNR" if same else ""
     rival, beyond = _next(winner)
-    word = confidence(beyond, CERTAIN, PROBABLE) if chosen.misfit < FITS else "unsure"
+    word = confidence(beyond, CERTAIN, PROBABLE) if places and chosen.misfit < FITS else "unsure"
     if route.warp is not None and route.warp.read:
         evidence += "; no clock with a formula fits"
         word = min(word, "likely", key=CONFIDENCES.index)
@@ -345,31 +348,9 @@ def arguments_of(winner: Candidate, reshape: str, fractional: bool) -> dict[str,
     return found | ({"clip": clip} if clip is not None else {})
 
 
-def snippet(winner: Candidate, arguments: Mapping[str, Any], shape: tuple[int, ...], conditional: bool) -> str:
-    """The lines of Python to paste."""
-    code, span = winner.fits[0].code, winner.trial.range
-    if winner.levels is not None:
-        kind = family(winner.fits[0].route.schedule)
-        more = "" if kind == "vp" else f", family={kind!r}"
-        code = f"leapstep.from_log_snr({winner.levels}{more})"
-    parts = [f"{name}={_literal(value)}" for name, value in arguments.items()]
-    parts += ["condition=condition"] if conditional else []
-    call = f"diffusion = leapstep.from_network(net, {code}, {', '.join(parts)})"
-    if len(call) > 100:
-        call = (
-            "\n    ".join(["diffusion = leapstep.from_network(", *(f"{part}," for part in ("net", code, *parts))])
-            + "\n)"
-        )
-    further = [f"import {name}" for name in ("numpy", "torch") if re.search(rf"\b{name}\.", call)]
-    lines = ["import leapstep", *further, "", call]
-    wide = "" if isinstance(span.scale, float) else " * std + mean  # those of your training data, per feature"
-    lines.append(f"x0 = leapstep.sample(diffusion, shape={(16, *shape)}, steps=20){wide}")
-    return "\n".join(lines)
-
-
 def _endless(code: str) -> bool:
     """Whether a process in Python has no trained levels of its own."""
-    return code in ("leapstep.flow()", "leapstep.vp()", "leapstep.exponential()")
+    return code in [f"leapstep.{name}()" for name, make in SCHEDULES.items() if make().timesteps is None]
 
 
 def _clip(winner: Candidate) -> tuple[float, float] | None:
@@ -385,11 +366,3 @@ def _clip(winner: Candidate) -> tuple[float, float] | None:
             return a, b
     faint = route.process.log_snr(1.0).item() + math.log(span.linear.variance) < -15
     return (low, high) if faint and winner.trial.predicts.removeprefix("-") in ("eps", "score") else None
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, Told):
-        return str(value)
-    if isinstance(value, tuple):
-        return f"({', '.join(f'{each:.6g}' for each in value)})"
-    return f'"{value}"' if isinstance(value, str) else repr(value)

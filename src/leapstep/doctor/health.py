@@ -33,6 +33,7 @@ from leapstep.doctor.diagnosis import Concern, Level, Passage
 from leapstep.doctor.probe import Probe
 from leapstep.finite import NotFinite
 from leapstep.sampling import Noise, beginning, times, trajectory
+from leapstep.transitions import Transition
 
 REACH = 8.0
 """Errors are measured where |log of the variance of alpha x0 over that of the noise| is at most this."""
@@ -230,15 +231,20 @@ def _times(ratio: float) -> str:
 # --- the start -----------------------------------------------------------------------------------------------------
 
 
+def signal_left(route: Route, span: Range) -> float:
+    """Signal over noise at t = 1, root mean square; above `LEAKS` sampling should start around the data's mean."""
+    one = torch.ones((), dtype=F64)
+    size = span.mean(span.values.to(F64).square(), torch.arange(len(span.values))).mean().sqrt().item()
+    return (route.process.alpha(one) / route.process.sigma(one)).item() * size
+
+
 def leak(route: Route, span: Range, predicts: str = "") -> tuple[Concern, ...]:
     """Compare the last level with the noise that sampling starts from, N(0, sigma(1)^2).
 
     Arguments:
         predicts: the kind of prediction, where it is known: from eps x0 cannot be had without signal.
     """
-    alpha, sigma = route.process.alpha(torch.ones((), dtype=F64)).item(), route.process.sigma(torch.ones((), dtype=F64))
-    size = span.mean(span.values.to(F64).square(), torch.arange(len(span.values))).mean().sqrt().item()
-    signal = alpha * size / sigma.item()
+    alpha, signal = route.process.alpha(torch.ones((), dtype=F64)).item(), signal_left(route, span)
     if signal > LEAKS[0]:
         mean = span.linear.mean.square().mean().sqrt().item()
         return (
@@ -247,7 +253,8 @@ def leak(route: Route, span: Range, predicts: str = "") -> tuple[Concern, ...]:
                 f"at t = 1 the data still are {signal:.3g} of the noise (root mean square of alpha x0 over sigma), and "
                 "sampling starts from noise alone",
                 f"start around alpha(1) = {alpha:.3g} times the data's mean (root mean square {mean:.3g}), as "
-                "diffusion._replace(origin=mean) does, or train on leapstep.rescale_zero_terminal_snr(process)",
+                "diffusion._replace(origin=mean) does in the lines to paste, or train on "
+                "leapstep.rescale_zero_terminal_snr(process)",
             ),
         )
     if predicts.removeprefix("-") not in ("eps", "score") or signal > FAINT:
@@ -504,15 +511,17 @@ def passages(
     n: int = 64,
     steps: int = 20,
     *,
+    transition: Transition | None = None,
     conditional: bool = False,
     device: torch.device | str = "cpu",
 ) -> tuple[tuple[Passage, ...], float | None]:
-    """Sample a batch by DDIM and compare it, level by level, with q(x_t) from the data.
+    """Sample a batch and compare it, level by level, with q(x_t) from the data.
 
     Arguments:
         diffusion: in the network's range; a conditional one is conditioned for rows 0..n-1 of the data.
         n: samples; with fewer than 64 luck may speak. At most as many as there are data where it is conditional.
         steps: their number, fewer where fewer levels were trained.
+        transition: default: DDIM.
         conditional: compare with these n rows only, rather than with all.
         device: where the network computes.
     Returns:
@@ -533,7 +542,7 @@ def passages(
         _Moments(0 * data.mean, share.mean(), basis.square() @ share) for share in (0 * data.mean, mask.mean(0))
     )
     law, draws = _Noised(data, zero, noised), _draws(values, mask, basis, n, seed)
-    found, off = [], []
+    found: list[Passage] = []
 
     def compare(x: Tensor, s: Tensor, before: Tensor) -> None:
         alpha, sigma = process.alpha(s).item(), process.sigma(s).item()
@@ -545,18 +554,18 @@ def passages(
         wanted, least = law.at(alpha, sigma), max(0.01 * alpha**2 * total, min(lost, total))
         mean, spread, shape = _distances(_moments(flat, flat, basis), wanted, least).tolist()
         limits, luck = _luck(torch.stack([_distances(draw.at(alpha, sigma), wanted, least) for draw in draws]))
-        found.append(Passage(s.item(), mean, math.exp(spread), shape, luck))
         narrow = -limits[1] - math.log1p(min(lost / total, 1)) / 2
-        off.append(mean > limits[0] or not narrow < spread < limits[1] or shape > limits[2])
+        allowed = (limits[0], math.exp(narrow), math.exp(limits[1]), limits[2])
+        found.append(Passage(s.item(), mean, math.exp(spread), shape, luck, allowed))
 
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotFinite)  # the passages say so
         x = beginning(diffusion, path[0], noise(0))
         compare(x, path[0], path[0])
-        for state in trajectory(diffusion, x, path, noise=noise):
+        for state in trajectory(diffusion, x, path, transition, noise=noise):
             compare(state.x, state.s, state.t)
-    differing = next((i for i in reversed(range(len(off))) if not off[i]), -1) + 1
-    return tuple(found), found[differing].t if differing < len(off) else None
+    differing = next((i for i in reversed(range(len(found))) if not found[i].failed()), -1) + 1
+    return tuple(found), found[differing].t if differing < len(found) else None
 
 
 def _path(diffusion: Diffusion, path: Tensor, x: Tensor) -> Tensor:
@@ -613,11 +622,12 @@ def follows(luck: float) -> float:
     return PARTED[2] + 3 * luck
 
 
-def sampling_concern(passages: Sequence[Passage], parted: float | None) -> tuple[Concern, ...]:
+def sampling_concern(passages: Sequence[Passage], parted: float | None, cured: bool = False) -> tuple[Concern, ...]:
     """Say where sampling and data part.
 
     Arguments:
         passages, parted: as `passages` found them.
+        cured: whether they do not with eta = 1.
     """
     if parted is None:
         return ()
@@ -626,13 +636,15 @@ def sampling_concern(passages: Sequence[Passage], parted: float | None) -> tuple
     spoiled = end.mean > 0.6 or not 0.6 < end.spread < 1.6 or end.shape > 1 + 3 * end.luck
 
     def told(passage: Passage) -> str:
-        return (
-            f"means {_number(passage.mean)} standard deviations apart, {_number(passage.spread)} times the spread, "
-            f"variances along the principal axes off by a factor of {_number(math.exp(passage.shape))} (by luck "
-            f"{math.exp(passage.luck):.2g})"
-        )
+        """The criteria that it fails."""
+        return ", ".join(passage.failed())
 
-    if place == 1 and spoiled:
+    if cured:
+        cure = (
+            "sample with eta = 1, transition=leapstep.ddim(eta=1), as the lines to paste do: with it samples follow "
+            "the data, as the noise of each step makes up for errors of the network"
+        )
+    elif place == 1 and spoiled:
         cure = (
             "the first step goes wrong: bound the estimate with clip=, or start sampling below t = 1, where a small "
             "error of eps is a large one of x0; if neither helps, prediction, schedule or clock are wrong"
@@ -647,10 +659,6 @@ def sampling_concern(passages: Sequence[Passage], parted: float | None) -> tuple
             f"look at the network's error at t = {passages[place - 1].t:.3g} and above: if it is small, take more "
             "steps or bound the estimate with clip=; if not, the network or its convention is wrong there"
         )
-    what = f"samples part from the data at t = {parted:.3g}: {told(passages[place])}"
+    what = f"samples of DDIM part from the data at t = {parted:.3g}: {told(passages[place])}"
     what += "" if passages[place] is end else f"; at the end: {told(end)}"
-    return (Concern(3 if spoiled else 2, what, cure),)
-
-
-def _number(value: float) -> str:
-    return "over 1000" if value > 1000 else "under 0.001" if value < 1e-3 else f"{value:.3g}"
+    return (Concern(3 if spoiled and not cured else 2, what, cure),)

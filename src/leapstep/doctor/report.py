@@ -86,8 +86,11 @@ def sampled(diagnosis: Diagnosis) -> str:
         f"alone makes {_short(end.luck)}"
     )
     if diagnosis.parted is None:
-        return f"Samples follow the data from noise to the end: there {numbers}."
-    return f"Samples part from the data at t = {_short(diagnosis.parted)}. At the end {numbers}."
+        which = f"Samples with eta = {diagnosis.eta:g}" if diagnosis.eta else "Samples"
+        return f"{which} follow the data from noise to the end: there {numbers}."
+    place = next((each for each in diagnosis.passages if each.t <= diagnosis.parted), end)
+    said = f"Samples part from the data at t = {_short(diagnosis.parted)}: {', '.join(place.failed())}."
+    return said if place is end else f"{said} At the end: {', '.join(end.failed())}."
 
 
 def errors(diagnosis: Diagnosis) -> str:

@@ -31,13 +31,20 @@ class Samples:
         values: as they lie on disk, `[n, *d]`, in memory of their own.
         condition: of rows of these `[b]`, the network's keyword arguments.
         counts: where the network's answer counts, bool `[n, *d]`; None: everywhere.
-        alike: whether a network samples for any row as for all: there are no conditions, and nothing that is given.
+        given: how conditions were given, "arrays" or "function"; "" where there are none.
+        masked: how `counts` was given, a mask for "each" of the data or one for "all"; "" where there is none.
     """
 
     values: Tensor
     condition: Condition
     counts: Tensor | None
-    alike: bool
+    given: str
+    masked: str
+
+    @property
+    def alike(self) -> bool:
+        """Whether a network samples for any row as for all."""
+        return not self.given and not self.masked
 
     def __len__(self) -> int:
         """How many rows."""
@@ -68,7 +75,9 @@ def draw(data: Any, condition: Given, counts: Any, n: int, generator: torch.Gene
     if (values if own is None else values[own]).to(F64).std() == 0:
         raise ValueError("all values of the data are the same: the network cannot be told from any other")
     given = _conditions(condition, chosen, len(whole), device)
-    return Samples(values, given, own, alike=condition is None and counts is None)
+    kind = "" if condition is None else "function" if callable(condition) else "arrays"
+    masked = "" if mask is None else "each" if _array(counts).ndim == whole.ndim else "all"
+    return Samples(values, given, own, kind, masked)
 
 
 def _array(values: Any) -> Tensor | Array:
