@@ -584,7 +584,7 @@ good = np.random.default_rng(21).standard_normal((8, 3))
         (lambda: inception_score(np.array([[1.5, -0.5]])), "probabilities below 0, .* softmax"),
         (lambda: inception_score(np.abs(good)), "rows that do not sum to 1"),
         (lambda: inception_score(good[0]), r"probabilities of shape \[3\]: pass \[samples, classes\]"),
-        (lambda: measure(good, good, metrics=["frechet", "fid"]), "metric fid: use some of frechet, kernel"),
+        (lambda: measure(good, good, metrics=["frechet", "fid"]), "metric fid: use one of frechet, kernel"),
         (lambda: measure(good, good, metrics=["inception_score"]), "inception_score needs the probabilities"),
         (lambda: measure(good, good, probabilities=np.ones((7, 1)), k=1), "of 7 samples, features of 8: pass those"),
         (lambda: measure(good, good, k=6), "8 samples: .* leaves a fifth out, and 7 must stay; pass at least 9"),

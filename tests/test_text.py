@@ -30,13 +30,14 @@ def test_a_long_text_becomes_one_short_line():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "meant"), [("ddmi", "ddim"), ("DDIM", "ddim"), ("dpmpp-2m", "dpmpp_2m"), ("zzz", None)]
+    ("wrong", "meant"),
+    [("ddmi", "ddim"), ("DDIM", "ddim"), ("epsilon", "eps"), ("dpmpp-2m", "dpmpp_2m"), ("zzz", None)],
 )
 def test_near_misses_are_guessed(wrong, meant):
-    names = ["ddim", "dpmpp_2m", "unipc"]
+    names = ["ddpm", "ddim", "dpmpp_2m", "unipc", "eps"]
     assert near(wrong, names) == meant
     said = str(unknown("method", wrong, names))
-    assert "use one of ddim, dpmpp_2m, unipc" in said
+    assert "use one of ddpm, ddim, dpmpp_2m, unipc, eps" in said
     assert (f"did you mean {meant}?" in said) == (meant is not None)
 
 

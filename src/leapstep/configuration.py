@@ -7,6 +7,7 @@ make the options of `leapstep train`, the keys of the YAML file and the record i
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from leapstep.reading import read_yaml
-from leapstep.text import one_line
+from leapstep.text import SYNONYMS, allowed, near, one_line
 
 
 def _listed(value: Any) -> Any:
@@ -27,6 +28,11 @@ def _listed(value: Any) -> Any:
 def _held_out(value: Any) -> Any:
     """Accept the number of samples, and what YAML makes of "no"."""
     return "no" if value is False or value in (0, "0") else str(value) if type(value) is int else value
+
+
+def _ours(value: Any) -> Any:
+    """Our word for one of diffusers'."""
+    return SYNONYMS.get(value, value) if isinstance(value, str) else value
 
 
 Widths = Annotated[tuple[int, ...], BeforeValidator(_listed)]
@@ -52,12 +58,15 @@ class TrainingConfig(BaseModel):
         "most 1000, where the data have no part test and at least 100 samples",
     )
     # diffusion
-    schedule: Literal["linear", "scaled_linear", "quadratic", "cosine", "sigmoid", "exponential", "exponential_s"] = (
-        Field("linear", description="noise schedule")
-    )
+    schedule: Annotated[
+        Literal["linear", "scaled_linear", "quadratic", "cosine", "sigmoid", "exponential", "exponential_s"],
+        BeforeValidator(_ours),
+    ] = Field("linear", description="noise schedule")
     timesteps: int = Field(1000, ge=1, description="T, the number of noise levels")
     zero_terminal_snr: bool = Field(False, description="rescale the schedule so that level T holds no signal")
-    predicts: Literal["eps", "x0", "v"] = Field("eps", description="what the network predicts")
+    predicts: Annotated[Literal["eps", "x0", "v"], BeforeValidator(_ours)] = Field(
+        "eps", description="what the network predicts"
+    )
     loss: Literal["eps", "x0", "v", "min_snr", "variational"] | None = Field(
         None, description="whose squared error is the loss, or its weight; default: what the network predicts"
     )
@@ -192,7 +201,7 @@ def configure(
             neighbour.
     """
     if preset is not None and preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}: use one of {', '.join(PRESETS)}")
+        raise ValueError(f"unknown preset {preset!r}: {allowed(preset, PRESETS)}")
     settings = {**(base or {}), **PRESETS.get(preset or "", {}), **_read_yaml(file), **overrides}
     for key in settings:
         if key not in TrainingConfig.model_fields:
@@ -220,4 +229,8 @@ def _read_yaml(file: str | Path | None) -> dict[str, Any]:
 def _line(problem: Any) -> str:
     if not problem["loc"]:
         return str(problem["msg"]).removeprefix("Value error, ")
-    return f"{problem['loc'][0]}={one_line(repr(problem['input']), 60)}: {problem['msg'].lower()}"
+    meant = None
+    if problem["type"] == "literal_error":
+        meant = near(str(problem["input"]), re.findall(r"'([^']+)'", problem["ctx"]["expected"]))
+    guess = "" if meant is None else f": did you mean {meant}?"
+    return f"{problem['loc'][0]}={one_line(repr(problem['input']), 60)}: {problem['msg'].lower()}{guess}"

@@ -26,8 +26,9 @@ from leapstep.process import (
     rescale_zero_terminal_snr,
     sigmoid,
 )
+from leapstep.text import SYNONYMS, allowed
 
-PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+PREDICTION_TYPES = {ours: theirs for theirs, ours in SYNONYMS.items() if ours in ("eps", "x0", "v")}
 """What a network predicts: our name, diffusers' name."""
 
 VARIANCE_PRESERVING = {  # by class name: whether x0 is clipped where the file does not say
@@ -269,7 +270,7 @@ def _made(schedule: Mapping[str, Any]) -> Process:
     name = parameters.pop("name", None)
     makers: dict[str, Any] = {**SCHEDULES, "betas": from_betas}
     if name not in makers:
-        raise ValueError(f"there is no process {name!r}: use one of {', '.join(makers)}")
+        raise ValueError(f"there is no process {name!r}: {allowed(name, makers)}")
     if unknown := set(parameters) - set(inspect.signature(makers[name]).parameters):
         raise ValueError(f"the process {name} has no parameter {', '.join(sorted(unknown))}")
     process: Process = makers[name](**parameters)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from leapstep.data import Scaling
 from leapstep.process import PREDICTIONS, Process, along, as_time, checked, flat
+from leapstep.text import SYNONYMS, allowed
 
 CLOCKS = {
     "index": "k - 1, the trained levels counted from 0: most DDPM code, diffusers",
@@ -102,7 +103,7 @@ def from_network(
             `[b, 2c, ...]` is taken to carry a learned variance in its second half, from -1 (posterior) to 1 (beta).
         process: the process it was trained on, e.g. `leapstep.linear()`.
         predicts: "eps" (the noise), "x0", "v", "score", "flow" or EDM's "F", or one of them with a minus in front;
-            defined in `leapstep.process`.
+            defined in `leapstep.process`. diffusers' words for them ("epsilon", "sample", ...) are understood.
         time: how the network counts time: one of `CLOCKS` ("index" counts the trained levels from 0, as in the DDPM and
             diffusers code), or a function from t (`[b]`, float64) to the timestep.
         timesteps: number of trained levels, where the process does not say.
@@ -133,8 +134,9 @@ def from_network(
         Karras et al. 2022, section 5 and table 1 (preconditioning), arXiv:2206.00364.
     """
     checked(process)
+    predicts = SYNONYMS.get(predicts, predicts)
     if predicts.removeprefix("-") not in PREDICTIONS:
-        raise ValueError(f"unknown predicts={predicts!r}: use one of {', '.join(PREDICTIONS)}, or -flow and so on")
+        raise ValueError(f"unknown predicts={predicts!r}: {allowed(predicts, PREDICTIONS)}, or -flow and so on")
     if predicts.removeprefix("-") == "F" and sigma_data is None:
         raise ValueError("predicts='F' needs sigma_data, the standard deviation of the training data (EDM: 0.5)")
     if timesteps is not None and process.timesteps not in (None, timesteps):
@@ -186,7 +188,7 @@ def clock(
     Nothing is ever asked below the first trained level, k = 1. Arguments as of `from_network`.
     """
     if kind not in CLOCKS:
-        raise ValueError(f"unknown time={kind!r}: use one of {', '.join(CLOCKS)}, or a function of t")
+        raise ValueError(f"unknown time={kind!r}: {allowed(kind, CLOCKS)}, or a function of t")
     counts = kind.startswith("index") or kind == "fraction_from_0"
     if counts and timesteps is None:
         raise ValueError(
@@ -268,7 +270,7 @@ def _asking(
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
     """A call of the network on x `[b, *d]` and timesteps `[b]`, in the shape and the dtype that it wants."""
     if not callable(reshape) and reshape not in SHAPES:
-        raise ValueError(f"unknown reshape={reshape!r}: use one of {', '.join(SHAPES)}, or a function of the timestep")
+        raise ValueError(f"unknown reshape={reshape!r}: {allowed(reshape, SHAPES)}, or a function of the timestep")
 
     def once(x: Tensor, timestep: Tensor, extra: dict[str, Any]) -> Any:
         return net(x if dtype is None else x.to(dtype), timestep, **extra)

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from leapstep.text import allowed
+
 Samples = Tensor | npt.NDArray[Any]
 
 METRICS = ("frechet", "kernel", "precision", "recall", "density", "coverage", "inception_score")
@@ -439,7 +441,7 @@ def _chosen(metrics: Sequence[str] | None, classified: bool) -> list[str]:
     if metrics is None:
         return [name for name in METRICS if classified or name != "inception_score"]
     if unknown := [name for name in metrics if name not in METRICS]:
-        raise ValueError(f"metric {unknown[0]}: use some of {', '.join(METRICS)}")
+        raise ValueError(f"metric {unknown[0]}: {allowed(unknown[0], METRICS)}")
     if "inception_score" in metrics and not classified:
         raise ValueError("inception_score needs the probabilities of a classifier: choose features that have them")
     return [name for name in METRICS if name in metrics]

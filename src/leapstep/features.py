@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from leapstep import files, folders, plugin, reading, rotations
 from leapstep.data import Data, Scaling
 from leapstep.progress import progress_bar
+from leapstep.text import near
 from leapstep.weights import check_finite, compare
 
 Array = npt.NDArray[Any]
@@ -116,8 +117,10 @@ def load(
     if (Path(name) / MANIFEST).is_file():
         return _learned(Path(name), data, torch.device(device))
     said = f"the folder {name} has no {MANIFEST}" if Path(name).is_dir() else f"there are no features {name}"
+    meant = near(name, ("pixels", "inception"))
+    guess = "" if meant is None else f"did you mean {meant}? "
     raise ValueError(
-        f"{said}: use pixels, inception, a folder that `leapstep features train` made, or file.py:function"
+        f"{said}: {guess}use pixels, inception, a folder that `leapstep features train` made, or file.py:function"
     )
 
 

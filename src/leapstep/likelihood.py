@@ -40,6 +40,7 @@ from leapstep import finite
 from leapstep.data import Scaling
 from leapstep.denoiser import Diffusion
 from leapstep.process import Curve, Process, along, as_time, flat, where
+from leapstep.text import allowed
 from leapstep.transitions import younger
 from leapstep.transitions.ode import DORMAND_PRINCE
 
@@ -180,7 +181,7 @@ def _log_variance(diffusion: Diffusion, variance: str, spread: Curve | None) -> 
     """Of (x_t, t, s, log of the posterior's variance): that of p(x_s | x_t), `[]`, or `[b, *d]` where it is learned."""
     process, learned = diffusion.process, diffusion.learned
     if variance not in VARIANCES:
-        raise ValueError(f"unknown variance={variance!r}: use one of {', '.join(VARIANCES)}")
+        raise ValueError(f"unknown variance={variance!r}: {allowed(variance, VARIANCES)}")
     if (variance == "optimal") != (spread is not None):
         raise ValueError(f"variance={variance!r}: spread goes with 'optimal', and only with it")
     if variance == "learned" and learned is None:

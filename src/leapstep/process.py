@@ -36,6 +36,8 @@ from typing import NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
+from leapstep.text import allowed
+
 Curve = Callable[[Tensor], Tensor]
 """A function of times in [0, 1], elementwise, in float64."""
 
@@ -155,7 +157,7 @@ class Process(NamedTuple):
             case "F":
                 size = self.size(t, sigma_data)
                 return sigma / (size * sigma_data), -alpha * sigma_data / size
-        raise ValueError(f"unknown prediction {kind!r}: use one of {', '.join(PREDICTIONS)}")
+        raise ValueError(f"unknown prediction {kind!r}: {allowed(kind, PREDICTIONS)}")
 
     def size(self, t: Tensor | float, sigma_data: float = 1.0) -> Tensor:
         """Root mean square of x_t, sqrt(alpha^2 d^2 + sigma^2), for centered data of standard deviation d."""

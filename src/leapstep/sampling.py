@@ -10,6 +10,7 @@ generator, Salmon et al. 2011), so neither the batch size nor the other samples 
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from torch import Tensor
 from leapstep import finite
 from leapstep.denoiser import Diffusion
 from leapstep.process import Process, as_time
+from leapstep.text import allowed, near
 from leapstep.transitions import Memory, Transition, ddim
 
 # --- times ---------------------------------------------------------------------------------------------------------
@@ -89,7 +91,7 @@ def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str 
         return given if given[-1] == 0 else torch.cat([given, given.new_zeros(1)])
     steps = operator.index(steps)
     if spacing not in SPACINGS:
-        raise ValueError(f"unknown spacing {spacing!r}: use one of {', '.join(SPACINGS)}")
+        raise ValueError(f"unknown spacing {spacing!r}: {allowed(spacing, SPACINGS)}")
     if steps < 1:
         raise ValueError(f"steps={steps}: at least 1 step is needed")
     if process.timesteps is not None and steps > process.timesteps:
@@ -294,6 +296,30 @@ def sample_in_batches(
         yield rows, x
 
 
+ELSEWHERE = {
+    "num_steps": "steps",
+    "n_steps": "steps",
+    "num_inference_steps": "steps",
+    "timesteps": "steps",
+    "method": "transition=leapstep.ddim()",
+    "sampler": "transition=leapstep.ddim()",
+    "scheduler": "transition=leapstep.ddim()",
+    "eta": "transition=leapstep.ddim(eta=...)",
+    "n": "shape=(n, ...)",
+    "num_samples": "shape=(n, ...)",
+    "generator": "seed",
+    "callback": "on_step",
+    "guidance": "from_network(..., guidance=...)",
+    "guidance_scale": "from_network(..., guidance=...)",
+}
+"""Arguments of samplers elsewhere, and what does the same here."""
+
+
+def _instead(name: str) -> str:
+    meant = ELSEWHERE.get(name) or near(name, inspect.signature(sample_in_batches).parameters)
+    return "" if meant is None else f": did you mean {meant}?"
+
+
 def sample(
     diffusion: Diffusion | Callable[[range], Diffusion],
     shape: Sequence[int],
@@ -324,6 +350,9 @@ def sample(
     Warns:
         NotFinite: samples that hold NaN or infinity, as of `trajectory`.
     """
+    for name in options:
+        if name not in inspect.signature(sample_in_batches).parameters:
+            raise TypeError(f"sample() has no argument {name!r}{_instead(name)}")
     out: Tensor | None = None
     for rows, x in sample_in_batches(diffusion, shape, steps, transition, **options):
         out = x.new_empty(tuple(shape)) if out is None else out

@@ -88,10 +88,22 @@ def one_line(text: str, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} ..."
 
 
+SYNONYMS = {
+    "epsilon": "eps",
+    "sample": "x0",
+    "v_prediction": "v",
+    "flow_prediction": "flow",
+    "squaredcos_cap_v2": "cosine",
+}
+"""Words of diffusers for predictions and schedules, and ours, where they differ; theirs are understood as well."""
+
+
 def near(name: str, names: Iterable[str]) -> str | None:
     """The one of the names that was probably meant, or None."""
     plain = {each.lower().replace("-", "_"): each for each in names}
     wanted = name.lower().replace("-", "_")
+    if SYNONYMS.get(wanted) in plain:
+        return plain[SYNONYMS[wanted]]
     found = difflib.get_close_matches(wanted, plain, n=5, cutoff=0.6)
     found.sort(
         key=lambda each: sorted(each) != sorted(wanted)
@@ -99,9 +111,14 @@ def near(name: str, names: Iterable[str]) -> str | None:
     return plain[found[0]] if found else None
 
 
-def unknown(what: str, name: object, names: Iterable[str]) -> ValueError:
-    """The error for a name that is none of those there are: what arrived, what was probably meant, what is allowed."""
+def allowed(name: object, names: Iterable[str]) -> str:
+    """What to use in place of a name that is none of these, for an error: what was probably meant, and all of them."""
     names = list(names)
     meant = near(str(name), names)
-    guess = "" if meant is None else f" did you mean {meant}?"
-    return ValueError(f"unknown {what} {one_line(str(name), 60)!r}:{guess} use one of {', '.join(names)}")
+    guess = "" if meant is None else f"did you mean {meant}? "
+    return f"{guess}use one of {', '.join(names)}"
+
+
+def unknown(what: str, name: object, names: Iterable[str]) -> ValueError:
+    """The error for a name that is none of those there are: what arrived, what was probably meant, what is allowed."""
+    return ValueError(f"unknown {what} {one_line(str(name), 60)!r}: {allowed(name, names)}")

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from leapstep.text import allowed
+
 EXAMPLES = """**Examples**
 
 `leapstep compare ddim.json unipc.json`
@@ -27,7 +29,7 @@ def command(
     from leapstep.quality import NAMES, REFERENCE, duration, marks, shown
 
     if metric not in NAMES:
-        raise ValueError(f"--metric {metric}: use one of {', '.join(NAMES)}")
+        raise ValueError(f"--metric {metric}: {allowed(metric, NAMES)}")
     rows = [row for path in results for row in _rows(path)]
     if not rows:
         raise ValueError("there is no finished cell in these results: nothing to compare")

@@ -19,7 +19,7 @@ from leapstep import files, plugin
 from leapstep.cli import options, parsing
 from leapstep.progress import progress_bar
 from leapstep.reading import read_npy, read_npz
-from leapstep.text import one_line
+from leapstep.text import allowed, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +162,7 @@ def _assumed(setting: str) -> tuple[str, Any]:
         raise ValueError(f"--assume {setting}: write it as NAME=VALUE")
     if name in names:
         if text not in names[name]:
-            raise ValueError(f"--assume {setting}: use one of {', '.join(names[name])}")
+            raise ValueError(f"--assume {setting}: {allowed(text, names[name])}")
         return name, text
     if name not in kinds:
         raise ValueError(f"--assume {setting}: assume one of {', '.join((*names, *kinds))}")

@@ -12,6 +12,7 @@ from leapstep import files, folders
 from leapstep.cli import latents, options
 from leapstep.cli.parsing import FILES, NUMBERS
 from leapstep.progress import progress_bar
+from leapstep.text import allowed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ def command(
     transition, used = options.transition(method, settings, loaded)
     latents.check_reversible(method, transition, loaded)
     if path not in PATHS:
-        raise ValueError(f"--path {path}: use one of {', '.join(PATHS)}")
+        raise ValueError(f"--path {path}: {allowed(path, PATHS)}")
     if seeds and images:
         raise ValueError("--seeds and --images exclude each other: the ends are of one kind")
     if len(seeds or []) + len(images or []) not in (2, 4):

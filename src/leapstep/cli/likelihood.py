@@ -11,6 +11,7 @@ import typer
 
 from leapstep.cli import options
 from leapstep.progress import progress_bar
+from leapstep.text import allowed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,7 +127,7 @@ def _bound(model: Model, chosen: dict[str, Any]) -> tuple[Measure, int, dict[str
     levels = model.process.timesteps or 1000
     settings: dict[str, Any] = {"steps": levels, "spacing": "trailing", "variance": "posterior"} | chosen
     if settings["variance"] not in VARIANCES:
-        raise ValueError(f"--variance {settings['variance']}: use one of {', '.join(VARIANCES)}")
+        raise ValueError(f"--variance {settings['variance']}: {allowed(settings['variance'], VARIANCES)}")
     spread = options.calibration(model).spread(model.process) if settings["variance"] == "optimal" else None
     times = leapstep.times(model.process, settings["steps"], settings["spacing"])
     quarters = (times[:-2] * 4).ceil()

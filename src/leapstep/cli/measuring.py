@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from leapstep.cli import options
+from leapstep.text import allowed
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +122,7 @@ def yardstick(
     split, _, data, _ = held
     wanted = metrics or []
     if unknown := [name for name in wanted if name not in METRICS]:
-        raise ValueError(f"--metrics {', '.join(unknown)}: use some of {', '.join(METRICS)}")
+        raise ValueError(f"--metrics {', '.join(unknown)}: {allowed(unknown[0], METRICS)}")
     if k < 1 or resamples < 2:
         raise ValueError(f"--k {k} --resamples {resamples}: at least 1 neighbour and 2 resamples")
     if len(data) <= k:

@@ -18,7 +18,7 @@ import typer
 
 from leapstep import folders
 from leapstep.cli.parsing import SETTINGS
-from leapstep.text import acting
+from leapstep.text import acting, allowed, near
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,7 @@ def transition(
     from leapstep.transitions import TRANSITIONS
 
     if method not in TRANSITIONS:
-        raise ValueError(f"--method {method}: use one of {', '.join(TRANSITIONS)}")
+        raise ValueError(f"--method {method}: {allowed(method, TRANSITIONS)}")
     make = TRANSITIONS[method].make
     parameters = inspect.signature(make).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items() if name not in CALIBRATED}
@@ -134,7 +134,9 @@ def transition(
         if value is None:
             continue
         if name not in defaults:
-            raise ValueError(f"{name} does not apply to --method {method}, which takes {_listed(defaults)}")
+            meant = near(name, defaults)
+            guess = "" if meant is None else f": did you mean {meant}?"
+            raise ValueError(f"{name} does not apply to --method {method}, which takes {_listed(defaults)}{guess}")
         used[name] = value
     kept = {name: str(value) if value == math.inf else value for name, value in used.items()}  # as JSON can hold it
     if used.get("variance") != "optimal":

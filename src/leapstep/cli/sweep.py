@@ -18,7 +18,7 @@ import typer
 from leapstep import files, folders, reading
 from leapstep.cli import latents, measuring, options
 from leapstep.finite import NotFinite
-from leapstep.text import acting, clean
+from leapstep.text import acting, allowed, clean
 
 if TYPE_CHECKING:
     from leapstep.checkpoint import Model
@@ -87,7 +87,7 @@ def command(
     loaded.network.requires_grad_(False)
     chosen = metrics or []
     if metric not in METRICS or (chosen and metric not in chosen):
-        raise ValueError(f"--metric {metric}: use one of {', '.join(chosen or METRICS)}")
+        raise ValueError(f"--metric {metric}: {allowed(metric, chosen or METRICS)}")
     if n < 2 or batch_size < 1:
         raise ValueError(f"--n {n} --batch-size {batch_size}: at least 2 samples, and a batch of at least 1")
     plan, asked = _plan(loaded, methods, etas, steps, spacings)
@@ -156,7 +156,7 @@ def _plan(
         raise ValueError(f"--etas {','.join(etas)} are rows of ddim: name it among the --methods")
     for method in named:
         if method not in TRANSITIONS:
-            raise ValueError(f"--methods {method}: use some of {', '.join(TRANSITIONS)}")
+            raise ValueError(f"--methods {method}: {allowed(method, TRANSITIONS)}")
         if TRANSITIONS[method].calls == 0:
             raise ValueError(f"--methods {method} chooses its own steps: measure it with leapstep evaluate")
         rows += [_noise(eta) for eta in etas or ["0", "1"]] if method == "ddim" else [(method, {})]

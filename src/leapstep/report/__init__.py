@@ -51,6 +51,7 @@ from leapstep.report.contents import (
 from leapstep.report.rendering import render
 from leapstep.report.words import cost, lead, quality
 from leapstep.sampling import Noise, State, beginning, decode, encode, sample, times
+from leapstep.text import allowed
 from leapstep.transitions import TRANSITIONS, Transition
 
 __all__ = ["Page", "Settings", "Split", "Splits", "complete", "cost", "effort", "gather", "lead", "quality", "render"]
@@ -185,7 +186,7 @@ def complete(model: Model, settings: Settings) -> Settings:
     if n < 2 or settings.batch_size < 1:
         raise ValueError(f"n={n}, batch_size={settings.batch_size}: at least 2 samples, in batches of at least 1")
     if settings.method not in TRANSITIONS:
-        raise ValueError(f"unknown method {settings.method!r}: use one of {', '.join(TRANSITIONS)}")
+        raise ValueError(f"unknown method {settings.method!r}: {allowed(settings.method, TRANSITIONS)}")
     if settings.label is not None and not 0 <= settings.label < len(model.classes):
         raise ValueError(f"label={settings.label}: the model has {len(model.classes)} classes, counted from 0")
     times(model.process, steps)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from leapstep.denoiser import Diffusion
 from leapstep.process import PREDICTIONS, Process
+from leapstep.text import allowed
 
 
 def _squared_error_of(kind: str) -> Callable[[Process, Tensor, float], Tensor]:
@@ -65,7 +66,7 @@ def loss(diffusion: Diffusion, x0: Tensor, t: Tensor, eps: Tensor, weight: str =
         ValueError: unknown weight.
     """
     if weight not in WEIGHTS:
-        raise ValueError(f"unknown weight {weight!r}: use one of {', '.join(WEIGHTS)}")
+        raise ValueError(f"unknown weight {weight!r}: {allowed(weight, WEIGHTS)}")
     process = diffusion.process
     error = diffusion.denoise(process.add_noise(x0, t, eps), t) - x0
     w = WEIGHTS[weight](process, t.cpu().double(), gamma).to(error.dtype).to(error.device)
