@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -166,3 +167,12 @@ def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_
             monkeypatch.setenv("RANK", rank)
             with pytest.raises(ValueError, match=said):
                 train(configure({}), "digits", tmp_path / "run", device="cpu", progress=False)
+
+
+def test_the_first_process_of_a_training_tells_its_result(monkeypatch):
+    monkeypatch.setattr("leapstep.training.train", lambda *_, **__: SimpleNamespace(details={}))
+    for rank, said in (("1", ""), ("0", "trained: o")):
+        monkeypatch.setenv("RANK", rank)
+        result = invoke("train", "digits", "--out", "o")
+        assert result.exit_code == 0
+        assert result.stdout[: len(said) or None] == said

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -81,7 +82,7 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
         if name != ALONE:
             _be_the_only_one(name)
         try:
-            with options.held, warnings.catch_warnings():
+            with options.held, _one_voice(), warnings.catch_warnings():
                 warnings.simplefilter("error", NotFinite)
                 command(*args, **given)
         except BrokenPipeError:  # the reader of our output had enough
@@ -113,6 +114,15 @@ def _be_the_only_one(name: str) -> None:
         )
         raise typer.Exit
     launch.go_alone()
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of processes that share their work only the first prints its results."""
+    with contextlib.ExitStack() as stack:
+        if os.environ.get("RANK", "0") != "0":
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -197,7 +197,8 @@ class Trainer:
         if start is not None:
             self.data = initial.fitting(self.data, start.model, start.record["source"])
         self.held_out, self.test = self._hold_out(resumed)
-        self.rows, _ = holdout.rows(self.data, self.held_out)
+        self.rows, held = holdout.rows(self.data, self.held_out)
+        self.test = self.data.subset(held) if self.held_out is not None else self.test
         if config.flip and not self.data.is_pictures:
             raise ValueError(f"flip mirrors pictures, but {source} holds arrays: train without --flip")
         if config.batch_size % (config.accumulate * self.accelerator.num_processes):
@@ -226,7 +227,7 @@ class Trainer:
         self.step = 0
 
     def _hold_out(self, resumed: Mapping[str, Any] | None) -> tuple[holdout.Holdout | None, Data | None]:
-        """What the run records of the samples that are held out, and these samples or the data's own part `test`.
+        """What the run records of the samples that are held out, or else the data's own part `test`.
 
         A run that is resumed holds out what it did.
         """
@@ -257,7 +258,7 @@ class Trainer:
             chosen = holdout.again(self.data, inherited)
         else:
             chosen = holdout.choose(self.data, config.holdout)
-        return chosen, None if chosen is None else self.data.subset(holdout.rows(self.data, chosen)[1])
+        return chosen, None
 
     def facts(self) -> Iterator[str]:
         """What whoever starts the run should know of its data and its network, in lines."""
