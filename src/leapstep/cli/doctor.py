@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import shutil
 import sys
@@ -256,13 +257,13 @@ def _loading_network(model: str, device: str | None, hints: bool) -> list[str]:
     """
     path, function = _parts(model)
     if not function:
-        return [f"model = leapstep.load({model!r})", "net = model.network"]
+        return [f"model = leapstep.load({_quoted(model)})", "net = model.network"]
     names = "net, hints" if hints else "net"
-    moved = [f"net = net.to({device!r})"] if device is not None else []
+    moved = [f"net = net.to({_quoted(device)})"] if device is not None else []
     if path.stem.isidentifier() and path.parent == Path():
         return [f"from {path.stem} import {function}", f"{names} = {function}()", *moved]
     lines = ["from pathlib import Path", "from leapstep import plugin"]
-    return [*lines, f"{names} = plugin.make(Path({str(path)!r}), {function!r})", *moved]
+    return [*lines, f"{names} = plugin.make(Path({_quoted(path)}), {_quoted(function)})", *moved]
 
 
 def _loading(
@@ -281,22 +282,27 @@ def _loading(
     """
     (data, split, size), (condition, label_argument, counts) = source, beside
     size = known.shape[1] if known is not None and known.is_pictures else size
-    wanted = [f"split={split or 'train'!r}", *([f"size={size}"] if size is not None else [])]
+    wanted = [f"split={_quoted(split or 'train')}", *([f"size={size}"] if size is not None else [])]
     wanted += [f"channels={known.shape[0]}"] if known is not None and known.is_pictures else []
-    reading = ["import numpy as np", f"held = leapstep.data.read({data!r}, {', '.join(wanted)})"]
-    given = [f"dict(np.load({str(condition)!r}))"] if condition is not None else []
-    given += [f"{{{label_argument!r}: held.labels}}"] if label_argument is not None else []
+    reading = ["import numpy as np", f"source = leapstep.data.read({_quoted(data)}, {', '.join(wanted)})"]
+    given = [f"dict(np.load({_quoted(condition)}))"] if condition is not None else []
+    given += [f"{{{_quoted(label_argument)}: source.labels}}"] if label_argument is not None else []
     if known is not None and known.classes:
-        labels = "[model.classes.index(held.classes[label]) for label in held.labels]"
-        labels = f"np.full(len(held), {known.null_label})" if held.labels is None else f"np.array({labels})"
+        labels = "[model.classes.index(source.classes[label]) for label in source.labels]"
+        labels = f"np.full(len(source), {known.null_label})" if held.labels is None else f"np.array({labels})"
         given.append(f'{{"class_labels": {labels}}}')
-    mask = 'hints["counts"]' if counts is None else f"np.load({str(counts)!r})"
+    mask = 'hints["counts"]' if counts is None else f"np.load({_quoted(counts)})"
     return {
         "net": [],
-        "data": [*reading, "data = np.array(held.values)"],
+        "data": [*reading, "data = np.array(source.values)"],
         "condition": [*reading, f"condition = {' | '.join(given)}"] if given else ['condition = hints["condition"]'],
         "counts": ["import numpy as np", f"counts = {mask}"],
     }
+
+
+def _quoted(value: object) -> str:
+    """A string of Python, in the quotes that all other lines have."""
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _read(source: str, split: str, size: int | None) -> Data:

@@ -112,7 +112,8 @@ def _values(samples: Samples, sampling: Sampling, scaled: bool) -> list[str]:
     """What is measured of the data, or kept of them."""
     if not (samples.masked or scaled or sampling.origin):
         return []
-    lines = ["values = torch.as_tensor(data).float()  # best all the training data"]
+    means = "  # best all the training data" if scaled or sampling.origin else ""
+    lines = [f"values = torch.as_tensor(data).float(){means}"]
     axes = (0, *range(2, samples.values.ndim))
     if samples.masked:
         lines.append("counted = torch.as_tensor(counts).bool()")
