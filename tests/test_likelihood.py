@@ -394,6 +394,24 @@ def test_the_density_on_gaussian_data_is_exactly_what_is_documented(name, start)
     torch.testing.assert_close(density.log_likelihood, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "documented"), [("ve", 0.08), ("linear", 0.025), ("cosine", 0.0002)])
+def test_the_start_beside_the_datas_mean_costs_what_is_documented(name, documented):
+    """A normal number of deviation a, and a^2 / 2 on average; nothing where the model's origin is the mean."""
+    process, one = leapstep.SCHEDULES[name](), time(1.0)
+    law = leapstep.GaussianMixture(torch.full((1, 64), 0.5, dtype=F64), time([0.3]))
+    diffusion, x0 = law.diffusion(process), law.sample(64)
+    a = (process.alpha(one) * 0.5 * 64**0.5 / process.sigma(one)).item()
+    assert a == pytest.approx(documented, rel=0.05)
+    path = leapstep.times(process, 40, "log_snr")
+    there, beside = (
+        ode_log_likelihood(diffusion._replace(origin=origin), x0, path, leapstep.Noise(0, range(64), (64,), F64))
+        for origin in (0.5, 0.0)
+    )
+    off = beside.log_likelihood - there.log_likelihood
+    assert abs(off.mean().item() + a**2 / 2) < 4 * a / 64**0.5
+    assert off.std().item() == pytest.approx(a, rel=0.35)
+
+
 def test_fixed_steps_converge_with_order_five_to_the_adaptive_solution():
     process, x0 = PROCESSES["linear"]._replace(timesteps=None), MIXTURE.sample(16)
     diffusion = MIXTURE.diffusion(process)

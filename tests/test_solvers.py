@@ -475,6 +475,21 @@ def test_the_inverse_is_exact(name, method):
     assert misses["exact"] < 1e-3 * misses["plain"]
 
 
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_an_inverse_that_is_found_to_rounding_is_not_called_missing(dtype):
+    """Where the steps of a map cancel, its rounding is above 50 of its dtype (here 3e-14), and no search gets below."""
+    diffusion, calls = MIXTURE.diffusion(leapstep.subvp()), []
+    leapstep.encode(
+        diffusion,
+        MIXTURE.sample(32).to(dtype),
+        10,
+        leapstep.inverted(leapstep.heun()),
+        spacing="leading",
+        on_step=lambda state: calls.append(state.calls),
+    )
+    assert calls[-1] < 250  # of 375 that all tries would take
+
+
 def test_an_inverse_that_is_not_found_is_told():
     """The last step of a model of two points leads to between them, so nothing leads to a third."""
     diffusion = leapstep.empirical(leapstep.cosine(), time([[1.0], [-1.0]]))

@@ -5,7 +5,8 @@ from data to noise (`encode`). Any subsequence of the trained levels is allowed,
 times has the right marginals (Song et al. 2021, section 4.2, arXiv:2010.02502).
 
 Randomness is per sample: the noise of sample i at step j is a function of (seed, i, j) alone (from a counter-based
-generator, Salmon et al. 2011), so neither the batch size nor the other samples change a sample.
+generator, Salmon et al. 2011). So a sample depends on the batch size and on the other samples by no more than the
+rounding of the network, to which methods that choose their own steps add their tolerance.
 """
 
 from __future__ import annotations
@@ -337,7 +338,8 @@ def sample(
         transition: the method, default `ddim()`.
         spacing: see `times`; default "trailing".
         start: one of `STARTS`: "marginal" (default), or "unit" as in pipelines of diffusers.
-        seed: sample i is a function of (seed, i), whatever n and batch_size are; default 0.
+        seed: sample i is a function of (seed, i), whatever n and batch_size are, to the rounding of the network (and,
+            where a method chooses its own steps, to its tolerance); default 0.
         batch_size: how many samples to work on at a time; default: all.
         dtype: of the state of the sampler, default float32. For a network in half precision leave it, and tell
             `from_network` the network's dtype: a state in half precision loses what small steps add.

@@ -270,7 +270,8 @@ def inverted(transition: Transition, tolerance: float | None = None, limit: int 
 
     Arguments:
         transition: deterministic and without memory, such as `ddim()` or `heun()`.
-        tolerance: the root mean square miss that a sample is done with, relative to x; None: 50 roundings of its dtype.
+        tolerance: the root mean square miss that a sample is done with, relative to x; None: 50 roundings of its dtype,
+            or where the search stands still, 1000.
         limit: tries; a sample that is not done by then keeps its best x_s, and a warning tells the miss.
     References:
         Anderson 1965, Iterative procedures for nonlinear integral equations, with a depth of one.
@@ -278,18 +279,21 @@ def inverted(transition: Transition, tolerance: float | None = None, limit: int 
 
     def inverse(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
-        bound = 50 * torch.finfo(x.dtype).eps if tolerance is None else tolerance
+        rounding = torch.finfo(x.dtype).eps
+        bound, fair = (50 * rounding, 1000 * rounding) if tolerance is None else (tolerance, tolerance)
         (a_t, a_s), (s_t, s_s) = ((curve(t), curve(s)) for curve in (process.alpha, process.sigma))
         gain = along((a_s**2 + s_s**2) / (a_t * a_s + s_t * s_s), x)
         x0, eps = estimate(diffusion, x, t)
         found = best = leap(process, x0, eps, s)
         least = torch.full((len(x),), torch.inf, dtype=torch.float64)
         last: tuple[Tensor, Tensor] | None = None
+        still = 0  # tries since any sample came nearer by a tenth
         for _ in range(limit):
             miss = x - transition(diffusion, found, s, t, None, noise).x
             size = _rms(miss) / _rms(x).clamp(min=1e-30)
+            still = 0 if (size < 0.9 * least).any() else still + 1
             best, least = where(size < least, found, best), torch.minimum(size, least)
-            if (least <= bound).all() or not size.isfinite().any():
+            if (least <= (fair if still >= 5 else bound)).all() or not size.isfinite().any():
                 break
             move = gain * miss
             ahead = found + move
