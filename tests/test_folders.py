@@ -120,7 +120,7 @@ def test_where_locks_are_not_known_the_work_goes_on_with_a_warning(tmp_path, mon
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("text", [b"", b"\0{", b" []", b' {"pid": 1}', b" \xff", b' {"since": 3}'])
+@pytest.mark.parametrize("text", [b"", b"\0{", b" []", b' {"pid": 1}', b" \xff", b' {"since": 3}', b" " + b"[" * 4000])
 def test_a_holder_that_does_not_say_who_it_is(tmp_path, text):
     with folders.held(tmp_path):
         (tmp_path / folders.LOCK).write_bytes(text)

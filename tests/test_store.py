@@ -1,5 +1,7 @@
 """What a folder of samples holds while it grows."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -56,8 +58,15 @@ def test_an_array_holds_what_it_says_whenever_it_is_cut(tmp_path, monkeypatch):
             with pytest.raises(OSError, match=r"No space left on device: '.*part.npy'"):
                 store.keep(rows, values[rows.start : rows.stop])
         assert store.finished() == (0, 0, 4, 4)[after]
-        store.keep(range(2, 6), values[2:]) if after > 1 else store.keep(range(6), values)
+        store.keep(range(3, 6), values[3:]) if after > 1 else store.keep(range(6), values)
         np.testing.assert_array_equal(store.first(6), values)
+
+
+def test_an_array_has_no_gaps(tmp_path):
+    store = Growing(tmp_path, 6, (2,), "float32")
+    with pytest.raises(ValueError, match=r"part.npy lacks samples before 2: draw them anew, with --overwrite"):
+        store.keep(range(2, 4), np.ones((2, 2)))
+    assert tree(tmp_path) == {}
 
 
 @pytest.mark.parametrize("text", [b"", b"\x93NUMPY", b"PK\x03\x04", b"text"])
@@ -71,6 +80,10 @@ def test_what_is_no_such_array_holds_nothing(tmp_path, text):
     assert store.finished() == 0
     store.keep(range(2), np.ones((2, 2)))
     np.testing.assert_array_equal(np.load(tmp_path / "part.npy"), np.ones((2, 2), "float32"))
+    if hasattr(os, "mkfifo"):
+        (tmp_path / "part.npy").unlink()
+        os.mkfifo(tmp_path / "part.npy")
+        assert store.finished() == 0  # and does not wait for somebody to write
 
 
 def test_an_array_does_not_grow_through_a_link(tmp_path):

@@ -198,7 +198,7 @@ def _holder(descriptor: int) -> str:
     """Who holds the lock, in brackets after a space; nothing where it does not say."""
     try:
         os.lseek(descriptor, 1, os.SEEK_SET)
-        found = json.loads(os.read(descriptor, 4096))
+        found = reading.parse_json(os.read(descriptor, 4096).decode(), LOCK)
         since = datetime.datetime.fromisoformat(found["since"])
         when = since.strftime("%H:%M" if since.date() == _now().date() else "%Y-%m-%d %H:%M")
         return " " + one_line(f"({found['command']}, pid {found['pid']} on {found['host']}, since {when})")

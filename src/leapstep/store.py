@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from leapstep import files
+from leapstep import files, reading
 from leapstep.pictures import grid, save_image
 
 Array = npt.NDArray[Any]
@@ -84,16 +84,16 @@ class Growing:
 
     def finished(self) -> int:
         """How many samples are there."""
-        if self.final.is_file():
-            return self.n
-        try:
-            rows = self._rows()
-        except (OSError, ValueError, EOFError):  # none, or one that died before its first batch was there
-            return 0
-        return len(rows) if rows.shape[1:] == self.shape and rows.dtype == self.dtype else 0
+        return self.n if self.final.is_file() else self._length()
 
     def keep(self, rows: range, values: Array) -> None:
-        """Put samples at the end, and only then say that they are there."""
+        """Put samples at the end, and only then say that they are there.
+
+        Raises:
+            ValueError: those before them are missing.
+        """
+        if rows.start > self._length():
+            raise ValueError(f"{self.part} lacks samples before {rows.start}: draw them anew, with --overwrite")
         head = self._head(rows.stop)
         at = len(head) + rows.start * int(np.prod(self.shape)) * self.dtype.itemsize
         files.extend(self.part, head, at, np.ascontiguousarray(values, self.dtype).tobytes())
@@ -113,8 +113,15 @@ class Growing:
             del arrays  # Windows removes no file that is in use
             self.part.unlink()
 
+    def _length(self) -> int:
+        try:
+            rows = self._rows()
+        except (OSError, ValueError, EOFError):  # none, or one that died before its first batch was there
+            return 0
+        return len(rows) if rows.shape[1:] == self.shape and rows.dtype == self.dtype else 0
+
     def _rows(self) -> Array:
-        return np.asarray(np.lib.format.open_memmap(self.part, mode="r"))
+        return np.asarray(np.lib.format.open_memmap(reading.regular(self.part), mode="r"))
 
     def _head(self, n: int) -> bytes:
         """What an npy file of n samples begins with; numpy leaves room, so that its size does not depend on n."""

@@ -187,8 +187,7 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool, overwrite: bool) -
             raise ValueError(
                 f"{out} holds samples with {name} {had}, not {now}: --resume with what they were drawn with"
             )
-    spent = {name: earlier.get(name) for name in ("calls", "seconds")}
-    return record | {name: value for name, value in spent.items() if isinstance(value, int | float)}
+    return {name: earlier[name] if type(earlier.get(name)) is type(none) else none for name, none in record.items()}
 
 
 def _draw(out: Path, store: Store, manifest: dict[str, Any], record: dict[str, Any], draw: Draw) -> None:
@@ -197,7 +196,7 @@ def _draw(out: Path, store: Store, manifest: dict[str, Any], record: dict[str, A
     The batch that a stop cut is drawn again as a whole: then every bit is as if there had been no stop.
     """
     n, size, steps, newest = manifest["n"], manifest["batch_size"], manifest["steps"], 0
-    start = store.finished()
+    start = min(store.finished(), record["finished"])  # of samples after a kill, nobody knows what they cost
     start = n if start >= n else start - start % size
     began = time.perf_counter() - record["seconds"]
 
@@ -216,8 +215,8 @@ def _draw(out: Path, store: Store, manifest: dict[str, Any], record: dict[str, A
             tell(n)
             return
         for rows, values in draw(start, note):
-            store.keep(rows, values)
             record["calls"] = max(record["calls"], newest)
+            store.keep(rows, values)
             if 100 * rows.stop // n > 100 * rows.start // n:  # not more often: a manifest may be as long as its labels
                 tell(rows.stop)
     except BaseException as error:
