@@ -15,11 +15,11 @@ import leapstep
 from leapstep.doctor.budget import ROUNDS, Budget, Race, written
 from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, compare, ranges, routes
 from leapstep.doctor.curve import Profile, Recovered, counts, fit, level_of, named_levels, recover, usual
-from leapstep.doctor.diagnosis import Passage
-from leapstep.doctor.findings import arguments_of, scaled
+from leapstep.doctor.diagnosis import Finding, Passage
+from leapstep.doctor.findings import arguments_of, judged, scaled
 from leapstep.doctor.probe import Probe, probe
 from leapstep.doctor.samples import _conditions, draw
-from leapstep.doctor.search import LIKELY, SURE, _refined, _sized, agrees, confidence, whole_reading
+from leapstep.doctor.search import LIKELY, SURE, Search, _refined, _sized, agrees, confidence, whole_reading
 from leapstep.doctor.snippet import Sampling, snippet
 from leapstep.doctor.warp import SHIFTS, Told, drawn, told
 from strangers import COMBINATIONS, Stranger, source, verdict
@@ -877,6 +877,44 @@ def test_the_clock_of_a_flow_is_read_where_it_has_no_formula():
     samples = leapstep.sample(scope["diffusion"], (200, *data.shape[1:]), 20)
     assert samples.mean().item() == pytest.approx(data.mean(), abs=0.1)
     assert samples.std().item() == pytest.approx(data.std(), rel=0.1)
+
+
+def test_a_belief_is_refuted_only_by_a_finding_that_is_not_in_doubt():
+    """Where a finding is unsure, or nothing that was found explains the network, it says that the belief is open."""
+    stranger = Stranger("blobs", "standardised", "flow", "flow", leapstep.flow(), "fraction", pace=lambda t: t**2)
+    net, _, found = warped(stranger)
+    ask = Probe(net, lambda rows: {}, torch.device("cpu"))
+    belief = {"predicts": "eps", "timesteps": 50, "reshape": "[b, 1]"}
+
+    def weigh(word, winner):
+        rows = (Finding("predicts", "flow", word, "so"), Finding("levels", "T = 1000", "open", ""))
+        return judged(rows, Search([winner], [winner.trial]), ask, belief)
+
+    for word in ("sure", "likely"):
+        rows, refuted = weigh(word, found)
+        assert [sentence.split(",")[0] for sentence in refuted] == [
+            "you assumed predicts=eps",
+            "you assumed reshape=[b",
+        ]
+        assert rows[0].evidence == "so"
+    vague = dataclasses.replace(found, fits=[found.fits[0]._replace(misfit=5.0)])
+    poor = dataclasses.replace(found, trial=found.trial._replace(scores=found.trial.scores + 2))
+    for word, winner in (("unsure", found), ("sure", vague), ("sure", poor)):
+        rows, refuted = weigh(word, winner)
+        assert [sentence.split("=")[0] for sentence in refuted] == ["you assumed reshape"]  # which was tried
+        assert rows[0].evidence == "so; you assumed predicts=eps, and that is not refuted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_truth_is_not_refuted_of_flows_with_their_own_clocks(reverse):
+    predicts = "-flow" if reverse else "flow"
+    stranger = functools.partial(Stranger, error=0.2, reverse=reverse, pace=lambda t: (t**4 + t) / 2)
+    net, data = stranger("vectors", "standardised", predicts, "flow", leapstep.flow(), "fraction").network()
+    truth = {"predicts": predicts, "schedule": "flow", "time": "fraction", "reverse": reverse, "range": "standardised"}
+    diagnosis = leapstep.diagnose(net, data, assume=truth, check=False, budget=math.inf)
+    assert diagnosis.contradictions == ()
+    assert diagnosis.arguments["predicts"] == predicts
 
 
 def test_what_is_hardly_told_does_not_count():

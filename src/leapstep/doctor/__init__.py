@@ -21,7 +21,7 @@ from leapstep.doctor.budget import Budget
 from leapstep.doctor.conventions import Route, Trial, ranges
 from leapstep.doctor.curve import counts, level_of
 from leapstep.doctor.diagnosis import Concern, Curve, Diagnosis, Finding, Level, Passage
-from leapstep.doctor.findings import arguments_of, contradictions, findings
+from leapstep.doctor.findings import arguments_of, findings, judged
 from leapstep.doctor.probe import Probe, device_of, probe
 from leapstep.doctor.samples import LEAST, Given, Samples, draw
 from leapstep.doctor.search import Candidate, pairs_of, search, whole_race, whole_reading
@@ -117,9 +117,10 @@ def diagnose(
         passages, parted, eta, more = _sampled(ask, winner, _inner(arguments, winner), samples, (seed, size, origin))
         concerns += more
     if not ask.timed:
-        concerns = (health.untimed(check and parted is None), *concerns)
+        concerns = (health.untimed(bool(passages) and parted is None), *concerns)
+    rows, contradictions = judged(findings(found, ask, beliefs), found, ask, beliefs)
     return Diagnosis(
-        findings=findings(found, ask, beliefs),
+        findings=rows,
         concerns=tuple(sorted(concerns, key=lambda concern: -concern.weight)),
         code=snippet(winner, arguments, samples, Sampling(origin, eta, str(ask.device))),
         arguments=arguments,
@@ -128,7 +129,7 @@ def diagnose(
         levels=levels,
         passages=passages,
         parted=parted,
-        contradictions=contradictions(found, ask, beliefs),
+        contradictions=contradictions,
         calls=searched + ask.calls,
         seconds=round(time.elapsed, 1),
         cuts=tuple(time.cuts),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from leapstep.denoiser import CLOCKS
@@ -14,16 +15,20 @@ from leapstep.doctor.probe import Probe
 from leapstep.doctor.search import (
     BELIEFS,
     CERTAIN,
+    COUNTED,
     FITS,
     LIKELY,
     OFF,
     PROBABLE,
     SURE,
+    TOLD,
+    WEAK,
     Candidate,
     Search,
     agrees,
     confidence,
     denied,
+    explained,
     margin,
 )
 from leapstep.doctor.warp import Told, told
@@ -46,7 +51,7 @@ def findings(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tuple[Find
     """Range, prediction, clock and schedule, with how sure they are and what comes next."""
     winner = found.winners[0]
     trial, route = winner.trial, winner.trial.route
-    weak = trial.score > 0.3  # far worse than a linear denoiser: nothing found of such a network is certain
+    weak = trial.score > WEAK
     sigma = "" if route.sigma_data is None else ", for x of variance 1"
     variance = ", with a learned variance in a second half of channels" if ask.channels == 2 else ""
     rows = [
@@ -212,9 +217,9 @@ def _schedule(found: Search, weak: bool) -> Finding:
         return Finding("schedule", "a curve without a name, recovered", _capped(word, weak), evidence, chosen.code)
     limit = f"about 1 is as good as it gets, up to {FITS:g} is a fit"
     evidence = f"its misfit is {chosen.misfit:.2g} ({limit}), {read}" if places else silent
-    if route.time not in ("index", "index_from_1", "1000t", "999t", "fraction", "fraction_from_0"):
+    if route.time not in COUNTED:
         value = f"any with {_family(route)}: the clock says the noise level itself"
-        word = "sure" if places and chosen.misfit < 6 else "likely"
+        word = "sure" if places and chosen.misfit < TOLD else "likely"
         return Finding("schedule", value, _capped(word, weak), evidence)
     variance = winner.trial.range.linear.variance
     same = [
@@ -225,8 +230,8 @@ def _schedule(found: Search, weak: bool) -> Finding:
     evidence += f"; {same[0]} is the same within {SAME:g} in log-SNR" if same else ""
     rival, beyond = _next(winner)
     word = confidence(beyond, CERTAIN, PROBABLE) if places and chosen.misfit < FITS else "unsure"
-    if route.warp is not None and route.warp.read:
-        evidence += "; no clock with a formula fits"
+    if route.warp is not None:  # another clock may be as near as this one
+        evidence += "; no clock with a formula fits" if route.warp.read else ""
         word = min(word, "likely", key=CONFIDENCES.index)
     return Finding("schedule", chosen.title, _capped(word, weak), evidence, "" if rival is None else rival.title)
 
@@ -279,24 +284,50 @@ def _next(winner: Candidate) -> tuple[Fit | None, float]:
     return best, least
 
 
-def contradictions(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tuple[str, ...]:
-    """What speaks against the beliefs that the search did not follow, one sentence each."""
+def judged(
+    rows: tuple[Finding, ...], found: Search, ask: Probe, assume: Mapping[str, Any]
+) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """Weigh the beliefs that the search did not follow.
+
+    A belief is contradicted where what was found explains the network and is at least likely in this; elsewhere the
+    finding says that it is open.
+
+    Arguments:
+        rows: see `findings`.
+    Returns:
+        the findings, and the contradictions, one sentence each.
+    """
+    named = {row.name: row for row in rows}
+    said = []
+    for name, sentence in _denials(found, ask, assume).items():
+        owner = {"reverse": "time", "timesteps": "levels" if "levels" in named else "schedule"}.get(name, name)
+        row = named.get(owner)
+        if row is None or (row.confidence in ("sure", "likely") and explained(found.winners[0])):
+            said.append(sentence)
+        else:
+            evidence = f"{row.evidence}; you assumed {name}={assume[name]}, and that is not refuted"
+            named[owner] = replace(row, evidence=evidence.removeprefix("; "))
+    return tuple(named.values()), tuple(said)
+
+
+def _denials(found: Search, ask: Probe, assume: Mapping[str, Any]) -> dict[str, str]:
+    """What speaks against the beliefs that the search did not follow, a sentence for each."""
     winner = found.winners[0]
     route = winner.trial.route
-    said = []
+    said = {}
     for name in denied(found, assume):
         lost, held = _as_found(found, name, assume[name])
         factor = "was never small" if math.isinf(lost) else f"is {math.exp(lost):.3g} times as large"
-        said.append(
+        said[name] = (
             f"you assumed {name}={assume[name]}, but the network's answers fit {name}={BELIEFS[name](winner.trial)}: "
             f"with yours and {held} the error of x0 {factor}"
         )
     own = {"timesteps": route.timesteps, "schedule": winner.fits[0].route.schedule, "reshape": ask.reshape}
-    own |= {"time": route.time} if not any("assumed time" in sentence for sentence in said) else {}
+    own |= {"time": route.time} if "time" not in said else {}
     for name, value in own.items():
         if assume.get(name) not in (None, value) and not (name == "timesteps" and value is None):
-            said.append(_against(name, assume[name], value, winner))
-    return tuple(said)
+            said[name] = _against(name, assume[name], value, winner)
+    return said
 
 
 def _as_found(found: Search, name: str, value: Any) -> tuple[float, str]:

@@ -39,6 +39,18 @@ from leapstep.process import from_log_snr
 FITS = 2.2
 """The misfit from which on no named schedule is said to be the network's."""
 
+WEAK = 0.3
+"""The mean log error above which a network does so poorly in every convention that nothing found of it is certain."""
+
+FREE = 0.3
+"""What a clock that is read adds to the mean log error: free as it is, it makes much look like a velocity."""
+
+TOLD = 6.0
+"""The same limit for a clock that says the noise level itself, where nothing else is to be told apart."""
+
+COUNTED = ("index", "index_from_1", "1000t", "999t", "fraction", "fraction_from_0")
+"""The clocks that count time, and say nothing of the noise level."""
+
 SURE, LIKELY = 0.3, 0.1
 """Margins in mean log error that a range, a prediction or a process must have over the next."""
 
@@ -215,6 +227,13 @@ def agrees(name: str, trial: Trial, value: Any) -> bool:
     return bool(own == wanted)
 
 
+def explained(winner: Candidate) -> bool:
+    """Whether what was found explains the network: it denoises so, and its timesteps stand for the levels found."""
+    chosen = winner.fits[0]
+    limit = FITS if winner.trial.route.time in COUNTED else TOLD
+    return winner.trial.score <= WEAK and (winner.levels is not None or chosen.misfit <= limit)
+
+
 def denied(found: Search, assume: Mapping[str, Any]) -> dict[str, float]:
     """The beliefs that the winner does not share, with the margin by which they lose, in mean log error."""
     wrong = {}
@@ -231,12 +250,14 @@ def _wanted(assume: Mapping[str, Any]) -> dict[str, Any]:
 
 def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, Any], reading: Reading) -> Search:
     """Where the evidence leaves it open, the convention that somebody believes in comes first."""
-    wrong = denied(found, assume)
-    if wrong and max(wrong.values()) < LIKELY * found.caution:
-        wanted = _wanted(assume)
-        agreeing = [one for one in found.trials if all(agrees(name, one, value) for name, value in wanted.items())]
-        if agreeing:
-            found.winners.insert(0, _refined(ask, agreeing[0], noise, assume, reading))
+    wrong, winner = denied(found, assume), found.winners[0]
+    even = max(wrong.values(), default=0.0) < LIKELY * found.caution
+    wanted = _wanted(assume)
+    agreeing = [one for one in found.trials if all(agrees(name, one, value) for name, value in wanted.items())]
+    if wrong and agreeing and (even or not explained(winner)):
+        believed = _refined(ask, agreeing[0], noise, assume, reading)
+        if even or believed.trial.score < winner.trial.score + LIKELY:
+            found.winners.insert(0, believed)
     winner = found.winners[0]
     named = {name: assume[name] for name in ("time", "schedule", "timesteps") if assume.get(name) is not None}
     count = len(winner.profile.timesteps)
@@ -314,11 +335,24 @@ def _refined(ask: Probe, trial: Trial, noise: Tensor, assume: Mapping[str, Any],
     found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen), size=size)
     if not ask.timed:
         return found
-    if counts and chosen.misfit > FITS:
+    if counts and trial.predicts.endswith("flow"):
+        if chosen.misfit > 1 and not _rewarped(ask, found, noise, reading):
+            found.trial = same._replace(scores=same.scores + _off(chosen, len(places)))
+    elif counts and chosen.misfit > FITS:
         _recovered(ask, found, noise, assume.get("timesteps"), reading)
     elif chosen.misfit > 1:
-        found.trial = same._replace(scores=same.scores + 0.05 * min(chosen.misfit - 1, 10))
+        found.trial = same._replace(scores=same.scores + _off(chosen, len(places)))
     return found
+
+
+def _off(chosen: Fit, places: int) -> float:
+    """What a schedule that does not run along the zeros adds to the mean log error.
+
+    With a clock of its own much looks like a velocity, so that there the zeros decide as they do between schedules.
+    """
+    if chosen.route.warp is None:
+        return 0.05 * min(chosen.misfit - 1, 10)
+    return SURE * (chosen.misfit - 1) * places / CERTAIN
 
 
 def _sized(
@@ -361,9 +395,6 @@ def _curve(profile: Profile, chosen: Fit) -> Recovered:
 def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | None, reading: Reading) -> None:
     """Take the curve itself, where it explains the network better than every schedule that has a name."""
     trial, chosen = found.trial, found.fits[0]
-    if trial.predicts.endswith("flow"):
-        _rewarped(ask, found, noise, reading)
-        return
     time = AXES.get(trial.route.time, trial.route.time)
     count = ask.limit or timesteps or 1000
     route = Route("", chosen.route.process, time, trial.route.reverse, count)
@@ -387,8 +418,8 @@ def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | Non
         found.trial, found.levels, found.profile, found.curve = same, levels, profile, curve
 
 
-def _rewarped(ask: Probe, found: Candidate, noise: Tensor, reading: Reading) -> None:
-    """Take the clock of a velocity as it is read, where it explains the network better than one with a formula.
+def _rewarped(ask: Probe, found: Candidate, noise: Tensor, reading: Reading) -> bool:
+    """Take the clock of a velocity as it is read, where that explains the network as well; whether it was taken.
 
     A velocity eps - x0 belongs to alpha = 1 - u and sigma = u, so that the level of a timestep says its u.
     """
@@ -402,14 +433,17 @@ def _rewarped(ask: Probe, found: Candidate, noise: Tensor, reading: Reading) -> 
         known = curve.told & good & counts(profile, level) & (t > 0.005) & (t < 0.995)
         warp = drawn(t[known], (-level[known] / 2).sigmoid())
         if warp is None:
-            return
+            return False
         route = even._replace(warp=warp)
         distance, share = misfit(profile, level_of(route, profile.timesteps))
     ((*trials,),) = compare(ask, [(trial.range, route)], min(_samples(noise, 1000, 250), 5 * reading.n), noise)
     same = next(each for each in trials if each.predicts == trial.predicts)
-    if same.score < trial.score + LIKELY:
-        found.trial, found.curve = same, curve
-        found.fits.insert(0, chosen._replace(route=route, misfit=distance, share=share))
+    same = same._replace(scores=same.scores + FREE)
+    if same.score >= trial.score + FREE + LIKELY:
+        return False
+    found.trial, found.curve = same, curve
+    found.fits.insert(0, chosen._replace(route=route, misfit=distance, share=share))
+    return True
 
 
 def _measured(
