@@ -167,7 +167,9 @@ def test_a_run_is_measured_against_what_it_held_out_without_being_asked(run, ins
     assert found["memorisation"]["training"] == 24
     assert found["memorisation"]["known"] == "data that were not trained on"
     assert f"6 of {insects / 'train'} (test), which the model was not trained on" in said.stdout
-    assert re.search(r"samples are [\d.]+ times as far as data that were not trained on \(medians; 95 %", said.stdout)
+    assert re.search(
+        r"samples are [\d.]+ times as far as data that were not trained on are \(medians; 95 %", said.stdout
+    )
     swept(run, insects / "train", tmp_path / "s", "--methods", "unipc", "--etas", "0")
     assert "which the model was not trained on" in (tmp_path / "s" / "table.md").read_text()
     done("sample", run, "--n", 12, "--steps", 2, "--out", tmp_path / "samples")

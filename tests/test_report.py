@@ -36,6 +36,7 @@ from leapstep.networks import MLP, UNet
 from leapstep.pictures import grid
 from leapstep.report import commands, figures, folder, sections, words
 from leapstep.report.contents import Standing, kind
+from leapstep.report.extent import EXTENTS, WHOLE
 from leapstep.training import loss
 
 HOSTILE = "<img src=x onerror=alert(1)>\"' $x_1$ `id`"
@@ -290,10 +291,9 @@ def test_the_way_goes_from_noise_to_the_samples(model, page):
     assert close(page.way.x0, model.scaling.to_pixels(torch.stack([*estimates, seen[-1]])))
 
 
-def test_a_long_way_is_shown_at_some_times_and_scaled(small, monkeypatch):
-    monkeypatch.setattr(report, "STEPS", (1, 2))
+def test_a_long_way_is_shown_at_some_times_and_scaled(small):
     loaded = dataclasses.replace(leapstep.load(small), process=leapstep.ve(100))
-    made = report.gather(loaded, settings=report.Settings(n=2, steps=60))
+    made = report.gather(loaded, settings=report.Settings(n=2, steps=60, extent=WHOLE._replace(steps=(1, 2))))
     assert len(made.way.times) == 25
     assert (made.way.times[0], made.way.times[-1]) == (1, 0)
     first = leapstep.Noise(0, range(2), loaded.shape)(0) * 50 / math.hypot(50, 1)
@@ -706,12 +706,12 @@ def test_kinds():
     [((2,), 3, 4), ((2, 9), 3, 4), ((3,), 0, 6), ((2, 3, 3), 0, 6)],
     ids=["points", "signals", "numbers", "volumes"],
 )
-def test_what_is_no_picture(place, shape, sliders, tables, monkeypatch):
-    monkeypatch.setattr(report, "LINE", 3)
+def test_what_is_no_picture(place, shape, sliders, tables):
     path, data = arrays(place, shape)
     loaded = leapstep.load(path)
     train = report.Split(*options.data_for(loaded, str(data), "train"))
-    made = report.gather(loaded, report.Splits(str(data), train), report.Settings(n=3), source=str(path))
+    settings = report.Settings(n=3, extent=WHOLE._replace(line=3))
+    made = report.gather(loaded, report.Splits(str(data), train), settings, source=str(path))
     expected = loaded.scaling.to_values(leapstep.sample(loaded.diffusion(), (3, *shape), 2))
     np.testing.assert_allclose(made.samples, expected, rtol=1e-5)
     assert made.way.x.shape == (3, 3, *shape)
@@ -811,6 +811,38 @@ def test_samples_that_are_not_finite(small):
         next(loaded.network.parameters()).fill_(math.nan)
     with pytest.raises(leapstep.finite.NotFinite, match="2 of 2 samples are not finite, first after step 1 of 6"):
         report.gather(loaded, settings=report.Settings(n=2))
+
+
+def test_a_slow_network_has_a_shorter_page(small, insects, tmp_path, monkeypatch):
+    loaded, asked = leapstep.load(small), report.Settings()
+    costs = [report.evaluations(loaded, None, report.Settings(extent=extent)) for extent in EXTENTS]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0] / 10  # of a network with 6 levels
+    for cost_, extent in zip(costs, EXTENTS, strict=True):
+        chosen, takes = report.fitted(loaded, None, asked, seconds=2.0 * cost_ + 1, price=2.0)
+        assert (chosen.extent, takes) == (extent, 2.0 * cost_)
+    assert report.fitted(loaded, None, asked, 1.0, 2.0) == (chosen, 2.0 * costs[-1])  # there is no shorter one
+    made = report.gather(loaded, settings=chosen)
+    assert made.evaluations == costs[-1]
+    assert (len(made.samples), made.between.frames.shape[:2]) == (4, (2, 2))
+    assert "It shows less than usual, since calls take long" in report.render(made)
+    monkeypatch.setattr(report, "price", lambda *_: 5.0)
+    said = done("report", small, "--out", tmp_path / "page.html", "--budget", "30m").stderr
+    assert "a sample takes the network 5 s, so the whole page would take about" in said
+    refused(invoke("report", small, "--out", tmp_path / "b.html", "--budget", "soon"), "--budget 'soon'")
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [({1: 9.0}, 9.0), ({1: 0.8, 4: 2.0}, 0.5)], ids=["slow", "quick"])
+def test_the_price_of_a_sample_is_that_of_a_call(small, monkeypatch, seconds, expected):
+    now, loaded = 0.0, leapstep.load(small)
+
+    def work(_, given):
+        nonlocal now
+        now += seconds[len(given[0])]
+
+    loaded.network.register_forward_pre_hook(work)
+    monkeypatch.setattr(report.time, "perf_counter", lambda: now)
+    assert report.price(loaded) == pytest.approx(expected)
 
 
 # --- the commands on the page --------------------------------------------------------------------------------------

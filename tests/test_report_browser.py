@@ -20,6 +20,7 @@ from leapstep.networks import MLP, UNet
 from leapstep.plots import Range
 from leapstep.report import figures
 from leapstep.report.contents import Cell, Curve, Strip, Sweep
+from leapstep.report.extent import WHOLE
 
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -85,17 +86,15 @@ def points(place):
     torch.manual_seed(0)
     network = random(MLP(shape=(2,), width=16, depth=1, timesteps=2))
     model = leapstep.Model(network, leapstep.linear(2), "v", (2,), scaling=Scaling(100.0, 5.0), clip=None)
-    return report.gather(model, settings=report.Settings(n=9))
+    return report.gather(model, settings=report.Settings(n=9, extent=WHOLE._replace(line=3)))
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """The pages as files."""
-    place, patch = tmp_path_factory.mktemp("pages"), pytest.MonkeyPatch()
-    patch.setattr(report, "LINE", 3)
+    place = tmp_path_factory.mktemp("pages")
     for make in (pictures, points):
         (place / f"{make.__name__}.html").write_text(report.render(make(place)), "utf-8")
-    patch.undo()
     return place
 
 

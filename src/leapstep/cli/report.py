@@ -13,7 +13,7 @@ from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from leapstep.checkpoint import Model
-    from leapstep.report import Splits
+    from leapstep.report import Settings, Splits
 
 EXAMPLES = """**Examples**
 
@@ -53,6 +53,9 @@ def command(
         Path | None, typer.Option(metavar="FOLDER", help="What `leapstep sweep` made; default: MODEL/sweep, if there.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
+    budget: Annotated[
+        str, typer.Option(help="How long it may take, such as 10m or 1h; a page of a slow network shows less.")
+    ] = "10m",
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> dict[str, Any]:
@@ -66,9 +69,10 @@ def command(
     loaded = checkpoint.load(model, options.device(device))
     chosen = options.labels(loaded, [] if label is None else [label], 1)
     settings = report.Settings(n, seed, method, steps, None if chosen is None else int(chosen), batch_size)
-    settings = report.complete(loaded, settings)
+    report.complete(loaded, settings)
     data = _own(loaded) if data is None else data
     held = None if data is None else _read(loaded, data)
+    settings = report.complete(loaded, _fitted(loaded, held, settings, budget))
     with progress_bar(report.effort(loaded, held, settings), "drawing the page", "step") as bar:
         page = report.gather(loaded, held, settings, source=model, sweep=sweep, on_step=bar.update)
     text = report.render(page)
@@ -91,6 +95,27 @@ def _check(out: Path, overwrite: bool) -> None:
     if out.is_dir():
         raise ValueError(f"{out} is a folder: name a file")
     options.claim_file(out, overwrite)
+
+
+def _fitted(model: Model, held: Splits | None, settings: Settings, budget: str) -> Settings:
+    """What there is time for; said where that is not everything, or takes longer all the same."""
+    from leapstep import report
+    from leapstep.doctor.budget import parsed, written
+
+    try:
+        seconds = parsed(budget)
+    except ValueError as error:
+        raise ValueError(f"--budget {error}") from None
+    price = report.price(model, settings)
+    whole = report.evaluations(model, held, settings) * price
+    settings, takes = report.fitted(model, held, settings, seconds, price)
+    if whole > seconds:
+        typer.echo(
+            f"a sample takes the network {written(price)}, so the whole page would take about {written(whole)}: it "
+            f"shows less, which takes about {written(takes)} (--budget)",
+            err=True,
+        )
+    return settings
 
 
 def _own(model: Model) -> str | None:

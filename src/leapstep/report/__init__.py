@@ -48,13 +48,29 @@ from leapstep.report.contents import (
     chosen,
     kind,
 )
+from leapstep.report.extent import EXTENTS
 from leapstep.report.rendering import render
 from leapstep.report.words import cost, lead, quality
 from leapstep.sampling import Noise, State, beginning, decode, encode, sample, times
 from leapstep.text import allowed
 from leapstep.transitions import TRANSITIONS, Transition
 
-__all__ = ["Page", "Settings", "Split", "Splits", "complete", "cost", "effort", "gather", "lead", "quality", "render"]
+__all__ = [
+    "Page",
+    "Settings",
+    "Split",
+    "Splits",
+    "complete",
+    "cost",
+    "effort",
+    "evaluations",
+    "fitted",
+    "gather",
+    "lead",
+    "price",
+    "quality",
+    "render",
+]
 
 SHOWN = {"pictures": 64, "points": 256, "signals": 16, "numbers": 64}
 """How many samples the grid shows by default."""
@@ -65,32 +81,11 @@ TOGETHER = {"pictures": 16, "points": 256, "signals": 4, "numbers": 64}
 TRAVELLERS = {"pictures": 8, "points": 256, "signals": 4, "numbers": 64}
 """How many samples the slider through time shows at most."""
 
-STEPS = (1, 2, 3, 5, 10, 20, 50, 100)
-"""Numbers of steps that are compared; the most that the model can take stands for all that are more."""
-
-BACK = (5, 10, 20, 50)
-"""Numbers of steps for reconstructions, likewise."""
-
 POSITIONS = 25
 """How many times the slider through time has at most."""
 
-EDGE = 9
-"""Frames along an edge of the interpolation among four noises ..."""
-
-LINE = 21
-"""... and between two, where samples are not pictures."""
-
-DATA = 32
-"""How many samples are encoded and decoded ..."""
-
 ORIGINALS = 8
-"""... and how many of these are shown."""
-
-LEVELS = 20
-"""At how many noise levels errors are measured ..."""
-
-PER_LEVEL = 64
-"""... and on how many samples each."""
+"""How many of the samples that are encoded and decoded are shown."""
 
 PAIRS = 8
 """How many samples are shown with their nearest training data."""
@@ -180,7 +175,8 @@ def complete(model: Model, settings: Settings) -> Settings:
     Raises:
         ValueError: settings that do not fit the model.
     """
-    n = SHOWN[kind(model.shape, model.is_pictures)] if settings.n is None else settings.n
+    shown = min(SHOWN[kind(model.shape, model.is_pictures)], settings.extent.n)
+    n = shown if settings.n is None else settings.n
     most = model.process.timesteps
     steps = min(20, most or 20) if settings.steps is None else settings.steps
     if n < 2 or settings.batch_size < 1:
@@ -204,17 +200,59 @@ def _check_labels(model: Model, data: Splits | None) -> None:
 
 def effort(model: Model, data: Splits | None = None, settings: Settings | None = None) -> int:
     """How often `gather` calls `on_step`: the steps of all samplers, batch by batch, and the measurements."""
-    settings = complete(model, settings or Settings())
-    work = _Work(model, settings, lambda: None)
-    frames = EDGE**2 if work.kind == "pictures" else LINE
-    total = work.steps * (work.batches(work.n) + work.batches(frames))
-    total += sum(_counts(model, STEPS)) * work.batches(work.together)
+    work = _Work(model, complete(model, settings or Settings()), lambda: None)
+    return sum(times * work.batches(n) for times, _, n in _runs(work, data))
+
+
+def evaluations(model: Model, data: Splits | None = None, settings: Settings | None = None) -> int:
+    """How many samples `gather` puts through the network, about: those of adaptive methods are not known before."""
+    work = _Work(model, complete(model, settings or Settings()), lambda: None)
+    return sum(times * calls * n for times, calls, n in _runs(work, data))
+
+
+def _runs(work: _Work, data: Splits | None) -> list[tuple[int, int, int]]:
+    """What is drawn and measured: steps, calls in each, and samples."""
+    model, extent, calls = work.model, work.extent, max(1, TRANSITIONS[work.settings.method].calls)
+    certain = max(1, TRANSITIONS[work.deterministic()[0]].calls)
+    frames = extent.edge**2 if work.kind == "pictures" else extent.line
+    runs = [(work.steps, calls, work.n), (work.steps, certain, frames)]
+    runs.append((sum(_counts(model, extent.steps)), calls, work.together))
     if data is not None:
-        n = min(DATA, len((data.held or data.train).data))
-        total += 2 * sum(_counts(model, BACK)) * work.batches(n)
-        for _, split in _parts(data):
-            total += len(_level_times(model)) * work.batches(min(PER_LEVEL, len(split.data)))
-    return total
+        n = min(extent.data, len((data.held or data.train).data))
+        runs.append((2 * sum(_counts(model, extent.back)), certain, n))
+        levels = len(_level_times(work))
+        runs += [(levels, 1, min(extent.per_level, len(split.data))) for _, split in _parts(data)]
+    return runs
+
+
+@torch.no_grad()
+def price(model: Model, settings: Settings | None = None) -> float:
+    """Seconds that the network takes for a sample, in small batches; of a quick network the second call counts."""
+    work = _Work(model, complete(model, settings or Settings()), lambda: None)
+    for n in (1, 4):
+        x = Noise(0, range(n), model.shape, device=work.device)(0)
+        diffusion, began = work.diffusion(work.labels(range(n))), time.perf_counter()
+        float(diffusion.denoise(x, torch.tensor(0.5, dtype=torch.float64)).sum())  # which waits for an accelerator
+        seconds = (time.perf_counter() - began) / n
+        if seconds > 1:
+            break
+    return seconds
+
+
+def fitted(
+    model: Model, data: Splits | None, settings: Settings, seconds: float, price: float
+) -> tuple[Settings, float]:
+    """The most that a page can show in some time, and how many seconds that takes, about; more where the least does.
+
+    Arguments:
+        seconds: that the page may take.
+        price: seconds for a sample, see `price`.
+    """
+    for extent in EXTENTS:
+        chosen = dataclasses.replace(settings, extent=extent)
+        if (takes := evaluations(model, data, chosen) * price) <= seconds:
+            break
+    return chosen, takes
 
 
 class _Work:
@@ -226,7 +264,8 @@ class _Work:
         self.model, self.settings = model, settings
         self.n, self.steps, self.spacing = settings.n, settings.steps, model.spacing or "trailing"
         self.kind = kind(model.shape, model.is_pictures)
-        self.together = min(self.n, TOGETHER[self.kind])
+        self.extent = settings.extent
+        self.together = min(self.n, TOGETHER[self.kind], self.extent.together)
         self.transition = TRANSITIONS[settings.method].make()
         self.device = next(model.network.parameters()).device
         self.calls = self.evaluations = 0
@@ -284,7 +323,7 @@ class _Work:
 
 def _samples(work: _Work) -> tuple[Tensor, Way]:
     """The samples of the grid, on the CPU, and the way of the first of them."""
-    model, seed, count = work.model, work.settings.seed, min(work.n, TRAVELLERS[work.kind])
+    model, seed, count = work.model, work.settings.seed, min(work.together, TRAVELLERS[work.kind])
     path = times(model.process, work.steps, work.spacing)
     first = Noise(seed, range(count), model.shape, device=work.device)(0)
     noisy: list[list[Tensor]] = [[] for _ in path]  # for each time, the batches
@@ -324,7 +363,7 @@ def _counts(model: Model, counts: tuple[int, ...]) -> list[int]:
 
 
 def _consistency(work: _Work) -> Consistency:
-    counts, found = _counts(work.model, STEPS), []
+    counts, found = _counts(work.model, work.extent.steps), []
     for count in counts:
         found.append(
             sample(
@@ -358,13 +397,13 @@ def _between(work: _Work) -> Between:
     diffusion = work.diffusion(None if label is None else torch.tensor([label]))
     ends = beginning(diffusion, path[0], ends)
     if len(ends) == 4:
-        z = interpolation_grid(ends, EDGE, EDGE, slerp).flatten(0, 1)
+        z = interpolation_grid(ends, work.extent.edge, work.extent.edge, slerp).flatten(0, 1)
     else:
-        start, end = (each.expand(LINE, *each.shape) for each in ends)
-        z = slerp(start, end, torch.linspace(0, 1, LINE, dtype=torch.float64))
+        start, end = (each.expand(work.extent.line, *each.shape) for each in ends)
+        z = slerp(start, end, torch.linspace(0, 1, work.extent.line, dtype=torch.float64))
     parts = [decode(diffusion, z[rows], path, transition, on_step=work.tick) for rows in map(list, work.parts(len(z)))]
     frames = work.shown(torch.cat(parts))
-    rows = EDGE if len(ends) == 4 else 1
+    rows = work.extent.edge if len(ends) == 4 else 1
     return Between(frames.reshape(rows, -1, *model.shape), seeds, name, label)
 
 
@@ -391,10 +430,10 @@ def _evenly(data: Data, n: int) -> Array:
 def _reconstructions(work: _Work, data: Splits) -> Reconstructions:
     """As `leapstep reconstruct` does it, by default."""
     split, name = (data.train, "train") if data.held is None else (data.held, data.held_name)
-    rows = _evenly(split.data, DATA)
+    rows = _evenly(split.data, work.extent.data)
     method, transition = work.deterministic()
     x0, labels = split.data.batch(rows), None if split.labels is None else split.labels[rows]
-    counts, samples, errors, deviations = _counts(work.model, BACK), [], [], []
+    counts, samples, errors, deviations = _counts(work.model, work.extent.back), [], [], []
     move: dict[str, Any] = {"transition": transition, "spacing": "leading", "on_step": work.tick}
     for count in counts:
         parts = []
@@ -419,15 +458,15 @@ def _reconstructions(work: _Work, data: Splits) -> Reconstructions:
     )
 
 
-def _level_times(model: Model) -> Tensor:
+def _level_times(work: _Work) -> Tensor:
     """The middles of equal parts of (0, 1], on trained levels where there are such: where training draws its times."""
-    t = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
-    levels = model.process.timesteps
+    t = (torch.arange(work.extent.levels, dtype=torch.float64) + 0.5) / work.extent.levels
+    levels = work.model.process.timesteps
     return t if levels is None else torch.unique((t * levels).ceil()) / levels
 
 
 def _levels(work: _Work, data: Splits) -> Levels:
-    t = _level_times(work.model)
+    t = _level_times(work)
     train = data.train.data
     some = train.batch(_evenly(train, 4096)).double()
     variance = (some - some.mean(0)).square().mean().item()
@@ -438,7 +477,7 @@ def _levels(work: _Work, data: Splits) -> Levels:
 def _denoising(work: _Work, name: str, split: Split, t: Tensor, variance: float) -> Denoising:
     """Errors on one part of the data, at these times."""
     process, clip = work.model.process, work.model.clip
-    rows = _evenly(split.data, PER_LEVEL)
+    rows = _evenly(split.data, work.extent.per_level)
     x0, labels = split.data.batch(rows), None if split.labels is None else split.labels[rows]
     errors = torch.zeros(2, len(t), dtype=torch.float64)
     for level, time_ in enumerate(t):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from leapstep.evaluation import Estimate
 from leapstep.plots import Range
+from leapstep.report.extent import WHOLE, Extent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,7 @@ class Settings:
         steps: from noise to data; None: 20, or T where that is less.
         label: the class of all samples; None: the classes in turn.
         batch_size: samples that go through the network at a time.
+        extent: what is shown at most.
     """
 
     n: int | None = None
@@ -43,6 +45,7 @@ class Settings:
     steps: int | None = None
     label: int | None = None
     batch_size: int = 64
+    extent: Extent = WHOLE
 
 
 class Split(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from leapstep.report.contents import Page
+from leapstep.report.extent import WHOLE
 
 
 def short(value: float | None) -> str:
@@ -116,7 +117,8 @@ def cost(page: Page) -> str:
 
 def effort(page: Page) -> str:
     """What the page took."""
+    cut = "" if page.settings.extent == WHOLE else " It shows less than usual, since calls take long (report --budget)."
     return (
         f"Made {page.created} in {page.seconds:.0f} s, with {page.calls:,} network calls on {page.evaluations:,} "
-        f"samples in all; seed {page.settings.seed}."
+        f"samples in all; seed {page.settings.seed}.{cut}"
     )
