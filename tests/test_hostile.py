@@ -14,7 +14,7 @@ import torch
 
 import leapstep
 from commands import done, invoke, refused
-from leapstep import checkpoint, data, features, foreign, networks, quality, reading, schemas, weights
+from leapstep import checkpoint, data, evaluation, features, foreign, networks, quality, reading, schemas, weights
 from leapstep.sampling import SPACINGS
 from leapstep.text import clean
 
@@ -559,3 +559,60 @@ def test_feature_spaces_are_checked(tmp_path):
     (folder / "features.json").write_text("[" * 10**5)
     with pytest.raises(ValueError, match="nested too deep"):
         features.load(str(folder), held)
+
+
+# --- values in Python ---
+
+
+def test_times_may_be_numpys():
+    law = leapstep.GaussianMixture(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0.1, 0.1]))
+    diffusion = law.diffusion(leapstep.cosine())
+    listed = leapstep.sample(diffusion, (3, 2), steps=[1.0, 0.5, 0.25, 0.0])
+    for steps in (np.array([1, 0.5, 0.25, 0]), np.array([0, 0.25, 0.5, 1], np.float32)[::-1], np.array([1, 0.5, 0.25])):
+        assert torch.equal(leapstep.sample(diffusion, (3, 2), steps=steps), listed)
+    counted = leapstep.sample(diffusion, (3, 2), steps=7)
+    for steps in (np.int64(7), np.array(7), np.uint8(7)):
+        assert torch.equal(leapstep.sample(diffusion, (3, 2), steps=steps), counted)
+    for steps in (np.float64(7), np.array([[1.0, 0.0]]), "7", None, [1, "a"]):
+        with pytest.raises(ValueError, match="times"):
+            leapstep.sample(diffusion, (3, 2), steps=steps)
+
+
+@pytest.mark.parametrize("clip", [10, "ab", (1,), (1, 2, 3), None, object()])
+def test_a_clip_that_is_no_range(clip):
+    diffusion = leapstep.empirical(leapstep.cosine(), torch.eye(2))
+    with pytest.raises(ValueError, match=r"clip=.*: give a range \(low, high\), or a function of x0"):
+        leapstep.clipped(diffusion, clip)
+
+
+def test_features_beyond_what_distances_can_hold():
+    few = np.random.default_rng(0).normal(size=(9, 2))
+    for call in (evaluation.frechet_distance, evaluation.kernel_distance):
+        with pytest.raises(ValueError, match=r"samples reach \d.*e\+30, whose distances are beyond float64"):
+            call(few * 1e30, few)
+    largest = few / np.abs(few).max() * evaluation.LARGEST
+    found = evaluation.measure(largest, largest[::-1], resamples=3, k=1, metrics=["frechet", "kernel"])
+    assert all(np.isfinite([each.value, each.low, each.high]).all() for each in found.values())
+
+
+def test_one_label_is_for_all_samples_with_guidance_too(run):
+    model = checkpoint.load(run)
+    for guidance in (1.0, 2.0):
+        made = [
+            leapstep.sample(model.diffusion(labels, guidance), (3, 1, 8, 8), steps=2)
+            for labels in (torch.tensor([1, 1, 1]), torch.tensor([1]), torch.tensor(1))
+        ]
+        assert torch.equal(made[0], made[1])
+        assert torch.equal(made[0], made[2])
+        with pytest.raises(ValueError, match=r"labels of shape \[2\] for 3 samples: pass one for all, or one for each"):
+            leapstep.sample(model.diffusion(torch.tensor([0, 1]), guidance), (3, 1, 8, 8), steps=2)
+    with pytest.raises(ValueError, match="labels are float32: pass integers from 0 to 1"):
+        model.diffusion(torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("count", [0, -1, 10**9])
+def test_levels_that_no_network_has(tmp_path, count):
+    from leapstep.foreign import Settings
+
+    with pytest.raises(ValueError, match=f"steps={count}: a number of noise levels lies between 1 and 100000"):
+        Settings({"steps": count}).levels("steps", 1000, "levels")

@@ -118,14 +118,13 @@ class Model:
         """
         self._check(labels, guidance)
         free = None if self.null_label is None else torch.tensor(self.null_label)
-        wanted = free if labels is None else labels
-        if guidance != 1 and labels is not None and free is not None:
-            wanted = torch.cat([labels, free.expand(len(labels))])
+        wanted = (labels, free) if guidance != 1 else (free if labels is None else labels,)
 
         def call(x: Tensor, timestep: Tensor) -> Any:
-            if wanted is None:
+            told = [_for_each(label, len(x) // len(wanted)) for label in wanted if label is not None]
+            if not told:
                 return self.network(x, timestep)
-            return self.network(x, timestep, class_labels=wanted.to(x.device).expand(len(x)))
+            return self.network(x, timestep, class_labels=torch.cat(told).to(x.device))
 
         fractional = getattr(getattr(self.network, "config", None), "time_embedding", None) == "sinusoidal"
         diffusion = from_network(call, self.process, self.predicts, self.time, fractional=fractional, dtype=dtype)
@@ -143,10 +142,19 @@ class Model:
             raise ValueError(f"this network samples one class at a time: pass a label from 0 to {last}")
         if labels is not None and not self.classes:
             raise ValueError("this network was trained without labels: it cannot be asked for one")
+        if labels is not None and (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool):
+            raise ValueError(f"labels are {str(labels.dtype).removeprefix('torch.')}: pass integers from 0 to {last}")
         if labels is not None and ((labels < 0) | (labels > last)).any():
             raise ValueError(f"labels must lie between 0 and {last} ({', '.join(self.classes)})")
         if guidance != 1 and self.null_label is None:
             raise ValueError("guidance needs a network that was trained with some labels dropped (label_dropout)")
+
+
+def _for_each(labels: Tensor, count: int) -> Tensor:
+    """One label for each of so many samples `[count]`, from as many, or from one for all."""
+    if labels.ndim > 1 or labels.numel() not in (1, count):
+        raise ValueError(f"labels of shape {list(labels.shape)} for {count} samples: pass one for all, or one for each")
+    return labels.reshape(-1).expand(count)
 
 
 # --- models --------------------------------------------------------------------------------------------------------

@@ -333,9 +333,7 @@ def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
     if callable(clip):
         bound = clip
     else:
-        low, high = clip
-        if not low < high:
-            raise ValueError(f"clip=({low}, {high}): the low end must lie below the high end")
+        low, high = _range(clip)
 
         def bound(x0: Tensor) -> Tensor:
             return x0.clamp(low, high)
@@ -345,6 +343,16 @@ def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
         return bound(bounded), before
 
     return diffusion._replace(denoise=lambda x, t: bound(diffusion.denoise(x, t)), raw=raw)
+
+
+def _range(clip: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(end) for end in clip)
+    except (TypeError, ValueError):
+        raise ValueError(f"clip={clip!r}: give a range (low, high), or a function of x0") from None
+    if not low < high:
+        raise ValueError(f"clip=({low:g}, {high:g}): the low end must lie below the high end")
+    return low, high
 
 
 def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> Callable[[Tensor], Tensor]:

@@ -37,6 +37,9 @@ NORMAL = 1.959963984540054
 PAIRS = 2**22
 """Entries of a block: 32 MiB in float64."""
 
+LARGEST = 1e25
+"""The largest feature: the variance of a kernel distance is of the twelfth power of features."""
+
 ACCURACY = 1e-9
 """Relative error of squared distances that are compared; what is nearer than that to a tie is one."""
 
@@ -404,6 +407,8 @@ def _features(samples: Samples, least: int, what: str) -> Tensor:
         raise ValueError(f"samples of shape {list(samples.shape)} have no features: pass at least one")
     if not features.isfinite().all():
         raise ValueError(f"samples of shape {list(samples.shape)} hold NaN or infinite values: remove them first")
+    if (largest := features.abs().max().item()) > LARGEST:
+        raise ValueError(f"samples reach {largest:.3g}, whose distances are beyond float64: divide them by their scale")
     return features
 
 

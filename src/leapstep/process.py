@@ -33,6 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +51,10 @@ def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
     Raises:
         ValueError: a time outside [0, 1], such as an integer timestep.
     """
-    t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+    try:
+        t = torch.as_tensor(t.copy() if isinstance(t, np.ndarray) else t, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"t={t!r}: times are numbers in [0, 1]") from None
     inside = 0 <= t.item() <= 1 if t.ndim == 0 else bool(((t >= 0) & (t <= 1)).all())
     if not inside:
         raise ValueError(f"t={t.tolist()}: times lie in [0, 1]; the trained level k of T is t = k / T")

@@ -85,7 +85,7 @@ def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str 
     Raises:
         ValueError: steps out of range, unknown spacing, or a list that is not strictly decreasing in [0, 1].
     """
-    if not isinstance(steps, SupportsIndex) or isinstance(steps, Tensor):
+    if not isinstance(steps, SupportsIndex) or isinstance(steps, Tensor) or np.ndim(steps):
         given = as_time(steps)
         if given.ndim != 1 or len(given) == 0 or (given.diff() >= 0).any() or given[0] == 0:
             raise ValueError("a list of times must be strictly decreasing and lie in [0, 1]")

@@ -150,9 +150,7 @@ def _process(settings: Settings) -> Process:
     name = settings.take("diffusion.beta_schedule", "linear", "schedule")
     start = settings.take("diffusion.beta_start", 1e-4, "first beta")
     end = settings.take("diffusion.beta_end", 0.02, "last beta")
-    steps = settings.take("diffusion.num_diffusion_timesteps", 1000, "trained levels")
-    if steps < 1:
-        raise ValueError(f"diffusion.num_diffusion_timesteps={steps} must be at least 1")
+    steps = settings.levels("diffusion.num_diffusion_timesteps", 1000, "trained levels")
     f64 = torch.float64
     schedules = {
         "linear": lambda: torch.linspace(start, end, steps, dtype=f64),

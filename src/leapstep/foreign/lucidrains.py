@@ -29,6 +29,7 @@ from leapstep.data import PIXELS
 from leapstep.foreign.reading import Chosen, Import, Settings, State
 from leapstep.networks.lucidrains import LucidUNet, LucidUNetConfig
 from leapstep.process import Process, cosine, exponential, from_betas, linear
+from leapstep.schemas import SIDE
 from leapstep.weights import fill, sketch
 
 __all__ = ["matches", "read", "unpack"]
@@ -236,7 +237,7 @@ def _size(network: LucidUNetConfig, settings: Settings) -> tuple[int, int]:
     pair, what = isinstance(settings.given.get("image_size"), list | tuple), "size of the pictures"
     size: Any = settings.need("image_size", tuple, what) if pair else settings.need("image_size", int, what)
     sides, multiple = tuple(size) if pair else (size, size), 2 ** (len(network.widths) - 1)
-    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 or side % multiple for side in sides):
+    if len(sides) != 2 or any(not isinstance(side, int) or not 1 <= side <= SIDE or side % multiple for side in sides):
         raise ValueError(
             f"image_size={size} must be one multiple of {multiple} or two, as every level but one halves it"
         )
@@ -273,7 +274,7 @@ def _process(network: LucidUNetConfig, buffers: State, settings: Settings) -> tu
         return ({"name": "exponential"}, exponential()) if name == "linear" else (None, cosine())
     if "betas" not in buffers:
         name = settings.take("beta_schedule", "sigmoid", "noise schedule")
-        timesteps = settings.take("timesteps", 1000, "trained levels")
+        timesteps = settings.levels("timesteps", 1000, "trained levels")
         if name not in SCHEDULES:
             raise ValueError(f"beta_schedule={name} is not one of {', '.join(SCHEDULES)}")
         return None, SCHEDULES[name](timesteps)

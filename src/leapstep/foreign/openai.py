@@ -263,7 +263,7 @@ def _heads(fields: Mapping[str, Any], settings: Settings) -> dict[str, int]:
 def _process(settings: Settings) -> Process:
     """The betas that the projects make of these settings."""
     name = settings.take("noise_schedule", "linear", "schedule")
-    steps = settings.take("diffusion_steps", 1000, "trained levels")
-    if name not in ("linear", "cosine") or steps < 1:
-        raise ValueError(f"noise_schedule={name}, diffusion_steps={steps}: use linear or cosine, and at least 1 step")
+    steps = settings.levels("diffusion_steps", 1000, "trained levels")
+    if name not in ("linear", "cosine"):
+        raise ValueError(f"noise_schedule={name}: use linear or cosine")
     return linear(steps) if name == "linear" else cosine(steps)

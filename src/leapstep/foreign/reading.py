@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from leapstep.checkpoint import Model
+from leapstep.schemas import LEVELS, SIDE
+from leapstep.text import one_line
 
 Value = TypeVar("Value")
 State = Mapping[str, Tensor]
@@ -76,6 +78,17 @@ class Settings:
         self.say(f"{what}: {value}, as {name} says")
         return value
 
+    def levels(self, name: str, default: int, what: str) -> int:
+        """A number of noise levels, as `take` takes it.
+
+        Raises:
+            ValueError: it is not one, or more than any network has.
+        """
+        count = self.take(name, default, what)
+        if not 1 <= count <= LEVELS:
+            raise ValueError(f"{name}={count}: a number of noise levels lies between 1 and {LEVELS}")
+        return count
+
     def optional(self, name: str, kind: type[Value]) -> Value | None:
         """The value of a setting, or None where it was not given; nothing is said of it."""
         self._known.append(name)
@@ -136,8 +149,10 @@ def as_linear(state: State, network: nn.Module) -> dict[str, Tensor]:
 def square(settings: Settings, name: str, channels: tuple[int, ...]) -> int:
     """The side of the pictures, from a setting; a U-Net with levels of these channels must be able to halve it."""
     size, multiple = settings.need(name, int, "size of the pictures"), 2 ** (len(channels) - 1)
-    if size < 1 or size % multiple:
-        raise ValueError(f"{name}={size} must be a multiple of {multiple}: {len(channels)} levels halve it that often")
+    if not 1 <= size <= SIDE or size % multiple:
+        raise ValueError(
+            f"{name}={size} must be a multiple of {multiple} up to {SIDE}: {len(channels)} levels halve it that often"
+        )
     return size
 
 
@@ -147,7 +162,7 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
     try:
         return tuple(float(item) for item in items)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}={value!r} is not a list of numbers") from None
+        raise ValueError(f"{name}={one_line(repr(value), 60)} is not a list of numbers") from None
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -167,5 +182,5 @@ def _typed(name: str, value: Any, kind: type[Value]) -> Value:
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{name}={value!r} is not of the right kind: give a value of type {kind.__name__}")
+        raise ValueError(f"{name}={one_line(repr(value), 60)} is not of the right kind: give {kind.__name__}")
     return value

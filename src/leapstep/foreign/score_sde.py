@@ -33,6 +33,7 @@ from leapstep.data import PIXELS
 from leapstep.foreign.reading import Chosen, Import, Settings, State
 from leapstep.networks.score_sde import ScoreUNet
 from leapstep.process import SCHEDULES, Process, from_betas
+from leapstep.schemas import SIDE
 from leapstep.weights import fill, sketch
 
 __all__ = ["matches", "read", "unpack"]
@@ -301,7 +302,7 @@ def _size(shape: Mapping[str, Any], settings: Settings) -> int:
     else:
         size = settings.need("data.image_size", int, "size of the pictures")
     multiple = 2 ** (len(shape["multiples"]) - 1)
-    if size < 1 or size % multiple:
+    if not 1 <= size <= SIDE or size % multiple:
         raise ValueError(f"data.image_size={size} must be a multiple of {multiple}, as every level but one halves it")
     derived = tuple(size // 2**level for level in levels)
     settings.agree("model.attn_resolutions", derived, "the levels that have attention, and the size of the pictures")
@@ -324,7 +325,7 @@ def _sigmas(state: State, size: int, settings: Settings) -> tuple[float, float, 
         high = settings.take("model.sigma_max", 50.0, "largest sigma")
     else:
         high = settings.need("model.sigma_max", float, "largest sigma")
-    return low, high, settings.take("model.num_scales", 1000, "noise levels")
+    return low, high, settings.levels("model.num_scales", 1000, "noise levels")
 
 
 def _process(
@@ -342,7 +343,7 @@ def _process(
         low = settings.take("model.beta_min", 0.1, "beta(0)")
         high = settings.take("model.beta_max", 20.0, "beta(1)")
         if not continuous:
-            levels = settings.take("model.num_scales", 1000, "trained levels")
+            levels = settings.levels("model.num_scales", 1000, "trained levels")
             return None, from_betas(torch.linspace(low / levels, high / levels, levels, dtype=torch.float64))
         schedule = {"name": sde.removesuffix("sde"), "beta_min": low, "beta_max": high}
     return schedule, SCHEDULES[schedule["name"]](**{key: value for key, value in schedule.items() if key != "name"})
