@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,13 +30,23 @@ from leapstep.configuration import TrainingConfig
 from leapstep.data import Data, read, same_source
 from leapstep.denoiser import Diffusion, from_network
 from leapstep.finite import NotFinite
-from leapstep.networks import MLP, UNet
+from leapstep.networks import UNet
 from leapstep.pictures import grid, save_image
 from leapstep.process import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.progress import progress_bar
 from leapstep.sampling import sample
 from leapstep.training import estimate, initial
 from leapstep.training.objective import WEIGHTS, loss, stratified_times
+from leapstep.training.parts import (
+    build_network,
+    check_sides,
+    ema_update,
+    largest,
+    learning_rate,
+    native_bf16,
+    order,
+    resizing,
+)
 from leapstep.training.previews import first_samples, strip
 
 if TYPE_CHECKING:
@@ -57,105 +66,6 @@ __all__ = [
 
 COMPARED = 256
 """How many noised samples make a loss that is compared from step to step."""
-
-# --- the parts of a run --------------------------------------------------------------------------------------------
-
-
-def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
-    """Make the network that a configuration describes, for the data at hand, with fresh weights.
-
-    Raises:
-        ValueError: pictures that the U-Net's levels do not divide, labels that the data does not have, and other
-            settings that do not fit the data.
-    """
-    shared: dict[str, Any] = {
-        "classes": (len(data.classes) + (config.label_dropout > 0)) if config.labels else None,
-        "dropout": config.dropout,
-        "time_embedding": config.time_embedding,
-        "timesteps": config.timesteps,
-    }
-    if config.labels and data.labels is None:
-        raise ValueError(f"labels were asked for, but {data.source} has none: train without --labels")
-    if (config.network or ("unet" if data.is_pictures else "mlp")) == "mlp":
-        return MLP(shape=data.shape, width=config.width, depth=config.depth, **shared)
-    if len(data.shape) != 3:
-        raise ValueError(
-            f"a U-Net takes samples of shape (channels, height, width), not {data.shape}: use --network mlp"
-        )
-    check_sides(data.shape, len(config.channels))
-    return UNet(
-        in_channels=data.shape[0],
-        channels=config.channels,
-        attention=config.attention,
-        blocks=config.blocks,
-        head_channels=config.head_channels,
-        groups=config.groups,
-        **shared,
-    )
-
-
-def check_sides(shape: tuple[int, ...], levels: int) -> None:
-    """Raise ValueError where a U-Net of so many levels cannot halve pictures of this shape."""
-    multiple = 2 ** (levels - 1)
-    if shape[1] % multiple or shape[2] % multiple:
-        raise ValueError(
-            f"pictures of {shape[1]}x{shape[2]} pixels do not fit {levels} levels, which need "
-            f"multiples of {multiple}: pass another --size, or fewer --channels and --attention"
-        )
-
-
-def resizing(data: Data) -> str | None:
-    """How pictures were brought to one size, in a line; None where they had it."""
-    others = {size: count for size, count in data.originals.items() if size != data.shape[:0:-1]}
-    if not others:
-        return None
-    (width, height), _ = max(others.items(), key=lambda item: item[1])
-    sizes = f"{width}x{height}" if len(others) == 1 else f"{len(others)} sizes, most often {width}x{height},"
-    cut = "cut to squares and " if any(w != h for w, h in others) else ""
-    _, h, w = data.shape
-    blown = sum(count for size, count in others.items() if min(size) < min(h, w))
-    larger = f"; {blown} of them were smaller, and are blurred by it" if blown else ""
-    return f"{sum(others.values())} pictures of {sizes} are {cut}made {w}x{h}{larger}"
-
-
-def largest(data: Data) -> float:
-    """The largest absolute value of the data in model space."""
-    parts = (range(i, min(i + 4096, len(data))) for i in range(0, len(data), 4096))
-    return max(data.batch(part).abs().max().item() for part in parts)
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Learning rate of a step counted from 0: linear warm-up, then constant, or half a cosine down to 0."""
-    warm = min(1.0, (step + 1) / (config.warmup + 1))
-    if config.lr_schedule == "constant":
-        return config.learning_rate * warm
-    progress = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.learning_rate * warm * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-
-
-def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """Average weights with min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights soon fade."""
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
-        kept = min(decay, (1 + n.item()) / (10 + n.item()))
-        torch._foreach_lerp_(averaged, current, 1 - kept)
-
-    return update
-
-
-def _native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512_BF16"
-
-
-@functools.lru_cache(maxsize=2)  # a batch may lie across two epochs
-def _order(seed: int, epoch: int, n: int) -> np.ndarray[Any, Any]:
-    return np.random.default_rng([seed, epoch]).permutation(n)
-
-
-# --- the run -------------------------------------------------------------------------------------------------------
 
 
 class Start(NamedTuple):
@@ -184,7 +94,7 @@ class Trainer:
         AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
         bf16 = config.precision == "bf16"
         if config.precision == "auto":
-            bf16 = _native_bf16(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+            bf16 = native_bf16(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
         self.accelerator: Accelerator = Accelerator(
             cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no", gradient_accumulation_steps=config.accumulate
         )
@@ -379,7 +289,7 @@ class Trainer:
         config, world = self.config, self.accelerator.num_processes
         size, n = config.batch_size // (config.accumulate * world), len(self.rows)
         start = self.step * config.batch_size + (part * world + self.accelerator.process_index) * size
-        chosen = self.rows[[_order(config.seed, i // n, n)[i % n] for i in range(start, start + size)]]
+        chosen = self.rows[[order(config.seed, i // n, n)[i % n] for i in range(start, start + size)]]
         labels = self.data.labels if config.labels else None
         return self.data.batch(chosen), None if labels is None else torch.from_numpy(labels[chosen])
 
