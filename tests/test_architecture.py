@@ -15,7 +15,7 @@ FLOORS = [
     {"progress", "plugin", "reading"},
     {"folders"},
     {"process", "networks", "data", "pictures", "plots", "evaluation", "configuration", "schemas", "weights"},
-    {"denoiser", "interpolation", "rotations", "holdout", "store"},
+    {"denoiser", "interpolation", "rotations", "holdout", "store", "pipelines"},
     {"transitions", "calibration", "conventions", "features"},
     {"sampling", "checkpoint", "likelihood"},
     {"training", "quality", "doctor", "foreign"},

@@ -33,7 +33,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from leapstep import files, folders, reading, weights
+from leapstep import files, folders, pipelines, reading, weights
 from leapstep.calibration import Calibration
 from leapstep.conventions import Conventions, own_words, read_own_words, read_scheduler, scheduler_config
 from leapstep.data import PIXELS, Scaling
@@ -221,10 +221,8 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         with _reading(folder / "leapstep.json", schemas.Run) as said:
             details = {name: value for name, value in said.items() if value is not None}
     if (folder / "model_index.json").exists():
-        with _reading(folder / "model_index.json", schemas.Pipeline) as index:
-            others = [name for name in index if not name.startswith("_") and name not in ("unet", "scheduler")]
-            if others:
-                raise ValueError(f"a pipeline with {', '.join(others)} is not supported, only a unet and a scheduler")
+        with _reading(folder / "model_index.json", schemas.Pipeline):
+            pass  # what is wrong with it shows
     kind = _kind(folder)
     assert kind is not None  # _folder has looked
     with _reading(folder / kind / "config.json") as config:
@@ -358,6 +356,7 @@ def is_model(source: str | Path) -> bool:
 def _folder(source: str) -> Path:
     folder = Path(source)
     if folder.is_dir():
+        pipelines.refuse(folder, source)
         there = (folder / name for name in (WEIGHTS, PICKLED))
         if _kind(folder) is None and (folder / "config.json").is_file() and any(path.is_file() for path in there):
             raise ValueError(
@@ -378,12 +377,14 @@ def _folder(source: str) -> Path:
     wanted = ["*.json", "scheduler/*.json", "unet/*.bin"]
     wanted += [f"{kind}/{name}" for kind in NETWORKS for name in ("*.json", WEIGHTS)]
     try:
-        return Path(snapshot_download(source, allow_patterns=wanted))
+        folder = Path(snapshot_download(source, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"there is no folder {source}, and the Hub did not give a model of that name: {reason}"
         ) from error
+    pipelines.refuse(folder, source)
+    return folder
 
 
 def _kind(folder: Path) -> str | None:
