@@ -469,8 +469,9 @@ def _copies(network: Classifier, data: Data, kept: Array, values: Array) -> dict
             starts = range(0, len(x), 256)
             return torch.cat([network.features(x[start : start + 256].to(place)).cpu() for start in starts])
 
-    held = data.scaling.to_model(np.asarray(values[:COMPARED]))
-    return rotations.farther(extract, data.batch(kept[:COMPARED]), held)
+    most = min(COMPARED, max(2, 2**26 // math.prod(data.shape)))  # all of them lie in memory
+    held = data.scaling.to_model(np.asarray(values[:most]))
+    return rotations.farther(extract, data.batch(kept[:most]), held)
 
 
 def _checked(recipe: Recipe, data: Data) -> Recipe:

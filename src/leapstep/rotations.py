@@ -90,5 +90,6 @@ def farther(extract: Callable[[Tensor], Tensor], data: Tensor, held: Tensor) -> 
     """
     reference = extract(data)
     usual = max(frechet_distance(extract(held), reference), 1e-12)
-    copies = {name: damage(held).clamp(-1, 1) for name, damage in COPIES.items()}
-    return {name: frechet_distance(extract(copy), reference) / usual for name, copy in copies.items()}
+    return {
+        name: frechet_distance(extract(damage(held).clamp(-1, 1)), reference) / usual for name, damage in COPIES.items()
+    }
