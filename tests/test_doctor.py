@@ -380,8 +380,8 @@ class Clock:
 
 @pytest.mark.parametrize(
     "cost",
-    [0.01, 0.1, lambda now: 0.02 if now < 30 else 0.04],
-    ids=["some samples fewer", "the least", "calls that turn out slower"],
+    [0.01, 0.1, lambda now: 0.02 if now < 30 else 0.04, lambda now: 0.004 if now < 5 else 0.04],
+    ids=["some samples fewer", "the least", "calls that turn out slower", "ten times slower"],
 )
 def test_a_diagnosis_keeps_to_its_budget_and_is_never_wrong_for_it(monkeypatch, cost):
     net, data = BLOBS.network()
@@ -395,6 +395,7 @@ def test_a_diagnosis_keeps_to_its_budget_and_is_never_wrong_for_it(monkeypatch, 
     assert set(wrong.values()) <= {"unsure"}
     assert diagnosis.arguments["predicts"] == "v"
     assert f"For want of time {diagnosis.cuts[0]}" in " ".join(str(diagnosis).split())
+    assert any("turned out slower" in cut for cut in diagnosis.cuts) == (callable(cost) and cost(0) < 0.01)
 
 
 def test_time_for_everything_cuts_nothing(monkeypatch, diagnosed):

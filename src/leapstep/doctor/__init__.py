@@ -81,12 +81,7 @@ def diagnose(
     """
     time = Budget(budget)
     beliefs = _checked(assume or {})
-    if n < LEAST:
-        raise ValueError(f"n={n}: at least {LEAST} samples are needed, best 300")
-    if not budget > 0:
-        raise ValueError(f"budget={budget}: give seconds, more than 0")
-    if isinstance(net, type):
-        raise ValueError(f"the network is the class {net.__name__}: give an instance of it, {net.__name__}(...)")
+    _check(net, n, budget)
     generator = torch.Generator().manual_seed(seed)
     samples = draw(data, condition, counts, n, generator, device_of(net))
     values = samples.values
@@ -136,6 +131,15 @@ def diagnose(
         eta=eta,
         counted=None if samples.counts is None else round(samples.counts.double().mean().item(), 4),
     )
+
+
+def _check(net: Callable[..., Any], n: int, budget: float) -> None:
+    if n < LEAST:
+        raise ValueError(f"n={n}: at least {LEAST} samples are needed, best 300")
+    if not budget > 0:
+        raise ValueError(f"budget={budget}: give seconds, more than 0")
+    if isinstance(net, type):
+        raise ValueError(f"the network is the class {net.__name__}: give an instance of it, {net.__name__}(...)")
 
 
 def _checked(assume: Mapping[str, Any]) -> dict[str, Any]:

@@ -177,11 +177,21 @@ class Budget:
         if found.samples > allowed:
             room = int(allowed - found._replace(pairs=0).samples) // len(found.levels)
             found = found._replace(pairs=min(whole.pairs, max(LEAST_PAIRS, room)))
-        if found != whole:
+        if found.evidence != whole.evidence:
             self.cuts.append(f"conventions were compared on {found.evidence} of {whole.evidence} samples each")
         if found.pairs != whole.pairs:
             self.cuts.append(f"only the {found.pairs} most common of {whole.pairs} were compared")
         return found
+
+    def round(self, race: Race, number: int) -> tuple[int, int]:
+        """The pairs kept and the factor of a round of a race, 0 or 1, fewer where calls turned out slower."""
+        kept, factor = race.rounds[number]
+        began, own = self._part
+        left = max(0.0, own - (self.elapsed - began)) / self.cost if self.cost > 0 else math.inf
+        room = left * (0.45, 1.0)[number] / (len(race.levels) * race.n)
+        while (kept + OWN) * factor > room and (kept, factor) > LAST_ROUNDS[number]:
+            kept, factor = (kept, factor - 1) if factor > LAST_ROUNDS[number][1] else (max(2, kept // 2), factor)
+        return kept, factor
 
     def reading(self, whole: Reading) -> Reading:
         """The reading of schedules that there is time for, at most this one."""

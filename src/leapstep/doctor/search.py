@@ -158,26 +158,7 @@ def search(
     race = ask.budget.race(whole)
     n = race.n
     on_stage("comparing conventions")
-    trials: list[Trial] = []
-    for kinds in _compared(ask, pairs[: race.pairs], n, noise, levels=race.levels):
-        trials += kinds
-        if ask.budget.over(race.pairs * len(race.levels) * n / race.samples):
-            break
-    complete = len({(trial.range.name, *_identity(trial)[2:]) for trial in trials}) == len(
-        {(span.name, *_route(route)) for span, route in pairs}
-    )
-    trials = _sorted(trials)
-    for rounds, (kept, factor) in enumerate(race.rounds, start=1):
-        first = n * 4**rounds
-        again = _pairs(trials, kept)
-        renewed = {
-            _identity(trial): trial
-            for kinds in _compared(ask, again, factor * n, noise, first, race.levels)
-            for trial in kinds
-        }
-        trials = _sorted(
-            trial.merged(renewed[_identity(trial)]) if _identity(trial) in renewed else trial for trial in trials
-        )
+    trials, race, complete = _raced(ask, pairs, noise, race)
     on_stage("reading the schedule")
     reading = ask.budget.reading(whole_reading(noise))
     best = next(trial for trial in trials if trial.n > n).score
@@ -193,6 +174,36 @@ def search(
     winners.sort(key=lambda one: one.trial.score)
     found = Search(winners, trials, math.sqrt(whole.evidence / race.evidence), complete)
     return _believing(found, ask, noise, assume, reading)
+
+
+def _raced(ask: Probe, pairs: list[tuple[Range, Route]], noise: Tensor, race: Race) -> tuple[list[Trial], Race, bool]:
+    """The trials of a race, the best first, the race as it was run, and whether there was time to compare all pairs."""
+    n, chosen = race.n, pairs[: race.pairs]
+    trials: list[Trial] = []
+    for kinds in _compared(ask, chosen, n, noise, levels=race.levels):
+        trials += kinds
+        if ask.budget.over(race.pairs * len(race.levels) * n / race.samples):
+            break
+    tried = len({(trial.range.name, *_route(trial.route)) for trial in trials})
+    planned = len({(span.name, *_route(route)) for span, route in chosen})
+    if tried < planned:
+        ask.budget.cuts.append(f"calls turned out slower, and only {tried} of {planned} conventions were compared")
+    trials = _sorted(trials)
+    run = [ask.budget.round(race, 0)]
+    for rounds in (1, 2):
+        kept, factor = run[-1]
+        first = n * 4**rounds
+        again = _pairs(trials, kept)
+        renewed = {
+            _identity(trial): trial
+            for kinds in _compared(ask, again, factor * n, noise, first, race.levels)
+            for trial in kinds
+        }
+        trials = _sorted(
+            trial.merged(renewed[_identity(trial)]) if _identity(trial) in renewed else trial for trial in trials
+        )
+        run += [ask.budget.round(race, 1)] if rounds == 1 else []
+    return trials, race._replace(rounds=(run[0], run[1])), tried == planned and len(chosen) == len(pairs)
 
 
 def whole_race(pairs: list[tuple[Range, Route]], noise: Tensor) -> Race:
