@@ -5,6 +5,8 @@ import dataclasses
 import io
 import json
 import os
+import random
+import warnings
 import zipfile
 
 import numpy as np
@@ -616,3 +618,82 @@ def test_levels_that_no_network_has(tmp_path, count):
 
     with pytest.raises(ValueError, match=f"steps={count}: a number of noise levels lies between 1 and 100000"):
         Settings({"steps": count}).levels("steps", 1000, "levels")
+
+
+# --- chance ---
+
+JUNK = (
+    None, True, False, 0, -1, 1, 2.5, 1e308, -1e-308, 10**9, 2**63, 10**40, float("inf"), float("nan"), "", "x", EVIL,
+    "a" * 100_000, [], {}, [[]], [None], {"a": {}}, [1] * 1000, ["x", 3], {"name": "ve"},
+    {"name": "linear", "timesteps": 0}, {"name": "karras", "rho": 0},
+    {"name": "betas", "betas": [0.5, 0.1]}, {"quantile": 2}, [1, -1], [0, 0],
+)  # fmt: skip
+"""What a value in a JSON file may turn into."""
+
+
+def places(value, path=()):
+    """Every place in a JSON value: the keys that lead there."""
+    yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from places(part, (*path, key))
+
+
+def mutated(content, rng):
+    """A JSON value with one to three of its parts replaced, removed, doubled, or nested."""
+    content = json.loads(json.dumps(content))
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        path = rng.choice(list(places(content)))
+        if not path:
+            return rng.choice(JUNK)
+        part = content
+        for key in path[:-1]:
+            part = part[key]
+        action = rng.random()
+        if action < 0.2:
+            del part[path[-1]]
+        elif action < 0.3:
+            part[path[-1]] = [part[path[-1]]] * 2
+        elif action < 0.4 and isinstance(part[path[-1]], int | float):
+            part[path[-1]] *= rng.choice((-1, 0, 2, 1000, 10**12))
+        elif action < 0.45 and isinstance(part, dict):
+            part[rng.choice(("predicts", "clip", "process", "time", "spacing", "x", "thresholding"))] = rng.choice(JUNK)
+        else:
+            part[path[-1]] = rng.choice(JUNK)
+    return content
+
+
+def used(run):
+    """Load a model, say what it is, and sample it, as far as its files allow; what was wrong, or None."""
+    from leapstep.cli.info import _facts
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = checkpoint.load(run)
+            json.dumps(_facts(str(run)))
+            labels = torch.zeros(1, dtype=torch.long) if model.classes else None
+            if np.prod(model.shape) < 10**6:
+                leapstep.sample(model.diffusion(labels), (1, *model.shape), steps=1)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+FILES = (
+    "leapstep.json", "unet/config.json", "scheduler/scheduler_config.json", "model_index.json", "calibration.json",
+)  # fmt: skip
+
+
+def test_whatever_a_file_says_is_used_or_refused_in_a_line(run):
+    rng, refusals = random.Random(0), 0
+    whole = {name: json.loads((run / name).read_text()) for name in FILES}
+    for name in FILES:
+        for _ in range(10):
+            (run / name).write_text(json.dumps(mutated(whole[name], rng)))
+            said = used(run)
+            assert said is None or ("\n" not in said and len(said) < 2000)
+            refusals += said is not None
+        (run / name).write_text(json.dumps(whole[name]))
+    assert refusals > 10
+    assert used(run) is None

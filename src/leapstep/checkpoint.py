@@ -40,6 +40,7 @@ from leapstep.data import PIXELS, Scaling
 from leapstep.denoiser import Clip, Diffusion, clipped, from_network, guided
 from leapstep.networks import CONFIGURATIONS, NETWORKS, UNet, layout
 from leapstep.process import Curve, Process
+from leapstep.text import one_line
 from leapstep.weights import sketch
 
 UNIT_PIXELS = Scaling(0.0, 255.0)
@@ -333,9 +334,9 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise ValueError(f"{path} lacks {error}") from error
+        raise ValueError(f"{path} lacks {one_line(str(error))}") from error
     except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {one_line(str(error), 1000)}") from error
 
 
 def fingerprint(network: nn.Module) -> str:
