@@ -1,4 +1,4 @@
-"""What all readers share: what they return, what the user says of a checkpoint, and how weights get in place."""
+"""What all readers share: what they return, and what the user says of a checkpoint."""
 
 from __future__ import annotations
 
