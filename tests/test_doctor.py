@@ -13,13 +13,13 @@ from torch import nn
 
 import leapstep
 from leapstep.doctor.budget import ROUNDS, Budget, Race, written
-from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, compare, ranges, routes
+from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, Trial, compare, ranges, routes, times_of
 from leapstep.doctor.curve import Profile, Recovered, counts, fit, level_of, named_levels, recover, usual
 from leapstep.doctor.diagnosis import Finding
 from leapstep.doctor.findings import arguments_of, judged, scaled
 from leapstep.doctor.probe import Probe, probe
 from leapstep.doctor.samples import _conditions, draw
-from leapstep.doctor.search import LIKELY, SURE, Search, _refined, _sized, agrees, confidence, whole_reading
+from leapstep.doctor.search import LIKELY, SURE, Search, _behind, _refined, _sized, agrees, confidence, whole_reading
 from leapstep.doctor.snippet import Sampling, snippet
 from leapstep.doctor.warp import SHIFTS, Told, drawn, told
 from strangers import COMBINATIONS, Stranger, source, verdict
@@ -842,6 +842,22 @@ def warped(stranger):
     trials = [one for kinds in compare(ask, [(span, route) for route in tried], 40, noise) for one in kinds]
     best = min((one for one in trials if one.predicts == stranger.predicts), key=lambda one: one.score)
     return net, data, _refined(ask, best, noise, {}, whole_reading(noise))
+
+
+def test_schedules_are_compared_at_the_levels_that_both_reach():
+    """One that leaves much signal is not better for not being asked at the noisy levels, where errors are large."""
+    values = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    span = next(span for span in ranges(values, False) if span.name == "standardised")
+    short = leapstep.from_betas(torch.linspace(1e-4, 0.02, 50))
+    routes_ = [Route("linear", process, "index", False, 50) for process in (short, leapstep.linear(50))]
+    reached = [len(times_of(route, span.linear.variance)) for route in routes_]
+    assert reached[0] < reached[1] == len(LEVELS)
+    best = torch.tensor([-0.5, -0.4, -0.3, 0.2, 0.6], dtype=F64)[: reached[1]]
+    one = Trial(span, routes_[0], "eps", best[: reached[0]] + 0.01, 10)
+    other = Trial(span, routes_[1], "eps", best, 10)
+    assert one.score < other.score - 0.05
+    assert _behind(one, other) == pytest.approx(0.01)
+    assert _behind(other, one) == pytest.approx(-0.01)
 
 
 def test_a_shifted_flow_is_named():

@@ -473,10 +473,26 @@ def _measured(
     pairs = [(trial.range, each.route) for each in tried.values()]
     compared = _compared(ask, pairs, reading.each, noise)
     trials = [each for kinds in compared for each in kinds if each.predicts == trial.predicts]
-    least = min(each.score for each in trials)
-    scores = {fit.title: each.score for fit, each in zip(tried.values(), trials, strict=True)}
-    chosen = next((fit, each) for fit, each in zip(tried.values(), trials, strict=True) if each.score < least + 0.05)
-    return *chosen, scores
+    behind = [max(_behind(one, other) for other in trials) for one in trials]
+    place = next((i for i, gap in enumerate(behind) if gap < 0.05), behind.index(min(behind)))
+    chosen = trials[place]
+    scores = {fit.title: chosen.score + _behind(one, chosen) for fit, one in zip(tried.values(), trials, strict=True)}
+    return list(tried.values())[place], chosen, scores
+
+
+def _behind(one: Trial, other: Trial) -> float:
+    """How much larger the mean log error of one is, at the levels that the schedules of both reach."""
+    first, second = _by_level(one), _by_level(other)
+    both = first.keys() & second.keys()
+    return sum(first[level] - second[level] for level in both) / len(both) if both else 0.0
+
+
+def _by_level(trial: Trial) -> dict[int, float]:
+    """The scores by the place of their level among `LEVELS`; a schedule that leaves much signal does not reach all."""
+    variance = trial.range.linear.variance
+    reached = trial.route.process.log_snr(times_of(trial.route, variance)) + math.log(variance)
+    places = (reached[:, None] - torch.tensor(LEVELS, dtype=F64)).abs().argmin(1)
+    return dict(zip(places.tolist(), trial.scores.tolist(), strict=True))
 
 
 def _samples(noise: Tensor, values: int, most: int) -> int:
