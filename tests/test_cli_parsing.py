@@ -44,10 +44,11 @@ def test_lists_take_no_more_than_their_values():
     assert spelled("sample", "--method=unipc m --n 3 4") == "--method=unipc m --n 3 4"
 
 
-def test_the_arguments_may_stand_behind_a_row_at_the_end():
-    assert spelled("sweep", "--out x --methods ddim unipc m d") == "--out x --methods ddim --methods unipc m d"
-    assert spelled("sweep", "m --overwrite --out x --etas 0 beta d") == "m --overwrite --out x --etas 0 --etas beta d"
+def test_the_arguments_that_are_needed_may_stand_behind_a_row_at_the_end():
+    assert spelled("sample", "--out x --label cat dog m") == "--out x --label cat --label dog m"
+    assert spelled("sweep", "--overwrite --out x --etas 0 beta m") == "--overwrite --out x --etas 0 --etas beta m"
     assert spelled("sweep", "m d --etas 0 beta") == "m d --etas 0 --etas beta"
+    assert spelled("reconstruct", "--steps 3 4 m d") == "--steps 3 --steps 4 m d"
     assert spelled("sweep", "--methods ddim") == "--methods ddim"
 
 

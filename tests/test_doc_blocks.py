@@ -219,7 +219,10 @@ def run(words):
     done(name, *args, *("--steps 3 --batch-size 8" if kept else SMALLER.get(name, "")).split())
 
 
-LONG = ("demo", "train", "sweep", "report", "features", "doctor", "compare", "reconstruct", "likelihood")
+LONG = (
+    *("demo", "train", "evaluate", "sweep", "compare", "report", "features", "likelihood"),
+    *("trace", "reconstruct", "doctor"),
+)
 """Commands that the documents run, and of which examples are read by the parser alone."""
 
 

@@ -1,8 +1,8 @@
 """How a line of words becomes a call of a command, and how its result becomes JSON: what all commands share.
 
 An option that takes several values takes them in a row, with commas, or one at a time: `--steps 10 20`, `--steps 10,20`
-and `--steps 10 --steps 20` are the same. The words that a command needs besides its options may stand behind a row at
-the end of the line: `--methods ddim unipc MODEL DATA`.
+and `--steps 10 --steps 20` are the same. The words that a command cannot do without may stand behind a row at the end
+of the line: `--label cat dog MODEL`.
 
 A command prints for people and returns its result. Under `--json` that result is all that is on stdout.
 """
