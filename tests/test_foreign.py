@@ -384,7 +384,7 @@ def test_broken_and_unknown_files(tmp_path):
 
 def test_the_command_names_all_formats():
     assert import_.FORMATS.split(" | ") == ["auto", *foreign.FORMATS]
-    assert all(re.fullmatch(import_.RESULTS, name) for name in NETWORKS)
+    assert all(re.fullmatch(checkpoint.IMPORTED.names, name) for name in NETWORKS)
 
 
 def test_from_a_file_to_samples_and_diffusers(tmp_path):
