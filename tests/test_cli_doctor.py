@@ -177,7 +177,10 @@ def test_where_the_answer_counts(mine, asked):
     done("mine.py:network", "points.npy", "--counts", "mask.npy")
     assert (asked["counts"] == np.eye(40, 2)).all()
     np.savez(mine / "mask.npz", mask=np.eye(40, 2))
-    refused(invoke("mine.py:network", "points.npy", "--counts", "mask.npz"), "--counts mask.npz holds several arrays")
+    refused(
+        invoke("mine.py:network", "points.npy", "--counts", "mask.npz"),
+        "--counts mask.npz cannot be read as an npy file",
+    )
     refused(invoke("mine.py:network", "points.npy", "--counts", "mine.py"), "mine.py cannot be read as an npy file")
     refused(invoke("mine.py:network", "points.npy", "--counts", "none.npy"), "there is no file none.npy")
 

@@ -218,11 +218,13 @@ def test_conditional_networks():
     diagnosis = leapstep.diagnose(net, raw.numpy(), condition={"y": label.numpy()}, check=False, budget=math.inf)
     assert diagnosis.arguments["predicts"] == "eps"
     assert diagnosis.arguments["time"] == "index"
-    assert "condition=condition" in diagnosis.code
-    assert (
-        leapstep.diagnose(net, raw, condition=lambda rows: {"y": label[rows]}, check=False, budget=math.inf).code
-        == diagnosis.code
-    )
+    assert "condition=given" in diagnosis.code
+    same = leapstep.diagnose(net, raw, condition=lambda rows: {"y": label[rows]}, check=False, budget=math.inf)
+    assert same.arguments == diagnosis.arguments
+    for given, code in (({"y": label}, diagnosis.code), (lambda rows: {"y": label[rows]}, same.code)):
+        scope = {"net": net, "condition": given}
+        exec(code, scope)
+        assert scope["given"]["y"].tolist() == label[:16].tolist()
     with pytest.raises(ValueError, match=r"condition 'y' has shape \(3,\): give one row for each of 400"):
         leapstep.diagnose(net, raw.numpy(), condition={"y": label[:3].numpy()})
 
