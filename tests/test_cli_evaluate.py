@@ -189,6 +189,18 @@ def test_a_reference_that_was_trained_on_is_called_so_in_every_table(run, tmp_pa
     assert f"{tmp_path / 's'}, {tmp_path / 'all.json'}: against data which the model was trained on" in told
 
 
+def test_pictures_that_are_made_to_fit_are_named(model, insects, tmp_path):  # noqa: F811
+    for i, path in enumerate(sorted((insects / "test").rglob("*.png"))):
+        with Image.open(path) as picture:
+            larger = picture.resize((20, 16)) if i < 20 else picture.copy()
+        (tmp_path / "d" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        larger.save(tmp_path / "d" / path.parent.name / path.name)
+    args = ["--split", "all", *FAST, "--steps", 2]
+    said = done("evaluate", model, tmp_path / "d", *args).stderr
+    assert f"{tmp_path / 'd'}: 20 pictures of 20x16 are cut to squares and made 8x8, as the samples are" in said
+    assert "as the samples are" not in done("evaluate", model, insects, *args).stderr
+
+
 def test_a_model_that_does_not_say_what_it_was_trained_on_needs_data(model, insects):  # noqa: F811
     refused(invoke("evaluate", model, *FAST), "name real data")
     refused(invoke("sweep", model, "--out", "nowhere", *FAST), "name real data")

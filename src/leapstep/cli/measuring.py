@@ -74,7 +74,7 @@ class Reference(NamedTuple):
 def reference(
     read: Callable[[str], tuple[Data, Tensor | None]], details: Mapping[str, Any], source: str, asked: str | None
 ) -> Reference:
-    """The part of the data asked for, or `test`, or all where nothing is held out; said where that is training data.
+    """The part of the data asked for, or `test`, or all where nothing is held out; what was done to fit them is said.
 
     Arguments:
         read: reads a part of the data, and its labels.
@@ -82,12 +82,16 @@ def reference(
         source: the data.
     """
     from leapstep.holdout import relation
+    from leapstep.training import resizing
 
     def found(split: str) -> Reference:
         data, labels = read(split)
         return Reference(split, relation(details, source, split, data), data, labels)
 
-    return options.part(found, source, asked)[1]
+    chosen = options.part(found, source, asked)[1]
+    if fitted := resizing(chosen.data):
+        typer.echo(f"{source}: {fitted}, as the samples are", err=True)
+    return chosen
 
 
 def told(result: Mapping[str, Any]) -> str:
