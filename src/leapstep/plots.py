@@ -180,6 +180,23 @@ class Point(NamedTuple):
     y: Range
 
 
+def at_one_pace(calls: Sequence[float], seconds: Sequence[Range]) -> list[Range]:
+    """What so many calls take at the median pace of all measurements, and at the fastest and the slowest of them.
+
+    A call of a network takes the same time at whatever step it is made; that one measurement was slower than another is
+    what else the machine had to do. So more calls take longer here, whenever each was measured.
+
+    Arguments:
+        calls, seconds: of each measurement [n], the calls positive.
+    """
+    pairs = list(zip(calls, seconds, strict=True))
+    paces = sorted(each.value / number for number, each in pairs)
+    low = min((each.value if each.low is None else each.low) / number for number, each in pairs)
+    high = max((each.value if each.high is None else each.high) / number for number, each in pairs)
+    middle = (paces[(len(paces) - 1) // 2] + paces[len(paces) // 2]) / 2
+    return [Range(number * middle, number * low, number * high) for number in calls]
+
+
 def curves(axes: Any, series: Mapping[str, Sequence[Point]], colours: Palette) -> None:
     """Curves over a logarithmic axis, each point with its intervals both ways; y is logarithmic over a wide range.
 

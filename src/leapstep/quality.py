@@ -470,7 +470,10 @@ def plot(cells: Sequence[Cell], metric: str) -> plots.Draw:
     def draw(figure: Figure, colours: plots.Palette) -> None:
         for axes, over in zip(figure.subplots(1, 2, sharey=True), ("calls", "seconds"), strict=True):
             series = {
-                name: [plots.Point(_range(cell, over), _range(cell["metrics"][metric])) for cell in line]
+                name: [
+                    plots.Point(x, _range(cell["metrics"][metric]))
+                    for x, cell in zip(_costs(line, over), line, strict=True)
+                ]
                 for name, line in finite.items()
             }
             plots.curves(axes, series, colours)
@@ -479,10 +482,18 @@ def plot(cells: Sequence[Cell], metric: str) -> plots.Draw:
                 axes.set(xlabel="network calls a sample", ylabel=f"{NAMES[metric]} ({better} is better)")
                 plots.ticks_at(axes.xaxis, [cell["calls"] for cell in cells])
             else:
-                axes.set(xlabel=f"seconds for {cells[0]['n']} samples")
+                axes.set(xlabel=f"seconds for {cells[0]['n']} samples, at each row's median pace")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
     return draw
+
+
+def _costs(cells: Sequence[Cell], over: str) -> list[plots.Range]:
+    """The calls of cells of one row, or their seconds at the row's pace."""
+    calls = [cell["calls"] for cell in cells]
+    if over == "calls" or not cells:
+        return [plots.Range(number) for number in calls]
+    return plots.at_one_pace(calls, [_range(cell, over) for cell in cells])
 
 
 def _range(found: Mapping[str, Any], name: str = "") -> plots.Range:

@@ -82,7 +82,7 @@ def reference(
         source: the data.
     """
     from leapstep.holdout import relation
-    from leapstep.training import resizing
+    from leapstep.training.parts import resizing
 
     def found(split: str) -> Reference:
         data, labels = read(split)

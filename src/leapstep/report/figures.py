@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from leapstep.plots import Draw, Palette, Point, Range, curves, gaps, number, plain, plain_numbers, ticks_at
+from leapstep.plots import (
+    Draw,
+    Palette,
+    Point,
+    Range,
+    at_one_pace,
+    curves,
+    gaps,
+    number,
+    plain,
+    plain_numbers,
+    ticks_at,
+)
 from leapstep.plots import svg as drawn
 from leapstep.report.contents import Array, Cell, Consistency, Curve, Levels, chosen
 from leapstep.report.folder import CURVES
@@ -314,8 +326,12 @@ def sweep(cells: Sequence[Cell], metric: str, seconds: str = "seconds") -> list[
     """Quality over the network calls, and over the seconds where they are known, with error bars."""
     labels = list(dict.fromkeys(cell.label for cell in cells))
 
-    def plot(name: str, xlabel: str, read: Callable[[Cell], Range | None]) -> str:
-        series = {label: _line([cell for cell in cells if cell.label == label], read) for label in labels}
+    def plot(name: str, xlabel: str, costs: Callable[[Sequence[Cell]], list[Range]]) -> str:
+        series = {}
+        for label in labels:
+            line = [cell for cell in cells if cell.label == label and cell.calls > 0 and math.isfinite(cell.value)]
+            values = [Range(cell.value, cell.low, cell.high) for cell in line]
+            series[label] = [Point(*pair) for pair in zip(costs(line), values, strict=True)]
 
         def draw(figure: Figure, colours: Palette) -> None:
             axes = figure.subplots()
@@ -328,17 +344,12 @@ def sweep(cells: Sequence[Cell], metric: str, seconds: str = "seconds") -> list[
         alt = f"Plot of the {metric} over {xlabel}, a line with error bars for each of {len(labels)} methods."
         return svg(draw, name, alt, (3.6, 2.6 + 0.17 * -(-len(labels) // 2)))
 
-    plots = [plot("sweep-calls", "network calls a sample", lambda cell: Range(cell.calls))]
-    if all(cell.seconds for cell in cells):
-        plots.append(plot("sweep-seconds", seconds, lambda cell: cell.seconds))
+    plots = [plot("sweep-calls", "network calls a sample", lambda line: [Range(cell.calls) for cell in line])]
+    if all(cell.seconds and cell.calls for cell in cells):
+        plots.append(plot("sweep-seconds", f"{seconds}, at each row's median pace", _paced))
     return plots
 
 
-def _line(cells: Sequence[Cell], read: Callable[[Cell], Range | None]) -> list[Point]:
-    """The points of cells that have both numbers."""
-    found = []
-    for cell in cells:
-        x = read(cell)
-        if x is not None and x.value > 0 and math.isfinite(cell.value):
-            found.append(Point(x, Range(cell.value, cell.low, cell.high)))
-    return found
+def _paced(line: Sequence[Cell]) -> list[Range]:
+    """The seconds of cells of one row, at the row's pace."""
+    return at_one_pace([cell.calls for cell in line], [cell.seconds or Range(0) for cell in line]) if line else []
