@@ -1,5 +1,6 @@
 """The curves are those of the papers, their algebra inverts itself, and all of it in float64."""
 
+import dataclasses
 import math
 
 import pytest
@@ -316,6 +317,19 @@ def test_curves_that_make_no_process(alpha, sigma, message):
         leapstep.from_network(lambda x, t: x, process, "x0", "fraction")
     with pytest.raises(ValueError, match=message):
         leapstep.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).diffusion(process)
+
+
+def test_curves_may_be_objects_of_any_class():
+    @dataclasses.dataclass
+    class Line:
+        slope: float
+
+        def __call__(self, t):
+            return self.slope * t
+
+    with pytest.raises(ValueError, match="sigma / alpha does not rise"):
+        leapstep.from_network(lambda x, t: x, leapstep.Process(torch.ones_like, Line(0.0)), "x0", "fraction")
+    leapstep.from_network(lambda x, t: x, leapstep.Process(torch.ones_like, Line(2.0)), "x0", "fraction")
 
 
 def test_betas_in_reverse_order():

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, SupportsIndex
 
@@ -217,14 +217,20 @@ class Process(NamedTuple):
         return {"x0": x0, "eps": eps}[target] if target in ("x0", "eps") else self.combine(x0, eps, t, target)
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)
 def checked(process: Process) -> Process:
     """Return the process, if its curves are those of one: finite, without noise at t = 0, and ever noisier.
 
     Raises:
         ValueError: they are not.
     """
+    known = isinstance(process.alpha, Hashable) and isinstance(process.sigma, Hashable)
+    (_check if known else _check.__wrapped__)(process)
+    return process
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _check(process: Process) -> None:
     if process.timesteps is not None:
         _count(timesteps=process.timesteps)
     t = torch.linspace(0, 1, 257, dtype=torch.float64)
@@ -242,7 +248,6 @@ def checked(process: Process) -> Process:
     if falls.any() or sigma[-1] == 0:
         at = t[:-1][falls][0].item() if falls.any() else 0.0
         raise ValueError(f"sigma / alpha does not rise beyond t = {at:.4g}: t = 0 is the data, and t = 1 the noise")
-    return process
 
 
 def _count(**given: object) -> None:
@@ -518,11 +523,10 @@ def from_log_snr(levels: Mapping[int, float] | Tensor | Sequence[float], family:
     if family == "vp":
         return preserving
     if family == "ve":
-        return Process(torch.ones_like, lambda t: sigma(t) / alpha(t), preserving.timesteps)
+        return checked(Process(torch.ones_like, lambda t: sigma(t) / alpha(t), preserving.timesteps))
     if family == "flow":
-        return Process(
-            lambda t: alpha(t) / (alpha(t) + sigma(t)), lambda t: sigma(t) / (alpha(t) + sigma(t)), preserving.timesteps
-        )
+        signal, noise = (lambda t, curve=curve: curve(t) / (alpha(t) + sigma(t)) for curve in (alpha, sigma))
+        return checked(Process(signal, noise, preserving.timesteps))
     raise ValueError(f"unknown family {family!r}: use vp, ve or flow")
 
 

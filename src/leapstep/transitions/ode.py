@@ -220,9 +220,10 @@ def _integrate(
         here, rest = process.log_snr(u) / 2, torch.where(active, process.log_snr(end) - process.log_snr(u), 0.0) / 2
         ends = rest.abs() <= size * (1 + 1e-9)
         tried = torch.where(ends, rest.abs(), size)
-        if (active & ~ends & (tried < 1e-6)).any():
+        if (stuck := active & ~ends & (tried < 1e-6)).any():
             raise FloatingPointError(
-                f"no step is small enough for rtol={rtol}, atol={atol}: the network's output is not finite, or jumps"
+                f"no step from t = {u[stuck][0]:.4g} is small enough for rtol={rtol}, atol={atol}: the network's "
+                "output is not finite there, or jumps"
             )
         next_u = torch.where(ends, end, process.time(2 * (here + torch.sign(rest) * tried)))
         next_u = torch.where(active, next_u, u)
