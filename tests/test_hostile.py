@@ -100,7 +100,6 @@ def changed(path, change):
         ("leapstep.json", {"conventions": {"process": {"name": "linear", "timesteps": 10**9}}}),
         ("leapstep.json", {"imported": {"evidence": [3]}}),
         ("leapstep.json", {"step": "x" * 100_000}),
-        ("model_index.json", {"vae": 3}),
     ],
 )
 def test_values_that_no_honest_file_has(run, file, change):
@@ -257,7 +256,7 @@ def test_only_regular_files_are_opened(run, file, kind):
 
 def test_texts_are_of_a_bounded_size(run, monkeypatch):
     monkeypatch.setattr(reading.read_bytes, "__defaults__", (100,))
-    with pytest.raises(ValueError, match=r"leapstep\.json is larger than"):
+    with pytest.raises(ValueError, match=r"\.json is larger than"):
         checkpoint.load(run)
 
 
