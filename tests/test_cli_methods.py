@@ -87,7 +87,7 @@ def test_samples_as_diffusers_draws_them(points, tmp_path):  # noqa: F811
         ("--method rk23 --set rtol=small", ["rtol=small: give a number"]),
         ("--method unipc --set order=5", ["order=5: use 2 or 3"]),
         ("--method ddpm --set spread=1", ["spread does not apply"]),
-        ("--method euler", ["--method euler: use one of ddim, ddpm, dpmpp_2m"]),
+        ("--method euler", [r"--method euler: did you mean pf_euler\? use one of ddim, ddpm"]),
         ("--method ddpm --variance optimal", ["run leapstep calibrate MODEL DATA"]),
         ("--method ddpm --variance learned", ["learned no variance"]),
     ],
