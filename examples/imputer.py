@@ -1,6 +1,6 @@
 """A time-series imputer: a network that draws what is missing, given what was observed and where.
 
-    python examples/imputer.py
+    python examples/imputer.py      # about half a minute on one core
 
 The series are two coupled channels of 24 hours, a Gaussian process whose law is known, so that what should be drawn is
 known as well: for each series, the mean and the standard deviation of its missing values given its observed ones. The
@@ -11,6 +11,7 @@ import argparse
 
 import torch
 from torch import nn
+from tqdm import trange
 
 import leapstep
 
@@ -57,7 +58,7 @@ def train(steps: int) -> Imputer:
     net = Imputer()
     optimizer = torch.optim.Adam(net.parameters(), 6e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    for _ in trange(steps, desc="training", unit="step"):
         (x0, mask), eps, k = series(64), torch.randn(64, 2, 24), torch.randint(0, T, (64,))
         alpha, sigma = (c.sqrt().float()[:, None, None] for c in (alphas_cumprod[k], 1 - alphas_cumprod[k]))
         error = net(alpha * x0 + sigma * eps, k, x0, mask) - (alpha * eps - sigma * x0)

@@ -1,6 +1,6 @@
 """A network that knows nothing of leapstep, trained by a loop written by hand, sampled in 20 steps instead of 1000.
 
-    python examples/own_network.py
+    python examples/own_network.py      # about half a minute on one core
 
 The first half is what people have: a DDPM of their own. The second half is what they add.
 """
@@ -10,6 +10,7 @@ import time
 
 import torch
 from torch import nn
+from tqdm import trange
 
 import leapstep
 from leapstep.evaluation import frechet_distance
@@ -44,7 +45,7 @@ def train(steps: int) -> Network:
     net = Network()
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    for _ in trange(steps, desc="training", unit="step"):
         x0, noise, k = spiral(512), torch.randn(512, 2), torch.randint(0, T, (512, 1))
         x = alphas_cumprod[k].sqrt() * x0 + (1 - alphas_cumprod[k]).sqrt() * noise
         loss = (net(x, k) - noise).square().mean()

@@ -1,6 +1,6 @@
 """A policy: a network that draws actions for states, each sample for a state of its own.
 
-    python examples/policy.py
+    python examples/policy.py      # about ten seconds on one core
 
 A vehicle at a place in [-1, 1]^2 heads for the origin and passes an obstacle on the left, with a probability that
 depends on the place, or on the right. The mean of the two leads straight into the obstacle, so actions must be drawn,
@@ -11,6 +11,7 @@ import argparse
 
 import torch
 from torch import nn
+from tqdm import trange
 
 import leapstep
 
@@ -65,7 +66,7 @@ def train(steps: int) -> Policy:
     net = Policy()
     optimizer = torch.optim.Adam(net.parameters(), 6e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    for _ in trange(steps, desc="training", unit="step"):
         state = states(256)
         x0, eps, k = actions(state), torch.randn(256, 2), torch.randint(0, T, (256,))
         a = alphas_cumprod[k].float()[:, None]
