@@ -7,6 +7,7 @@ import yaml
 
 from leapstep.cli.train import command
 from leapstep.configuration import PRESETS, TrainingConfig, configure
+from leapstep.networks import UNet
 
 DEFAULTS = TrainingConfig()
 
@@ -101,7 +102,26 @@ def test_what_is_recorded_makes_the_same_configuration(tmp_path):
 )
 def test_what_yaml_may_hold(tmp_path, text, expected):
     config = configure({}, None, in_yaml(tmp_path, text))
-    assert config == TrainingConfig(**expected)
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("preset", [None, "digits", "cifar10"])
+@pytest.mark.parametrize("channels", ["16", "8,24", (64, 64, 64, 96)])
+def test_channels_alone_are_enough(preset, channels):
+    """What goes with them follows, and makes a network."""
+    config = configure({"channels": channels}, preset)
+    if len(config.channels) != len(configure({}, preset).channels):
+        assert config.attention == (False,) * (len(config.channels) - 1) + (True,)
+    UNet(channels=config.channels, attention=config.attention, groups=config.groups)
+
+
+def test_what_goes_with_channels_is_left_alone_where_it_fits_or_was_said():
+    kept = configure({"channels": "96,96"}, "digits")
+    assert kept.attention == PRESETS["digits"]["attention"]
+    assert kept.groups == PRESETS["digits"]["groups"]
+    assert configure({"channels": "8,16", "attention": "1,0", "groups": 4}).attention == (True, False)
+    assert configure({"channels": "8,16", "attention": "1,0", "groups": 4}).groups == 4
+    assert len(configure({"channels": "8,16", "attention": "1"}).attention) == 1  # the network refuses it in a line
 
 
 def test_a_list_of_one_needs_no_brackets(tmp_path):

@@ -7,6 +7,7 @@ make the options of `leapstep train`, the keys of the YAML file and the record i
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,10 +75,13 @@ class TrainingConfig(BaseModel):
     # network
     network: Literal["unet", "mlp"] | None = Field(None, description="default: unet for pictures, mlp for arrays")
     channels: Widths = Field((64, 128, 128), description="U-Net: channels of each level")
-    attention: Flags = Field((False, False, True), description="U-Net: self-attention at each level, 0 or 1")
+    attention: Flags = Field(
+        (False, False, True),
+        description="U-Net: self-attention at each level, 0 or 1; for other numbers of levels, at the last",
+    )
     blocks: int = Field(2, ge=1, description="U-Net: residual blocks a level")
     head_channels: int | None = Field(None, ge=1, description="U-Net: channels of an attention head; default: one head")
-    groups: int = Field(32, ge=1, description="U-Net: groups of a group normalisation")
+    groups: int = Field(32, ge=1, description="U-Net: groups of a group normalisation; fewer where --channels need it")
     width: int = Field(256, ge=2, description="MLP: features of each layer")
     depth: int = Field(4, ge=1, description="MLP: residual blocks")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside residual blocks")
@@ -202,7 +206,11 @@ def configure(
     """
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}: {allowed(preset, PRESETS)}")
-    settings = {**(base or {}), **PRESETS.get(preset or "", {}), **_read_yaml(file), **overrides}
+    settings: dict[str, Any] = {}
+    for layer in (base or {}, PRESETS.get(preset or "", {}), _read_yaml(file), overrides):
+        settings |= layer
+        if "channels" in layer:
+            settings = _fitting(settings, layer)
     for key in settings:
         if key not in TrainingConfig.model_fields:
             begins = [name for name in TrainingConfig.model_fields if name.startswith(str(key))]
@@ -212,6 +220,23 @@ def configure(
         return TrainingConfig(**settings)
     except ValidationError as error:
         raise ValueError("; ".join(_line(problem) for problem in error.errors())) from error
+
+
+def _fitting(settings: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of which a layer names the channels: what goes with them, where it does not name that, and it must."""
+    try:
+        widths = [int(width) for width in _listed(layer["channels"])]
+    except (TypeError, ValueError):  # told below
+        return settings
+    fields = TrainingConfig.model_fields
+    levels = len(_listed(settings.get("attention", fields["attention"].default)) or ())
+    fit: dict[str, Any] = {}
+    if levels != len(widths):
+        fit["attention"] = [False] * (len(widths) - 1) + [True]
+    groups = settings.get("groups", fields["groups"].default)
+    if isinstance(groups, int) and any(width % groups for width in widths):
+        fit["groups"] = math.gcd(groups, *widths)
+    return settings | {name: value for name, value in fit.items() if name not in layer}
 
 
 def _read_yaml(file: str | Path | None) -> dict[str, Any]:
