@@ -109,6 +109,42 @@ def test_stable_diffusion(tmp_path):
     torch.testing.assert_close(names["diffusion"].denoise(x, t), expected.float(), rtol=1e-3, atol=1e-3)
 
 
+def test_stable_diffusion_xl(tmp_path):
+    """Its network is told the encoders' common vector and sizes, which the lines for others do not do."""
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        cross_attention_dim=6,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=5 + 6 * 4,
+    )
+    text, free, pooled, none = torch.randn(1, 7, 6), torch.zeros(1, 7, 6), torch.randn(1, 5), torch.zeros(1, 5)
+    pipe = types.SimpleNamespace(
+        unet=unet,
+        scheduler=diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        vae=diffusers.AutoencoderKL(latent_channels=4, **VAE),
+        encode_prompt=lambda prompt: (text, free, pooled, none),
+    )
+    parts = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder_2": "CLIPTextModelWithProjection"}
+    names = ran(saved(tmp_path / "xl", "StableDiffusionXLPipeline", **parts), pipe=pipe)
+    assert names["images"].shape == (1, 3, 8, 8)
+    x, t = torch.randn(1, 4, 8, 8), torch.tensor(0.5, dtype=torch.float64)
+    sizes = torch.tensor([[64, 64, 0, 0, 64, 64]])
+    eps = [
+        unet(x, 499, words, added_cond_kwargs={"text_embeds": vector, "time_ids": sizes}).sample
+        for words, vector in ((free, none), (text, pooled))
+    ]
+    abar = pipe.scheduler.alphas_cumprod[499].double()
+    expected = (x - (1 - abar).sqrt() * torch.lerp(*eps, 5.0)) / abar.sqrt()
+    torch.testing.assert_close(names["diffusion"].denoise(x, t), expected.float(), rtol=1e-3, atol=1e-3)
+
+
 def test_a_flow(tmp_path):
     """From the same noise, without guidance, the samples are those of diffusers' own loop."""
     transformer = diffusers.SD3Transformer2DModel(

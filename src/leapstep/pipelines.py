@@ -48,6 +48,19 @@ diffusion = leapstep.from_network(net, said.process, said.predicts, condition=co
 latents = leapstep.sample(diffusion, (1, net.config.in_channels, *[net.config.sample_size] * 2), steps=20)
 images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample""",
     ),
+    "StableDiffusionXLPipeline": Pipeline(
+        "a U-Net on the latents of an autoencoder, told a text by two encoders, and sizes",
+        """
+said = leapstep.conventions.read_scheduler(pipe.scheduler.config)
+net, (text, free, pooled, none) = pipe.unet, pipe.encode_prompt('a photo')
+side = 8 * net.config.sample_size
+told = lambda pooled: {'text_embeds': pooled, 'time_ids': torch.tensor([[side, side, 0, 0, side, side]] * len(pooled))}
+call = lambda x, t, text, pooled: net(x, t, text, added_cond_kwargs=told(pooled))
+condition, null = {'text': text, 'pooled': pooled}, {'text': free, 'pooled': none}
+diffusion = leapstep.from_network(call, said.process, said.predicts, condition=condition, null=null, guidance=5.0)
+latents = leapstep.sample(diffusion, (1, net.config.in_channels, *[net.config.sample_size] * 2), steps=20)
+images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample""",
+    ),
     "SD3Transformer2DModel": Pipeline(
         "a transformer on the latents of an autoencoder that predicts a flow's velocity, told a text",
         """
@@ -63,7 +76,7 @@ latents = leapstep.sample(diffusion, (1, net.config.in_channels, *[net.config.sa
 images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor).sample""",
     ),
 }
-"""By the class of the network."""
+"""By the class of the pipeline, where it calls its network in a way of its own, or of the network."""
 
 OTHERS = Pipeline(
     "of which leapstep does not know how it is called",
@@ -91,7 +104,8 @@ def refuse(folder: Path, source: str) -> None:
     others = sorted(name for name in parts if name not in ("unet", "scheduler"))
     if not others and network not in KINDS:
         return
-    kind = KINDS.get(network, OTHERS)
+    name = str(index.get("_class_name"))
+    kind = KINDS.get(name, KINDS.get(network, OTHERS))
     lines = [
         "import diffusers, leapstep, torch",
         "torch.set_grad_enabled(False)",
@@ -99,7 +113,7 @@ def refuse(folder: Path, source: str) -> None:
         *kind.lines.split("\n")[1:],
     ]
     raise ValueError(
-        f"{source} is a pipeline of another kind, {one_line(str(index.get('_class_name')), 60)}: {kind.says}, with "
+        f"{source} is a pipeline of another kind, {one_line(name, 60)}: {kind.says}, with "
         f"{one_line(', '.join(others), 200) or network}. Commands take a unet of pixels and a scheduler; its network "
         f"is sampled from Python (docs/checkpoints.md): {'; '.join(lines)}"
     )
