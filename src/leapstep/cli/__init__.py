@@ -32,6 +32,7 @@ from leapstep.cli import (
     trace,
     train,
 )
+from leapstep.cli.completion import completed
 from leapstep.cli.parsing import Command, with_json
 from leapstep.finite import NotFinite
 from leapstep.text import cleaned_output, one_line
@@ -62,7 +63,7 @@ def _main(
     pass
 
 
-ALONE = "train"
+SHARED = "train"
 """The one command that shares its work among the processes of a launch; all others are left to the first process."""
 
 MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "out of memory")
@@ -79,7 +80,7 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     @cleaned_output()
     def run(*args: Any, **given: Any) -> None:
-        if name != ALONE:
+        if name != SHARED:
             _be_the_only_one(name)
         try:
             with options.held, _one_voice(), warnings.catch_warnings():
@@ -156,5 +157,5 @@ JOURNEY = {
 for panel, commands in JOURNEY.items():
     for name, module in commands.items():
         app.command(name, cls=Command, epilog=module.EXAMPLES, rich_help_panel=panel)(
-            _one_line(name, with_json(module.command))
+            _one_line(name, completed(with_json(module.command)))
         )

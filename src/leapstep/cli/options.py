@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from leapstep import folders
+from leapstep.cli.completion import model_folders
 from leapstep.cli.parsing import SETTINGS
 from leapstep.text import acting, allowed, near
 
@@ -72,7 +73,10 @@ def dtype(name: str) -> torch.dtype:
 
 
 ModelSource = Annotated[
-    str, typer.Argument(help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.")
+    str,
+    typer.Argument(
+        help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.", autocompletion=model_folders
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")]
 OwnSpacing = Annotated[

@@ -75,7 +75,7 @@ def command(
     settings: options.Settings = None,
     spacing: options.OwnSpacing = None,
     start: Annotated[
-        str, typer.Option(help="marginal: noise of the size at the first time | unit: of size 1, as in diffusers.")
+        str, typer.Option(help="marginal (noise of the size at the first time) | unit (of size 1, as in diffusers)")
     ] = "marginal",
     seed: Annotated[int, typer.Option(help="Sample i is a function of the seed and i.")] = 0,
     label: Annotated[

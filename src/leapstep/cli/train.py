@@ -44,7 +44,7 @@ def command(
     preset: Annotated[
         str | None,
         typer.Option(
-            help=f"Settings known to work: {', '.join(PRESETS)}. Without one, `digits` are trained with digits, and "
+            help=f"Settings known to work: {' | '.join(PRESETS)}; without one, `digits` are trained with digits, and "
             f"pictures with {GPU_PRESET} on a GPU and {CPU_PRESET} on a CPU."
         ),
     ] = None,
