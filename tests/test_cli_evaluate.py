@@ -250,6 +250,19 @@ def test_mistakes_are_told_in_one_line(model, insects, options, words):  # noqa:
     refused(invoke("evaluate", model, insects, *FAST, *options), *words)
 
 
+def test_samples_of_several_sizes_are_brought_to_one(model, insects, tmp_path):  # noqa: F811
+    for i, path in enumerate(sorted((insects / "train").rglob("*.png"))):
+        with Image.open(path) as picture:
+            (picture.resize((20, 16)) if i < 20 else picture).save(tmp_path / f"{i}.png")
+    args = [insects, *FAST, "--n", 30]
+    refused(invoke("evaluate", tmp_path, *args), "size")
+    np.save(tmp_path / "made.npy", read(tmp_path, size=8).values)
+    expected = result(tmp_path / "made.npy", *args)["metrics"]
+    (tmp_path / "made.npy").unlink()
+    assert result(tmp_path, *args, "--size", 8)["metrics"] == expected
+    refused(invoke("evaluate", model, *args, "--size", 8), "--size 8", "is a model")
+
+
 def test_what_makes_samples_does_not_apply_to_samples(insects):
     refused(invoke("evaluate", insects / "train", insects, "--steps", 3), "--steps", "name a model")
 

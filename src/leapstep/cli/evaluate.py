@@ -53,6 +53,10 @@ def command(
     weights: measuring.Weights = None,
     metrics: measuring.Metrics = None,
     n: Annotated[int, typer.Option(help="How many samples to draw, or to take of those that are there.")] = 1000,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side that a folder's samples are cut and resized to, pixels; the data follow them."),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(help="Steps from noise to data; default: 20, or T where that is less; 1 for rk23 and rk45."),
@@ -97,7 +101,9 @@ def command(
         asked = {"--steps": steps, "--set": settings, "--spacing": spacing, "--label": label}
         if ignored := [name for name, value in asked.items() if value is not None]:
             raise ValueError(f"{samples} holds samples, to which {', '.join(ignored)} does not apply: name a model")
-        source: _Folder | _Model = _Folder(samples, n)
+        source: _Folder | _Model = _Folder(samples, n, size)
+    elif size is not None:
+        raise ValueError(f"--size {size}: {samples} is a model, whose samples have a size; leave it out")
     else:
         source = _Model(samples, n, method, settings, steps, spacing, seed, label or [], guidance, batch_size, place)
     data = measuring.source(source.details, data, samples)
@@ -217,6 +223,7 @@ class _Folder:
 
     source: str
     n: int
+    size: int | None = None
     known: Tensor | None = None
     made: dict[str, Any] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -245,7 +252,7 @@ class _Folder:
         from leapstep.store import FINAL, PART
 
         arrays = [Path(self.source, name) for name in (FINAL, PART)]  # of `leapstep sample`, if it drew no pictures
-        found = read(str(next((path for path in arrays if path.is_file()), self.source)), split="all")
+        found = read(str(next((path for path in arrays if path.is_file()), self.source)), split="all", size=self.size)
         values: Array = np.asarray(found.values[: self.n])
         return values
 
