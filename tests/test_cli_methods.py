@@ -190,6 +190,7 @@ def test_calibrate_needs_a_folder_and_fitting_data(gaussian, insects):  # noqa: 
     refused(invoke("calibrate", gaussian[0], insects), r"shape \[1, 8, 8\]: the model's are \[2\]")
 
 
+@pytest.mark.filterwarnings("ignore:.*it is ignored:UserWarning")
 @pytest.mark.parametrize("content", ['{"weights_sha256": 3', '{"weights_sha256": "same"}', "[]"])
 def test_a_broken_calibration_is_in_nobodys_way(gaussian, tmp_path, content):
     model = tmp_path / "run"  # noqa: F811

@@ -187,7 +187,7 @@ def test_a_scalar_timestep_is_asked_one_time_after_the_other():
     assert seen == [(1, 100), (2, 500)]
     diffusion.denoise(torch.ones(3, 1), torch.tensor(0.2))
     assert seen[2:] == [(3, 200)]
-    with pytest.raises(ValueError, match=r"unknown reshape='\[b, 2\]': use one of \[b\], \[b, 1\], scalar"):
+    with pytest.raises(ValueError, match=r"unknown reshape='\[b, 2\]': did you mean \[b, 1\]\? use one of"):
         leapstep.from_network(net, leapstep.linear(), reshape="[b, 2]")
 
 

@@ -584,7 +584,8 @@ def test_files_whose_maps_make_no_features(mine, blobs, name, message):
 @pytest.mark.parametrize("name", ["learned", "no/such/folder", "pixel"])
 def test_names_that_are_no_features(blobs, name):
     allowed = "use pixels, inception, a folder that `leapstep features train` made, or file.py:function"
-    with pytest.raises(ValueError, match=rf"^there are no features {name}: {allowed}$"):
+    meant = r"did you mean pixels\? " if name == "pixel" else ""
+    with pytest.raises(ValueError, match=rf"^there are no features {name}: {meant}{allowed}$"):
         load(name, blobs)
 
 

@@ -104,7 +104,7 @@ def near(name: str, names: Iterable[str]) -> str | None:
     wanted = name.lower().replace("-", "_")
     if SYNONYMS.get(wanted) in plain:
         return plain[SYNONYMS[wanted]]
-    found = difflib.get_close_matches(wanted, plain, n=5, cutoff=0.6)
+    found = difflib.get_close_matches(wanted, plain, n=5, cutoff=0.7)
     found.sort(
         key=lambda each: sorted(each) != sorted(wanted)
     )  # letters swapped, of which difflib knows nothing, first
