@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -190,16 +191,19 @@ def test_calibrate_needs_a_folder_and_fitting_data(gaussian, insects):  # noqa: 
     refused(invoke("calibrate", gaussian[0], insects), r"shape \[1, 8, 8\]: the model's are \[2\]")
 
 
-@pytest.mark.filterwarnings("ignore:.*it is ignored:UserWarning")
+@pytest.mark.filterwarnings("default:.*it is ignored:UserWarning")
 @pytest.mark.parametrize("content", ['{"weights_sha256": 3', '{"weights_sha256": "same"}', "[]"])
 def test_a_broken_calibration_is_in_nobodys_way(gaussian, tmp_path, content):
     model = tmp_path / "run"  # noqa: F811
     shutil.copytree(gaussian[0], model)
     content = content.replace("same", checkpoint.fingerprint(checkpoint.load(model).network))
     (model / "calibration.json").write_text(content)
-    done("sample", model, "--out", tmp_path / "plain", "--n", 2, "--steps", 4)
+    said = done("sample", model, "--out", tmp_path / "plain", "--n", 2, "--steps", 4).stderr
+    assert re.fullmatch(r"leapstep: warning: .*calibration\.json.*; it is ignored", said.strip())
     words = ["--out", tmp_path / "s", "--n", 2, "--steps", 4, "--method", "ddpm", "--variance", "optimal"]
-    refused(invoke("sample", model, *words), "run leapstep calibrate")
+    again = invoke("sample", model, *words)
+    assert again.exit_code == 2
+    assert "run leapstep calibrate" in again.stderr.splitlines()[-1]
     done("calibrate", model, gaussian[1], "--per-level", 2)
     done("sample", model, *words)
     first = json.loads((tmp_path / "s" / "manifest.json").read_text())

@@ -73,8 +73,8 @@ MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "out
 def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
     """End a user's mistake with one line and exit code 2, a request to stop with one line and its code.
 
-    Samples that are not finite, of which the library warns, are as a mistake. LEAPSTEP_TRACEBACK=1 shows the traceback
-    of a mistake.
+    Samples that are not finite, of which the library warns, are as a mistake; other warnings are a line each.
+    LEAPSTEP_TRACEBACK=1 shows the traceback of a mistake.
     """
 
     @functools.wraps(command)
@@ -85,6 +85,7 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
         try:
             with options.held, _one_voice(), warnings.catch_warnings():
                 warnings.simplefilter("error", NotFinite)
+                warnings.showwarning = _warn
                 command(*args, **given)
         except BrokenPipeError:  # the reader of our output had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -105,6 +106,11 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(stopping.exit_code(request)) from None
 
     return run
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning as a line, without the place in our code where it arose."""
+    typer.echo(f"leapstep: warning: {one_line(str(message), 2000)}", err=True)
 
 
 def _be_the_only_one(name: str) -> None:
