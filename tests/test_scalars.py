@@ -1,11 +1,15 @@
 """Samples that are single numbers, `[b]`, are what they are as rows of one, `[b, 1]`: in every public function."""
 
+import types
+
 import pytest
 import torch
 
 import leapstep
 from leapstep.calibration import calibrate
+from leapstep.cli.latents import squared_error
 from leapstep.likelihood import ode_log_likelihood, variational_bound
+from leapstep.training.objective import WEIGHTS, loss
 
 F64 = torch.float64
 MEANS, VARIANCES = torch.tensor([-1.0, 0.5, 2.0], dtype=F64), torch.tensor([0.1, 0.3, 0.2], dtype=F64)
@@ -94,6 +98,25 @@ def test_bounds(variance):
         return variational_bound(MODELS[name], data(name), leapstep.times(PROCESS, 9), noise, variance=variance).total
 
     same(bound)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_losses(weight):
+    t, eps = torch.linspace(0.1, 1, 5, dtype=F64), leapstep.Noise(0, range(5), (), F64)(0)
+
+    def scored(name):
+        return loss(MODELS[name], data(name), t, eps.reshape(SHAPES[name]), weight)
+
+    assert same(scored).shape == (5,)
+
+
+def test_errors_that_commands_print():
+    numbers = types.SimpleNamespace(is_pictures=False)
+
+    def error(name):
+        return squared_error(numbers, data(name), 2 * data(name))
+
+    torch.testing.assert_close(same(error), X0.square())
 
 
 def test_calibration():

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from leapstep import files, folders, plugin, reading, rotations
 from leapstep.data import Data, Scaling
+from leapstep.process import flat
 from leapstep.progress import progress_bar
 from leapstep.text import near
 from leapstep.weights import check_finite, compare
@@ -251,17 +252,12 @@ def _pixels(data: Data, cache: bool) -> Features:
 
     def prepare(values: Array) -> Tensor:
         _check_shape(values, data.shape, "pixels")
-        return _flat(data.scaling.to_model(values)).double()
+        return flat(data.scaling.to_model(values)).double()
 
     def project(x: Tensor) -> Tensor:
         return ((x - fitted["mean"]) @ fitted["axes"]).float()
 
     return Features("pixels", digest, _batched(project, prepare, _rows(data.values, 2**22)))
-
-
-def _flat(x: Tensor) -> Tensor:
-    """Samples as vectors [n, k]; they may be single numbers."""
-    return x.flatten(1) if x.ndim > 1 else x[:, None]
 
 
 def _principal_axes(data: Data, count: int) -> tuple[Tensor, Tensor]:
@@ -273,7 +269,7 @@ def _principal_axes(data: Data, count: int) -> tuple[Tensor, Tensor]:
     """
 
     def blocks(what: str) -> Iterator[Tensor]:
-        return (_flat(data.scaling.to_model(block)).double() for block in _blocks(data.values, what))
+        return (flat(data.scaling.to_model(block)).double() for block in _blocks(data.values, what))
 
     size = math.prod(data.shape)
     mean = torch.zeros(size, dtype=torch.float64)
@@ -338,7 +334,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The features [b, k] of samples."""
-        found: Tensor = self.body(x if self.pictures else _flat(x))
+        found: Tensor = self.body(x if self.pictures else flat(x))
         return found
 
     def forward(self, x: Tensor) -> Tensor:

@@ -60,5 +60,7 @@ def squared_error(model: Model, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
     """The mean squared difference per dimension of each sample, `[n]`, float64, in `unit`."""
     import torch
 
+    from leapstep.process import flat
+
     scale = model.scaling.scale / 255 if model.is_pictures else 1.0
-    return ((x - y).to("cpu", torch.float64) * scale).square().flatten(1).mean(1)
+    return flat((x - y).to("cpu", torch.float64) * scale).square().mean(1)

@@ -30,6 +30,7 @@ from leapstep.denoiser import Clip, Diffusion, clipped
 from leapstep.evaluation import median_ratio, nearest
 from leapstep.finite import NotFinite
 from leapstep.interpolation import interpolation_grid, slerp
+from leapstep.process import flat
 from leapstep.report import folder
 from leapstep.report.beside_data import standing
 from leapstep.report.contents import (
@@ -315,7 +316,7 @@ class _Work:
     def squared_error(self, x: Tensor, y: Tensor) -> Tensor:
         """The mean squared difference per dimension of each sample, `[n]`, float64, in the page's unit."""
         scale = self.model.scaling.scale / 255 if self.model.is_pictures else 1.0
-        return ((x - y).to("cpu", torch.float64) * scale).square().flatten(1).mean(1)
+        return flat((x - y).to("cpu", torch.float64) * scale).square().mean(1)
 
 
 # --- samples -------------------------------------------------------------------------------------------------------
@@ -492,7 +493,7 @@ def _denoising(work: _Work, name: str, split: Split, t: Tensor, variance: float)
             used = estimate if clip is None else _bounded(plain, estimate, clip)
             found = process.split(estimate, x, time_, "x0")[1]
             for total, wrong in ((errors[0], used - clean), (errors[1], found - eps)):
-                total[level] += wrong.double().square().flatten(1).mean(1).sum().cpu() / len(x0)
+                total[level] += flat(wrong).double().square().mean(1).sum().cpu() / len(x0)
             work.tick()
     relative = errors[0] / variance if variance > 0 else torch.full_like(errors[0], math.nan)
     return Denoising(name, len(x0), tuple(relative.tolist()), tuple(errors[1].tolist()))

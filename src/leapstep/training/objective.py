@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leapstep.denoiser import Diffusion
-from leapstep.process import PREDICTIONS, Process
+from leapstep.process import PREDICTIONS, Process, flat
 from leapstep.text import allowed
 
 
@@ -70,7 +70,7 @@ def loss(diffusion: Diffusion, x0: Tensor, t: Tensor, eps: Tensor, weight: str =
     process = diffusion.process
     error = diffusion.denoise(process.add_noise(x0, t, eps), t) - x0
     w = WEIGHTS[weight](process, t.cpu().double(), gamma).to(error.dtype).to(error.device)
-    return w * error.square().flatten(1).mean(1)
+    return w * flat(error).square().mean(1)
 
 
 def stratified_times(n: int, timesteps: int) -> Tensor:
