@@ -61,11 +61,11 @@ def test_a_step_that_fails_is_left_to_training(monkeypatch):
     ("seconds", "steps", "preset", "line"),
     [
         (0.1, 1200, None, "a step of 64 samples takes 0.1 s here: 1,200 steps take about 2 min"),
-        (0.0123, 100, None, "a step of 64 samples takes 12 ms here: 100 steps take about 1 s"),
+        (0.0123, 100, None, "a step of 64 samples takes 12 ms here: 100 steps take about 1.2 s"),
         (0.8, 20_000, None, "0.8 s here: 20,000 steps take about 4 h 27 min; --steps 4500 ends in an hour"),
         (2, 20_000, None, "11 h 7 min; --steps 1800 ends in an hour; a smaller --size or --batch-size takes less"),
-        (162, 100_000, "photos-cpu", "takes 162 s here: 100,000 steps take about 188 days; --steps 22 ends in an hour; "
-         "--preset photos-cpu takes an evening; a smaller --size or --batch-size takes less"),
+        (162, 100_000, "photos-cpu", "takes 2 min 42 s here: 100,000 steps take about 188 days; --steps 22 "
+         "ends in an hour; --preset photos-cpu takes an evening; a smaller --size or --batch-size takes less"),
     ],
 )  # fmt: skip
 def test_what_is_said(seconds, steps, preset, line):

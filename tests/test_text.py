@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from leapstep.text import acting, clean, cleaned_output, near, one_line, unknown
+from leapstep.text import acting, clean, cleaned_output, duration, near, one_line, seconds, unknown
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,19 @@ def test_nothing_that_is_printed_acts(capsys):
     out, err = capsys.readouterr()
     assert err == "a\\x1b[31mb\\u202e\n"
     assert out == "\\x9b2J\n\rreading: 10%\x1b[1mours\x1b[0m\\udcff\n"
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        *((0, "0 s"), (0.0123, "12 ms"), (0.11, "0.11 s"), (3.21, "3.2 s"), (90, "90 s"), (99.7, "1 min 40 s")),
+        *((121, "2 min 1 s"), (1500, "25 min"), (3599, "1 h"), (9000, "2 h 30 min"), (700_000, "8 days")),
+    ],
+)
+def test_durations_are_written_as_people_do(time, words):
+    assert duration(time) == words
+
+
+@pytest.mark.parametrize("time", [0.5, 3.2, 90, 121, 1500, 9000])
+def test_durations_are_read_as_they_are_written(time):
+    assert seconds(duration(time)) == time

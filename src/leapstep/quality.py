@@ -29,7 +29,7 @@ from leapstep.denoiser import Diffusion
 from leapstep.evaluation import Estimate, difference, measure
 from leapstep.features import Features
 from leapstep.sampling import State, sample_in_batches
-from leapstep.text import clean
+from leapstep.text import clean, duration
 from leapstep.transitions import TRANSITIONS, Transition, ddim
 
 if TYPE_CHECKING:
@@ -409,14 +409,6 @@ def markdown(cells: Sequence[Cell], metric: str) -> str:
         lines.append(f"| {row_name(row, rows)} | {' | '.join(texts)} |")
     lines += ["", EVEN] if alike else []
     return "\n".join(lines) + "\n"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a reader wants them."""
-    if seconds < 100:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
 def spreadsheet(cells: Sequence[Cell]) -> str:

@@ -1,4 +1,4 @@
-"""Text from elsewhere, on its way to a terminal or a page; and names that are nearly right.
+"""Text from elsewhere, on its way to a terminal or a page; names that are nearly right; and times as people write them.
 
 A file can hold anything: escape sequences that recolour, clear or drive a terminal, and marks that turn the reading
 direction, so that a name reads as another. `clean` makes such characters visible.
@@ -6,6 +6,7 @@ direction, so that a name reads as another. `clean` makes such characters visibl
 
 import contextlib
 import difflib
+import math
 import re
 import sys
 import unicodedata
@@ -122,3 +123,36 @@ def allowed(name: object, names: Iterable[str]) -> str:
 def unknown(what: str, name: object, names: Iterable[str]) -> ValueError:
     """The error for a name that is none of those there are: what arrived, what was probably meant, what is allowed."""
     return ValueError(f"unknown {what} {one_line(str(name), 60)!r}: {allowed(name, names)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: `12 ms`, `3.2 s`, `2 min 1 s`, `25 min`, `4 h 27 min`, `8 days`."""
+    if seconds < 99.5:
+        if 0 < seconds < 0.0995:
+            return f"{1000 * seconds:.2g} ms"
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    whole, minutes = round(seconds), round(seconds / 60)
+    if whole < 600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+    return f"{minutes / 60 / 24:.0f} days"
+
+
+def seconds(text: str) -> float:
+    """The seconds in a duration such as `30s`, `2m`, `1h`, `1h30m`, `1 h 30 min` or `90`.
+
+    Raises:
+        ValueError: it is no duration, or none that is positive.
+    """
+    parts = re.fullmatch(r"(?:([\d.]+) ?h)? ?(?:([\d.]+) ?m(?:in)?)? ?(?:([\d.]+) ?s?)?", text.strip().lower())
+    try:
+        hours, minutes, rest = (float(part or 0) for part in parts.groups()) if parts else (0.0, 0.0, 0.0)
+    except ValueError:  # two points
+        hours, minutes, rest = 0.0, 0.0, 0.0
+    total = 3600 * hours + 60 * minutes + rest
+    if not 0 < total < math.inf:
+        raise ValueError(f"{one_line(text, 60)!r} is no duration: write it as 30s, 2m or 1h")
+    return total

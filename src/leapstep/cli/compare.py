@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leapstep.text import allowed
+from leapstep.text import allowed, duration
 
 EXAMPLES = """**Examples**
 
@@ -26,7 +26,7 @@ def command(
     ] = "frechet",
 ) -> dict[str, Any]:
     """Put results into one Markdown table; what was measured under other conditions is marked and explained below."""
-    from leapstep.quality import NAMES, REFERENCE, duration, marks, shown
+    from leapstep.quality import NAMES, REFERENCE, marks, shown
 
     if metric not in NAMES:
         raise ValueError(f"--metric {metric}: {allowed(metric, NAMES)}")

@@ -20,7 +20,7 @@ from leapstep import files, plugin
 from leapstep.cli import options, parsing
 from leapstep.progress import progress_bar
 from leapstep.reading import read_npy, read_npz
-from leapstep.text import allowed, one_line
+from leapstep.text import allowed, duration, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,12 @@ def command(
     from leapstep.doctor.snippet import loaded
 
     assumed = dict(_assumed(setting) for setting in assume or [])
-    limits = {"n": n, "seed": seed, "budget": None if budget is None else _seconds(budget), "counts": _counts(counts)}
+    limits = {
+        "n": n,
+        "seed": seed,
+        "budget": None if budget is None else options.budget(budget),
+        "counts": _counts(counts),
+    }
     _check_outputs(out, html_file)
     source, function = _parts(model)
     if function:
@@ -344,21 +349,10 @@ def _counts(path: Path | None) -> Array | None:
         raise ValueError(f"--counts {path} cannot be read as an npy file: {one_line(str(error))}") from error
 
 
-def _seconds(budget: str) -> float:
-    from leapstep.doctor.budget import parsed
-
-    try:
-        return parsed(budget)
-    except ValueError as error:
-        raise ValueError(f"--budget {error}") from None
-
-
 def _announce(bar: tqdm[Any], seconds: float, unbounded: float) -> None:
     """Say how long it will take, before it begins."""
-    from leapstep.doctor.budget import written
-
-    more = f", the budget: without a bound it would take about {written(unbounded)}" if unbounded > seconds else ""
-    bar.write(f"this will take about {written(seconds)}{more}", file=sys.stderr)
+    more = f", the budget: without a bound it would take about {duration(unbounded)}" if unbounded > seconds else ""
+    bar.write(f"this will take about {duration(seconds)}{more}", file=sys.stderr)
 
 
 def _merged(

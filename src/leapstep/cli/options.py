@@ -19,7 +19,7 @@ import typer
 from leapstep import folders
 from leapstep.cli.completion import model_folders
 from leapstep.cli.parsing import SETTINGS
-from leapstep.text import acting, allowed, near
+from leapstep.text import acting, allowed, near, seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +60,14 @@ def device(name: str | None) -> torch.device:
     if found is None or found.type not in kinds or (found.index or 0) >= max(1, torch.cuda.device_count()):
         raise ValueError(f"--device {name}: this machine has {', '.join(kinds)}")
     return found
+
+
+def budget(text: str) -> float:
+    """The seconds of a --budget."""
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise ValueError(f"--budget {error}") from None
 
 
 def dtype(name: str) -> torch.dtype:

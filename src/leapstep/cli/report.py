@@ -10,6 +10,7 @@ import typer
 from leapstep import files
 from leapstep.cli import options
 from leapstep.progress import progress_bar
+from leapstep.text import duration
 
 if TYPE_CHECKING:
     from leapstep.checkpoint import Model
@@ -100,19 +101,15 @@ def _check(out: Path, overwrite: bool) -> None:
 def _fitted(model: Model, held: Splits | None, settings: Settings, budget: str) -> Settings:
     """What there is time for; said where that is not everything, or takes longer all the same."""
     from leapstep import report
-    from leapstep.doctor.budget import parsed, written
 
-    try:
-        seconds = parsed(budget)
-    except ValueError as error:
-        raise ValueError(f"--budget {error}") from None
+    seconds = options.budget(budget)
     price = report.price(model, settings)
     whole = report.evaluations(model, held, settings) * price
     settings, takes = report.fitted(model, held, settings, seconds, price)
     if whole > seconds:
         typer.echo(
-            f"a sample takes the network {written(price)}, so the whole page would take about {written(whole)}: it "
-            f"shows less, which takes about {written(takes)} (--budget)",
+            f"a sample takes the network {duration(price)}, so the whole page would take about {duration(whole)}: it "
+            f"shows less, which takes about {duration(takes)} (--budget)",
             err=True,
         )
     return settings

@@ -18,7 +18,7 @@ import typer
 from leapstep import files, folders, reading
 from leapstep.cli import latents, measuring, options
 from leapstep.finite import NotFinite
-from leapstep.text import acting, allowed, clean
+from leapstep.text import acting, allowed, clean, duration
 
 if TYPE_CHECKING:
     from leapstep.checkpoint import Model
@@ -328,8 +328,6 @@ def _live(cells: list[dict[str, Any]], plan: list[Setting], metric: str, total: 
     from rich.live import Live
     from rich.text import Text
 
-    from leapstep import quality
-
     console = Console(file=acting(sys.stderr))
     done, before, began, printed = 0, 0, time.perf_counter(), len(cells)
     table = _table(cells, plan, metric)
@@ -343,9 +341,9 @@ def _live(cells: list[dict[str, Any]], plan: list[Setting], metric: str, total: 
             share = (done + before) / max(total, 1)
             line = f"{setting.label}, {setting.steps} steps, {setting.spacing}: {share:.0%} of all"
             table = _table(cells, plan, metric) if fresh else table  # not for every call of the network
-            live.update(Group(table, Text(f"{line}, about {quality.duration(left)} left" if done else line)))
+            live.update(Group(table, Text(f"{line}, about {duration(left)} left" if done else line)))
         elif fresh:
-            typer.echo(f"{_line(cells[-1], metric)}; about {quality.duration(left)} left", err=True)
+            typer.echo(f"{_line(cells[-1], metric)}; about {duration(left)} left", err=True)
 
     if not console.is_terminal:
         live = None
@@ -360,7 +358,7 @@ def _line(cell: dict[str, Any], metric: str) -> str:
 
     return (
         f"{cell['label']}, {cell['steps']} steps, {cell['spacing']}: {quality.shown(cell, metric)}, "
-        f"{cell['calls']} calls, {quality.duration(cell['seconds'])}"
+        f"{cell['calls']} calls, {duration(cell['seconds'])}"
     )
 
 
@@ -389,7 +387,7 @@ def _table(cells: list[dict[str, Any]], plan: list[Setting], metric: str) -> Any
             first = cell is quality.best([each for each in cells if each["steps"] == count], metric)
             value = f"[bold]{quality.shown(cell, metric)}[/bold]" if first else quality.shown(cell, metric)
             value = f"≈ {value}" if cell in alike else value
-            texts.append(f"{value}\n[dim]{cell['calls']} calls, {quality.duration(cell['seconds'])}[/dim]")
+            texts.append(f"{value}\n[dim]{cell['calls']} calls, {duration(cell['seconds'])}[/dim]")
         table.add_row(escape(clean(quality.row_name(row, rows))), *texts)
     if alike:
         table.caption = quality.EVEN

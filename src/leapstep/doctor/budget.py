@@ -8,12 +8,12 @@ cut, and a diagnosis depends on its seed alone.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
 from leapstep.doctor.conventions import LEVELS
+from leapstep.text import duration
 
 SHARES = {"comparing": 0.42, "reading": 0.30, "looking": 0.06, "sampling": 0.22}
 """The parts of a diagnosis in their order, and their shares of its time."""
@@ -244,38 +244,9 @@ class Budget:
         if least * self.cost > self.seconds - self.elapsed:
             needed = 60 * math.ceil((1.2 * least * self.cost + self.elapsed) / 60)
             raise ValueError(
-                f"the network takes {written(self.cost)} for a sample, so that the least that tells anything, {least} "
-                f"samples, takes {written(least * self.cost)}, and the budget is {written(self.seconds)}: give a "
-                f"budget of {written(needed)}, a faster device, or smaller samples"
+                f"the network takes {duration(self.cost)} for a sample, so that the least that tells anything, {least} "
+                f"samples, takes {duration(least * self.cost)}, and the budget is {duration(self.seconds)}: give a "
+                f"budget of {duration(needed)}, a faster device, or smaller samples"
             )
         whole = (race.samples + reading.samples + 20 * drawn) * self.cost + self.elapsed
         return min(whole, self.seconds), whole
-
-
-def parsed(text: str) -> float:
-    """Seconds in a duration such as `30s`, `2m`, `1h`, `1h30m` or `90`.
-
-    Raises:
-        ValueError: it is no duration, or none that is positive.
-    """
-    parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text.strip().lower())
-    try:
-        hours, minutes, rest = (float(part or 0) for part in parts.groups()) if parts else (0.0, 0.0, 0.0)
-    except ValueError:  # two points
-        hours, minutes, rest = 0.0, 0.0, 0.0
-    seconds = 3600 * hours + 60 * minutes + rest
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"{text!r} is no duration: write it as 30s, 2m or 1h")
-    return seconds
-
-
-def written(seconds: float) -> str:
-    """A duration as people read it."""
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    whole = round(seconds)
-    if whole < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
-    return f"{whole / 3600:.1f} h"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from leapstep.configuration import CPU_PRESET, GPU_PRESET, PRESETS
 from leapstep.data import first_size, is_array
+from leapstep.text import duration
 
 if TYPE_CHECKING:
     from leapstep.training import Trainer
@@ -99,30 +100,15 @@ def report(seconds: float, steps: int, batch_size: int, preset: str | None) -> s
         preset: one that takes less, if there is.
     """
     total = seconds * steps
-    line = f"a step of {batch_size} samples takes {_brief(seconds)} here: {steps:,} steps take about {_duration(total)}"
+    line = (
+        f"a step of {batch_size} samples takes {duration(seconds)} here: {steps:,} steps take about {duration(total)}"
+    )
     if total > 5400 and seconds < 1800:
         line += f"; --steps {_rounded(3600 / seconds)} ends in an hour"
     if total > EVENING:
         line += f"; --preset {preset} takes an evening" if preset else ""
         line += "; a smaller --size or --batch-size takes less"
     return line
-
-
-def _brief(seconds: float) -> str:
-    return (
-        f"{1000 * seconds:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    )
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{max(1, round(seconds))} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
-    return f"{minutes / 60 / 24:.0f} days"
 
 
 def _rounded(number: float) -> int:
