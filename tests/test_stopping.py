@@ -126,10 +126,13 @@ def test_other_errors_of_torch_are_bugs_and_show_themselves(monkeypatch):
     assert isinstance(invoke("info", "m").exception, RuntimeError)
 
 
-@pytest.mark.parametrize(
+LAUNCHERS = pytest.mark.parametrize(
     ("size", "rank"),
     [("WORLD_SIZE", "RANK"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK")],
 )
+
+
+@LAUNCHERS
 def test_of_several_processes_the_first_does_the_work(monkeypatch, size, rank):
     monkeypatch.setenv(size, "2")
     monkeypatch.setenv(rank, "1")
@@ -169,10 +172,12 @@ def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_
                 train(configure({}), "digits", tmp_path / "run", device="cpu", progress=False)
 
 
-def test_the_first_process_of_a_training_tells_its_result(monkeypatch):
+@LAUNCHERS
+def test_the_first_process_of_a_training_tells_its_result(monkeypatch, size, rank):
     monkeypatch.setattr("leapstep.training.train", lambda *_, **__: SimpleNamespace(details={}))
-    for rank, said in (("1", ""), ("0", "trained: o")):
-        monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv(size, "2")
+    for number, said in (("1", ""), ("0", "trained: o")):
+        monkeypatch.setenv(rank, number)
         result = invoke("train", "digits", "--out", "o")
         assert result.exit_code == 0
         assert result.stdout[: len(said) or None] == said

@@ -127,7 +127,7 @@ def _be_the_only_one(name: str) -> None:
 def _one_voice() -> Iterator[None]:
     """Of processes that share their work only the first prints its results."""
     with contextlib.ExitStack() as stack:
-        if os.environ.get("RANK", "0") != "0":
+        if launch.rank() > 0:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield
 
