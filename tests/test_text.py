@@ -1,5 +1,6 @@
 """Text from elsewhere is shown, never obeyed; names that are nearly right are guessed."""
 
+import io
 import sys
 
 import pytest
@@ -54,6 +55,17 @@ def test_nothing_that_is_printed_acts(capsys):
     out, err = capsys.readouterr()
     assert err == "a\\x1b[31mb\\u202e\n"
     assert out == "\\x9b2J\n\rreading: 10%\x1b[1mours\x1b[0m\\udcff\n"
+
+
+def test_a_terminal_that_lacks_a_character_shows_its_escape(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with cleaned_output():
+        print("Fréchet, η")
+        print("≈", file=acting(sys.stdout))  # as tables and bars do
+    assert terminal.errors == "strict"
+    terminal.flush()
+    assert terminal.buffer.getvalue().decode("latin-1").splitlines() == ["Fréchet, \\u03b7", "\\u2248"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ direction, so that a name reads as another. `clean` makes such characters visibl
 
 import contextlib
 import difflib
+import io
 import math
 import re
 import sys
@@ -74,13 +75,21 @@ def acting(stream: Any) -> Any:
 
 @contextlib.contextmanager
 def cleaned_output() -> Iterator[None]:
-    """Let nothing that is printed act: stdout and stderr are `Cleaned`."""
+    """Let nothing that is printed act, and all of it be shown: stdout and stderr are `Cleaned`.
+
+    A character that the terminal's encoding does not have is shown by its escape.
+    """
     before = sys.stdout, sys.stderr
+    strict = [stream for stream in before if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict"]
+    for stream in strict:
+        stream.reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = (stream if isinstance(stream, Cleaned) else Cleaned(stream) for stream in before)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+        for stream in strict:
+            stream.reconfigure(errors="strict")
 
 
 def one_line(text: str, most: int = 300) -> str:
