@@ -35,7 +35,7 @@ def offered(*words):
         (("info", "m", "--js"), ["--json"]),
         (("sam",), ["sample"]),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_names_are_offered(words, names):
     assert sorted(offered(*words)) == sorted(names)
