@@ -121,6 +121,15 @@ def test_the_same_photos_elsewhere_are_known_and_others_are_not(run, tmp_path):
         options.data_for(model, others, "test")
 
 
+def test_other_data_may_have_no_part_for_training(run, tmp_path):
+    photos(tmp_path / "other" / "test", 6, start=1000)
+    photos(tmp_path / "other" / "validation", 4, start=2000)
+    split, (data, _) = options.part(
+        lambda name: options.data_for(checkpoint.load(run / "run"), str(tmp_path / "other"), name), "other", None
+    )
+    assert (split, len(data)) == ("test", 6)
+
+
 def test_what_was_held_out_and_is_gone(run, tmp_path):
     model = checkpoint.load(run / "run")
     source = photos(tmp_path / "photos", 40)

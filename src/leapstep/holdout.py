@@ -96,10 +96,11 @@ def again(data: Data, earlier: Holdout) -> Holdout | None:
     Returns:
         None where that is none of the data, or so much that fewer than 2 samples are left to train on.
     """
-    kept, held = rows(data, earlier)
+    hashes = _hashes(data)
+    kept, held = _parted(hashes, earlier)
     if not len(held) or len(kept) < 2:
         return None
-    return Holdout(samples=len(held), of=len(data), threshold=earlier.threshold, sha256=_digest(_hashes(data)[held]))
+    return Holdout(samples=len(held), of=len(data), threshold=earlier.threshold, sha256=_digest(hashes[held]))
 
 
 def rows(data: Data, holdout: Holdout | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -111,8 +112,7 @@ def rows(data: Data, holdout: Holdout | None) -> tuple[npt.NDArray[np.int64], np
     """
     if holdout is None:
         return np.arange(len(data)), np.arange(0)
-    held = _hashes(data) <= np.uint64(int(holdout.threshold, 16))
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    return _parted(_hashes(data), holdout)
 
 
 def part(details: Mapping[str, Any], source: str, split: str, read: Callable[[str], Data]) -> Data:
@@ -132,10 +132,16 @@ def part(details: Mapping[str, Any], source: str, split: str, read: Callable[[st
     holdout = Holdout.recorded(details)
     if holdout is None or split not in ("train", "test"):
         return read(split)
-    data = read("train")
-    kept, held = rows(data, holdout)
     named = same_source(str(details["data"].get("source")), source)
-    if not named and (len(held) != holdout.samples or _digest(_hashes(data)[held]) != holdout.sha256):
+    try:
+        data = read("train")
+    except NoSplit:
+        if named or split == "train":
+            raise
+        return read(split)  # other data, which have this part all the same
+    hashes = _hashes(data)
+    kept, held = _parted(hashes, holdout)
+    if not named and (len(held) != holdout.samples or _digest(hashes[held]) != holdout.sha256):
         return data if split == "train" else read(split)
     if not len(held) or not len(kept):
         raise ValueError(
@@ -192,6 +198,12 @@ def _hashes(data: Data) -> npt.NDArray[np.uint64]:
         for row in np.ascontiguousarray(data.values[start : start + size]):
             found += hashlib.blake2b(row.tobytes(), digest_size=8).digest()
     return np.frombuffer(found, ">u8").astype(np.uint64)
+
+
+def _parted(hashes: npt.NDArray[np.uint64], holdout: Holdout) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows of samples with these hashes that are trained on, and those that are held out."""
+    held = hashes <= np.uint64(int(holdout.threshold, 16))
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def _digest(hashes: npt.NDArray[np.uint64]) -> str:
