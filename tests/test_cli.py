@@ -454,6 +454,12 @@ def test_a_class_is_named_or_numbered_and_several_take_turns(animal_model, tmp_p
     assert not alike(turns[[1, 4]], dogs[[1, 4]])
 
 
+def test_a_class_that_is_nearly_right_is_guessed(animal_model, tmp_path):
+    given = ["sample", animal_model, "--n", 5, "--out", tmp_path / "s", "--label"]
+    refused(invoke(*given, "dgo"), "--label dgo: did you mean dog")
+    refused(invoke(*given, "7"), "--label 7: use one of cat, dog")
+
+
 def test_a_label_makes_samples_of_its_class(animal_model, tmp_path):
     for name in ("cat", "dog"):
         args = ["--n", 16, "--steps", 10, "--guidance", 2, "--label", name]

@@ -225,7 +225,7 @@ def labels(model: Model, asked: list[str], n: int) -> Tensor | None:
         raise ValueError("--label: this model was trained without labels")
     for name in asked:
         if name not in model.classes and name not in map(str, range(len(model.classes))):
-            raise ValueError(f"--label {name}: the model's classes are {', '.join(model.classes)}")
+            raise ValueError(f"--label {name}: {allowed(name, model.classes)}")
     numbers = [model.classes.index(name) if name in model.classes else int(name) for name in asked]
     return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
 
