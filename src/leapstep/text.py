@@ -114,10 +114,8 @@ def near(name: str, names: Iterable[str]) -> str | None:
     wanted = name.lower().replace("-", "_")
     if SYNONYMS.get(wanted) in plain:
         return plain[SYNONYMS[wanted]]
-    found = difflib.get_close_matches(wanted, plain, n=5, cutoff=0.7)
-    found.sort(
-        key=lambda each: sorted(each) != sorted(wanted)
-    )  # letters swapped, of which difflib knows nothing, first
+    swapped = [each for each in plain if sorted(each) == sorted(wanted)]  # letters, of which difflib knows nothing
+    found = swapped or difflib.get_close_matches(wanted, plain, n=1, cutoff=0.7)
     return plain[found[0]] if found else None
 
 
