@@ -319,10 +319,12 @@ def test_curves_that_make_no_process(alpha, sigma, message):
         leapstep.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).diffusion(process)
 
 
-def test_curves_may_be_objects_of_any_class():
-    @dataclasses.dataclass
+@pytest.mark.parametrize("frozen", [False, True])
+def test_curves_may_be_objects_of_any_class(frozen):
+    @dataclasses.dataclass(frozen=frozen)  # a frozen one claims to be hashable, whatever is in it
     class Line:
         slope: float
+        notes: list = dataclasses.field(default_factory=list)
 
         def __call__(self, t):
             return self.slope * t

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, SupportsIndex
 
@@ -223,8 +223,12 @@ def checked(process: Process) -> Process:
     Raises:
         ValueError: they are not.
     """
-    known = isinstance(process.alpha, Hashable) and isinstance(process.sigma, Hashable)
-    (_check if known else _check.__wrapped__)(process)
+    try:
+        hash(process)
+    except TypeError:  # curves that cannot be remembered are checked each time
+        _check.__wrapped__(process)
+    else:
+        _check(process)
     return process
 
 
