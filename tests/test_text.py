@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from leapstep.text import acting, clean, cleaned_output, duration, near, one_line, seconds, unknown
+from leapstep.text import acting, clean, cleaned_output, duration, near, one_line, reason, seconds, unknown
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,14 @@ def test_a_long_text_becomes_one_short_line():
     assert len(line) <= 54
     assert "\n" not in line
     assert line.endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [("", "OSError"), ("\n \n", "OSError"), ("\n no\x1b[2J \nmore", r"no\x1b[2J"), ("\x1c\x1d", "OSError")],
+)
+def test_what_an_error_says_is_one_line(said, line):
+    assert reason(OSError(said)) == line
 
 
 @pytest.mark.parametrize(

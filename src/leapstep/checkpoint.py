@@ -40,7 +40,7 @@ from leapstep.data import PIXELS, Scaling
 from leapstep.denoiser import Clip, Diffusion, clipped, from_network, guided
 from leapstep.networks import CONFIGURATIONS, NETWORKS, UNet, layout
 from leapstep.process import Curve, Process
-from leapstep.text import one_line
+from leapstep.text import one_line, reason
 from leapstep.weights import sketch
 
 UNIT_PIXELS = Scaling(0.0, 255.0)
@@ -380,9 +380,8 @@ def _folder(source: str) -> Path:
     try:
         folder = Path(snapshot_download(source, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"there is no folder {source}, and the Hub did not give a model of that name: {reason}"
+            f"there is no folder {source}, and the Hub did not give a model of that name: {reason(error)}"
         ) from error
     pipelines.refuse(folder, source)
     return folder

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from leapstep.progress import progress_bar
 from leapstep.reading import CLASSES, read_npy, read_npz, regular
-from leapstep.text import one_line
+from leapstep.text import one_line, reason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -322,7 +322,7 @@ def _read_tables(source: str, paths: list[Path], options: _Options) -> Data:
     try:
         rows = load(suffix[1:], data_files=names, split="train", streaming=True)  # streamed: no second copy on the disk
     except Exception as error:  # whatever pyarrow raises on a broken file
-        raise ValueError(f"cannot read {source}: {_line(error)}") from error
+        raise ValueError(f"cannot read {source}: {reason(error)}") from error
     return _from_rows(rows, source, options)
 
 
@@ -336,11 +336,11 @@ def _read_hub(source: str, options: _Options) -> Data:
     except Exception as error:  # of the network, the Hub, the disk or the data set's own layout: it has the reason
         if str(error).startswith("Unknown split"):
             raise NoSplit(
-                f"{source} has no split {options.split!r} ({_line(error)}): name one of them, or all"
+                f"{source} has no split {options.split!r} ({reason(error)}): name one of them, or all"
             ) from error
         raise ValueError(
-            f"there is no file or folder {source}, and the Hub gave no such data set ({_line(error)}): check the name, "
-            "the split and the network"
+            f"there is no file or folder {source}, and the Hub gave no such data set ({reason(error)}): check the "
+            "name, the split and the network"
         ) from error
     return _from_rows(rows, source, options)
 
@@ -361,7 +361,7 @@ def _from_rows(rows: Any, source: str, options: _Options) -> Data:
         try:
             yield from rows
         except Exception as error:  # whatever pyarrow raises in the middle of a broken file
-            raise ValueError(f"cannot read {source}: {_line(error)}") from error
+            raise ValueError(f"cannot read {source}: {reason(error)}") from error
 
     def items() -> Iterator[_Item]:
         for number, row in enumerate(whole()):
@@ -550,7 +550,7 @@ def _decode(size: int | None, channels: int | None, sizes: list[tuple[int, int]]
     except UnidentifiedImageError:
         return "not an image of a known format"
     except Exception as error:  # a broken file can raise anything
-        return _line(error)
+        return reason(error)
     sizes.append(image.size)
     if size is not None:
         side = min(image.size)
@@ -687,11 +687,6 @@ def _datasets() -> Any:
     except ImportError as error:
         raise ValueError("parquet, arrow and the Hub need an extra: pip install 'leapstep[datasets]'") from error
     return datasets
-
-
-def _line(error: Exception) -> str:
-    """The first line of what an error says."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 READERS: dict[str, Callable[[str, _Options], Data]] = {

@@ -37,7 +37,7 @@ from leapstep import files, folders, plugin, reading, rotations
 from leapstep.data import Data, Scaling
 from leapstep.process import flat
 from leapstep.progress import progress_bar
-from leapstep.text import near
+from leapstep.text import near, reason
 from leapstep.weights import check_finite, compare
 
 Array = npt.NDArray[Any]
@@ -606,7 +606,7 @@ def _learned(folder: Path, data: Data, device: torch.device) -> Features:
         network.load_state_dict(state)
         check_finite(network)
     except Exception as error:  # whatever is wrong with JSON, its fields, the weights or the disk
-        said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else _line(error)
+        said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | TypeError) else reason(error)
         raise ValueError(f"the features in {folder} cannot be read ({said}): train them again") from error
     if data.shape != shape or data.is_pictures != pictures:
         kind = "pictures" if pictures else "arrays"
@@ -643,7 +643,7 @@ def _inception(data: Data, weights: Path | None, device: torch.device) -> Featur
         ) from error
     except Exception as error:  # a torchvision that was built for another torch
         raise ValueError(
-            f"torch-fidelity cannot be imported ({_line(error)}): install the torchvision that belongs to torch "
+            f"torch-fidelity cannot be imported ({reason(error)}): install the torchvision that belongs to torch "
             f"{torch.__version__}"
         ) from error
     state = _tensors(weights, URL_INCEPTION_V3)
@@ -676,12 +676,12 @@ def _tensors(weights: Path | None, address: str) -> dict[str, Tensor]:
     except Exception as error:  # of the network, the disk, the archive or the restricted unpickler
         if weights is None:
             raise ValueError(
-                f"the weights of inception cannot be downloaded ({_line(error)}): fetch {address} elsewhere, and name "
+                f"the weights of inception cannot be downloaded ({reason(error)}): fetch {address} elsewhere, and name "
                 "the file as the weights"
             ) from error
         if not weights.is_file():
             raise ValueError(f"there is no file {weights}: name the weights of inception ({address})") from error
-        said = "it is none, or holds code" if isinstance(error, pickle.UnpicklingError) else _line(error)
+        said = "it is none, or holds code" if isinstance(error, pickle.UnpicklingError) else reason(error)
         raise ValueError(f"{weights} cannot be read as a file of weights ({said}): use {address}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{weights or address} holds something else than weights by name: use {address}")
@@ -702,11 +702,6 @@ def _digest_of(state: Mapping[str, Tensor]) -> str:
         whole.update(f"{name} {each.dtype} {list(each.shape)}".encode())
         whole.update(each.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 # --- file.py:function ----------------------------------------------------------------------------------------------

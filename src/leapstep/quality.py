@@ -313,7 +313,7 @@ NAMES = {
 Cell = Mapping[str, Any]
 """A finished setting: method, settings, label, steps, spacing, calls, seconds, n, metrics; as JSON.
 
-Those of today have `seconds_low` and `seconds_high` as well (see `Part.seconds`).
+Where its calls were timed one by one, it has `seconds_low` and `seconds_high` as well (see `Part.seconds`).
 """
 
 

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from leapstep.text import one_line
+from leapstep.text import one_line, reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,7 +190,7 @@ def read_npy(path: str | Path) -> Array:
     except Exception as error:  # whatever numpy raises on a broken file
         if "Python objects" in str(error):
             raise ValueError(f"{path} {PICKLED}") from error
-        raise ValueError(f"cannot read {path}: {_said(error)}") from error
+        raise ValueError(f"cannot read {path}: {reason(error)}") from error
 
 
 def read_npz(path: str | Path) -> dict[str, Array]:
@@ -210,15 +210,11 @@ def read_npz(path: str | Path) -> dict[str, Array]:
     except _Refused as error:
         raise ValueError(f"{path} {error}") from error
     except Exception as error:  # whatever zipfile, zlib and numpy raise on a broken file
-        raise ValueError(f"cannot read {path}: {_said(error)}") from error
+        raise ValueError(f"cannot read {path}: {reason(error)}") from error
 
 
 class _Refused(Exception):
     """The file is whole, but is not read."""
-
-
-def _said(error: Exception) -> str:
-    return one_line(str(error)) or type(error).__name__
 
 
 def _check_archive(path: str | Path, members: list[zipfile.ZipInfo]) -> None:

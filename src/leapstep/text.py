@@ -98,6 +98,11 @@ def one_line(text: str, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} ..."
 
 
+def reason(error: BaseException) -> str:
+    """What an error of another library says, in one short line: its first; the kind of the error where it says none."""
+    return one_line(next(iter(str(error).strip().splitlines()), "")) or type(error).__name__
+
+
 SYNONYMS = {
     "epsilon": "eps",
     "sample": "x0",
