@@ -630,7 +630,7 @@ def test_to_go_on_where_nothing_is_begins(model, tmp_path):
     done("sample", model, "--out", tmp_path / "s", "--n", 1, "--steps", 1, "--resume")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    refused(invoke("sample", model, "--out", tmp_path / "mine", "--resume"), "not empty")
+    refused(invoke("sample", model, "--out", tmp_path / "mine", "--resume"), "holds something else")
     (tmp_path / "s" / "manifest.json").write_text("[]")
     refused(invoke("sample", model, "--out", tmp_path / "s", "--n", 1, "--resume"), "samples with .* null, not")
 

@@ -176,7 +176,7 @@ def _begin(out: Path, manifest: dict[str, Any], resume: bool, overwrite: bool) -
     options.hold(out)
     record = {"finished": 0, "calls": 0, "seconds": 0.0}
     if not resume or not (out / MANIFEST).exists():
-        folders.begin(out, overwrite, RESULTS, manifest | record)
+        folders.begin(out, overwrite or resume, RESULTS, manifest | record)  # without a manifest nothing is removed
         return record
     folders.tidy(out)
     earlier = reading.read_json(out / MANIFEST)
