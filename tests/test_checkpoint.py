@@ -407,6 +407,7 @@ def test_what_cannot_be_saved(tmp_path):
         {"scaling": Scaling(0.0, 255.0), "clip": (0.0, 1.0)},
         {"schedule": {"name": "ve", "timesteps": 30, "sigma_max": 20.0}, "predicts": "score", "time": "sigma"},
         {"schedule": {"name": "flow"}, "predicts": "flow", "time": "1000t", "clip": None},
+        {"schedule": {"name": "flow"}, "predicts": "-flow", "time": "fraction", "clip": None},
         {"schedule": {"name": "vp", "timesteps": 1000, "beta_max": 15.0}, "time": "999t"},
         {"schedule": {"name": "cosine", "timesteps": 20}},
     ],

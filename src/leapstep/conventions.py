@@ -257,8 +257,8 @@ def read_own_words(words: Mapping[str, Any]) -> dict[str, Any]:
     if "clip" in said:
         clip = said["clip"]
         said["clip"] = clip and (Thresholding(**clip) if isinstance(clip, dict) else tuple(clip))
-    if said.get("predicts", "eps") not in PREDICTIONS:
-        raise ValueError(f"predicts={said['predicts']!r} is not one of {', '.join(PREDICTIONS)}")
+    if said.get("predicts", "eps").removeprefix("-") not in PREDICTIONS:
+        raise ValueError(f"predicts={said['predicts']!r} is not one of {', '.join(PREDICTIONS)}, or -flow and so on")
     if said.get("time", "index") not in CLOCKS:
         raise ValueError(f"time={said['time']!r} is not one of {', '.join(CLOCKS)}")
     return said
