@@ -27,7 +27,7 @@ def test_training_understands_diffusers_words():
 @pytest.mark.parametrize(
     ("call", "meant"),
     [
-        (lambda: adapted(predicts="epz"), "eps"),
+        (lambda: adapted(predicts="esp"), "eps"),
         (lambda: adapted(time="indx"), "index"),
         (lambda: leapstep.times(leapstep.linear(), 5, "traling"), "trailing"),
         (lambda: configure({"schedule": "cosin"}), "cosine"),
