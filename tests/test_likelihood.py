@@ -346,7 +346,7 @@ def test_bits_per_dim():
         ({"times": [0.5, 0.6, 0.0]}, "strictly decreasing"),
         ({"times": [0.0]}, "two or more"),
         ({"times": [1000.0, 0.0]}, "times lie in"),
-        ({"variance": "large"}, "unknown variance='large': use one of posterior, beta, optimal, learned"),
+        ({"variance": "most"}, "unknown variance='most': use one of posterior, beta, optimal, learned"),
         ({"variance": "optimal"}, "spread goes with 'optimal'"),
         ({"spread": torch.ones_like}, "spread goes with 'optimal'"),
         ({"variance": "learned"}, "needs a network that learned its variance"),

@@ -120,7 +120,7 @@ def near(name: str, names: Iterable[str]) -> str | None:
     if SYNONYMS.get(wanted) in plain:
         return plain[SYNONYMS[wanted]]
     swapped = [each for each in plain if sorted(each) == sorted(wanted)]  # letters, of which difflib knows nothing
-    found = swapped or difflib.get_close_matches(wanted, plain, n=1, cutoff=0.7)
+    found = swapped or difflib.get_close_matches(wanted, plain, n=1, cutoff=0.6)
     return plain[found[0]] if found else None
 
 
