@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from sklearn.decomposition import PCA
 
-from leapstep import features
+from leapstep import evaluation, features
 from leapstep.data import PIXELS, Data, Scaling, read
 from leapstep.features import Classifier, Recipe, fingerprint, load, reference, save, train
 
@@ -71,12 +71,17 @@ def forbidden(monkeypatch):
 
 
 def check_components(space, data):
-    """The features are what scikit-learn makes, up to the sign of each component."""
+    """The features are what scikit-learn makes, up to the sign of each component, and what these leave of a sample."""
     x = data.batch(range(len(data))).reshape(len(data), -1).double().numpy()
-    count = min(x.shape[1], len(data) - 1, 64)
+    size = x.shape[1]
+    count = size if size <= min(64, len(data) - 1) else min(64, size, len(data) // 4)
     found = space.extract(data.values).numpy()
-    assert found.shape == (len(data), count)
+    assert found.shape == (len(data), count + (count < size))
     pca = PCA(count, svd_solver="full").fit(x)
+    if count < size:
+        left = np.linalg.norm(x - pca.inverse_transform(pca.transform(x)), axis=1)
+        np.testing.assert_allclose(found[:, -1], left, rtol=1e-4, atol=1e-5 * left.max())
+    found = found[:, :count]
     expected = pca.transform(x)
     signs = np.sign((found * expected).sum(0))
     signs[pca.explained_variance_ < 1e-10] = 1  # there is nothing along such an axis
@@ -101,6 +106,21 @@ def test_pixels_of_many_values_are_found_in_passes(digits, monkeypatch):
     data = arrays(rng.standard_normal((80, 30)) @ np.diag(0.7 ** np.arange(30)) @ rng.standard_normal((30, 100)))
     check_components(load("pixels", data), data)
     check_components(load("pixels", digits[1]), digits[1])
+
+
+@pytest.mark.parametrize("n", [24, 400])
+def test_noise_is_far_from_pictures_and_fresh_pictures_are_not(n):
+    """Noise has next to nothing along the axes of smooth pictures, and so would lie in their middle."""
+    smooth = np.cumsum(np.cumsum(rng.standard_normal((2 * n, 1, 16, 16)), 2), 3)
+    smooth = np.clip(128 + 40 * smooth / smooth.std((1, 2, 3), keepdims=True), 0, 255).astype(np.uint8)
+    noise = rng.integers(0, 256, (n, 1, 16, 16)).astype(np.uint8)
+    pictures = Data(smooth[:n], None, (), "pictures", PIXELS)
+    space = load("pixels", pictures)
+    fresh, static, known = (space.extract(values) for values in (smooth[n:], noise, smooth[:n]))
+    assert evaluation.neighbours(static, known, k=3)["precision"] == 0
+    assert evaluation.neighbours(fresh, known, k=3)["precision"] > 0.5
+    assert evaluation.frechet_distance(static, known) > 5 * evaluation.frechet_distance(fresh, known)
+    assert evaluation.memorisation(static, known, fresh).relative.low > 1
 
 
 def test_the_signs_of_pixels_are_settled():

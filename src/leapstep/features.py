@@ -2,7 +2,8 @@
 
 Distances between sets of samples (`leapstep.evaluation`) see a data set through features. There are four kinds:
 
-    pixels              the principal components of the values in model space, fitted on the data at hand
+    pixels              the principal components of the values in model space, fitted on the data at hand, and how far
+                        off them a sample lies
     learned             the last layer of a small classifier that `leapstep features train` made: of the data's labels,
                         or, for pictures without, of the angles by which they were turned
     inception           the pool of the Inception network by which the FID is defined, through torch-fidelity
@@ -236,10 +237,16 @@ def _cache() -> Path:
 def _pixels(data: Data, cache: bool) -> Features:
     """Coordinates along the principal axes of the data, in units of model space, not whitened.
 
+    Where there are fewer axes than values, the distance from the space of the axes is one more coordinate: noise is
+    nearly at right angles to the axes of pictures, and without it would pass for their mean. There are then at most a
+    quarter as many axes as data, to which they would fit too well, so that fresh data would seem to lie off them.
+
     The hash is that of the data, not of the axes: these differ in their last digits with the number of threads.
     """
-    count = min(math.prod(data.shape), len(data) - 1, COMPONENTS)
-    digest = _digest("pixels", fingerprint(data), [float(number) for number in data.scaling], count)
+    size = math.prod(data.shape)
+    whole = size <= min(COMPONENTS, len(data) - 1)
+    count = size if whole else max(1, min(COMPONENTS, size, len(data) // 4))
+    digest = _digest("pixels", fingerprint(data), [float(number) for number in data.scaling], count, whole)
 
     def compute() -> dict[str, Tensor]:
         return dict(zip(("mean", "axes"), _principal_axes(data, count), strict=True))
@@ -247,7 +254,6 @@ def _pixels(data: Data, cache: bool) -> Features:
     def fits(tensors: Mapping[str, Tensor]) -> bool:
         return {name: list(each.shape) for name, each in tensors.items()} == {"mean": [size], "axes": [size, count]}
 
-    size = math.prod(data.shape)
     fitted = _remembered(_digest("axes", digest) if cache else None, compute, fits)
 
     def prepare(values: Array) -> Tensor:
@@ -255,7 +261,9 @@ def _pixels(data: Data, cache: bool) -> Features:
         return flat(data.scaling.to_model(values)).double()
 
     def project(x: Tensor) -> Tensor:
-        return ((x - fitted["mean"]) @ fitted["axes"]).float()
+        along = (x - fitted["mean"]) @ fitted["axes"]
+        off = (x - fitted["mean"] - along @ fitted["axes"].T).norm(dim=1, keepdim=True)
+        return (along if whole else torch.cat([along, off], 1)).float()
 
     return Features("pixels", digest, _batched(project, prepare, _rows(data.values, 2**22)))
 

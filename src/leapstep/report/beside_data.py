@@ -24,7 +24,7 @@ MOST = 5000
 
 
 def standing(samples: Array, data: Splits) -> Standing | None:
-    """Hold samples against data by the Fréchet distance on the data's principal components.
+    """Hold samples against data by the Fréchet distance in the feature space `pixels`.
 
     Arguments:
         samples: [n, *d], as the data would be.
@@ -49,7 +49,7 @@ def standing(samples: Array, data: Splits) -> Standing | None:
         value=frechet_distance(space.extract(samples[:n]), against),
         real=float(np.mean(drawn)),
         spread=float(np.std(drawn)),
-        mean=float((against - against.mean(0)).square().sum(1).mean()),
+        mean=float(against.square().sum(1).mean()),  # of the data's mean, at which all features are 0
         n=n,
     )
 

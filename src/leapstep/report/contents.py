@@ -192,7 +192,7 @@ class Standing(NamedTuple):
     """How far samples are from real data, and real data from each other.
 
     Attributes:
-        value: Fréchet distance of the samples to the reference, on its principal components.
+        value: Fréchet distance of the samples to the reference, in the feature space `pixels`.
         real: that of as many real samples, on average over draws ...
         spread: ... and its standard deviation.
         mean: that of the mean of the data, drawn again and again: their variance.
