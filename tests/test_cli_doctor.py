@@ -128,7 +128,7 @@ def test_json_alone_is_printed_and_knows_no_infinity(mine, asked):
     assert "making the folder new" in result.stderr
     said = result.stdout
     assert said.startswith("The convention is clear.")
-    assert "written: new/found.json" in said
+    assert "written: new/found.json" in result.stderr
     assert json.loads((mine / "new" / "found.json").read_text()) == found
 
 

@@ -153,6 +153,7 @@ def test_lists_on_the_command_line(channels, attention):
         ("label_dropout", -0.1, "greater than or equal to 0"),
         ("schedule", "line", "'linear', .*'cosine'"),
         ("timesteps", 0, "greater than or equal to 1"),
+        ("holdout", "120%", "a share such as 10%, or no"),
         ("predicts", "noise", "'eps', 'x0' or 'v'"),
         ("loss", "l1", "'min_snr'"),
         ("min_snr_gamma", 0, "greater than 0"),

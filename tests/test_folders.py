@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from commands import tree
+from commands import invoke, refused, tree
 from leapstep import files, folders
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -57,6 +57,7 @@ def test_a_folder_is_written_by_one_process_and_free_once_that_is_dead(tmp_path)
         with pytest.raises(ValueError, match=said) as caught, folders.held(out):
             pytest.fail("two hold it")
         assert "secret" not in str(caught.value)
+        refused(invoke("train", "digits", "--out", out, "--resume"), said.removeprefix("^"))
         with folders.held(tmp_path / "other"):
             pass
         process.kill()

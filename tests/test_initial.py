@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import invoke, refused
+from commands import done, invoke, refused
 from leapstep import checkpoint, holdout
 from leapstep.configuration import configure
 from leapstep.networks import LucidUNet, UNet
@@ -49,6 +49,13 @@ def test_it_begins_with_the_averaged_weights_and_a_fresh_optimiser(run, tmp_path
     assert torch.allclose(trainer.process.alpha(t), cosine(50).alpha(t))
     trainer.advance()
     assert any(not torch.equal(value, trainer.network.state_dict()[name]) for name, value in weights.items())
+
+
+def test_info_tells_what_was_held_out_and_what_a_run_began_with(run, tmp_path):
+    assert f"40 samples of {run / 'photos'}, 10 of them held out" in done("info", run / "run").stdout
+    settings = {"steps": 1, "batch_size": 8}
+    train(configure(settings), str(run / "photos"), tmp_path / "next", init_from=str(run / "run"), **QUICK)
+    assert f"the weights of {run / 'run'}" in done("info", tmp_path / "next").stdout
 
 
 def test_one_more_photo_does_not_end_a_run(run, tmp_path):

@@ -254,6 +254,9 @@ def _read_yaml(file: str | Path | None) -> dict[str, Any]:
 def _line(problem: Any) -> str:
     if not problem["loc"]:
         return str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch":  # of the one field that has a pattern, its words
+        allows = TrainingConfig.model_fields[problem["loc"][0]].description
+        return f"{problem['loc'][0]}={one_line(repr(problem['input']), 60)}: {allows}"
     meant = None
     if problem["type"] == "literal_error":
         meant = near(str(problem["input"]), re.findall(r"'([^']+)'", problem["ctx"]["expected"]))

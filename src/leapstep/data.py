@@ -327,7 +327,10 @@ def _read_tables(source: str, paths: list[Path], options: _Options) -> Data:
 
 
 def _read_hub(source: str, options: _Options) -> Data:
-    datasets = _datasets()
+    try:
+        datasets = _datasets()
+    except ValueError as error:
+        raise ValueError(f"there is no file or folder {source}, and {error}") from error
     try:
         if options.split == "all":
             rows = datasets.concatenate_datasets(list(datasets.load_dataset(source).values()))

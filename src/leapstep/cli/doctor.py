@@ -463,13 +463,14 @@ def _show(found: Diagnosis, out: Path | None, html_file: Path | None) -> dict[st
 
     record: dict[str, Any] = parsing.storable(found.as_dict())
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
-    typer.echo(_encodable(report.text(found, width), getattr(sys.stdout, "encoding", None) or "utf-8"))
     if out is not None:
         files.write_json(out, record)
-        typer.echo(f"written: {out}")
     if html_file is not None:
         files.write_text(html_file, report.html(found))
-        typer.echo(f"written: {html_file}")
+    typer.echo(_encodable(report.text(found, width), getattr(sys.stdout, "encoding", None) or "utf-8"))
+    for path in (out, html_file):
+        if path is not None:
+            typer.echo(f"written: {path}", err=True)
     return record
 
 

@@ -76,7 +76,8 @@ def _facts(source: str) -> dict[str, Any]:
 
     model = checkpoint.load(source)
     data, training = model.details.get("data", {}), model.details.get("training", {})
-    imported = model.details.get("imported", {})
+    imported, begun = model.details.get("imported", {}), model.details.get("init_from")
+    holdout = data.get("holdout")
     facts = {
         "model": source,
         "network": type(model.network).__name__,
@@ -93,8 +94,10 @@ def _facts(source: str) -> dict[str, Any]:
         "spacing": model.spacing,
         "classes": list(model.classes),
         "trained_on": f"{data.get('samples', 'unknown')} samples of {data.get('source', 'unknown data')}"
+        + (f", {holdout['samples']} of them held out" if holdout else "")
         if data
         else None,
+        "began_with": f"the weights of {begun.get('source')}" if begun else None,
         "trained_steps": model.details.get("step"),
         "imported_from": imported.get("file"),
         "evidence": imported.get("evidence"),

@@ -65,7 +65,6 @@ def command(
     """Train a denoising network and leave a run folder that leapstep and diffusers can open."""
     import torch
 
-    from leapstep import checkpoint
     from leapstep.training import initial, train
     from leapstep.training.estimate import usual_settings
 
@@ -74,7 +73,7 @@ def command(
     if device not in (None, "cpu"):
         raise ValueError(f"--device {device}: only cpu can be asked for; CUDA_VISIBLE_DEVICES chooses among GPUs")
     given = {name: value for name, value in settings.items() if value is not None}
-    last = checkpoint.find_state(out)[1] if resume else {}
+    last = _last(out) if resume else {}
     usual, base = None, last.get("training", {})
     if preset is None and not resume:
         usual, base = usual_settings(data, device != "cpu" and torch.cuda.is_available())
@@ -90,6 +89,19 @@ def command(
         typer.echo(f"{out} already was at step {last['step']}: to train on, --resume it with more --steps")
     typer.echo(f"trained: {out}    next: leapstep sample {out} --out samples")
     return {"out": out, **model.details}
+
+
+def _last(run: Path) -> dict[str, Any]:
+    """What the last checkpoint says. Raises ValueError where there is none, naming the process that trains there."""
+    from leapstep import checkpoint, folders, launch
+
+    try:
+        return checkpoint.find_state(run)[1]
+    except ValueError:
+        if run.is_dir() and launch.rank() == 0:
+            with folders.held(run):
+                pass
+        raise
 
 
 def _options() -> list[inspect.Parameter]:

@@ -179,10 +179,11 @@ def text(diagnosis: Diagnosis, width: int = 100) -> str:
         ]
         parts.append("\n".join(lines))
     parts.append("\n".join(["WHETHER SAMPLES FOLLOW THE DATA", _wrapped(sampled(diagnosis), width, "  ")]))
-    if diagnosis.code.strip():
+    parts.append(_wrapped(effort(diagnosis), width))
+    if diagnosis.code.strip():  # last, so that whoever copies to the end copies Python alone
         code = [_printable(line) for line in diagnosis.code.strip("\n").splitlines()]
         parts.append("\n".join([_paste(diagnosis).upper(), "", *code]))
-    return "\n\n".join([*parts, _wrapped(effort(diagnosis), width)])
+    return "\n\n".join(parts)
 
 
 def _findings(findings: Iterable[Finding], width: int) -> list[str]:
