@@ -159,7 +159,7 @@ def test_sampling_that_parts_or_was_not_checked():
 
 
 def test_the_code_is_whole_and_can_be_pasted():
-    assert f"\n\n{CODE.strip()}\n\n" in report.text(diagnosis(), 40)
+    assert report.text(diagnosis(), 40).endswith(f"\n\n{CODE.strip()}")  # and copied to the end
     assert " ".join(CODE.split()) in both()[1]
 
 
