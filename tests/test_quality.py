@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import leapstep
-from leapstep import plots, quality
+from leapstep import evaluation, plots, quality
 from leapstep.evaluation import Estimate
 from leapstep.networks import MLP
 from leapstep.quality import Setting
@@ -308,3 +308,15 @@ def test_results_of_other_conditions_are_marked_and_explained():
     assert notes == ["a: n is 500, not 5000", "b: split is train, not test"]
     _, (note,) = quality.marks([first, first | {"features_sha256": "b" * 64}])
     assert note == "a: features_sha256 is bbbbbbbbbbbb..., not aaaaaaaaaaaa..."
+
+
+def test_where_nothing_is_good_nothing_is_praised_unsaid():
+    """The mean of the data, drawn again and again, is as far from them as they are spread; beyond that is worse."""
+    random = np.random.default_rng(0).standard_normal((400, 3)) * [1, 2, 3] + 5
+    known = torch.from_numpy(random)
+    rule = quality.Yardstick(None, known, {})
+    assert evaluation.frechet_distance(known.mean(0).expand(400, 3), known) == pytest.approx(rule.spread, rel=0.01)
+    cells = [cell(value=15.0), cell(steps=20, value=14.5)]
+    first, *rest = quality.advice(cells, "frechet", spread=14.0)
+    assert first.startswith("no cell is as near to the data as their mean alone would be (Fréchet distance 14)")
+    assert rest == quality.advice(cells, "frechet") == quality.advice(cells, "frechet", spread=14.9)

@@ -94,6 +94,12 @@ class Yardstick:
     k: int = 5
     resamples: int = 100
 
+    @property
+    def spread(self) -> float:
+        """The total variance of the reference: how far, in Fréchet distance, nothing but its mean is from it."""
+        reference = self.reference.double()
+        return float((reference - reference.mean(0)).square().sum(1).mean())
+
     def seen(self, values: Array) -> tuple[Tensor, Tensor | None]:
         """Samples [n, *d] in feature space, and their class probabilities where the features come with a classifier."""
         classify = self.features.probabilities
@@ -494,8 +500,12 @@ def _range(found: Mapping[str, Any], name: str = "") -> plots.Range:
     return plots.Range(found[name or "value"], *ends)
 
 
-def advice(cells: Sequence[Cell], metric: str) -> list[str]:
-    """Say what to take: the cheapest that is as good as the best or within 2 % of it, and the best for few calls."""
+def advice(cells: Sequence[Cell], metric: str, spread: float = math.inf) -> list[str]:
+    """Say what to take: the cheapest that is as good as the best or within 2 % of it, and the best for few calls.
+
+    Where the Fréchet distance of every cell is larger than the reference's spread (`Yardstick.spread`), so that the
+    data's mean alone would be nearer to them, say first that nothing here is good.
+    """
     rows = rows_of(cells)
 
     def named(cell: Cell) -> str:
@@ -513,6 +523,13 @@ def advice(cells: Sequence[Cell], metric: str) -> list[str]:
     if even_with_it:
         cell = min(even_with_it, key=lambda cell: (cell["calls"], abs(value_of(cell, metric) - top)))
         lines.append(f"cheapest that {cell['n']} samples do not tell from the best: {named(cell)}")
+    distances = [value_of(cell, "frechet") for cell in cells if "frechet" in cell["metrics"]]
+    if distances and min(distances) > spread:
+        lines.insert(
+            0,
+            f"no cell is as near to the data as their mean alone would be (Fréchet distance {spread:.3g}): the network "
+            "has not learned them; train it longer, or ask leapstep doctor",
+        )
     for cell, budgets in _budgets(cells, metric):
         lines.append(f"best for {' or '.join(map(str, budgets))} calls: {named(cell)}")
     return lines

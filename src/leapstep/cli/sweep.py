@@ -116,7 +116,7 @@ def command(
         folders.begin(out, overwrite, RESULTS, record | {"cells": cells})
     folders.tidy(out)
     latents.tell_left_out(loaded, asked, [each.steps for each in plan])
-    _write(out, record, cells)
+    _write(out, record, cells, rule.spread)
 
     how_drawn: Any = {"labels": classes, "guidance": guidance, "batch_size": batch_size, "device": place}
 
@@ -134,7 +134,7 @@ def command(
         request.add_note(f"{len(cells)} of {len(plan)} cells are kept in {out}: the same command goes on from there")
         raise
     record["finished"] = True
-    lines = _write(out, record, cells)
+    lines = _write(out, record, cells, rule.spread)
     _print(cells, plan, record, lines, out)
     return {"out": out, **record, "advice": lines, "cells": cells}
 
@@ -258,7 +258,7 @@ def _sweep(
                     },
                 }
             )
-            _write(out, record, cells)
+            _write(out, record, cells, rule.spread)
             (out / "part.npz").unlink(missing_ok=True)
             tell(setting, 0)
 
@@ -288,12 +288,12 @@ def _keep(out: Path, key: str, part: Part) -> None:
     files.write_npz(out / "part.npz", arrays)
 
 
-def _write(out: Path, record: dict[str, Any], cells: list[dict[str, Any]]) -> list[str]:
-    """Write the results as they stand; return the advice."""
+def _write(out: Path, record: dict[str, Any], cells: list[dict[str, Any]], spread: float) -> list[str]:
+    """Write the results as they stand; return the advice. The spread is that of the reference."""
     from leapstep import plots, quality
 
     metric = record["metric"]
-    lines = quality.advice(cells, metric) if cells else []
+    lines = quality.advice(cells, metric, spread) if cells else []
     files.write_json(out / "results.json", record | {"advice": lines, "cells": cells})
     if not cells:
         return lines
