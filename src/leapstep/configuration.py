@@ -214,8 +214,8 @@ def configure(
     for key in settings:
         if key not in TrainingConfig.model_fields:
             begins = [name for name in TrainingConfig.model_fields if name.startswith(str(key))]
-            near = begins or difflib.get_close_matches(str(key), TrainingConfig.model_fields, n=1, cutoff=0.0)
-            raise ValueError(f"unknown setting {key!r}: did you mean {near[0]!r}?")
+            nearest = begins or difflib.get_close_matches(str(key), TrainingConfig.model_fields, n=1, cutoff=0.0)
+            raise ValueError(f"unknown setting {key!r}: did you mean {nearest[0]!r}?")
     try:
         return TrainingConfig(**settings)
     except ValidationError as error:

@@ -261,9 +261,12 @@ def _pixels(data: Data, cache: bool) -> Features:
         return flat(data.scaling.to_model(values)).double()
 
     def project(x: Tensor) -> Tensor:
-        along = (x - fitted["mean"]) @ fitted["axes"]
-        off = (x - fitted["mean"] - along @ fitted["axes"].T).norm(dim=1, keepdim=True)
-        return (along if whole else torch.cat([along, off], 1)).float()
+        centred = x - fitted["mean"]
+        along = centred @ fitted["axes"]
+        if whole:
+            return along.float()
+        off = (centred - along @ fitted["axes"].T).norm(dim=1, keepdim=True)
+        return torch.cat([along, off], 1).float()
 
     return Features("pixels", digest, _batched(project, prepare, _rows(data.values, 2**22)))
 

@@ -27,39 +27,44 @@ class Pipeline(NamedTuple):
     lines: str
 
 
+SCHEDULED = """
+said = leapstep.conventions.read_scheduler(pipe.scheduler.config)"""
+
+DRAWN = """
+latents = leapstep.sample(diffusion, (1, net.config.in_channels, *[net.config.sample_size] * 2), steps=20)
+images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample"""
+"""What the kinds have in common: the first line where a scheduler has betas, and the last of square latents."""
+
 KINDS = {
     "DiTTransformer2DModel": Pipeline(
         "a transformer on the latents of an autoencoder, told a class",
-        """
-said = leapstep.conventions.read_scheduler(pipe.scheduler.config)
+        SCHEDULED
+        + """
 net, classes = pipe.transformer, torch.tensor([0])
 condition, null = {'class_labels': classes}, {'class_labels': net.config.num_embeds_ada_norm}
-diffusion = leapstep.from_network(net, said.process, said.predicts, condition=condition, null=null, guidance=4.0)
-latents = leapstep.sample(diffusion, (1, net.config.in_channels, *[net.config.sample_size] * 2), steps=20)
-images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample""",
+diffusion = leapstep.from_network(net, said.process, said.predicts, condition=condition, null=null, guidance=4.0)"""
+        + DRAWN,
     ),
     "UNet2DConditionModel": Pipeline(
         "a U-Net on the latents of an autoencoder, told a text",
-        """
-said = leapstep.conventions.read_scheduler(pipe.scheduler.config)
+        SCHEDULED
+        + """
 net, (text, free) = pipe.unet, pipe.encode_prompt('a photo', 'cpu', 1, True)[:2]
 condition, null = {'encoder_hidden_states': text}, {'encoder_hidden_states': free}
-diffusion = leapstep.from_network(net, said.process, said.predicts, condition=condition, null=null, guidance=7.5)
-latents = leapstep.sample(diffusion, (1, net.config.in_channels, *[net.config.sample_size] * 2), steps=20)
-images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample""",
+diffusion = leapstep.from_network(net, said.process, said.predicts, condition=condition, null=null, guidance=7.5)"""
+        + DRAWN,
     ),
     "StableDiffusionXLPipeline": Pipeline(
         "a U-Net on the latents of an autoencoder, told a text by two encoders, and sizes",
-        """
-said = leapstep.conventions.read_scheduler(pipe.scheduler.config)
+        SCHEDULED
+        + """
 net, (text, free, pooled, none) = pipe.unet, pipe.encode_prompt('a photo')
 side = 8 * net.config.sample_size
 told = lambda pooled: {'text_embeds': pooled, 'time_ids': torch.tensor([[side, side, 0, 0, side, side]] * len(pooled))}
 call = lambda x, t, text, pooled: net(x, t, text, added_cond_kwargs=told(pooled))
 condition, null = {'text': text, 'pooled': pooled}, {'text': free, 'pooled': none}
-diffusion = leapstep.from_network(call, said.process, said.predicts, condition=condition, null=null, guidance=5.0)
-latents = leapstep.sample(diffusion, (1, net.config.in_channels, *[net.config.sample_size] * 2), steps=20)
-images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample""",
+diffusion = leapstep.from_network(call, said.process, said.predicts, condition=condition, null=null, guidance=5.0)"""
+        + DRAWN,
     ),
     "SD3Transformer2DModel": Pipeline(
         "a transformer on the latents of an autoencoder that predicts a flow's velocity, told a text",
