@@ -28,12 +28,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import leapstep
-from leapstep import files, pictures, training
-from leapstep.configuration import TrainingConfig, configure
-from leapstep.data import PIXELS, Data, read
-from leapstep.evaluation import frechet_distance, neighbours
-from leapstep.process import SCHEDULES, along
-from leapstep.transitions import younger
+from leapstep import files, training
+from leapstep.core.process import SCHEDULES, along
+from leapstep.core.scaling import PIXELS
+from leapstep.core.transitions import younger
+from leapstep.data import Data, pictures, read
+from leapstep.evaluation.distances import frechet_distance, neighbours
+from leapstep.training.configuration import TrainingConfig, configure
 
 N = 500
 SEEDS = (0, 1, 2)

@@ -60,7 +60,7 @@ def zoo_verdict(case: zoo.Case, diagnosis: leapstep.doctor.Diagnosis) -> dict[st
     clock = told[0] == told[1] and arguments["reverse"] == truth["reverse"]
     shape = truth["reshape"] in (arguments["reshape"], "scalar")  # which takes a batch as well
     predicts = arguments["predicts"] == truth["predicts"] and near_size(arguments["sigma_data"], truth["sigma_data"])
-    theirs = leapstep.denoiser.clock(
+    theirs = leapstep.core.denoiser.clock(
         truth["process"], truth["time"], truth["timesteps"] or truth["process"].timesteps, True, truth["reverse"]
     )
     t = torch.linspace(0.001, 1, 3000, dtype=torch.float64)

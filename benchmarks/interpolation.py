@@ -10,10 +10,10 @@ import argparse
 import torch
 
 import leapstep
+from leapstep.core.interpolation import slerp, spherical
 from leapstep.data import read
-from leapstep.evaluation import frechet_distance
-from leapstep.interpolation import slerp, spherical
-from leapstep.pictures import save_image, table
+from leapstep.data.pictures import save_image, table
+from leapstep.evaluation.distances import frechet_distance
 
 WAYS = {
     "z1": lambda z1, z2: z1,

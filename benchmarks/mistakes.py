@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import leapstep
-from leapstep import pictures
+from leapstep.data import pictures
 from leapstep.doctor import report
-from leapstep.evaluation import frechet_distance
+from leapstep.evaluation.distances import frechet_distance
 
 T = 1000
 N = 400

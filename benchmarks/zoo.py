@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leapstep
-from leapstep.evaluation import frechet_distance
+from leapstep.evaluation.distances import frechet_distance
 
 HELD_OUT = 400
 

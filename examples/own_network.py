@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import trange
 
 import leapstep
-from leapstep.evaluation import frechet_distance
+from leapstep.evaluation.distances import frechet_distance
 
 # --- what you have: data, a network, a noise schedule, a training loop -----------------------------------------------
 

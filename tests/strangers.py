@@ -19,7 +19,7 @@ from torch import Tensor
 
 import leapstep
 import leapstep.doctor
-from leapstep.process import Process
+from leapstep.core.process import Process
 
 F64 = torch.float64
 

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 
 import leapstep
-from leapstep import checkpoint, conventions, files
-from leapstep.data import Scaling
+from leapstep import files
+from leapstep.core.scaling import Scaling
+from leapstep.models import checkpoint, conventions
 from leapstep.networks import MLP, UNet
 
 diffusers = pytest.importorskip("diffusers")

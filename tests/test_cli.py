@@ -23,9 +23,10 @@ from PIL import Image
 
 import leapstep
 from commands import done, full_disk, invoke, refused, tree
-from leapstep.configuration import TrainingConfig
-from leapstep.pictures import grid
-from leapstep.report import EXTENTS, Settings
+from leapstep.data.pictures import grid
+from leapstep.models import checkpoint
+from leapstep.training.configuration import TrainingConfig
+from leapstep.views.report import EXTENTS, Settings
 
 COMMANDS = ["train", "sample", "calibrate", "likelihood", "reconstruct", "interpolate", "trace", "info", "demo"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
@@ -255,9 +256,9 @@ def test_info_in_words(model):
 
 def test_info_as_json(model):
     facts = json.loads(done("info", model, "--json").stdout)
-    network = leapstep.checkpoint.load(model).network
+    network = leapstep.load(model).network
     assert facts["weights"] == sum(parameter.numel() for parameter in network.parameters())
-    assert facts["weights_sha256"] == leapstep.checkpoint.fingerprint(network)
+    assert facts["weights_sha256"] == checkpoint.fingerprint(network)
     assert facts["sample_shape"] == [1, 8, 8]
     assert facts["trained_steps"] == 40
     assert facts["noise_levels"] == 1000
@@ -282,8 +283,8 @@ def test_samples_are_pictures_a_grid_and_a_manifest(samples, model):
     manifest = json.loads((samples / "manifest.json").read_text())
     assert manifest["finished"] == manifest["n"] == 12
     assert manifest["steps"] == manifest["calls"] == 5
-    assert manifest["times"] == leapstep.times(leapstep.checkpoint.load(model).process, 5).tolist()
-    assert manifest["weights_sha256"] == leapstep.checkpoint.fingerprint(leapstep.checkpoint.load(model).network)
+    assert manifest["times"] == leapstep.times(leapstep.load(model).process, 5).tolist()
+    assert manifest["weights_sha256"] == checkpoint.fingerprint(leapstep.load(model).network)
     assert manifest["trained_steps"] == 40
 
 
@@ -539,7 +540,7 @@ def test_the_dtype_of_the_network_changes_the_last_digits(point_model, tmp_path,
 
 def test_float64_is_float64_all_the_way(point_model, tmp_path):
     done("sample", point_model, "--out", tmp_path / "s", "--n", 4, "--steps", 2, "--dtype", "float64")
-    scaling = leapstep.checkpoint.load(point_model).scaling
+    scaling = leapstep.load(point_model).scaling
     x = (values(tmp_path / "s") - scaling.shift) / scaling.scale
     assert abs(x - x.astype(np.float32)).max() > 1e-10  # more digits than float32 has, beyond rounding of the scaling
 
@@ -1291,7 +1292,7 @@ def demo(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("leapstep.cli.demo.ROWS", [("ddpm", 50), ("ddim", 20), ("ddim", 10)])
         few = functools.partial(Settings, extent=EXTENTS[-1])  # the page has its own tests
-        patch.setattr("leapstep.report.Settings", few)
+        patch.setattr("leapstep.views.report.Settings", few)
         return place / "demo", done("demo", "--out", place / "demo", "--train-steps", 3, "--n", 4).stdout
 
 

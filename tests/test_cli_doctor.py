@@ -13,10 +13,12 @@ import leapstep
 import leapstep.doctor
 from commands import refused
 from diagnoses import diagnosis
-from leapstep import checkpoint, plugin
+from leapstep import plugin
 from leapstep.cli import doctor
-from leapstep.data import PIXELS, read
+from leapstep.core.scaling import PIXELS
+from leapstep.data import read
 from leapstep.doctor.diagnosis import Finding, Level
+from leapstep.models import checkpoint
 from leapstep.networks import UNet
 
 SOURCE = """

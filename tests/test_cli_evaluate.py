@@ -13,9 +13,12 @@ from PIL import Image
 
 import leapstep
 from commands import done, invoke, refused, tree
-from leapstep import checkpoint, evaluation, features, folders, holdout, quality
 from leapstep.cli import sweep as sweep_command
-from leapstep.data import read
+from leapstep.data import holdout, read
+from leapstep.evaluation import distances as evaluation
+from leapstep.evaluation import features, quality
+from leapstep.files import folders
+from leapstep.models import checkpoint
 from test_cli_pictures import CLASSES, model, place, points, saved  # noqa: F401  (fixtures)
 
 FAST = ("--n", 12, "--k", 2, "--resamples", 4)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from commands import done, full_disk, invoke, refused, tree
-from leapstep import features
 from leapstep.data import read
-from leapstep.features import Classifier, Recipe
+from leapstep.evaluation import features
+from leapstep.evaluation.features import Classifier, Recipe
 
 QUICK = ("--epochs", 1, "--batch-size", 256)
 

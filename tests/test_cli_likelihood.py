@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 import commands
 import leapstep
 from commands import refused
-from leapstep import checkpoint
 from leapstep.cli import app
-from leapstep.data import PIXELS, Scaling, read
-from leapstep.likelihood import bits_per_dim, ode_log_likelihood, variational_bound
+from leapstep.core.likelihood import bits_per_dim, ode_log_likelihood, variational_bound
+from leapstep.core.scaling import PIXELS, Scaling
+from leapstep.data import read
+from leapstep.models import checkpoint
 from leapstep.networks import MLP, UNet
 
 
@@ -122,7 +123,7 @@ def test_the_density_is_the_librarys(digits, monkeypatch, given):
         asked.append((args, options, ode_log_likelihood(*args, **options)))
         return asked[-1][-1]
 
-    monkeypatch.setattr("leapstep.likelihood.ode_log_likelihood", noting)
+    monkeypatch.setattr("leapstep.core.likelihood.ode_log_likelihood", noting)
     found = figures(digits, "digits", "--method", "ode", "--n", 2, *given)
     [((diffusion, *tensors, noise), options, density)] = asked
     meant, x0, own_noise = of_digits(digits, 2, slice(0, 2))
@@ -312,7 +313,7 @@ def test_ctrl_c_ends_it_and_leaves_everything_as_it_was(digits, monkeypatch):
         raise KeyboardInterrupt
 
     before = {path: path.read_bytes() for path in digits.rglob("*") if path.is_file()}
-    monkeypatch.setattr("leapstep.likelihood.variational_bound", stopped)
+    monkeypatch.setattr("leapstep.core.likelihood.variational_bound", stopped)
     result = invoke(digits, "digits", *FAST)
     assert result.exit_code == 130
     assert "stopped" in result.stderr

@@ -11,9 +11,10 @@ import torch
 
 import leapstep
 from commands import done, invoke, refused
-from leapstep import checkpoint, folders
 from leapstep.cli import options
-from leapstep.data import Scaling
+from leapstep.core.scaling import Scaling
+from leapstep.files import folders
+from leapstep.models import checkpoint
 from leapstep.networks import MLP
 from test_cli_pictures import insects, model, place, points, saved  # noqa: F401  (fixtures)
 

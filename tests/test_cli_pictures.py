@@ -21,12 +21,13 @@ from PIL import Image, ImageSequence
 
 import leapstep
 from commands import done, full_disk, invoke, refused, tree
-from leapstep import checkpoint, folders
 from leapstep.cli import app
-from leapstep.data import Scaling
-from leapstep.interpolation import interpolation_grid, slerp, spherical
+from leapstep.core.interpolation import interpolation_grid, slerp, spherical
+from leapstep.core.scaling import Scaling
+from leapstep.data.pictures import captioned, grid, preview, selection, table
+from leapstep.files import folders
+from leapstep.models import checkpoint
 from leapstep.networks import MLP, UNet
-from leapstep.pictures import captioned, grid, preview, selection, table
 
 CLASSES = ("ant", "bee", "cat")
 

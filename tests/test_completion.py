@@ -5,9 +5,9 @@ from typer.testing import CliRunner
 
 from leapstep.cli import app, options
 from leapstep.cli.completion import listed
-from leapstep.configuration import PRESETS
-from leapstep.sampling import SPACINGS, STARTS
-from leapstep.transitions import TRANSITIONS
+from leapstep.core.sampling import SPACINGS, STARTS
+from leapstep.core.transitions import TRANSITIONS
+from leapstep.training.configuration import PRESETS
 
 
 def offered(*words):

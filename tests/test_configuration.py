@@ -6,8 +6,8 @@ import typer
 import yaml
 
 from leapstep.cli.train import command
-from leapstep.configuration import PRESETS, TrainingConfig, configure
 from leapstep.networks import UNet
+from leapstep.training.configuration import PRESETS, TrainingConfig, configure
 
 DEFAULTS = TrainingConfig()
 

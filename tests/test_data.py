@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from leapstep.data import PIXELS, Data, Scaling, read
+from leapstep.core.scaling import PIXELS, Scaling
+from leapstep.data import Data, read
 
 rng = np.random.default_rng(0)
 

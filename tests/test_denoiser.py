@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import leapstep
-from leapstep.process import PREDICTIONS
+from leapstep.core.process import PREDICTIONS
 
 F64 = torch.float64
 MIXTURE = leapstep.GaussianMixture(
@@ -274,7 +274,7 @@ def test_noise_prediction_without_signal_is_refused(predicts):
 
 def test_clipping_bounds_x0_and_eps_follows():
     """A clipped estimate changes eps: x = alpha x0 + sigma eps holds with the bounded x0."""
-    from leapstep.transitions import estimate
+    from leapstep.core.transitions import estimate
 
     process, t = leapstep.linear(), torch.tensor(0.4, dtype=F64)
     x = 3 * torch.randn(8, 5, dtype=F64, generator=torch.Generator().manual_seed(0))
@@ -302,7 +302,7 @@ def test_the_estimate_before_the_bound_is_of_the_same_call():
     shift, scale = torch.tensor([1.0, 2.0, 3.0], dtype=F64), -4.0
     wide, plain = leapstep.scaled(bounded, shift, scale), leapstep.scaled(free, shift, scale)
     torch.testing.assert_close(wide.raw(x, t), (wide.denoise(x, t), plain.denoise(x, t)))
-    assert leapstep.denoiser.guided(bounded, 2.0).raw is None
+    assert leapstep.core.denoiser.guided(bounded, 2.0).raw is None
 
 
 def test_dynamic_threshold_is_imagens():

@@ -85,8 +85,8 @@ def pictures(folder, split, n):
     for i in range(n):
         path = folder / data.classes[data.labels[i]] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image = leapstep.pictures.grid(data.values[i : i + 1], padding=0, zoom=1)
-        leapstep.pictures.save_image(image, path)
+        image = leapstep.data.pictures.grid(data.values[i : i + 1], padding=0, zoom=1)
+        leapstep.data.pictures.save_image(image, path)
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +115,7 @@ def shelf(tmp_path_factory):
     done("train", shelf / "signals.npy", "--out", shelf / "runs/signals", "--steps", 2, "--width", 8)
     torch.save(filled(Openai()).state_dict(), shelf / "ema_0.9999_500000.pt")
     network = leapstep.networks.UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=8)
-    leapstep.checkpoint.save(shelf / "plain", leapstep.Model(network, leapstep.linear(100), "eps", (1, 8, 8)))
+    leapstep.models.checkpoint.save(shelf / "plain", leapstep.Model(network, leapstep.linear(100), "eps", (1, 8, 8)))
     shutil.copytree(shelf / "plain" / "unet", shelf / "FILE")
     done("features", "train", shelf / "mnist", "--out", shelf / "features/mnist", "--epochs", 1)
     (shelf / "my_project.py").write_text(MY_PROJECT)

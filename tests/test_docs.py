@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import leapstep
-from leapstep.transitions.family import leap
+from leapstep.core.transitions.family import leap
 
 F64 = torch.float64
 MIXTURE = leapstep.GaussianMixture(

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from leapstep.configuration import PRESETS, configure
 from leapstep.data import read
 from leapstep.training import Trainer, estimate, resizing, train
+from leapstep.training.configuration import PRESETS, configure
 
 TINY = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 16, "warmup": 2}
 

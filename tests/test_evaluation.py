@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from leapstep import evaluation
-from leapstep.evaluation import (
+from leapstep.evaluation import distances as evaluation
+from leapstep.evaluation.distances import (
     METRICS,
     Estimate,
     _fresh_share,

@@ -12,9 +12,11 @@ import safetensors.torch
 import torch
 from sklearn.decomposition import PCA
 
-from leapstep import evaluation, features
-from leapstep.data import PIXELS, Data, Scaling, read
-from leapstep.features import Classifier, Recipe, fingerprint, load, reference, save, train
+from leapstep.core.scaling import PIXELS, Scaling
+from leapstep.data import Data, read
+from leapstep.evaluation import distances as evaluation
+from leapstep.evaluation import features
+from leapstep.evaluation.features import Classifier, Recipe, fingerprint, load, reference, save, train
 
 rng = np.random.default_rng(0)
 PLAIN = Scaling(0.0, 1.0)

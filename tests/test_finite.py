@@ -9,9 +9,9 @@ import torch
 
 import leapstep
 from commands import invoke, refused
-from leapstep import checkpoint
-from leapstep.calibration import calibrate
-from leapstep.likelihood import ode_log_likelihood, variational_bound
+from leapstep.core.calibration import calibrate
+from leapstep.core.likelihood import ode_log_likelihood, variational_bound
+from leapstep.models import checkpoint
 from test_cli_pictures import array, insects, model, place, points  # noqa: F401  (fixtures)
 
 F64 = torch.float64

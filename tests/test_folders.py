@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from commands import invoke, refused, tree
-from leapstep import files, folders
+from leapstep import files
+from leapstep.files import folders
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 KIND = folders.Kind("mark.json", "ours", r"mark\.json|part-\d+|inner")
@@ -19,7 +20,7 @@ KIND = folders.Kind("mark.json", "ours", r"mark\.json|part-\d+|inner")
 HOLDER = """
 import sys, time
 from pathlib import Path
-from leapstep import folders
+from leapstep.files import folders
 sys.argv = ["/usr/bin/leapstep", "train", "--token", "secret"]
 with folders.held(Path({folder!r})):
     print("held", flush=True)
@@ -192,7 +193,8 @@ def test_a_folder_is_known_by_its_mark_alone(tmp_path):
 DEATHS = """
 import os, sys
 from pathlib import Path
-from leapstep import files, folders
+from leapstep import files
+from leapstep.files import folders
 KIND = folders.Kind("mark.json", "ours", r"mark\\.json|part-\\d+|inner")
 
 def counted(function):

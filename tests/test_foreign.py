@@ -12,8 +12,9 @@ import torch
 import leapstep
 from commands import done, full_disk, invoke, refused, tree
 from foreign_layouts import Ddim, Openai, filled
-from leapstep import checkpoint, foreign
 from leapstep.cli import import_, info
+from leapstep.models import checkpoint
+from leapstep.models import importers as foreign
 from leapstep.networks import NETWORKS
 
 F64 = torch.float64

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leapstep import checkpoint, holdout
 from leapstep.cli import options
-from leapstep.configuration import configure
-from leapstep.data import read
+from leapstep.data import holdout, read
+from leapstep.models import checkpoint
 from leapstep.training import Trainer, train
+from leapstep.training.configuration import configure
 
 RNG = np.random.default_rng(0)
 

@@ -16,8 +16,14 @@ import torch
 
 import leapstep
 from commands import done, invoke, refused
-from leapstep import checkpoint, data, evaluation, features, foreign, networks, quality, reading, schemas, weights
-from leapstep.sampling import SPACINGS
+from leapstep import data, networks
+from leapstep.core.sampling import SPACINGS
+from leapstep.evaluation import distances as evaluation
+from leapstep.evaluation import features, quality
+from leapstep.files import reading, schemas
+from leapstep.models import checkpoint
+from leapstep.models import importers as foreign
+from leapstep.networks import weights
 from leapstep.text import clean
 
 SMALL = {"in_channels": 1, "channels": (8,), "attention": (False,), "blocks": 1, "groups": 4}
@@ -613,7 +619,7 @@ def test_one_label_is_for_all_samples_with_guidance_too(run):
 
 @pytest.mark.parametrize("count", [0, -1, 10**9])
 def test_levels_that_no_network_has(tmp_path, count):
-    from leapstep.foreign import Settings
+    from leapstep.models.importers import Settings
 
     with pytest.raises(ValueError, match=f"steps={count}: a number of noise levels lies between 1 and 100000"):
         Settings({"steps": count}).levels("steps", 1000, "levels")

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from commands import done, invoke, refused
-from leapstep import checkpoint, holdout
-from leapstep.configuration import configure
+from leapstep.core.process import cosine, flow, rescale_zero_terminal_snr
+from leapstep.data import holdout
+from leapstep.models import checkpoint
 from leapstep.networks import LucidUNet, UNet
-from leapstep.process import cosine, flow, rescale_zero_terminal_snr
 from leapstep.training import Start, Trainer, initial, train
+from leapstep.training.configuration import configure
 
 TINY = {"channels": (8, 8), "attention": (0, 1), "blocks": 1, "groups": 4, "batch_size": 8, "steps": 2}
 QUICK = {"device": "cpu", "progress": False}

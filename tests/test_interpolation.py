@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from leapstep.interpolation import PATHS, interpolation_grid, slerp, spherical
+from leapstep.core.interpolation import PATHS, interpolation_grid, slerp, spherical
 
 F64 = torch.float64
 GENERATOR = torch.Generator().manual_seed(0)

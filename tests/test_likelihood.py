@@ -13,9 +13,9 @@ import torch
 from scipy import stats
 
 import leapstep
-from leapstep.data import PIXELS, Scaling
-from leapstep.denoiser import Diffusion
-from leapstep.likelihood import bits_per_dim, ode_log_likelihood, variational_bound
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.likelihood import bits_per_dim, ode_log_likelihood, variational_bound
+from leapstep.core.scaling import PIXELS, Scaling
 from leapstep.networks import UNet
 
 F64 = torch.float64

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import leapstep
-from leapstep import checkpoint
-from leapstep.foreign import lucidrains
+from leapstep.models import checkpoint
+from leapstep.models.importers import lucidrains
 
 LEVELS = {"dim": 16, "ends": (16, 32), "full": (False, True)}
 STYLES = {

@@ -5,8 +5,9 @@ import torch
 
 import leapstep
 from commands import invoke, refused
-from leapstep.configuration import configure
+from leapstep.evaluation.distances import measure
 from leapstep.text import SYNONYMS
+from leapstep.training.configuration import configure
 
 
 def adapted(**convention):
@@ -33,7 +34,10 @@ def test_training_understands_diffusers_words():
         (lambda: configure({"schedule": "cosin"}), "cosine"),
         (lambda: configure({"learning_rat": 1}), "'learning_rate'"),
         (lambda: configure({}, "digit"), "digits"),
-        (lambda: leapstep.evaluation.measure(torch.zeros(9, 2), torch.zeros(9, 2), metrics=["frechett"]), "frechet"),
+        (
+            lambda: measure(torch.zeros(9, 2), torch.zeros(9, 2), metrics=["frechett"]),
+            "frechet",
+        ),
     ],
 )
 def test_near_misses_of_names_are_guessed(call, meant):
@@ -61,7 +65,7 @@ def test_arguments_of_other_samplers_are_answered(name, meant):
 def model(tmp_path_factory):
     run = tmp_path_factory.mktemp("names") / "run"
     network = leapstep.networks.UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=8)
-    leapstep.checkpoint.save(run, leapstep.Model(network, leapstep.linear(100), "eps", (1, 8, 8)))
+    leapstep.models.checkpoint.save(run, leapstep.Model(network, leapstep.linear(100), "eps", (1, 8, 8)))
     return run
 
 

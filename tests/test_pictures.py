@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leapstep import pictures
-from leapstep.pictures import animation, captioned, cut, grid, preview, save_image, selection, table, video
+from leapstep.data import pictures
+from leapstep.data.pictures import animation, captioned, cut, grid, preview, save_image, selection, table, video
 
 rng = np.random.default_rng(0)
 

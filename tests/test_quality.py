@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 import leapstep
-from leapstep import evaluation, plots, quality
-from leapstep.evaluation import Estimate
+from leapstep.evaluation import distances as evaluation
+from leapstep.evaluation import quality
+from leapstep.evaluation.distances import Estimate
+from leapstep.evaluation.quality import Setting
 from leapstep.networks import MLP
-from leapstep.quality import Setting
+from leapstep.views import plots
 
 
 def cell(label="ddim", steps=10, value=1.0, calls=None, half=0.1, spacing="trailing", seconds=2.0, metric="frechet"):
@@ -57,7 +59,7 @@ def test_every_beginning_of_the_interleaved_order_has_the_proportions_of_the_who
 def model():
     torch.manual_seed(0)
     network = MLP(shape=(2,), width=16, depth=1, timesteps=40, classes=3).eval()
-    scaling = leapstep.data.Scaling(5.0, 2.0)
+    scaling = leapstep.core.scaling.Scaling(5.0, 2.0)
     return leapstep.Model(
         network, leapstep.linear(40), "v", (2,), scaling, clip=None, classes=("a", "b", "c"), null_label=None
     )
@@ -157,8 +159,8 @@ def test_a_yardstick_measures_what_the_library_does():
     found, doubts = rule.measure(samples)
     assert doubts == []
     assert list(found) == ["frechet", "recall"]
-    assert found["frechet"].value == pytest.approx(leapstep.evaluation.frechet_distance(samples, reference))
-    assert found["recall"].value == pytest.approx(leapstep.evaluation.neighbours(samples, reference, 3)["recall"])
+    assert found["frechet"].value == pytest.approx(evaluation.frechet_distance(samples, reference))
+    assert found["recall"].value == pytest.approx(evaluation.neighbours(samples, reference, 3)["recall"])
     (doubt,) = quality.Yardstick(Space(False), reference, {}, ("frechet",)).measure(samples[:3])[1]
     assert "3" in doubt
     assert quality.as_json({"a": Estimate(1.0, 0.5, None)}) == {"a": {"value": 1.0, "low": 0.5, "high": None}}

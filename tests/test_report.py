@@ -27,17 +27,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 import leapstep
 from commands import done, invoke, refused, tree
-from leapstep import checkpoint, evaluation, plots, quality, report
 from leapstep.cli import app, options
-from leapstep.data import Scaling
+from leapstep.core.interpolation import interpolation_grid
+from leapstep.core.scaling import Scaling
 from leapstep.data import read as read_data
-from leapstep.interpolation import interpolation_grid
+from leapstep.data.pictures import grid
+from leapstep.evaluation import distances as evaluation
+from leapstep.evaluation import quality
+from leapstep.models import checkpoint
 from leapstep.networks import MLP, UNet
-from leapstep.pictures import grid
-from leapstep.report import commands, figures, folder, sections, words
-from leapstep.report.contents import Standing, kind
-from leapstep.report.extent import EXTENTS, WHOLE
 from leapstep.training import loss
+from leapstep.views import plots, report
+from leapstep.views.report import commands, figures, folder, sections, words
+from leapstep.views.report.contents import Standing, kind
+from leapstep.views.report.extent import EXTENTS, WHOLE
 
 HOSTILE = "<img src=x onerror=alert(1)>\"' $x_1$ `id`"
 CLASSES = ("ant", "-bee", HOSTILE)
@@ -810,7 +813,7 @@ def test_samples_that_are_not_finite(small):
     loaded = leapstep.load(small)
     with torch.no_grad():
         next(loaded.network.parameters()).fill_(math.nan)
-    with pytest.raises(leapstep.finite.NotFinite, match="2 of 2 samples are not finite, first after step 1 of 6"):
+    with pytest.raises(leapstep.core.finite.NotFinite, match="2 of 2 samples are not finite, first after step 1 of 6"):
         report.gather(loaded, settings=report.Settings(n=2))
 
 

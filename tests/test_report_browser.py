@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 
 import leapstep
-from leapstep import report
-from leapstep.data import Scaling, read
+from leapstep.core.scaling import Scaling
+from leapstep.data import read
 from leapstep.networks import MLP, UNet
-from leapstep.plots import Range
-from leapstep.report import figures
-from leapstep.report.contents import Cell, Curve, Strip, Sweep
-from leapstep.report.extent import WHOLE
+from leapstep.views import report
+from leapstep.views.plots import Range
+from leapstep.views.report import figures
+from leapstep.views.report.contents import Cell, Curve, Strip, Sweep
+from leapstep.views.report.extent import WHOLE
 
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from commands import done
-from leapstep import features, rotations
-from leapstep.data import PIXELS, Data, read
-from leapstep.features import Recipe
+from leapstep.core.scaling import PIXELS
+from leapstep.data import Data, read
+from leapstep.evaluation import features, rotations
+from leapstep.evaluation.features import Recipe
 
 
 @pytest.fixture(autouse=True)

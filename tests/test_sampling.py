@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 import leapstep
-from leapstep.sampling import SPACINGS, _uniform
+from leapstep.core.sampling import SPACINGS, _uniform
 
 F64 = torch.float64
 MIXTURE = leapstep.GaussianMixture(

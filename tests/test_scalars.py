@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import leapstep
-from leapstep.calibration import calibrate
 from leapstep.cli.latents import squared_error
-from leapstep.likelihood import ode_log_likelihood, variational_bound
+from leapstep.core.calibration import calibrate
+from leapstep.core.likelihood import ode_log_likelihood, variational_bound
 from leapstep.training.objective import WEIGHTS, loss
 
 F64 = torch.float64

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import leapstep
-from leapstep import checkpoint
-from leapstep.foreign import score_sde
+from leapstep.models import checkpoint
+from leapstep.models.importers import score_sde
 
 SMALL = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attention": (False, True)}
 NCSNPP = SMALL | {"fourier": True, "fir": True, "rescale": True, "divide": True, "unit": True}

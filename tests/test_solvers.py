@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 import leapstep
-from leapstep.transitions import ode
-from leapstep.transitions.multistep import _average
+from leapstep.core.transitions import ode
+from leapstep.core.transitions.multistep import _average
 
 
 def halved_3m(diffusion, x, t, s, memory, noise):

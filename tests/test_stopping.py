@@ -114,7 +114,7 @@ def test_memory_that_is_really_full_is_one_line(monkeypatch, tmp_path):
     def full(*_, **__):
         torch.empty(2**60)
 
-    monkeypatch.setattr("leapstep.checkpoint.load", full)
+    monkeypatch.setattr("leapstep.models.checkpoint.load", full)
     refused(invoke("sample", "m", "--out", tmp_path / "o"), "not enough memory: pass a smaller --batch-size")
 
 
@@ -122,7 +122,7 @@ def test_other_errors_of_torch_are_bugs_and_show_themselves(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("leapstep.checkpoint.load", fail)
+    monkeypatch.setattr("leapstep.models.checkpoint.load", fail)
     assert isinstance(invoke("info", "m").exception, RuntimeError)
 
 
@@ -156,9 +156,9 @@ def test_training_is_shared_among_processes(monkeypatch):
 
 
 def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_path):
-    from leapstep import folders
-    from leapstep.configuration import configure
+    from leapstep.files import folders
     from leapstep.training import train
+    from leapstep.training.configuration import configure
 
     def begin(*_, **__):
         raise ValueError("it begins")

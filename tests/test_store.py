@@ -7,7 +7,7 @@ import pytest
 
 from commands import full_disk, tree
 from leapstep import files
-from leapstep.store import Growing, Pictures
+from leapstep.inference.store import Growing, Pictures
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 import leapstep
-import leapstep.checkpoint
+import leapstep.models.checkpoint
 from leapstep import stopping, training
-from leapstep.configuration import TrainingConfig, configure
 from leapstep.data import read
-from leapstep.pictures import grid, save_image, table
+from leapstep.data.pictures import grid, save_image, table
 from leapstep.training import Trainer, ema_update, learning_rate, loss, previews, stratified_times, train
+from leapstep.training.configuration import TrainingConfig, configure
 
 F64 = torch.float64
 TINY = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 16, "warmup": 2}
@@ -144,7 +144,7 @@ def test_ema_is_what_is_saved(trainer, tmp_path):
     for _ in range(4):
         run.advance()
     run.save(tmp_path)
-    saved = leapstep.checkpoint.load(tmp_path).network.state_dict()
+    saved = leapstep.models.checkpoint.load(tmp_path).network.state_dict()
     live = run.network.state_dict()
     for name, value in run.ema.module.state_dict().items():
         assert torch.equal(saved[name], value)
@@ -333,7 +333,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert leapstep.checkpoint.find_state(broken)[1]["step"] == 8
+    assert leapstep.models.checkpoint.find_state(broken)[1]["step"] == 8
     subprocess.run(command(broken, "--save-every", "16", "--resume"), check=True, capture_output=True, env=environment)
     same(run_folder(straight), run_folder(broken))
     for name in ("step-00000016.png", "strip.png"):
@@ -403,7 +403,7 @@ def test_stopped_between_steps_and_saved(tmp_path, monkeypatch, name):
     assert caught.value.__notes__ == [f"the checkpoint of step 4 is kept in {tmp_path / 'run'}: go on with --resume"]
     assert signal.signal(number, before) is signal.default_int_handler
     monkeypatch.undo()
-    assert leapstep.checkpoint.find_state(tmp_path / "run")[1]["step"] == 4
+    assert leapstep.models.checkpoint.find_state(tmp_path / "run")[1]["step"] == 4
     train(tiny(steps=4), "digits", tmp_path / "straight", device="cpu", progress=False)
     same(run_folder(tmp_path / "straight"), run_folder(tmp_path / "run"))
 
@@ -427,7 +427,7 @@ def test_existing_runs_are_safe(tmp_path):
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
     train(tiny(steps=3), "digits", run, overwrite=True, device="cpu", progress=False)
-    assert leapstep.checkpoint.find_state(run)[1]["step"] == 3
+    assert leapstep.models.checkpoint.find_state(run)[1]["step"] == 3
     assert {path.name for path in (run / "samples").iterdir()} == {"step-00000003.png", "strip.png"}
     assert strip(run).shape[1] < 2 * 64 + 80  # one column: nothing of the run that was there
 
@@ -484,7 +484,7 @@ def test_tensorboard_tells_the_story(tmp_path):
 def test_configuration_in_force_is_kept_with_the_run(tmp_path):
     config = tiny(steps=2, loss="min_snr")
     model = train(config, "digits", tmp_path / "run", device="cpu", progress=False)
-    assert TrainingConfig(**leapstep.checkpoint.load(tmp_path / "run").details["training"]) == config
+    assert TrainingConfig(**leapstep.models.checkpoint.load(tmp_path / "run").details["training"]) == config
     assert model.details["data"]["samples"] == len(read("digits"))
 
 
@@ -608,7 +608,7 @@ def test_two_processes_train_one_run(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "leapstep"]
     options = ["--channels", "8,8", "--attention", "0,1", "--groups", "4", "--steps", "5", "--device", "cpu"]
     subprocess.run([*launch, "train", "digits", "--out", str(tmp_path / "run"), *options], check=True)
-    assert leapstep.checkpoint.load(tmp_path / "run").details["step"] == 5
+    assert leapstep.models.checkpoint.load(tmp_path / "run").details["step"] == 5
 
 
 def test_samples_that_are_not_finite_do_not_end_a_run(trainer, tmp_path):

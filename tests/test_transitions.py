@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import leapstep
-from leapstep.transitions import estimate, younger
+from leapstep.core.transitions import estimate, younger
 
 F64 = torch.float64
 PROCESSES = {"linear": leapstep.linear(), "cosine": leapstep.cosine(), "ve": leapstep.ve(), "flow": leapstep.flow()}

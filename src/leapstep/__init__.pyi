@@ -1,47 +1,26 @@
 """What `import leapstep` offers: each name and module is imported when it is first used."""
 
 from . import (
-    calibration,
-    checkpoint,
-    configuration,
-    conventions,
+    cli,
+    core,
     data,
-    denoiser,
     doctor,
     evaluation,
-    features,
     files,
-    finite,
-    folders,
-    foreign,
-    holdout,
-    interpolation,
+    inference,
     launch,
-    likelihood,
+    models,
     networks,
-    pictures,
-    pipelines,
-    plots,
     plugin,
-    process,
     progress,
-    quality,
-    reading,
     remedies,
-    report,
-    rotations,
-    sampling,
-    schemas,
     stopping,
-    store,
     text,
     training,
-    transitions,
-    weights,
+    views,
 )
-from .calibration import Calibration, calibrate
-from .checkpoint import Model, load
-from .denoiser import (
+from .core.calibration import Calibration, calibrate
+from .core.denoiser import (
     Denoiser,
     Diffusion,
     GaussianMixture,
@@ -52,11 +31,10 @@ from .denoiser import (
     guided,
     scaled,
 )
-from .doctor import Diagnosis, diagnose
-from .finite import NotFinite
-from .interpolation import interpolation_grid, slerp, spherical
-from .likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
-from .process import (
+from .core.finite import NotFinite
+from .core.interpolation import interpolation_grid, slerp, spherical
+from .core.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
+from .core.process import (
     SCHEDULES,
     Process,
     cosine,
@@ -76,8 +54,8 @@ from .process import (
     ve,
     vp,
 )
-from .sampling import SPACINGS, Noise, State, decode, encode, sample, sample_in_batches, times, trajectory
-from .transitions import (
+from .core.sampling import SPACINGS, Noise, State, decode, encode, sample, sample_in_batches, times, trajectory
+from .core.transitions import (
     TRANSITIONS,
     Method,
     Step,
@@ -102,6 +80,8 @@ from .transitions import (
     sde_dpmpp_2m,
     unipc,
 )
+from .doctor import Diagnosis, diagnose
+from .models.checkpoint import Model, load
 
 __version__: str
 
@@ -126,12 +106,10 @@ __all__ = [
     "Transition",
     "bits_per_dim",
     "calibrate",
-    "calibration",
-    "checkpoint",
     "churned",
+    "cli",
     "clipped",
-    "configuration",
-    "conventions",
+    "core",
     "corrected",
     "cosine",
     "data",
@@ -139,7 +117,6 @@ __all__ = [
     "ddpm",
     "decode",
     "deis",
-    "denoiser",
     "diagnose",
     "doctor",
     "dpmpp_2m",
@@ -153,68 +130,51 @@ __all__ = [
     "evaluation",
     "exponential",
     "exponential_s",
-    "features",
     "files",
-    "finite",
     "flow",
-    "folders",
-    "foreign",
     "from_alphas_cumprod",
     "from_betas",
     "from_log_snr",
     "from_network",
     "guided",
     "heun",
-    "holdout",
-    "interpolation",
+    "inference",
     "interpolation_grid",
     "inverted",
     "karras",
     "launch",
-    "likelihood",
     "linear",
     "load",
+    "models",
     "networks",
     "ode_log_likelihood",
     "pc",
     "pf_euler",
-    "pictures",
-    "pipelines",
-    "plots",
     "plugin",
-    "process",
     "progress",
     "quadratic",
-    "quality",
-    "reading",
     "remedies",
-    "report",
     "rescale_zero_terminal_snr",
     "rk4",
     "rk23",
     "rk45",
-    "rotations",
     "sample",
     "sample_in_batches",
-    "sampling",
     "scaled",
     "scaled_linear",
-    "schemas",
     "sde_dpmpp_2m",
     "sigmoid",
     "slerp",
     "spherical",
     "stopping",
-    "store",
     "subvp",
     "text",
     "times",
     "training",
     "trajectory",
-    "transitions",
     "unipc",
     "variational_bound",
     "ve",
+    "views",
     "vp",
-    "weights",
 ]

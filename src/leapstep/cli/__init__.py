@@ -34,7 +34,7 @@ from leapstep.cli import (
 )
 from leapstep.cli.completion import completed
 from leapstep.cli.parsing import Command, with_json
-from leapstep.finite import NotFinite
+from leapstep.core.finite import NotFinite
 from leapstep.text import cleaned_output, one_line
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ from leapstep.progress import progress_bar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from leapstep.denoiser import Diffusion
+    from leapstep.core.denoiser import Diffusion
 
 EXAMPLES = """**Examples**
 
@@ -37,7 +37,8 @@ def command(
     import torch
 
     import leapstep
-    from leapstep import checkpoint, folders
+    from leapstep.files import folders
+    from leapstep.models import checkpoint
 
     if not model.is_dir():
         raise ValueError(f"{model} is not a folder: a model on the Hub must be downloaded before it can be calibrated")

@@ -26,7 +26,7 @@ def command(
     ] = "frechet",
 ) -> dict[str, Any]:
     """Put results into one Markdown table; what was measured under other conditions is marked and explained below."""
-    from leapstep.quality import NAMES, REFERENCE, marks, shown
+    from leapstep.evaluation.quality import NAMES, REFERENCE, marks, shown
 
     if metric not in NAMES:
         raise ValueError(f"--metric {metric}: {allowed(metric, NAMES)}")
@@ -53,7 +53,7 @@ def command(
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The results in a file, one for each setting, with their conditions."""
-    from leapstep import quality
+    from leapstep.evaluation import quality
 
     file = path / "results.json" if path.is_dir() else path
     try:

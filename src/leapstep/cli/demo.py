@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep import folders
 from leapstep.cli import options, sweep
+from leapstep.files import folders
 from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from leapstep.checkpoint import Model
+    from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**
 
@@ -41,10 +41,10 @@ def command(
 ) -> dict[str, Any]:
     """Train on 8x8 digits with their labels, sample the same weights in 1000, 20 and 10 steps, and compare."""
     from leapstep import files
-    from leapstep.configuration import configure
-    from leapstep.data import read
-    from leapstep.pictures import captioned, grid, save_image
-    from leapstep.training import train
+    from leapstep.data.pictures import captioned, grid, save_image
+    from leapstep.data.readers import read
+    from leapstep.training.configuration import configure
+    from leapstep.training.trainer import train
 
     if n < 3:
         raise ValueError(f"--n {n}: a distance between distributions with its interval needs at least 3 samples")
@@ -83,7 +83,7 @@ def _measure(model: Any, method: str, steps: int, n: int, seed: int, target: Ten
     import torch
 
     from leapstep import TRANSITIONS, sample
-    from leapstep.evaluation import frechet_distance
+    from leapstep.evaluation.distances import frechet_distance
 
     began = time.perf_counter()
     with progress_bar(steps, f"{method}, {steps} steps", "call") as bar:
@@ -104,8 +104,8 @@ def _measure(model: Any, method: str, steps: int, n: int, seed: int, target: Ten
 
 def _reference(n: int, target: Tensor) -> dict[str, Any]:
     """How far as many real training digits, as many of each class, are from the held-out ones: over 20 draws."""
-    from leapstep.data import read
-    from leapstep.evaluation import frechet_distance
+    from leapstep.data.readers import read
+    from leapstep.evaluation.distances import frechet_distance
 
     real = read("digits")
     labels, random = np.asarray(real.labels), np.random.default_rng(0)
@@ -147,8 +147,9 @@ def _print(results: list[dict[str, Any]], out: Path) -> None:
 
 def _draw_page(model: Model, out: Path, seed: int) -> None:
     """Write the page about the model, and say where it is."""
-    from leapstep import files, plots, report
-    from leapstep.report import rendering
+    from leapstep import files
+    from leapstep.views import plots, report
+    from leapstep.views.report import rendering
 
     try:
         plots.require()

@@ -18,17 +18,17 @@ import typer
 
 from leapstep import files, plugin
 from leapstep.cli import options, parsing
+from leapstep.files.reading import read_npy, read_npz
 from leapstep.progress import progress_bar
-from leapstep.reading import read_npy, read_npz
 from leapstep.text import allowed, duration, one_line
 
 if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
-    from leapstep.checkpoint import Model
-    from leapstep.data import Data
+    from leapstep.data.readers import Data
     from leapstep.doctor.diagnosis import Diagnosis
+    from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**
 
@@ -151,9 +151,9 @@ def command(
 
 def _assumed(setting: str) -> tuple[str, Any]:
     """The name and the value of an assumption."""
-    from leapstep.denoiser import CLOCKS, SHAPES
+    from leapstep.core.denoiser import CLOCKS, SHAPES
+    from leapstep.core.process import PREDICTIONS, SCHEDULES
     from leapstep.doctor.conventions import RANGES
-    from leapstep.process import PREDICTIONS, SCHEDULES
 
     name, equals, text = (part.strip() for part in setting.partition("="))
     kinds: dict[str, Callable[[str], Any]] = {"timesteps": int, "sigma_data": float, "reverse": _flag}
@@ -200,7 +200,7 @@ def _check_outputs(out: Path | None, html_file: Path | None) -> None:
         if path is not None:
             options.claim_file(path, overwrite=True)
     if html_file is not None:
-        from leapstep import plots
+        from leapstep.views import plots
 
         plots.require()
 
@@ -311,7 +311,7 @@ def _quoted(value: object) -> str:
 
 
 def _read(source: str, split: str, size: int | None) -> Data:
-    from leapstep.data import read
+    from leapstep.data.readers import read
 
     return read(source, split=split, size=size)
 
@@ -381,7 +381,7 @@ def _from_folder(
     source: str, data: str, split: str | None, place: torch.device, others: tuple[Any, Any]
 ) -> tuple[Any, Model, Data, dict[str, Array]]:
     """The network of a folder, the folder's own words on it, the data as it takes them, and their labels."""
-    from leapstep import checkpoint
+    from leapstep.models import checkpoint
 
     for name, value in zip(("size", "label-argument"), others, strict=True):
         if value is not None:
@@ -433,7 +433,7 @@ def _gap(model: Model, found: Diagnosis) -> tuple[float, float, float] | None:
     """
     import torch
 
-    from leapstep.denoiser import clock
+    from leapstep.core.denoiser import clock
 
     count = model.process.timesteps or 1000
     t = torch.arange(1, count + 1, dtype=torch.float64) / count

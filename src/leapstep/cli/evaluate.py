@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from leapstep.checkpoint import Model
-    from leapstep.data import Data
-    from leapstep.evaluation import Memorisation
-    from leapstep.quality import Array, Batch, Part, Yardstick
+    from leapstep.data.readers import Data
+    from leapstep.evaluation.distances import Memorisation
+    from leapstep.evaluation.quality import Array, Batch, Part, Yardstick
+    from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**
 
@@ -87,7 +87,8 @@ def command(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
 ) -> dict[str, Any]:
     """Measure samples against real data: distances, precision and recall, with intervals; and look for copies."""
-    from leapstep import checkpoint, quality
+    from leapstep.evaluation import quality
+    from leapstep.models import checkpoint
 
     place = options.device(device)
     if n < 2 or batch_size < 1:
@@ -161,7 +162,7 @@ class _Model:
 
     @functools.cached_property
     def loaded(self) -> Model:
-        from leapstep import checkpoint
+        from leapstep.models import checkpoint
 
         model = checkpoint.load(self.source, self.device)
         model.network.requires_grad_(False)
@@ -179,7 +180,7 @@ class _Model:
     def samples(self, rule: Yardstick) -> tuple[Array, Part]:
         """Draw them."""
         import leapstep
-        from leapstep import quality
+        from leapstep.evaluation import quality
 
         model = self.loaded
         transition, used = options.transition(self.method, self.settings, model)
@@ -231,8 +232,8 @@ class _Folder:
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
         """What `leapstep sample` says of them, if they are its."""
-        from leapstep import schemas
-        from leapstep.reading import read_json
+        from leapstep.files import schemas
+        from leapstep.files.reading import read_json
 
         try:
             found: dict[str, Any] = read_json(Path(self.source) / "manifest.json")
@@ -248,8 +249,8 @@ class _Folder:
 
     @functools.cached_property
     def values(self) -> Array:
-        from leapstep.data import read
-        from leapstep.store import FINAL, PART
+        from leapstep.data.readers import read
+        from leapstep.inference.store import FINAL, PART
 
         arrays = [Path(self.source, name) for name in (FINAL, PART)]  # of `leapstep sample`, if it drew no pictures
         found = read(str(next((path for path in arrays if path.is_file()), self.source)), split="all", size=self.size)
@@ -258,8 +259,8 @@ class _Folder:
 
     def read(self, source: str, split: str) -> tuple[Data, None]:
         """Data in the size and the channels of the samples."""
-        from leapstep.data import read
-        from leapstep.holdout import part
+        from leapstep.data.holdout import part
+        from leapstep.data.readers import read
 
         shape = self.values.shape[1:]
         fit: dict[str, Any] = {}
@@ -274,7 +275,7 @@ class _Folder:
 
     def samples(self, rule: Yardstick) -> tuple[Array, Part]:
         """Look at them."""
-        from leapstep.quality import Part
+        from leapstep.evaluation.quality import Part
 
         manifest = self.manifest
         conditional = ("seed", "guidance")
@@ -289,7 +290,7 @@ class _Folder:
 
 def _trained_on(read: Callable[[str], tuple[Data, Tensor | None]], asked: str | None) -> Data | None:
     """The training data, where they are known."""
-    from leapstep.data import NoSplit
+    from leapstep.data.readers import NoSplit
 
     try:
         return read(asked or "train")[0]
@@ -307,8 +308,8 @@ def _memorised(
     Arguments:
         fresh: data that were not trained on, in feature space; None: there are none, and training data stand for them.
     """
-    from leapstep import features
-    from leapstep.evaluation import memorisation
+    from leapstep.evaluation import features
+    from leapstep.evaluation.distances import memorisation
 
     found = memorisation(seen, features.reference(rule.features, trained), fresh)
     known = "other training data" if fresh is None else "data that were not trained on"
@@ -328,7 +329,7 @@ def _memorised(
 
 def _draw(path: Path, values: Array, trained: Data, found: Memorisation, known: str) -> None:
     """The pairs that are nearest for what is usual, the nearest first."""
-    from leapstep.pictures import captioned, save_image, table
+    from leapstep.data.pictures import captioned, save_image, table
 
     nearest = found.ratio.argsort()[:PAIRS]
     index, ratios = found.index[nearest].tolist(), found.ratio[nearest].tolist()
@@ -346,8 +347,8 @@ def _draw(path: Path, values: Array, trained: Data, found: Memorisation, known: 
 
 def _copies(found: dict[str, Any]) -> list[str]:
     """What the search for copies found, in sentences."""
-    from leapstep.evaluation import Estimate
-    from leapstep.quality import nearness
+    from leapstep.evaluation.distances import Estimate
+    from leapstep.evaluation.quality import nearness
 
     share, expected = found["share"], found["expected"]
     said = (
@@ -363,7 +364,7 @@ def _copies(found: dict[str, Any]) -> list[str]:
 
 def _text(found: dict[str, Any]) -> str:
     """The result as a reader wants it."""
-    from leapstep.quality import NAMES, shown
+    from leapstep.evaluation.quality import NAMES, shown
 
     made, under = found["evaluation"], found["conditions"]
     what = made.get("samples") or f"{made['model']}: {made['label']}, {made['steps']} steps, {made['spacing']}"

@@ -10,7 +10,7 @@ import typer
 from leapstep.cli import options
 
 if TYPE_CHECKING:
-    from leapstep.data import Data
+    from leapstep.data.readers import Data
 
 EXAMPLES = """**Examples**
 
@@ -55,8 +55,8 @@ def command(
     the network learns by how much. The accuracy is that on the test split, or on a tenth that is held out where there
     is none; and damaged copies of these pictures show what the space sees.
     """
-    from leapstep import features
-    from leapstep.data import read
+    from leapstep.data.readers import read
+    from leapstep.evaluation import features
 
     if action != "train":
         raise ValueError(f"features {action}: the one thing to do is train, as in leapstep features train digits")
@@ -86,7 +86,8 @@ def command(
 
 def _test_split(data: Data, size: int | None) -> Data | None:
     """The part `test` of a source; None where it has none, or none that can be read, or labels in one part alone."""
-    from leapstep import features, holdout
+    from leapstep.data import holdout
+    from leapstep.evaluation import features
 
     try:
         test = holdout.own_test(data, size=size)

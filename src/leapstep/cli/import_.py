@@ -44,7 +44,8 @@ def command(
     """Turn a checkpoint of another project into a run folder, and say what was concluded from what."""
     import dataclasses
 
-    from leapstep import checkpoint, foreign
+    from leapstep.models import checkpoint
+    from leapstep.models import importers as foreign
 
     given = _file(config) if config else {}
     names = [_set(given, text) for text in setting or []]
@@ -61,7 +62,7 @@ def command(
 
 def _file(path: Path) -> dict[str, Any]:
     """The settings in a file: JSON, YAML, or flags as on a command line."""
-    from leapstep.reading import parse_json, parse_yaml, read_text
+    from leapstep.files.reading import parse_json, parse_yaml, read_text
 
     try:
         text = read_text(path)
@@ -80,7 +81,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 def _flags(text: str) -> dict[str, Any]:
     """Settings from `--name value --name value` or `--name=value`."""
-    from leapstep.reading import parse_yaml
+    from leapstep.files.reading import parse_yaml
 
     words = shlex.split(text.replace("=", " "))
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
@@ -90,7 +91,7 @@ def _flags(text: str) -> dict[str, Any]:
 
 def _set(given: dict[str, Any], text: str) -> str:
     """Put one NAME=VALUE, whose name may be dotted, among the settings; return the name."""
-    from leapstep.reading import parse_yaml
+    from leapstep.files.reading import parse_yaml
 
     name, equals, value = text.partition("=")
     if not equals or not name:

@@ -10,7 +10,7 @@ import typer
 from leapstep.cli import options
 
 if TYPE_CHECKING:
-    from leapstep.process import Process
+    from leapstep.core.process import Process
 
 EXAMPLES = """**Examples**
 
@@ -38,7 +38,7 @@ def _schedule(process: Process) -> str | None:
     """The name of the schedule that has these levels; where none has, what its betas are; None without levels."""
     import torch
 
-    from leapstep.process import SCHEDULES, rescale_zero_terminal_snr
+    from leapstep.core.process import SCHEDULES, rescale_zero_terminal_snr
 
     count = process.timesteps
     if count is None:
@@ -72,7 +72,7 @@ def _ends(process: Process) -> dict[str, float | str]:
 
 
 def _facts(source: str) -> dict[str, Any]:
-    from leapstep import checkpoint
+    from leapstep.models import checkpoint
 
     model = checkpoint.load(source)
     data, training = model.details.get("data", {}), model.details.get("training", {})

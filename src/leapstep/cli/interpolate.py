@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep import files, folders
+from leapstep import files
 from leapstep.cli import latents, options
 from leapstep.cli.parsing import FILES, NUMBERS
+from leapstep.files import folders
 from leapstep.progress import progress_bar
 from leapstep.text import allowed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from leapstep.checkpoint import Model
-    from leapstep.interpolation import Way
+    from leapstep.core.interpolation import Way
+    from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**
 
@@ -69,10 +70,10 @@ def command(
     import torch
 
     import leapstep
-    from leapstep import checkpoint
-    from leapstep.interpolation import PATHS
-    from leapstep.pictures import ffmpeg
-    from leapstep.sampling import beginning
+    from leapstep.core.interpolation import PATHS
+    from leapstep.core.sampling import beginning
+    from leapstep.data.pictures import ffmpeg
+    from leapstep.models import checkpoint
 
     place = options.device(device)
     loaded = checkpoint.load(model, place)
@@ -135,7 +136,7 @@ def _noise(model: Model, seeds: list[int]) -> Tensor:
 
 def _pictures(model: Model, paths: list[Path]) -> Tensor:
     """Image files in model space, cropped and resized as for training."""
-    from leapstep.data import read_picture
+    from leapstep.data.readers import read_picture
 
     if not model.is_pictures:
         raise ValueError("--images: this model's samples are not pictures, use --seeds")
@@ -154,7 +155,7 @@ def _between(ends: Tensor, frames: int, path: Way) -> Tensor:
     """The latents from one end to the other, or of the grid among four, row by row."""
     import torch
 
-    from leapstep.interpolation import interpolation_grid
+    from leapstep.core.interpolation import interpolation_grid
 
     if len(ends) == 4:
         return interpolation_grid(ends, frames, frames, path).flatten(0, 1)
@@ -164,7 +165,7 @@ def _between(ends: Tensor, frames: int, path: Way) -> Tensor:
 
 def _write(out: Path, model: Model, x: Tensor, frames: int, mp4: bool) -> None:
     """A strip and an animation there and back; a grid and an animation around it; or an array of what is no picture."""
-    from leapstep.pictures import animation, grid, save_image, table, video
+    from leapstep.data.pictures import animation, grid, save_image, table, video
 
     if not model.is_pictures:
         files.write_npz(out / "frames.npz", {"frames": model.scaling.to_values(x)})

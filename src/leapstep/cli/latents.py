@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-    from leapstep.checkpoint import Model
-    from leapstep.transitions import Transition
+    from leapstep.core.transitions import Transition
+    from leapstep.models.checkpoint import Model
 
 
 def step_counts(model: Model, asked: Sequence[int]) -> list[int]:
@@ -60,7 +60,7 @@ def squared_error(model: Model, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
     """The mean squared difference per dimension of each sample, `[n]`, float64, in `unit`."""
     import torch
 
-    from leapstep.process import flat
+    from leapstep.core.process import flat
 
     scale = model.scaling.scale / 255 if model.is_pictures else 1.0
     return flat((x - y).to("cpu", torch.float64) * scale).square().mean(1)

@@ -16,9 +16,9 @@ from leapstep.text import allowed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from leapstep.checkpoint import Model
-    from leapstep.denoiser import Diffusion
-    from leapstep.sampling import Noise
+    from leapstep.core.denoiser import Diffusion
+    from leapstep.core.sampling import Noise
+    from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**
 
@@ -58,7 +58,7 @@ def command(
 ) -> dict[str, Any]:
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
     import leapstep
-    from leapstep import checkpoint
+    from leapstep.models import checkpoint
 
     asked = {"steps": steps, "spacing": spacing, "variance": variance, "tolerance": tolerance, "probes": probes}
     chosen = _chosen(method, asked)
@@ -122,7 +122,7 @@ Measure = Callable[["Diffusion", "Tensor", "Noise", Progress], "tuple[dict[str, 
 def _bound(model: Model, chosen: dict[str, Any]) -> tuple[Measure, int, dict[str, Any]]:
     """The bound, how often a batch makes progress, and the settings in full."""
     import leapstep
-    from leapstep.likelihood import VARIANCES, variational_bound
+    from leapstep.core.likelihood import VARIANCES, variational_bound
 
     levels = model.process.timesteps or 1000
     settings: dict[str, Any] = {"steps": levels, "spacing": "trailing", "variance": "posterior"} | chosen
@@ -156,7 +156,7 @@ def _bound(model: Model, chosen: dict[str, Any]) -> tuple[Measure, int, dict[str
 def _density(model: Model, chosen: dict[str, Any]) -> tuple[Measure, int, dict[str, Any]]:
     """The ODE, its progress in percent, and the settings in full."""
     import leapstep
-    from leapstep.likelihood import ode_log_likelihood
+    from leapstep.core.likelihood import ode_log_likelihood
 
     settings: dict[str, Any] = {"probes": 1} | chosen
     if chosen.get("steps", 1) < 1:
@@ -194,7 +194,7 @@ def _summary(parts: list[dict[str, Tensor]], model: Model) -> dict[str, Any]:
     """Mean and standard error over the samples, per dimension, of -log p and of its terms."""
     import torch
 
-    from leapstep.likelihood import bits_per_dim
+    from leapstep.core.likelihood import bits_per_dim
 
     size = math.prod(model.shape)
     terms = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from leapstep.checkpoint import Model
-    from leapstep.data import Data
-    from leapstep.quality import Yardstick
+    from leapstep.data.readers import Data
+    from leapstep.evaluation.quality import Yardstick
+    from leapstep.models.checkpoint import Model
 
 DataSource = Annotated[
     str | None,
@@ -81,7 +81,7 @@ def reference(
         details: the content of the model's `leapstep.json`.
         source: the data.
     """
-    from leapstep.holdout import relation
+    from leapstep.data.holdout import relation
     from leapstep.training.parts import resizing
 
     def found(split: str) -> Reference:
@@ -96,7 +96,7 @@ def reference(
 
 def told(result: Mapping[str, Any]) -> str:
     """The reference of a result, as a reader is told of it."""
-    from leapstep.quality import REFERENCE
+    from leapstep.evaluation.quality import REFERENCE
 
     under = result["conditions"]
     said = f"{under['reference']} of {under['data']} ({under['split']})"
@@ -119,9 +119,9 @@ def yardstick(
     Raises:
         ValueError: an unknown metric, one that the features do not allow, or features that cannot be loaded.
     """
-    from leapstep import features as spaces
-    from leapstep.evaluation import METRICS
-    from leapstep.quality import Yardstick
+    from leapstep.evaluation import features as spaces
+    from leapstep.evaluation.distances import METRICS
+    from leapstep.evaluation.quality import Yardstick
 
     split, _, data, _ = held
     wanted = metrics or []
@@ -157,7 +157,7 @@ def classes(model: Model, known: Tensor | None, asked: list[str], n: int) -> tup
     """
     import torch
 
-    from leapstep.quality import interleaved
+    from leapstep.evaluation.quality import interleaved
 
     if asked or not model.classes:
         return options.labels(model, asked, n), asked or None

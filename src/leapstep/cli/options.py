@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from leapstep import folders
 from leapstep.cli.completion import model_folders
 from leapstep.cli.parsing import SETTINGS
+from leapstep.files import folders
 from leapstep.text import acting, allowed, near, seconds
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from leapstep.calibration import Calibration
-    from leapstep.checkpoint import Model
-    from leapstep.data import Data
-    from leapstep.transitions import Transition
+    from leapstep.core.calibration import Calibration
+    from leapstep.core.transitions import Transition
+    from leapstep.data.readers import Data
+    from leapstep.models.checkpoint import Model
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ def transition(
     Raises:
         ValueError: an unknown method, an option that the method does not have, or a value that it cannot take.
     """
-    from leapstep.transitions import TRANSITIONS
+    from leapstep.core.transitions import TRANSITIONS
 
     if method not in TRANSITIONS:
         raise ValueError(f"--method {method}: {allowed(method, TRANSITIONS)}")
@@ -233,15 +233,15 @@ def labels(model: Model, asked: list[str], n: int) -> Tensor | None:
 def data_for(model: Model, source: str, split: str) -> tuple[Data, Tensor | None]:
     """Read data as a model sees them: its size, channels and scaling; and their labels, by name, if it has classes.
 
-    Of the data that it was trained on, "train" is what it saw and "test" what it did not (see `leapstep.holdout`).
+    Of the data that it was trained on, "train" is what it saw and "test" what it did not (see `leapstep.data.holdout`).
 
     Raises:
         ValueError: what `leapstep.data.read` raises; data or classes that the model does not know.
     """
     import torch
 
-    from leapstep.data import read
-    from leapstep.holdout import part
+    from leapstep.data.holdout import part
+    from leapstep.data.readers import read
 
     size = channels = None
     if model.is_pictures:
@@ -275,7 +275,7 @@ def part(read: Callable[[str], T], source: str, asked: str | None, usual: str = 
     Returns:
         the part, and what was read.
     """
-    from leapstep.data import NoSplit
+    from leapstep.data.readers import NoSplit
 
     if asked is not None:
         return asked, read(asked)
@@ -294,7 +294,7 @@ def origin(source: str, model: Model, method: str, used: dict[str, Any], device:
     import torch
 
     import leapstep
-    from leapstep import checkpoint
+    from leapstep.models import checkpoint
 
     data = model.details.get("data") or {}
     return {
@@ -314,14 +314,14 @@ held = contextlib.ExitStack()
 
 
 def hold(folder: Path) -> None:
-    """Keep other processes from writing in a folder until the command ends; see `leapstep.folders.held`."""
+    """Keep other processes from writing in a folder until the command ends; see `leapstep.files.folders.held`."""
     held.enter_context(folders.held(folder))
 
 
 def claim(out: Path, overwrite: bool, kind: folders.Kind, record: Mapping[str, Any] | None) -> None:
     """Make a folder for results, or clear one of earlier results if told to, and keep others out until the end.
 
-    See `leapstep.folders.begin`, also for the arguments.
+    See `leapstep.files.folders.begin`, also for the arguments.
     """
     hold(out)
     folders.begin(out, overwrite, kind, record)
@@ -345,7 +345,7 @@ def show(pixels: npt.NDArray[np.uint8], hidden: bool, evenly: bool = False) -> N
     """Show the first of some pictures in the terminal, if stdout is one that can; or some of them, evenly chosen."""
     if hidden or not sys.stdout.isatty() or not _can_print("▀"):
         return
-    from leapstep.pictures import preview, selection
+    from leapstep.data.pictures import preview, selection
 
     size = shutil.get_terminal_size()
     drawn = preview(selection(pixels, os.environ, size, evenly), os.environ, size)

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep import files, folders
+from leapstep import files
 from leapstep.cli import latents, options
 from leapstep.cli.parsing import NUMBERS
+from leapstep.files import folders
 from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from leapstep.checkpoint import Model
-    from leapstep.data import Data
-    from leapstep.denoiser import Diffusion
-    from leapstep.sampling import State
+    from leapstep.core.denoiser import Diffusion
+    from leapstep.core.sampling import State
+    from leapstep.data.readers import Data
+    from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**
 
@@ -71,7 +72,7 @@ def command(
 ) -> dict[str, Any]:
     """Encode data and decode it again: what is lost, by the number of steps, as in table 2 of the DDIM paper."""
     import leapstep
-    from leapstep import checkpoint
+    from leapstep.models import checkpoint
 
     place = options.device(device)
     loaded = checkpoint.load(model, place)
@@ -162,7 +163,7 @@ def _measure(
 
 def _show(out: Path, model: Model, found: dict[str, Tensor]) -> None:
     """Write the pairs: a picture, or an array where samples are not pictures."""
-    from leapstep.pictures import save_image, table
+    from leapstep.data.pictures import save_image, table
 
     if model.is_pictures:
         rows = {caption: model.scaling.to_pixels(x[:SHOWN]) for caption, x in found.items()}

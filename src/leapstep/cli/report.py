@@ -13,8 +13,8 @@ from leapstep.progress import progress_bar
 from leapstep.text import duration
 
 if TYPE_CHECKING:
-    from leapstep.checkpoint import Model
-    from leapstep.report import Settings, Splits
+    from leapstep.models.checkpoint import Model
+    from leapstep.views.report import Settings, Splits
 
 EXAMPLES = """**Examples**
 
@@ -65,7 +65,8 @@ def command(
     The page is a single file that needs no network: pictures, sliders and the commands that repeat each figure.
     """
     _check(out, overwrite)
-    from leapstep import checkpoint, report
+    from leapstep.models import checkpoint
+    from leapstep.views import report
 
     loaded = checkpoint.load(model, options.device(device))
     chosen = options.labels(loaded, [] if label is None else [label], 1)
@@ -86,8 +87,8 @@ def command(
 
 def _check(out: Path, overwrite: bool) -> None:
     """Make sure, before the work, that the page can be drawn and written."""
-    from leapstep import plots
-    from leapstep.report import rendering
+    from leapstep.views import plots
+    from leapstep.views.report import rendering
 
     plots.require()
     rendering.require()
@@ -100,7 +101,7 @@ def _check(out: Path, overwrite: bool) -> None:
 
 def _fitted(model: Model, held: Splits | None, settings: Settings, budget: str) -> Settings:
     """What there is time for; said where that is not everything, or takes longer all the same."""
-    from leapstep import report
+    from leapstep.views import report
 
     seconds = options.budget(budget)
     price = report.price(model, settings)
@@ -123,8 +124,8 @@ def _own(model: Model) -> str | None:
 
 def _read(model: Model, source: str) -> Splits:
     """The training data, and what is held out, if there is such a split."""
-    from leapstep.data import NoSplit
-    from leapstep.report import Split, Splits
+    from leapstep.data.readers import NoSplit
+    from leapstep.views.report import Split, Splits
 
     train, reasons = Split(*options.data_for(model, source, "train")), []
     for name in HELD:

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy.typing as npt
 import typer
 
-from leapstep import files, folders, reading
+from leapstep import files
 from leapstep.cli import options
+from leapstep.files import folders, reading
 from leapstep.progress import progress_bar
 from leapstep.text import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from leapstep.checkpoint import Model
-    from leapstep.denoiser import Diffusion
-    from leapstep.sampling import State
-    from leapstep.store import Store
+    from leapstep.core.denoiser import Diffusion
+    from leapstep.core.sampling import State
+    from leapstep.inference.store import Store
+    from leapstep.models.checkpoint import Model
 
 Array = npt.NDArray[Any]
 Draw = Callable[[int, "Callable[[State], None]"], Iterator[tuple[range, Array]]]
@@ -96,9 +97,9 @@ def command(
     import torch
 
     import leapstep
-    from leapstep import checkpoint
-    from leapstep.sampling import STARTS
-    from leapstep.store import Growing, Pictures
+    from leapstep.core.sampling import STARTS
+    from leapstep.inference.store import Growing, Pictures
+    from leapstep.models import checkpoint
 
     place, precision = options.device(device), options.dtype(dtype)
     loaded = checkpoint.load(model, place)
@@ -237,7 +238,7 @@ def _values(model: Model, x: Tensor) -> Array:
 
 def _show_first(out: Path, pixels: Array, labels: list[int] | None) -> None:
     """Write the grid, with a column for each class where there are several in turn."""
-    from leapstep.pictures import grid, save_image
+    from leapstep.data.pictures import grid, save_image
 
     shown = [0] if labels is None else labels[: len(pixels)]
     period = next(p for p in range(1, len(shown) + 1) if shown[p:] == shown[:-p])  # of the classes in turn

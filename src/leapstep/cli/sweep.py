@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep import files, folders, reading
+from leapstep import files
 from leapstep.cli import latents, measuring, options
-from leapstep.finite import NotFinite
+from leapstep.core.finite import NotFinite
+from leapstep.files import folders, reading
 from leapstep.text import acting, allowed, clean, duration
 
 if TYPE_CHECKING:
-    from leapstep.checkpoint import Model
-    from leapstep.quality import Batch, Part, Setting, Yardstick
+    from leapstep.evaluation.quality import Batch, Part, Setting, Yardstick
+    from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**
 
@@ -79,8 +80,9 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that has results.")] = False,
 ) -> dict[str, Any]:
     """Measure samples for many methods, noises and steps: the table of the DDIM paper for your model."""
-    from leapstep import checkpoint, quality
-    from leapstep.evaluation import METRICS
+    from leapstep.evaluation import quality
+    from leapstep.evaluation.distances import METRICS
+    from leapstep.models import checkpoint
 
     place = options.device(device)
     loaded = checkpoint.load(model, place)
@@ -147,8 +149,8 @@ def _plan(
     spacings: list[str] | None,
 ) -> tuple[list[Setting], list[int]]:
     """All cells, those of few steps first, so that every column is whole before the next; and the steps asked for."""
-    from leapstep.quality import Setting
-    from leapstep.transitions import TRANSITIONS
+    from leapstep.core.transitions import TRANSITIONS
+    from leapstep.evaluation.quality import Setting
 
     rows: list[tuple[str, dict[str, Any]]] = []
     named = methods or ["ddim", "dpmpp_2m", "unipc"]
@@ -200,7 +202,7 @@ def _earlier(out: Path, conditions: dict[str, Any]) -> tuple[list[dict[str, Any]
     Raises:
         ValueError: they were measured under other conditions.
     """
-    from leapstep import quality
+    from leapstep.evaluation import quality
 
     try:
         found = quality.results(out / "results.json")
@@ -221,8 +223,8 @@ def _sweep(
     plan: list[Setting], cells: list[dict[str, Any]], rule: Yardstick, draw: Any, record: dict[str, Any], out: Path
 ) -> None:
     """Measure what is missing, cell by cell; each is in the files as soon as it is there."""
-    from leapstep import quality
-    from leapstep.transitions import TRANSITIONS
+    from leapstep.core.transitions import TRANSITIONS
+    from leapstep.evaluation import quality
 
     there, n = {_key_of(cell) for cell in cells}, record["conditions"]["n"]
     missing = [setting for setting in plan if _key(setting) not in there]
@@ -267,7 +269,7 @@ def _kept(out: Path, key: str) -> Part | None:
     """What a stopped sweep had of this cell."""
     import torch
 
-    from leapstep.quality import Part
+    from leapstep.evaluation.quality import Part
 
     try:
         found = reading.read_npz(out / "part.npz")
@@ -290,7 +292,8 @@ def _keep(out: Path, key: str, part: Part) -> None:
 
 def _write(out: Path, record: dict[str, Any], cells: list[dict[str, Any]], spread: float) -> list[str]:
     """Write the results as they stand; return the advice. The spread is that of the reference."""
-    from leapstep import plots, quality
+    from leapstep.evaluation import quality
+    from leapstep.views import plots
 
     metric = record["metric"]
     lines = quality.advice(cells, metric, spread) if cells else []
@@ -354,7 +357,7 @@ def _live(cells: list[dict[str, Any]], plan: list[Setting], metric: str, total: 
 
 
 def _line(cell: dict[str, Any], metric: str) -> str:
-    from leapstep import quality
+    from leapstep.evaluation import quality
 
     return (
         f"{cell['label']}, {cell['steps']} steps, {cell['spacing']}: {quality.shown(cell, metric)}, "
@@ -367,7 +370,7 @@ def _table(cells: list[dict[str, Any]], plan: list[Setting], metric: str) -> Any
     from rich.markup import escape
     from rich.table import Table
 
-    from leapstep import quality
+    from leapstep.evaluation import quality
 
     rows, alike = quality.rows_of(cells), quality.even(cells, metric)
     for setting in plan:

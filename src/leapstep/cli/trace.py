@@ -9,19 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from leapstep import files, folders
+from leapstep import files
 from leapstep.cli import latents, options
 from leapstep.cli.parsing import NUMBERS
+from leapstep.files import folders
 from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
     from tqdm import tqdm
 
-    from leapstep.checkpoint import Model
-    from leapstep.denoiser import Diffusion
-    from leapstep.sampling import Noise
-    from leapstep.transitions import Transition
+    from leapstep.core.denoiser import Diffusion
+    from leapstep.core.sampling import Noise
+    from leapstep.core.transitions import Transition
+    from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**
 
@@ -85,8 +86,8 @@ def command(
 ) -> dict[str, Any]:
     """Show a sample's way from noise to data, and the same start noise at different numbers of steps."""
     import leapstep
-    from leapstep import checkpoint
-    from leapstep.pictures import ffmpeg
+    from leapstep.data.pictures import ffmpeg
+    from leapstep.models import checkpoint
 
     if n < 1:
         raise ValueError(f"n={n}: must be at least 1")
@@ -155,7 +156,7 @@ def _way(
     import torch
 
     import leapstep
-    from leapstep.sampling import beginning
+    from leapstep.core.sampling import beginning
 
     x = beginning(diffusion, times[0], noise(0))
     seen, estimates = [x], []
@@ -174,7 +175,7 @@ def _evenly(n: int, most: int) -> npt.NDArray[np.int64]:
 
 def _show_way(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor]) -> None:
     """Write x above x0, from noise to data: a picture, or arrays of what is no picture."""
-    from leapstep.pictures import save_image, table
+    from leapstep.data.pictures import save_image, table
 
     x, x0 = way
     if not model.is_pictures:
@@ -192,7 +193,7 @@ def _show_way(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor]
 
 def _animate(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor], gif: bool, mp4: bool) -> None:
     """Write x beside x0, from noise to data, as a film that rests on the sample."""
-    from leapstep.pictures import animation, captioned, table, video
+    from leapstep.data.pictures import animation, captioned, table, video
 
     if not gif and not mp4:
         return
@@ -210,7 +211,7 @@ def _animate(out: Path, model: Model, times: Tensor, way: tuple[Tensor, Tensor],
 
 def _show_samples(out: Path, model: Model, samples: dict[int, Tensor]) -> None:
     """Write samples from the same noise side by side, by their steps: a picture, or arrays of what is no picture."""
-    from leapstep.pictures import save_image, table
+    from leapstep.data.pictures import save_image, table
 
     if not model.is_pictures:
         arrays = {f"{steps} steps": model.scaling.to_values(x) for steps, x in samples.items()}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from leapstep.configuration import CPU_PRESET, GPU_PRESET, PRESETS, TrainingConfig, configure
+from leapstep.training.configuration import CPU_PRESET, GPU_PRESET, PRESETS, TrainingConfig, configure
 
 EXAMPLES = """**Examples**
 
@@ -65,8 +65,9 @@ def command(
     """Train a denoising network and leave a run folder that leapstep and diffusers can open."""
     import torch
 
-    from leapstep.training import initial, train
+    from leapstep.training import initial
     from leapstep.training.estimate import usual_settings
+    from leapstep.training.trainer import train
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: choose one")
@@ -93,7 +94,9 @@ def command(
 
 def _last(run: Path) -> dict[str, Any]:
     """What the last checkpoint says. Raises ValueError where there is none, naming the process that trains there."""
-    from leapstep import checkpoint, folders, launch
+    from leapstep import launch
+    from leapstep.files import folders
+    from leapstep.models import checkpoint
 
     try:
         return checkpoint.find_state(run)[1]

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapstep.denoiser import CLOCKS, SHAPES, Diffusion, clipped, from_network
+from leapstep.core.denoiser import CLOCKS, SHAPES, Diffusion, clipped, from_network
+from leapstep.core.process import PREDICTIONS, SCHEDULES
+from leapstep.core.transitions import ddim
 from leapstep.doctor import health
 from leapstep.doctor.budget import Budget
 from leapstep.doctor.conventions import Route, Trial, ranges
@@ -26,8 +28,6 @@ from leapstep.doctor.probe import Probe, device_of, probe
 from leapstep.doctor.samples import LEAST, Given, Samples, draw
 from leapstep.doctor.search import Candidate, pairs_of, search, whole_race, whole_reading
 from leapstep.doctor.snippet import Sampling, snippet
-from leapstep.process import PREDICTIONS, SCHEDULES
-from leapstep.transitions import ddim
 
 __all__ = ["Concern", "Curve", "Diagnosis", "Finding", "Level", "Passage", "diagnose"]
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.denoiser import clock
+from leapstep.core.denoiser import clock
+from leapstep.core.process import Process, along, cosine, flow, karras, linear, ve
 from leapstep.doctor.warp import SHIFTS, Warp
-from leapstep.process import Process, along, cosine, flow, karras, linear, ve
 
 F64 = torch.float64
 LEVELS = (4.0, 2.0, 0.5, -1.0, -2.5)

@@ -23,10 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep import process as processes
+from leapstep.core import process as processes
+from leapstep.core.process import Process, along
 from leapstep.doctor.conventions import F64, Ask, Range, Route
 from leapstep.doctor.warp import SHIFTS
-from leapstep.process import Process, along
 
 FAMILIES = {"flow": "flow", "ve": "ve", "karras": "ve"}
 """How the curves of a schedule relate: "vp" where it is not listed."""

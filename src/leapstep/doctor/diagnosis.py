@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from leapstep.denoiser import Diffusion
+from leapstep.core.denoiser import Diffusion
 
 IGNORED = "none: the network ignores its timestep"
 """What is found of the time of a network that does not look at it."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from leapstep.doctor.health import follows
-from leapstep.plots import Palette, finite, gaps, number, plain_numbers, svg
+from leapstep.views.plots import Palette, finite, gaps, number, plain_numbers, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from leapstep.denoiser import CLOCKS
+from leapstep.core.denoiser import CLOCKS
+from leapstep.core.process import SCHEDULES
 from leapstep.doctor.conventions import Route, Trial
 from leapstep.doctor.curve import SAME, Fit, alike, counts, family, level_of
 from leapstep.doctor.diagnosis import IGNORED, Finding
@@ -32,7 +33,6 @@ from leapstep.doctor.search import (
     margin,
 )
 from leapstep.doctor.warp import Told, told
-from leapstep.process import SCHEDULES
 
 PREDICTS = {
     "eps": "eps, the noise",

@@ -27,13 +27,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from leapstep.denoiser import Diffusion
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.finite import NotFinite
+from leapstep.core.sampling import Noise, beginning, times, trajectory
+from leapstep.core.transitions import Transition
 from leapstep.doctor.conventions import F64, Range, Route
 from leapstep.doctor.diagnosis import Concern, Level, Passage
 from leapstep.doctor.probe import Probe
-from leapstep.finite import NotFinite
-from leapstep.sampling import Noise, beginning, times, trajectory
-from leapstep.transitions import Transition
 
 REACH = 8.0
 """Errors are measured where |log of the variance of alpha x0 over that of the noise| is at most this."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leapstep.denoiser import SHAPES
+from leapstep.core.denoiser import SHAPES
 from leapstep.doctor.budget import Budget
 from leapstep.text import one_line
 
@@ -49,7 +49,7 @@ class Probe:
     Attributes:
         net: the network.
         condition: its further arguments.
-        reshape: the shape of the timestep, one of `leapstep.denoiser.SHAPES`.
+        reshape: the shape of the timestep, one of `leapstep.core.denoiser.SHAPES`.
         integers: whether it takes integers only.
         fractional: whether it tells timesteps between two integers apart.
         limit: number of rows of its table of timesteps; None where every timestep is answered.

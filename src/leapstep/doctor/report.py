@@ -12,11 +12,11 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from leapstep import plots
 from leapstep.doctor import figures
 from leapstep.doctor.diagnosis import IGNORED, Concern, Diagnosis, Finding, Level
 from leapstep.doctor.health import GAIN, follows
 from leapstep.text import clean
+from leapstep.views import plots
 
 WEIGHTS = {3: "spoils every sample", 2: "costs quality", 1: "worth knowing"}
 """What the weight of a concern says."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leapstep.core.process import from_log_snr
 from leapstep.doctor.budget import ROUNDS, Race, Reading
 from leapstep.doctor.conventions import F64, LEVELS, Range, Route, Trial, compare, routes, sizes, times_of
 from leapstep.doctor.curve import (
@@ -34,7 +35,6 @@ from leapstep.doctor.curve import (
 )
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.warp import drawn
-from leapstep.process import from_log_snr
 
 FITS = 2.2
 """The misfit from which on no named schedule is said to be the network's."""

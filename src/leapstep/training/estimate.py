@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from leapstep.configuration import CPU_PRESET, GPU_PRESET, PRESETS
-from leapstep.data import first_size, is_array
+from leapstep.data.readers import first_size, is_array
 from leapstep.text import duration
+from leapstep.training.configuration import CPU_PRESET, GPU_PRESET, PRESETS
 
 if TYPE_CHECKING:
-    from leapstep.training import Trainer
+    from leapstep.training.trainer import Trainer
 
 FEW = 20
 """So few steps are done sooner than told about."""

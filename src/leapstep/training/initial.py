@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from leapstep import checkpoint
-from leapstep.configuration import PRESETS, TrainingConfig, configure
-from leapstep.data import PIXELS, Data
+from leapstep.core.process import SCHEDULES, Process, rescale_zero_terminal_snr
+from leapstep.core.scaling import PIXELS
+from leapstep.data.readers import Data
+from leapstep.models import checkpoint
 from leapstep.networks import MLP, UNet
-from leapstep.process import SCHEDULES, Process, rescale_zero_terminal_snr
+from leapstep.training.configuration import PRESETS, TrainingConfig, configure
 
 OF_THE_NETWORK = (
     *("network", "channels", "attention", "blocks", "head_channels", "groups", "width", "depth", "dropout"),
@@ -81,7 +82,7 @@ def configured(
     file: str | Path | None,
     base: Mapping[str, Any],
 ) -> TrainingConfig:
-    """Put a configuration together as `leapstep.configuration.configure` does, for a run that begins with a model.
+    """Put a configuration together as `configuration.configure` does, for a run that begins with a model.
 
     What says how the network is made and called comes with the model, and all else from the run that trained it where
     that is one of ours; a preset and the base say only what is left.

@@ -3,7 +3,7 @@
     L(t) = w(t) |x0 - D(x_t, t)|^2,        x_t = alpha(t) x0 + sigma(t) eps.
 
 A squared error in anything else that a network may predict is this one with another weight: a value a x0 + b eps (see
-`leapstep.process`) is off by (a - b alpha / sigma) times what x0 is off by, since x_t is given. So Ho et al.'s simple
+`core.process`) is off by (a - b alpha / sigma) times what x0 is off by, since x_t is given. So Ho et al.'s simple
 loss on eps is w = SNR, whatever the network predicts.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from leapstep.denoiser import Diffusion
-from leapstep.process import PREDICTIONS, Process, flat
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.process import PREDICTIONS, Process, flat
 from leapstep.text import allowed
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.configuration import TrainingConfig
-from leapstep.data import Data
+from leapstep.data.readers import Data
 from leapstep.networks import MLP, UNet
+from leapstep.training.configuration import TrainingConfig
 
 
 def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from leapstep.pictures import cut, table
+from leapstep.data.pictures import cut, table
 
 if TYPE_CHECKING:
     from PIL import Image

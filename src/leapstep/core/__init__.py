@@ -1,0 +1,7 @@
+"""What diffusion is: PyTorch and NumPy only. Read `process`, `denoiser`, `transitions` and `sampling` in this order."""
+
+import pkgutil
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [module.name for module in pkgutil.iter_modules(__path__)])

@@ -1,0 +1,109 @@
+"""How far x0 spreads around its estimate, measured on data: what the optimal variance of a reverse step needs.
+
+Two measures of the same thing, for a network that has learned the posterior mean (Tweedie's formula; Bao et al. 2022,
+theorem 1, arXiv:2201.06503): with power(t) = E ||eps(x_t, t)||^2 / d,
+
+    spread(t) = E tr Cov[x0 | x_t] / d = E ||x0 - D(x_t, t)||^2 / d = (sigma^2 / alpha^2) (1 - power(t)).
+
+The last is a small difference with a large factor where little signal is left, and 0 or too much by chance. The middle
+one has no such trouble, and for a network with errors it is what a step really lacks (Bao et al. 2022,
+arXiv:2206.07309), so samplers use it. Both are measured. Neither exceeds sigma^2 c / (alpha^2 c + sigma^2), the error
+of the best linear estimate of data with variance c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.process import Curve, Process, flat
+
+
+class Calibration(NamedTuple):
+    """What `calibrate` measured.
+
+    Attributes:
+        times: `[m]`, float64, increasing.
+        power: `[m]`, E ||eps||^2 / d at these times.
+        error: `[m]`, E ||x0 - D||^2 / d at these times.
+        variance: c, of the data around their mean, per value.
+    """
+
+    times: Tensor
+    power: Tensor
+    error: Tensor
+    variance: float
+
+    def spread(self, process: Process) -> Curve:
+        """E tr Cov[x0 | x_t] / d as a curve in t; between the times, a line."""
+
+        def curve(t: Tensor) -> Tensor:
+            right = torch.searchsorted(self.times, t).clamp(1, len(self.times) - 1)
+            left, low, high = right - 1, self.times[right - 1], self.times[right]
+            error = torch.lerp(self.error[left], self.error[right], ((t - low) / (high - low)).clamp(0, 1))
+            alpha, sigma = process.alpha(t), process.sigma(t)
+            return error.minimum(sigma**2 * self.variance / (alpha**2 * self.variance + sigma**2))
+
+        return curve
+
+
+@torch.no_grad()
+def calibrate(
+    diffusion: Diffusion | Callable[[Tensor], Diffusion],
+    x0: Tensor,
+    times: Tensor | None = None,
+    *,
+    per_time: int = 16,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_batch: Callable[[int], object] | None = None,
+) -> Calibration:
+    """Measure the size of a network's noise estimate, and the error of its x0 estimate, at each trained level.
+
+    Arguments:
+        diffusion: the model as it is sampled; where data have conditions of their own, a function from the indices of
+            some of them, `[b]`, to the Diffusion that is conditioned for these.
+        x0: data, `[n, *d]`; they are used in turn.
+        times: where to measure, `[m]` in (0, 1], increasing; None: every trained level, or 1000 times.
+        per_time: noisy data at each time.
+        batch_size: network evaluations at a time.
+        on_batch: called with the number of evaluations of each batch, for progress.
+    Raises:
+        ValueError: no data, fewer than two times, or times that do not increase.
+        FloatingPointError: the network's output is not finite.
+    References:
+        Bao et al. 2022, eq. 8, arXiv:2201.06503, and section 4, arXiv:2206.07309.
+    """
+    process = (diffusion if isinstance(diffusion, Diffusion) else diffusion(torch.arange(1))).process
+    if times is None:
+        levels = process.timesteps or 1000
+        times = torch.arange(1, levels + 1, dtype=torch.float64) / levels
+    if len(x0) == 0 or per_time < 1 or len(times) < 2 or (times.diff() <= 0).any():
+        raise ValueError(
+            f"{len(x0)} data, {per_time} at each of {len(times)} times: give data, and increasing times, two or more"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.arange(len(times)).repeat_interleave(per_time)
+    chosen = torch.randperm(len(x0), generator=generator).repeat(-(-len(place) // len(x0)))[: len(place)]
+    power, error = torch.zeros(2, len(times), dtype=torch.float64)
+    for begin in range(0, len(place), batch_size):
+        at, rows = (indices[begin : begin + batch_size] for indices in (place, chosen))
+        model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
+        data, t = x0[rows].to(device), times[at]
+        x = process.add_noise(data, t, torch.randn(data.shape, dtype=data.dtype, generator=generator).to(device))
+        estimate = model.denoise(x, t)
+        eps = process.split(estimate, x, t, "x0")[1]
+        for total, values in ((power, eps), (error, data - estimate)):
+            total.index_add_(0, at, flat(values.double().square()).mean(1).cpu())
+        if on_batch is not None:
+            on_batch(len(rows))
+    if not (error + power).isfinite().all():
+        first = times[~(error + power).isfinite()][0].item()
+        raise FloatingPointError(f"the network's output is not finite, first at t = {first:.4g}: nothing is calibrated")
+    variance = (x0.double() - x0.double().mean(0)).square().mean().item()
+    return Calibration(times, power / per_time, error / per_time, variance)

@@ -1,0 +1,397 @@
+"""Sampling is one loop: apply a transition along a list of times.
+
+A list of times t_0 > t_1 > ... > t_n = 0 runs from noise to data; reversed, the same loop with the same transition runs
+from data to noise (`encode`). Any subsequence of the trained levels is allowed, because a transition between any two
+times has the right marginals (Song et al. 2021, section 4.2, arXiv:2010.02502).
+
+Randomness is per sample: the noise of sample i at step j is a function of (seed, i, j) alone (from a counter-based
+generator, Salmon et al. 2011). So a sample depends on the batch size and on the other samples by no more than the
+rounding of the network, to which methods that choose their own steps add their tolerance.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from leapstep.core import finite
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.process import Process, as_time
+from leapstep.core.transitions import Memory, Transition, ddim
+from leapstep.text import allowed, near
+
+# --- times ---------------------------------------------------------------------------------------------------------
+
+
+def _ramp(n: int) -> Tensor:
+    """0 to 1 in n numbers; a single number is the noisy end, 1."""
+    return torch.linspace(1, 0, n, dtype=torch.float64).flip(0)
+
+
+def _even_in_noise(process: Process, n: int, levels: int, rho: float = math.inf) -> Tensor:
+    """Levels evenly spaced in (sigma / alpha)^(1 / rho), or in its logarithm where rho is infinite."""
+    ends = torch.tensor([1 / levels, 1.0], dtype=torch.float64)
+    if process.alpha(ends[1]) == 0:  # no signal, sigma / alpha is infinite: space from the level before
+        ends[1] -= ends[0]
+    low, high = -process.log_snr(ends) / 2
+    if rho == math.inf:
+        noise = torch.lerp(low, high, _ramp(n))
+    else:
+        noise = rho * torch.lerp((low / rho).exp(), (high / rho).exp(), _ramp(n)).log()
+    level = process.time(-2 * noise) * levels
+    level[-1] = levels
+    return level
+
+
+SPACINGS: dict[str, Callable[[Process, int, int], Tensor]] = {
+    "trailing": lambda _, n, levels: torch.arange(1, n + 1, dtype=torch.float64) * levels / n,
+    "leading": lambda _, n, levels: 1 + torch.arange(n, dtype=torch.float64) * levels / n,
+    "linspace": lambda _, n, levels: 1 + (levels - 1) * _ramp(n),
+    "quad": lambda _, n, levels: 1 + 0.8 * levels * _ramp(n) ** 2,
+    "log_snr": _even_in_noise,
+    "karras": partial(_even_in_noise, rho=7.0),
+}
+"""How to choose n of T levels, by name; each (process, n, T) -> n levels in [1, T], ascending, before rounding.
+
+trailing: every (T / n)th, counted from T down, so it starts at pure noise. leading: every (T / n)th, counted from 1 up,
+the DDIM paper's uniform subsequence (it starts below T). linspace: evenly, with both ends. quad: floor(c i^2), the DDIM
+paper's quadratic subsequence, up to 0.8 T. log_snr: even in log-SNR (Lu et al. 2022, arXiv:2206.00927). karras: even in
+(sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5, arXiv:2206.00364)."""
+
+
+def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str = "trailing") -> Tensor:
+    """List the times of a sampler that takes exactly `steps` steps.
+
+    On a process with trained levels every time is one of them (k / T), no two alike: where rounding would let levels
+    coincide, they move to the nearest free ones.
+
+    Arguments:
+        steps: number of steps n, from 1 to T, or the list of times itself, strictly decreasing in [0, 1] (a final 0 is
+            added where it is missing).
+        spacing: one of `SPACINGS`; does not apply to an explicit list.
+    Returns:
+        `[n + 1]`, float64, strictly decreasing, ending at 0.
+    Raises:
+        ValueError: steps out of range, unknown spacing, or a list that is not strictly decreasing in [0, 1].
+    """
+    if not isinstance(steps, SupportsIndex) or isinstance(steps, Tensor) or np.ndim(steps):
+        given = as_time(steps)
+        if given.ndim != 1 or len(given) == 0 or (given.diff() >= 0).any() or given[0] == 0:
+            raise ValueError("a list of times must be strictly decreasing and lie in [0, 1]")
+        return given if given[-1] == 0 else torch.cat([given, given.new_zeros(1)])
+    steps = operator.index(steps)
+    if spacing not in SPACINGS:
+        raise ValueError(f"unknown spacing {spacing!r}: {allowed(spacing, SPACINGS)}")
+    if steps < 1:
+        raise ValueError(f"steps={steps}: at least 1 step is needed")
+    if process.timesteps is not None and steps > process.timesteps:
+        raise ValueError(
+            f"steps={steps}: the network was trained on {process.timesteps} levels, so at most as many steps"
+        )
+    levels = process.timesteps or max(1000, steps)
+    level = SPACINGS[spacing](process, steps, levels)
+    if process.timesteps is not None:
+        # level j = 1..n must leave room for j - 1 below and n - j above it
+        place = torch.arange(1, steps + 1)
+        level = (level + 1e-9).floor() if spacing in ("leading", "quad") else level.round()  # as in the papers
+        level = place + (level - place).clamp(0, levels - steps).cummax(0).values
+    return torch.cat([level.flip(0) / levels, level.new_zeros(1)]).double()
+
+
+# --- noise ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard normal noise of which every sample has its own, the same on every device.
+
+    Attributes:
+        seed: an integer from 0 to 2^64 - 1.
+        rows: the indices i of the samples in this batch, a contiguous range from 0 or above.
+        shape: `d`, the shape of one sample.
+        dtype: floating-point type of the noise.
+        device: where it is put.
+    """
+
+    seed: int
+    rows: range
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        _word(seed=self.seed)
+        if self.rows.step != 1 or self.rows.start < 0:
+            raise ValueError(f"rows={self.rows}: must be a contiguous range from 0 or above")
+
+    def __call__(self, step: int, draw: int = 0) -> Tensor:
+        """Draw `[b, *d]` for this step; step 0 is the start noise.
+
+        Raises:
+            ValueError: a step or a draw that is not an integer from 0 to 2^64 - 1.
+        """
+        _word(step=step, draw=draw)
+        size = math.prod(self.shape)
+        blocks = -(-size // 4)  # Philox makes four words a count, and row i owns the counts from i * blocks on
+        # as one integer, not as four words, of which the first would end at 2^64
+        stream = np.random.Philox(key=self.seed, counter=self.rows.start * blocks + (draw << 128) + (step << 192))
+        words = stream.random_raw((len(self.rows), 4 * blocks))[:, :size]
+        z: Tensor = torch.special.ndtri(torch.from_numpy(_uniform(words)))
+        return z.reshape(-1, *self.shape).to(self.dtype).to(self.device)
+
+
+def _word(**given: int) -> None:
+    for name, value in given.items():
+        if not isinstance(value, SupportsIndex) or not 0 <= operator.index(value) < 2**64:
+            raise ValueError(f"{name}={value}: must be an integer from 0 to 2^64 - 1")
+
+
+def _uniform(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Numbers strictly inside (0, 1) of the first 53 bits of words; the largest would round to 1."""
+    numbers: npt.NDArray[np.float64] = np.minimum(((words >> np.uint64(11)) + 0.5) * 2.0**-53, 1 - 2.0**-53)
+    return numbers
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """Where a trajectory stands after a step.
+
+    Attributes:
+        x: `[b, *d]` at time s.
+        x0: the estimate of x0 that the step used, `[b, *d]`.
+        t, s: the times that the step went from and to, one for all or one each `[b]`.
+        step: the number of this step, from 1.
+        calls: calls of the denoiser so far.
+    """
+
+    x: Tensor
+    x0: Tensor
+    t: Tensor
+    s: Tensor
+    step: int
+    calls: int
+
+
+def trajectory(
+    diffusion: Diffusion,
+    x: Tensor,
+    times: Tensor,
+    transition: Transition | None = None,
+    noise: Callable[..., Tensor] | None = None,
+) -> Iterator[State]:
+    """Move x along the times, a step at a time. The only loop in this library; it holds no more than one state.
+
+    Gradients flow through it: iterate it under `torch.no_grad()` unless you want them. At its end it warns
+    (`NotFinite`) of samples that are not finite, and tells the first step after which they were not.
+
+    Arguments:
+        x: x at the first time, `[b, *d]`.
+        times: `[n + 1]`, or `[n + 1, b]` when each sample goes its own way (repeat a time to let a sample wait).
+            Decreasing samples, increasing encodes.
+        transition: default `ddim()`.
+        noise: called as noise(step, draw) -> `[b, *d]`; default `Noise` with seed 0.
+    Yields:
+        a State after every step.
+    """
+    transition = transition or ddim()
+    noise = noise or Noise(0, range(len(x)), tuple(x.shape[1:]), x.dtype, x.device)
+    times = as_time(times)
+    calls = 0
+    memory: Memory = None
+    broken: Tensor | None = None
+
+    def counting(ask: Callable[[Tensor, Tensor], Any]) -> Callable[[Tensor, Tensor], Any]:
+        def asked(x: Tensor, t: Tensor) -> Any:
+            nonlocal calls
+            calls += 1
+            return ask(x, t)
+
+        return asked
+
+    counted = diffusion._replace(
+        denoise=counting(diffusion.denoise), raw=None if diffusion.raw is None else counting(diffusion.raw)
+    )
+    for step, (t, s) in enumerate(pairwise(times), start=1):
+        x, x0, memory = transition(counted, x, t, s, memory, partial(noise, step))
+        broken = finite.noted(broken, x, step)
+        yield State(x, x0, t, s, step, calls)
+
+    def where(step: int, row: int) -> str:
+        t, s = (u.expand(len(x))[row].item() for u in times[step - 1 : step + 1])
+        return f"after step {step} of {len(times) - 1}, from t = {t:.4g} to {s:.4g}"
+
+    finite.tell(broken, "samples", where)
+
+
+STARTS = ("marginal", "unit")
+"""From what samples begin at the first time, of standard normal noise eps.
+
+marginal: alpha origin + sigma eps, which has the law of x_t there but for what little signal is left. unit: eps itself,
+as in pipelines of diffusers, also where the first time is below 1."""
+
+
+def beginning(diffusion: Diffusion, t: Tensor, eps: Tensor, start: str = "marginal") -> Tensor:
+    """Where sampling starts at the first time, of eps `[b, *d]`; see `STARTS` and `Diffusion.origin`."""
+    if start not in STARTS:
+        raise ValueError(f"unknown start={start!r}: use {' or '.join(STARTS)}")
+    if start == "unit":
+        return eps
+    x = diffusion.process.sigma(t) * eps
+    if isinstance(diffusion.origin, float) and diffusion.origin == 0:
+        return x
+    return x + diffusion.process.alpha(t) * torch.as_tensor(diffusion.origin).to(x)
+
+
+def _end(states: Iterator[State], on_step: Callable[[State], object] | None = None) -> Tensor:
+    for state in states:
+        if on_step is not None:
+            on_step(state)
+    return state.x
+
+
+def sample_in_batches(
+    diffusion: Diffusion | Callable[[range], Diffusion],
+    shape: Sequence[int],
+    steps: int | Sequence[float] | Tensor = 20,
+    transition: Transition | None = None,
+    *,
+    spacing: str = "trailing",
+    start: str = "marginal",
+    seed: int = 0,
+    batch_size: int | None = None,
+    first: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[State], object] | None = None,
+) -> Iterator[tuple[range, Tensor]]:
+    """Draw samples batch by batch, for more of them than memory holds, or to go on where an earlier draw ended.
+
+    Arguments:
+        first: the index of the first sample; all others as of `sample`.
+    Yields:
+        the sample indices of a batch, and its samples, `[b, *d]`.
+    """
+    n, *d = shape
+    if n < 1 or first < 0 or (batch_size is not None and batch_size < 1):
+        raise ValueError(f"n={n}, first={first}, batch_size={batch_size}: at least 1, 0 and 1")
+    for low in range(first, first + n, batch_size or n):
+        rows = range(low, min(first + n, low + (batch_size or n)))
+        model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
+        noise = Noise(seed, rows, tuple(d), dtype, device)
+        path = times(model.process, steps, spacing)
+        with torch.no_grad():
+            x = _end(trajectory(model, beginning(model, path[0], noise(0), start), path, transition, noise), on_step)
+        yield rows, x
+
+
+ELSEWHERE = {
+    "num_steps": "steps",
+    "n_steps": "steps",
+    "num_inference_steps": "steps",
+    "timesteps": "steps",
+    "method": "transition=leapstep.ddim()",
+    "sampler": "transition=leapstep.ddim()",
+    "scheduler": "transition=leapstep.ddim()",
+    "eta": "transition=leapstep.ddim(eta=...)",
+    "n": "shape=(n, ...)",
+    "num_samples": "shape=(n, ...)",
+    "generator": "seed",
+    "callback": "on_step",
+    "guidance": "from_network(..., guidance=...)",
+    "guidance_scale": "from_network(..., guidance=...)",
+}
+"""Arguments of samplers elsewhere, and what does the same here."""
+
+
+def _instead(name: str) -> str:
+    meant = ELSEWHERE.get(name) or near(name, inspect.signature(sample_in_batches).parameters)
+    return "" if meant is None else f": did you mean {meant}?"
+
+
+def sample(
+    diffusion: Diffusion | Callable[[range], Diffusion],
+    shape: Sequence[int],
+    steps: int | Sequence[float] | Tensor = 20,
+    transition: Transition | None = None,
+    **options: Any,
+) -> Tensor:
+    """Draw samples.
+
+    Arguments:
+        diffusion: the model. Where samples have conditions of their own, a function from the range of sample indices
+            in a batch to the Diffusion that is conditioned for them.
+        shape: `(n, *d)`.
+        steps: their number, or the list of times; see `times`.
+        transition: the method, default `ddim()`.
+        spacing: see `times`; default "trailing".
+        start: one of `STARTS`: "marginal" (default), or "unit" as in pipelines of diffusers.
+        seed: sample i is a function of (seed, i), whatever n and batch_size are, to the rounding of the network (and,
+            where a method chooses its own steps, to its tolerance); default 0.
+        batch_size: how many samples to work on at a time; default: all.
+        dtype: of the state of the sampler, default float32. For a network in half precision leave it, and tell
+            `from_network` the network's dtype: a state in half precision loses what small steps add.
+        device: where the samples are made, default "cpu"; the network must be there.
+        on_step: called with each State of each batch, for progress and previews.
+    Returns:
+        `[n, *d]`.
+    Raises:
+        ValueError: n or batch_size below 1, and what `times` and the transition raise.
+    Warns:
+        NotFinite: samples that hold NaN or infinity, as of `trajectory`.
+    """
+    for name in options:
+        if name not in inspect.signature(sample_in_batches).parameters:
+            raise TypeError(f"sample() has no argument {name!r}{_instead(name)}")
+    out: Tensor | None = None
+    for rows, x in sample_in_batches(diffusion, shape, steps, transition, **options):
+        out = x.new_empty(tuple(shape)) if out is None else out
+        out[rows.start : rows.stop] = x
+    assert out is not None
+    return out
+
+
+@torch.no_grad()
+def decode(
+    diffusion: Diffusion,
+    x: Tensor,
+    steps: int | Sequence[float] | Tensor = 20,
+    transition: Transition | None = None,
+    *,
+    spacing: str = "trailing",
+    on_step: Callable[[State], object] | None = None,
+) -> Tensor:
+    """Turn a latent into data: x `[b, *d]` at the first of the times, to t = 0. The inverse of `encode`."""
+    return _end(trajectory(diffusion, x, times(diffusion.process, steps, spacing), transition), on_step)
+
+
+@torch.no_grad()
+def encode(
+    diffusion: Diffusion,
+    x0: Tensor,
+    steps: int | Sequence[float] | Tensor = 20,
+    transition: Transition | None = None,
+    *,
+    spacing: str = "trailing",
+    on_step: Callable[[State], object] | None = None,
+) -> Tensor:
+    """Turn data x0 `[b, *d]` into its latent: the same loop, on the same times in reverse.
+
+    Raises:
+        ValueError: a transition that injects noise.
+    References:
+        Song et al. 2021, section 4.3 and eq. 14, arXiv:2010.02502.
+    """
+    return _end(trajectory(diffusion, x0, times(diffusion.process, steps, spacing).flip(0), transition), on_step)

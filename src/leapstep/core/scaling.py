@@ -1,0 +1,39 @@
+"""How values relate to model space: x = (value - shift) / scale.
+
+For pictures, uint8 [n, c, h, w], shift and scale are 127.5, so that x lies in [-1, 1]; for other arrays they are the
+mean and the standard deviation over all values.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+
+
+class Scaling(NamedTuple):
+    """The affine map between values and model space: x = (value - shift) / scale."""
+
+    shift: float
+    scale: float
+
+    def to_model(self, values: Array) -> Tensor:
+        """Map values of any shape to model space, float32."""
+        exact = np.float32 if values.dtype == np.uint8 else np.float64  # float32 holds every pixel, and is faster
+        wide: npt.NDArray[np.floating[Any]] = values.astype(exact)
+        return torch.from_numpy((wide - self.shift) / self.scale).to(torch.float32)
+
+    def to_values(self, x: Tensor) -> Array:
+        """Map model space to values of the same shape, float64."""
+        wide: npt.NDArray[np.float64] = x.detach().to("cpu", torch.float64).numpy()
+        return wide * self.scale + self.shift
+
+    def to_pixels(self, x: Tensor) -> npt.NDArray[np.uint8]:
+        """Map model space to pixels of the same shape, rounded and clamped to uint8; NaN, as samplers tell, to 0."""
+        return np.nan_to_num(self.to_values(x)).round().clip(0, 255).astype(np.uint8)
+
+
+PIXELS = Scaling(127.5, 127.5)

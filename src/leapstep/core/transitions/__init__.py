@@ -1,0 +1,86 @@
+"""Every sampling method, as transitions of the one loop.
+
+`family` has the formula that all rest on, and DDIM's family; `ode`, solvers of the deterministic one; `multistep`,
+those that use estimates of earlier steps; `stochastic`, other ways to inject noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from leapstep.core.transitions.family import Memory, Noise, Step, Transition, ddim, ddpm, estimate, younger
+from leapstep.core.transitions.multistep import deis, dpmpp_2m, dpmpp_2s, dpmpp_3m, sde_dpmpp_2m, unipc
+from leapstep.core.transitions.ode import heun, inverted, pf_euler, rk4, rk23, rk45
+from leapstep.core.transitions.stochastic import churned, corrected, edm, euler_maruyama, pc
+
+__all__ = [
+    "TRANSITIONS",
+    "Memory",
+    "Method",
+    "Noise",
+    "Step",
+    "Transition",
+    "churned",
+    "corrected",
+    "ddim",
+    "ddpm",
+    "deis",
+    "dpmpp_2m",
+    "dpmpp_2s",
+    "dpmpp_3m",
+    "edm",
+    "estimate",
+    "euler_maruyama",
+    "heun",
+    "inverted",
+    "pc",
+    "pf_euler",
+    "rk4",
+    "rk23",
+    "rk45",
+    "sde_dpmpp_2m",
+    "unipc",
+    "younger",
+]
+
+
+class Method(NamedTuple):
+    """A sampling method, with its options as they are by default.
+
+    Attributes:
+        make: of the method's options, a transition.
+        order: of convergence; of the law where noise is injected, and 0 where the law keeps a bias.
+        calls: of the network in a step; 0 for as many as a tolerance takes.
+        deterministic: whether it injects no noise.
+        use: when to use it.
+    """
+
+    make: Callable[..., Transition]
+    order: int
+    calls: int
+    deterministic: bool
+    use: str
+
+
+TRANSITIONS: dict[str, Method] = {
+    "ddim": Method(ddim, 1, 1, True, "the default: robust at any number of steps, runs backwards, any eta"),
+    "ddpm": Method(ddpm, 1, 1, False, "hundreds of steps; few with variance=optimal"),
+    "dpmpp_2m": Method(dpmpp_2m, 2, 1, True, "5 to 30 calls, the safest of the fast ones"),
+    "dpmpp_3m": Method(dpmpp_3m, 3, 1, True, "10 to 100 calls of a good network, without guidance"),
+    "unipc": Method(unipc, 3, 1, True, "5 to 30 calls; order 3 from 10 calls on"),
+    "deis": Method(deis, 3, 1, True, "8 to 30 calls, where the estimate of x0 is poor but that of eps good"),
+    "dpmpp_2s": Method(dpmpp_2s, 2, 2, True, "as 2M where no memory can be kept"),
+    "heun": Method(heun, 2, 2, True, "18 steps and more, as in EDM, spacing log_snr; encoding"),
+    "rk4": Method(rk4, 4, 4, True, "reference solutions"),
+    "rk23": Method(rk23, 3, 0, True, "an error that is asked for, low accuracy"),
+    "rk45": Method(rk45, 5, 0, True, "an error that is asked for, high accuracy"),
+    "pf_euler": Method(pf_euler, 1, 1, True, "to see what the choice of coordinates costs"),
+    "sde_dpmpp_2m": Method(sde_dpmpp_2m, 2, 1, False, "20 to 50 calls, where noise repairs the network's errors"),
+    "euler_maruyama": Method(
+        euler_maruyama, 1, 1, False, "the reverse SDE as in textbooks, hundreds of steps; ddpm is better"
+    ),
+    "edm": Method(edm, 2, 2, False, "50 calls and more, where noise repairs the network's errors"),
+    "pc": Method(pc, 0, 2, False, "hundreds of calls, score networks"),
+}
+"""Every sampling method, by the name that the command line uses."""

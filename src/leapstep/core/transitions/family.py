@@ -1,0 +1,221 @@
+"""A transition moves x from time t to time s, and the choice of transition is the choice of sampler.
+
+DDIM's observation: any joint law with the right marginals q(x_t | x0) is as good as the Markovian one. Given x_t and x0
+(hence eps), x_s may be drawn from
+
+    x_s = alpha(s) x0 + sqrt(sigma(s)^2 - std^2) eps + std z,        z ~ N(0, I),
+
+for *any* 0 <= std <= sigma(s) and any pair of times, since both noises add up to sigma(s)^2. Let
+
+    f(t, s) = 1 - SNR(t) / SNR(s)
+
+be the fraction of x_t's noise variance that is younger than s. Then std = eta sigma(s) sqrt(f), where eta = 0 is DDIM,
+a deterministic map, and eta = 1 the posterior q(x_s | x_t, x0) of the Markov chain, so DDPM (eq. 12 and 16 of Song et
+al. 2021, arXiv:2010.02502, for a general alpha and sigma).
+
+The formula wants an x0 that is known only up to a spread, Cov[x0 | x_t], and x_s holds x0 with the factor
+kappa = alpha(s) - sqrt(sigma(s)^2 - std^2) alpha(t) / sigma(t). Among Gaussian steps with this mean, the one nearest
+to the true reverse step adds what the estimate left out: a variance of std^2 + kappa^2 E tr Cov[x0 | x_t] / d
+(Analytic-DPM, Bao et al. 2022, theorem 1, arXiv:2201.06503).
+
+A transition keeps no state: memory of earlier steps and randomness come in, memory goes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.process import Curve, Process, along, where
+
+Memory = Any
+"""What a method carries from step to step; None before the first."""
+
+Noise = Callable[..., Tensor]
+"""Standard normal noise `[b, *d]` of this step; `noise(1)`, `noise(2)` ... are further independent draws."""
+
+
+class Step(NamedTuple):
+    """What a transition returns: x at time s, the x0 estimate that it used, memory for the next step."""
+
+    x: Tensor
+    x0: Tensor
+    memory: Memory = None
+
+
+Transition = Callable[[Diffusion, Tensor, Tensor, Tensor, Memory, Noise], Step]
+"""(diffusion, x, t, s, memory, noise) -> Step, with t and s float64 on the CPU, one for all `[]` or one each `[b]`."""
+
+
+def estimate(diffusion: Diffusion, x: Tensor, t: Tensor, raw: bool = False) -> tuple[Tensor, Tensor]:
+    """Estimate (x0, eps) from x_t. At sigma(t) = 0 nothing is left to denoise: x0 is x / alpha, eps is 0.
+
+    Arguments:
+        raw: where x0 is bounded, return the eps of before; else that which follows from the bounded x0.
+    """
+    alpha, clean = diffusion.process.alpha(t), diffusion.process.sigma(t) == 0
+    if clean.all():
+        return x / along(alpha, x), torch.zeros_like(x)
+    known = x / along(torch.where(clean, alpha, 1.0), x)
+    found = diffusion.raw(x, t) if raw and diffusion.raw else (diffusion.denoise(x, t),)
+    x0, source = where(clean, known, found[0]), where(clean, known, found[-1])
+    return x0, diffusion.process.split(source, x, t, "x0")[1]
+
+
+def younger(process: Process, t: Tensor, s: Tensor) -> Tensor:
+    """f(t, s) = 1 - SNR(t) / SNR(s), in [0, 1] for s <= t, below 0 for s > t, and 0 for s = t."""
+    return torch.where(t == s, 0.0, -torch.expm1(process.log_snr(t) - process.log_snr(s)))
+
+
+def leap(
+    process: Process,
+    x0: Tensor,
+    eps: Tensor,
+    s: Tensor,
+    noise: Noise | None = None,
+    replaced: Tensor | None = None,
+    added: Tensor | None = None,
+) -> Tensor:
+    """The formula at the head of this module: x_s = alpha x0 + sqrt(sigma^2 - replaced^2) eps + added z.
+
+    Arguments:
+        replaced: the std that eps gives up, `[]` or `[b]`; None: nothing, the deterministic map.
+        added: the std of the fresh noise, `[]`, `[b]` or `[b, *d]`; None: as much as was replaced.
+    """
+    if replaced is None:
+        return process.add_noise(x0, s, eps)
+    added = replaced if added is None else added
+    kept = (process.sigma(s) ** 2 - replaced**2).clamp(min=0).sqrt()
+    x_s = along(process.alpha(s), x0) * x0 + along(kept, x0) * eps
+    if noise is None or not (added > 0).any():
+        return x_s
+    return x_s + (added if added.ndim > 1 else along(added, x0)) * noise()
+
+
+def check_downwards(t: Tensor, s: Tensor) -> None:
+    """Raise ValueError for a step that injects noise on the way up, s > t."""
+    if (s > t).any():
+        raise ValueError("a step from data towards noise (s > t) must be deterministic: use ddim with eta = 0")
+
+
+def posterior_std(process: Process, t: Tensor, s: Tensor) -> Tensor:
+    """sigma(s) sqrt(f(t, s)), the standard deviation of q(x_s | x_t, x0) in the Markov chain.
+
+    Raises:
+        ValueError: s > t.
+    References:
+        Ho et al. 2020, eq. 7, arXiv:2006.11239; Song et al. 2021, eq. 16 with eta = 1.
+    """
+    check_downwards(t, s)
+    return process.sigma(s) * younger(process, t, s).sqrt()
+
+
+def ddim(
+    eta: float = 0.0,
+    variance: str = "eta",
+    spread: Curve | None = None,
+    last_std: float | None = None,
+    eps: str = "consistent",
+) -> Transition:
+    """DDIM's family, from the deterministic map (eta = 0) to the DDPM posterior (eta = 1). First order.
+
+    With eta = 0 it runs in both directions: s > t encodes.
+
+    Arguments:
+        eta: share of the posterior's standard deviation that each step injects, in [0, 1].
+        variance: "eta" (only that), or "optimal", which adds what the spread of x0 calls for.
+        spread: for the optimal variance, E tr Cov[x0 | x_t] / d as a curve in t; see `leapstep.calibrate`.
+        last_std: for the optimal variance, the most that the step to the first trained level may add.
+        eps: what goes beside an x0 that was clipped: "consistent" (the eps that makes x_t of the clipped x0) or "raw"
+            (the network's own, as in diffusers, where x0 and eps then no longer add up to x_t).
+    Raises:
+        ValueError: eta outside [0, 1]; an unknown variance or eps; optimal without spread, or spread without optimal;
+            at call, s > t with noise.
+    References:
+        Song et al. 2021, eq. 12 and 16, arXiv:2010.02502; Bao et al. 2022, theorem 1, arXiv:2201.06503.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta}: must lie between 0 (DDIM) and 1 (DDPM); for more noise use ddpm(variance='beta')")
+    if variance not in ("eta", "optimal"):
+        raise ValueError(f"unknown variance={variance!r}: use eta or optimal")
+    if eps not in ("consistent", "raw"):
+        raise ValueError(f"unknown eps={eps!r}: use consistent or raw")
+    optimal = _optimal(variance, spread, last_std)
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        x0, used = estimate(diffusion, x, t, raw=eps == "raw")
+        if eta == 0 and optimal is None:
+            return Step(leap(process, x0, used, s), x0)
+        replaced = eta * posterior_std(process, t, s)
+        return Step(leap(process, x0, used, s, noise, replaced, optimal and optimal(process, t, s, replaced)), x0)
+
+    return transition
+
+
+def ddpm(variance: str = "posterior", spread: Curve | None = None, last_std: float | None = None) -> Transition:
+    """Ancestral sampling: the mean of the DDPM posterior q(x_s | x_t, x0), and a choice of noise. First order.
+
+    Arguments:
+        variance: "posterior" (the posterior's own, sigma(s)^2 f; the same as `ddim(1)`), "beta" (the larger
+            sigma(t)^2 f, which is beta_t for neighbours: sigma-hat of the DDIM paper), "none" (the bare mean),
+            "learned" (between posterior and beta in the logarithm, as the network says), or "optimal" (for the spread
+            of x0). No noise is added to a result at sigma(s) = 0.
+        spread: for the optimal variance, E tr Cov[x0 | x_t] / d as a curve in t; see `leapstep.calibrate`.
+        last_std: for the optimal variance, the most that the step to the first trained level may add.
+    Raises:
+        ValueError: unknown variance; optimal without spread, or spread without optimal; at call, s > t, or a learned
+            variance of a network that has none.
+    References:
+        Ho et al. 2020, eq. 6, 7 and section 3.2, arXiv:2006.11239; Song et al. 2021, section 5; Nichol and Dhariwal
+        2021, eq. 15, arXiv:2102.09672; Bao et al. 2022, theorem 1, arXiv:2201.06503.
+    """
+    if variance not in ("posterior", "beta", "none", "learned", "optimal"):
+        raise ValueError(f"unknown variance={variance!r}: use posterior, beta, none, learned or optimal")
+    optimal = _optimal(variance, spread, last_std)
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        x0, eps = estimate(diffusion, x, t)
+        added = posterior = posterior_std(process, t, s)
+        if variance in ("beta", "learned"):
+            added = beta = torch.where(process.sigma(s) == 0, 0.0, process.sigma(t) * younger(process, t, s).sqrt())
+        if variance == "none":
+            added = torch.zeros_like(posterior)
+        elif variance == "learned":
+            if diffusion.learned is None:
+                raise ValueError("variance='learned' needs a network that learned its variance: use posterior or beta")
+            ratio = torch.where(beta == 0, 1.0, beta / posterior)
+            added = along(posterior, x) * along(ratio, x) ** diffusion.learned(x, t)
+        elif optimal is not None:
+            added = optimal(process, t, s, posterior)
+        return Step(leap(process, x0, eps, s, noise, posterior, added), x0)
+
+    return transition
+
+
+def _optimal(
+    variance: str, spread: Curve | None, last_std: float | None
+) -> Callable[[Process, Tensor, Tensor, Tensor], Tensor] | None:
+    """The std of the optimal variance, of (process, t, s, replaced); None for other variances."""
+    if variance != "optimal":
+        if spread is not None or last_std is not None:
+            raise ValueError(f"spread and last_std do not apply to variance={variance!r}, only to 'optimal'")
+        return None
+    if spread is None:
+        raise ValueError("variance='optimal' needs spread, the curve that leapstep.calibrate estimates")
+
+    def std(process: Process, t: Tensor, s: Tensor, replaced: Tensor) -> Tensor:
+        sigma = process.sigma(s)
+        kept = (sigma**2 - replaced**2).clamp(min=0).sqrt()
+        kappa = process.alpha(s) - (kept * process.alpha(t) / process.sigma(t)).nan_to_num(0.0, 0.0, 0.0)
+        total = (replaced**2 + kappa**2 * spread(t)).sqrt()
+        if last_std is not None and process.timesteps is not None:
+            total = torch.where(s * process.timesteps <= 1, total.clamp(max=last_std), total)
+        return torch.where((sigma == 0) | (t == s), 0.0, total)
+
+    return std

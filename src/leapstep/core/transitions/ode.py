@@ -1,0 +1,318 @@
+"""The deterministic map as an ordinary differential equation, and solvers of it.
+
+In the coordinates x / alpha and rho = sigma / alpha, DDIM's step is Euler's on
+
+    d(x / alpha) = eps d rho        (Song et al. 2021, eq. 14, arXiv:2010.02502),
+
+so every solver of such equations is a sampler as well, and runs in both directions. The same flow in the time t itself
+is dx / dt = alpha' x0 + sigma' eps (`pf_euler`): it can be solved there, too, but straight lines in t are a worse guess
+than straight lines in rho.
+
+Where one end of a step has no noise or no signal, eps is not known or the coordinates are infinite; and where the
+signal is nearly gone (rho above 10) and rho changes more than 20-fold in one step, a straight line in it is no guess.
+There DDIM's own step, which is safe, takes the place of the solver's.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.process import Process, along, flat, where
+from leapstep.core.transitions.family import Memory, Noise, Step, Transition, estimate, leap
+
+
+class Tableau(NamedTuple):
+    """An explicit Runge-Kutta method.
+
+    Attributes:
+        order: of convergence.
+        nodes: where in the step each slope is taken, 0 to 1.
+        stages: for each slope, how much of each earlier one leads to it.
+        weights: of the slopes in the step.
+        embedded: the weights of a second solution, one order lower, by which the error is judged; or None.
+    """
+
+    order: int
+    nodes: tuple[float, ...]
+    stages: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+    embedded: tuple[float, ...] | None = None
+
+
+HEUN = Tableau(2, (0, 1), ((), (1,)), (1 / 2, 1 / 2))
+
+RK4 = Tableau(4, (0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+
+BOGACKI_SHAMPINE = Tableau(
+    order=3,
+    nodes=(0, 1 / 2, 3 / 4, 1),
+    stages=((), (1 / 2,), (0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+    weights=(2 / 9, 1 / 3, 4 / 9, 0),
+    embedded=(7 / 24, 1 / 4, 1 / 3, 1 / 8),
+)
+
+DORMAND_PRINCE = Tableau(
+    order=5,
+    nodes=(0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1),
+    stages=(
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    weights=(35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0),
+    embedded=(5179 / 57600, 0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40),
+)
+
+
+LONGEST = 1.0
+"""The longest adaptive step in log(rho): at most a factor of e.
+
+Where the estimate of x0 stands still, as below the detail of the data and in pure noise, every step seems exact and the
+next may be longer. Without a bound such steps leap over the noise levels at which data are decided, and no stage, hence
+no estimate of the error, is there to see it."""
+
+
+def heun() -> Transition:
+    """Heun's method: a DDIM step, then the slope averaged over both of its ends. Second order, two calls.
+
+    References:
+        Karras et al. 2022, algorithm 1, arXiv:2206.00364.
+    """
+    return runge_kutta(HEUN)
+
+
+def rk4() -> Transition:
+    """The classical Runge-Kutta method. Fourth order, four calls."""
+    return runge_kutta(RK4)
+
+
+def rk23(rtol: float = 1e-2, atol: float = 1e-2) -> Transition:
+    """Bogacki and Shampine's pair, of orders 3 and 2, which chooses its own steps. See `adaptive`."""
+    return adaptive(BOGACKI_SHAMPINE, rtol, atol)
+
+
+def rk45(rtol: float = 1e-3, atol: float = 1e-3) -> Transition:
+    """Dormand and Prince's pair, of orders 5 and 4, which chooses its own steps. See `adaptive`."""
+    return adaptive(DORMAND_PRINCE, rtol, atol)
+
+
+def _noisy_signal(process: Process, t: Tensor) -> Tensor:
+    """Whether x_t holds both noise and signal, so that rho is neither 0 nor infinite."""
+    return (process.sigma(t) > 0) & (process.alpha(t) > 0)
+
+
+def _rho(process: Process, t: Tensor) -> Tensor:
+    return torch.exp(-process.log_snr(t) / 2)
+
+
+def _slopes(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, eps: Tensor, method: Tableau) -> list[Tensor]:
+    """The slopes eps `[b, *d]` of one Runge-Kutta step, of which the first is known."""
+    process, slopes = diffusion.process, [eps]
+    start, end = _rho(process, t), _rho(process, s)
+    inner = [node for node in method.nodes if 0 < node < 1]
+    between = [torch.lerp(start, end, node).log() for node in inner]
+    times = dict(zip(inner, process.time(-2 * torch.stack(between)), strict=True)) if inner else {}
+    for node, shares in zip(method.nodes[1:], method.stages[1:], strict=True):
+        u = times.get(node, s)
+        slopes.append(estimate(diffusion, _ahead(process, x, t, u, s, slopes, shares), u)[1])
+    return slopes
+
+
+def _ahead(
+    process: Process, x: Tensor, t: Tensor, u: Tensor, s: Tensor, slopes: list[Tensor], shares: tuple[float, ...]
+) -> Tensor:
+    """X at time u, from x at t along the slopes in their shares, over the whole step from t to s."""
+    slope = torch.stack([share * known for share, known in zip(shares, slopes, strict=True) if share]).sum(0)
+    rise = along(_rho(process, s) - _rho(process, t), x) * slope
+    return along(process.alpha(u), x) * (x / along(process.alpha(t), x) + rise)
+
+
+def runge_kutta(method: Tableau) -> Transition:
+    """One explicit Runge-Kutta step of d(x / alpha) = eps d rho from t to s."""
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        x0, eps = estimate(diffusion, x, t)
+        plain = ~(_noisy_signal(process, t) & _noisy_signal(process, s))
+        rho, rho_s = _rho(process, t), _rho(process, s)
+        high = torch.maximum(rho, rho_s)
+        plain = plain | ((high > 10) & (high > 20 * torch.minimum(rho, rho_s)))
+        euler = leap(process, x0, eps, s)
+        if plain.all():
+            return Step(euler, x0)
+        start, end = torch.where(plain, 0.5, t), torch.where(plain, 0.5, s)  # any time, where it does not count
+        slopes = _slopes(diffusion, x, start, end, eps, method)
+        return Step(where(plain, euler, _ahead(process, x, start, end, end, slopes, method.weights)), x0)
+
+    return transition
+
+
+def adaptive(method: Tableau, rtol: float, atol: float) -> Transition:
+    """From t to s in as many Runge-Kutta steps as an error below atol + rtol |x| takes, for each sample its own.
+
+    Steps are sized in log(rho), none longer than `LONGEST`; the error of a step is the root mean square over a sample's
+    values, in units of the tolerance, and a step above 1 is tried again, smaller. Where an end has no noise or no
+    signal, a DDIM step joins it to the nearest trained level (or thousandth of the time), and its error stays, whatever
+    the tolerance. The batch is done when its last sample is, so calls are those of the sample that needs most.
+
+    Arguments:
+        method: with embedded weights, whose last slope is taken at the step's end (so that it is the next one's first).
+        rtol, atol: relative and absolute tolerance of a step, both positive.
+    Raises:
+        ValueError: a tolerance that is not positive; FloatingPointError, at call: no step is small enough.
+    References:
+        Hairer, Norsett and Wanner 1993, Solving Ordinary Differential Equations I, section II.4.
+    """
+    if not (rtol > 0 and atol > 0):
+        raise ValueError(f"rtol={rtol}, atol={atol}: tolerances must be positive, such as 1e-3")
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        start, end = _inner(process, t, s, len(x))
+        x0, eps = estimate(diffusion, x, t)
+        moved = start != t
+        if moved.any():
+            x = where(moved, leap(process, x0, eps, start), x)
+            eps = where(moved, estimate(diffusion, x, start)[1], eps)
+        size = torch.full((len(x),), 0.5, dtype=torch.float64) if memory is None else memory
+        x, eps, size = _integrate(diffusion, x, eps, (start, end), size, method, (rtol, atol))
+        last = process.split(eps, x, end, "eps")[0]
+        return Step(where(end == s, x, leap(process, last, eps, s)), x0, size)
+
+    return transition
+
+
+def _inner(process: Process, t: Tensor, s: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """The part of the way from t to s on which there is both noise and signal, each `[b]`; none where t = s."""
+    t, s = t.expand(samples), s.expand(samples)
+    level = 1 / (process.timesteps or 1000)
+    low, high = torch.minimum(t, s), torch.maximum(t, s)
+    nearest = torch.where(process.sigma(low) == 0, high.clamp(max=level), low)
+    farthest = torch.where(process.alpha(high) == 0, torch.maximum(nearest, high - level), high)
+    down = s < t
+    start, end = torch.where(down, farthest, nearest), torch.where(down, nearest, farthest)
+    still = (t == s) | ~_noisy_signal(process, start)
+    return torch.where(still, t, start), torch.where(still, t, end)
+
+
+def _integrate(
+    diffusion: Diffusion,
+    x: Tensor,
+    eps: Tensor,
+    way: tuple[Tensor, Tensor],
+    size: Tensor,
+    method: Tableau,
+    tolerance: tuple[float, float],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lead each sample along its way from start to end; returns x and eps there, and the next size of step."""
+    process, (u, end), (rtol, atol) = diffusion.process, way, tolerance
+    assert method.embedded is not None
+    while (active := u != end).any():
+        here, rest = process.log_snr(u) / 2, torch.where(active, process.log_snr(end) - process.log_snr(u), 0.0) / 2
+        ends = rest.abs() <= size * (1 + 1e-9)
+        tried = torch.where(ends, rest.abs(), size)
+        if (stuck := active & ~ends & (tried < 1e-6)).any():
+            raise FloatingPointError(
+                f"no step from t = {u[stuck][0]:.4g} is small enough for rtol={rtol}, atol={atol}: the network's "
+                "output is not finite there, or jumps"
+            )
+        next_u = torch.where(ends, end, process.time(2 * (here + torch.sign(rest) * tried)))
+        next_u = torch.where(active, next_u, u)
+        slopes = _slopes(diffusion, x, u, next_u, eps, method)
+        new = _ahead(process, x, u, next_u, next_u, slopes, method.weights)
+        wrong = new - _ahead(process, x, u, next_u, next_u, slopes, method.embedded)
+        allowed = atol + rtol * torch.maximum(x.abs(), new.abs())
+        error = _rms(wrong / allowed).nan_to_num(torch.inf)
+        accepted = active & (error <= 1)
+        x, eps = where(accepted, new, x), where(accepted, slopes[-1], eps)
+        u = torch.where(accepted, next_u, u)
+        factor = (0.9 * error.clamp(min=1e-9) ** (-1 / method.order)).clamp(0.2, 5.0)
+        grown = torch.where(accepted & ends, torch.maximum(size, tried * factor), tried * factor)
+        size = torch.where(active, grown, size).clamp(max=LONGEST)
+    return x, eps, size
+
+
+def pf_euler() -> Transition:
+    """Euler's method in the time t on the probability-flow ODE, dx / dt = f x - g^2 score / 2. First order, one call.
+
+    With f = alpha' / alpha and g^2 = 2 sigma sigma' - 2 f sigma^2 the right-hand side is alpha' x0 + sigma' eps, the
+    velocity ("flow") of `core.process`. On `exponential()`, alpha = exp(-5 t^2), that is 10 t (eps / sigma - x); on
+    `exponential_s()`, the same process on the clock s = t^2, it is 5 (eps / sigma - x). DDIM's map is the same on both,
+    this is not, which shows what coordinates cost. Where x_t has no noise, and sigma' no bound, the step is DDIM's.
+
+    References:
+        Song et al. 2021, eq. 13, arXiv:2011.13456.
+    """
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        x0, eps = estimate(diffusion, x, t)
+        euler = x + along(s - t, x) * process.combine(x0, eps, t, "flow")
+        return Step(where(process.sigma(t) == 0, leap(process, x0, eps, s), euler), x0)
+
+    return transition
+
+
+def inverted(transition: Transition, tolerance: float | None = None, limit: int = 100) -> Transition:
+    """The exact inverse of a deterministic transition: from x_t find the x_s that it would take from s to t.
+
+    So `encode(..., inverted(ddim()))` and `decode(..., ddim())` make a round trip that loses nothing, whatever the
+    number of steps. DDIM upwards starts the search; then x_s moves by as much as it missed x_t, times the factor that
+    is exact for data of unit variance, accelerated by the last two misses. One call of the transition a try.
+
+    Arguments:
+        transition: deterministic and without memory, such as `ddim()` or `heun()`.
+        tolerance: the root mean square miss that a sample is done with, relative to x; None: 50 roundings of its dtype,
+            or where the search stands still, 1000.
+        limit: tries; a sample that is not done by then keeps its best x_s, and a warning tells the miss.
+    References:
+        Anderson 1965, Iterative procedures for nonlinear integral equations, with a depth of one.
+    """
+
+    def inverse(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        rounding = torch.finfo(x.dtype).eps
+        bound, fair = (50 * rounding, 1000 * rounding) if tolerance is None else (tolerance, tolerance)
+        (a_t, a_s), (s_t, s_s) = ((curve(t), curve(s)) for curve in (process.alpha, process.sigma))
+        gain = along((a_s**2 + s_s**2) / (a_t * a_s + s_t * s_s), x)
+        x0, eps = estimate(diffusion, x, t)
+        found = best = leap(process, x0, eps, s)
+        least = torch.full((len(x),), torch.inf, dtype=torch.float64)
+        last: tuple[Tensor, Tensor] | None = None
+        still = 0  # tries since any sample came nearer by a tenth
+        for _ in range(limit):
+            miss = x - transition(diffusion, found, s, t, None, noise).x
+            size = _rms(miss) / _rms(x).clamp(min=1e-30)
+            still = 0 if (size < 0.9 * least).any() else still + 1
+            best, least = where(size < least, found, best), torch.minimum(size, least)
+            if (least <= (fair if still >= 5 else bound)).all() or not size.isfinite().any():
+                break
+            move = gain * miss
+            ahead = found + move
+            if last is not None:
+                turn = move - last[1]
+                share = flat(turn * move).sum(1) / flat(turn).square().sum(1).clamp(min=1e-300)
+                share = share.double().cpu().nan_to_num(0.0)
+                ahead = ahead - along(share, x) * (ahead - last[0] - last[1])
+            last, found = (found, move), ahead
+        else:
+            warnings.warn(
+                f"a step was inverted only to {least.max():.1e} of x: take more steps, the map may have no inverse",
+                stacklevel=2,
+            )
+        return Step(best, x0)
+
+    return inverse
+
+
+def _rms(x: Tensor) -> Tensor:
+    return flat(x).double().square().mean(1).sqrt().cpu()

@@ -1,0 +1,150 @@
+"""Methods that inject noise, beside DDIM's family: the reverse SDE, and two ways to stir a deterministic one.
+
+Every marginal q(x_t) is left alone by a step that takes some noise away and puts as much back. So noise may be injected
+in the step itself (`euler_maruyama`, after Anderson 1982), before it, going up a little in order to come down from
+there (`churned`), or after it, at rest (`corrected`).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.process import along, where
+from leapstep.core.transitions.family import (
+    Memory,
+    Noise,
+    Step,
+    Transition,
+    check_downwards,
+    ddpm,
+    estimate,
+    leap,
+    posterior_std,
+)
+from leapstep.core.transitions.ode import heun
+
+
+def euler_maruyama() -> Transition:
+    """Euler and Maruyama's step of the reverse SDE, dx = (f x - g^2 score) dt + g dw. Order 1 in law, one call.
+
+    f = alpha' / alpha and g^2 = 2 sigma sigma' - 2 f sigma^2, by automatic differentiation of the curves. The last step
+    adds no noise. Where x_t has no signal, and f no bound, the step is that of the DDPM posterior. Near there f is
+    large and the method wants many steps: on `cosine`, start a little below t = 1.
+
+    Raises:
+        ValueError: at call, s > t.
+    References:
+        Anderson 1982, Reverse-time diffusion equation models; Song et al. 2021, eq. 6, arXiv:2011.13456.
+    """
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        posterior = posterior_std(process, t, s)
+        x0, eps = estimate(diffusion, x, t)
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        alpha_slope, sigma_slope = process.derivatives(t)
+        plain = (alpha == 0) | (sigma == 0)
+        f = torch.where(plain, 0.0, alpha_slope / alpha)
+        variance = torch.where(plain, 0.0, 2 * sigma * sigma_slope - 2 * f * sigma**2).clamp(min=0)  # g^2
+        drift = along(f, x) * x + along(torch.where(plain, 0.0, variance / sigma), x) * eps
+        added = torch.where(process.sigma(s) == 0, 0.0, (variance * (t - s)).sqrt())
+        added = torch.where(plain, posterior, added)
+        z = noise() if (added > 0).any() else torch.zeros_like(x)
+        moved = x + along(s - t, x) * drift + along(added, x) * z
+        return Step(where(plain, leap(process, x0, eps, s, lambda: z, posterior), moved), x0)
+
+    return transition
+
+
+def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transition:
+    """Go up before every step: fresh noise raises x_t to a noisier time, and the transition leads to s from there.
+
+    In log(sigma / alpha) the way up is `churn` times the step, and at most log(sqrt 2), EDM's bound, which also stands
+    for the length of the last step, to no noise. (EDM spreads
+    S_churn over all N steps, S_churn / N each; here it is spread over their lengths, so a step need not know N.)
+
+    Arguments:
+        transition: deterministic and without memory.
+        churn: the way up as a share of the step, at least 0.
+        low, high: sigma / alpha between which noise is added.
+    Raises:
+        ValueError: a negative churn, or low above high; at call, s > t.
+    References:
+        Karras et al. 2022, algorithm 2, arXiv:2206.00364.
+    """
+    if not (churn >= 0 and low <= high):
+        raise ValueError(f"churn={churn}, low={low}, high={high}: churn must be at least 0 and low at most high")
+
+    def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        process = diffusion.process
+        check_downwards(t, s)
+        rho, rho_s = (torch.exp(-process.log_snr(u) / 2) for u in (t, s))
+        stirred = (low <= rho) & (rho <= high) & (rho > 0) & torch.isfinite(rho) & (s < t) & (churn > 0)
+        whole = torch.where(rho_s == 0, math.log(2) / 2, (rho / rho_s).log())  # to no noise a step has no end
+        rise = (churn * whole).clamp(max=math.log(2) / 2)
+        u = torch.where(stirred, torch.maximum(t, process.time(-2 * (rho.log() + rise))), t)
+        stirred = stirred & (process.alpha(u) > 0)
+        u = torch.where(stirred, u, t)
+        grown = torch.where(stirred, torch.exp(-process.log_snr(u)) - rho**2, 0.0).clamp(min=0).sqrt()
+        if (grown > 0).any():
+            raised = x / along(torch.where(stirred, process.alpha(t), 1.0), x) + along(grown, x) * noise()
+            x = where(grown > 0, along(process.alpha(u), x) * raised, x)
+        return transition(diffusion, x, u, s, memory, lambda draw=0: noise(1 + draw))
+
+    return step
+
+
+def edm(churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transition:
+    """EDM's stochastic sampler: `churned` Heun. Order 2 in law, two calls.
+
+    References:
+        Karras et al. 2022, algorithm 2, arXiv:2206.00364.
+    """
+    return churned(heun(), churn, low, high)
+
+
+def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -> Transition:
+    """Rest after every step: Langevin dynamics at s, x <- x + h score + sqrt(2 h) z with h = 2 (snr sigma)^2.
+
+    For the ratio of noise to score that h is made of, the paper takes means over the batch; here it is sigma, their
+    expectation where noise prevails, so that samples do not depend on each other. And the step is DDIM's from s to s
+    with std = 2 snr sigma, which agrees with Langevin's to first order in h and keeps the law of pure noise exactly.
+
+    Arguments:
+        transition: the predictor.
+        corrections: Langevin steps (and calls) after each of its steps.
+        snr: signal-to-noise ratio of a correction, in (0, 0.5].
+    Raises:
+        ValueError: corrections below 1, or snr out of range; at call, s > t.
+    References:
+        Song et al. 2021, algorithms 4 and 5, arXiv:2011.13456.
+    """
+    if corrections < 1 or not 0 < snr <= 0.5:
+        raise ValueError(f"corrections={corrections}, snr={snr}: at least 1 correction, with 0 < snr <= 0.5")
+
+    def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+        check_downwards(t, s)
+        x, x0, memory = transition(diffusion, x, t, s, memory, lambda draw=0: noise(corrections + draw))
+        if (t == s).all() or (diffusion.process.sigma(s) == 0).all():
+            return Step(x, x0, memory)
+        std = torch.where(t == s, 0.0, 2 * snr * diffusion.process.sigma(s))
+        for i in range(corrections):
+            rested = leap(diffusion.process, *estimate(diffusion, x, s), s, partial(noise, i), std)
+            x = where(std > 0, rested, x)
+        return Step(x, x0, memory)
+
+    return step
+
+
+def pc(corrections: int = 1, snr: float = 0.16) -> Transition:
+    """Predictor and corrector: the step of the DDPM posterior, `corrected`. One call and one for each correction.
+
+    References:
+        Song et al. 2021, section 4.2 and appendix G, arXiv:2011.13456.
+    """
+    return corrected(ddpm(), corrections, snr)

@@ -1,0 +1,11 @@
+"""Data sets, the part of them that training never sees, and pictures as people look at them."""
+
+import pkgutil
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    [module.name for module in pkgutil.iter_modules(__path__)],
+    {"readers": ["READERS", "Data", "NoSplit", "read", "read_picture"]},
+)

@@ -1,0 +1,675 @@
+"""Readers of data sets.
+
+A source is `digits`, a folder of images, a parquet, arrow, npy or npz file, a folder of parquet or arrow files, or the
+name of a data set on the Hugging Face Hub. Pictures are decoded once. A source that names no splits is the split
+"train", whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import io
+import itertools
+import math
+import os
+import re
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from leapstep.core.scaling import PIXELS, Scaling
+from leapstep.files.reading import CLASSES, read_npy, read_npz, regular
+from leapstep.progress import progress_bar
+from leapstep.text import one_line, reason
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Array = npt.NDArray[Any]
+
+MOST_SIDE = 8192
+"""The largest side that pictures are resized to, pixels."""
+
+WAITING = 2**28
+"""About so many bytes of pictures of a given size may wait to be put in their place."""
+
+SPLITS = ("train", "test", "validation", "valid", "val")
+IMAGE_SUFFIXES = tuple(
+    ".avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Attributes:
+        values: [n, *d]; uint8 [n, c, h, w] for pictures, any integer or float type and shape for arrays. It may be
+            memory-mapped.
+        labels: int64 [n], indices into `classes`, or None.
+        classes: the names of the classes; empty without labels.
+        source: what was read.
+        scaling: how values map to model space.
+        skipped: a line for each image that could not be read: its name and the reason.
+        originals: how many images had each (width, height) before they were brought to one size; empty for arrays.
+    """
+
+    values: Array
+    labels: npt.NDArray[np.int64] | None
+    classes: tuple[str, ...]
+    source: str
+    scaling: Scaling
+    skipped: tuple[str, ...] = ()
+    originals: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape d of one sample."""
+        return self.values.shape[1:]
+
+    @property
+    def is_pictures(self) -> bool:
+        """Whether the values are uint8 pictures [n, c, h, w]."""
+        return self.scaling == PIXELS and self.values.dtype == np.uint8
+
+    def batch(self, indices: Sequence[int] | Array | Tensor) -> Tensor:
+        """Some samples in model space.
+
+        Arguments:
+            indices: [b] integers in [0, n).
+
+        Returns:
+            float32 [b, *d] in memory of its own.
+        """
+        return self.scaling.to_model(np.asarray(self.values[np.asarray(indices)]))
+
+    def subset(self, indices: Array) -> Data:
+        """Some of the samples as a data set: of one that is memory-mapped in a temporary file, gone with the process.
+
+        Arguments:
+            indices: [b] integers in [0, n).
+        """
+        shape = (len(indices), *self.shape)
+        mapped = isinstance(self.values, np.memmap)
+        values: Array = np.empty(shape, self.values.dtype) if not mapped else _mapped(shape, self.values.dtype)
+        rows = max(1, 2**24 // max(1, self.values[:1].nbytes))
+        for start in range(0, len(indices), rows):
+            values[start : start + rows] = self.values[indices[start : start + rows]]
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, values=values, labels=labels, skipped=())
+
+
+def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    with tempfile.TemporaryFile() as file:  # it has no name, so that not even a crash leaves it behind
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def same_source(a: str, b: str) -> bool:
+    """Whether two names are of one source of data: the same words, or the same file or folder."""
+    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
+
+
+class _Options(NamedTuple):
+    split: str
+    size: int | None
+    channels: int | None
+    strict: bool
+    memory_limit: int
+    progress: bool
+
+
+class NoSplit(ValueError):
+    """The source has no such part."""
+
+
+def read(
+    source: str | Path,
+    *,
+    split: str = "train",
+    size: int | None = None,
+    channels: int | None = None,
+    strict: bool = False,
+    memory_limit: int = 2 * 2**30,
+    progress: bool = True,
+) -> Data:
+    """Read a data set.
+
+    Pictures are turned upright (EXIF), brought to 8 bits, laid on white where they are transparent, cropped to their
+    central square and resized (bicubic, antialiased). Sub-folders of an image folder are its classes. Image and label
+    columns of tables are found by their feature types; the first of each counts. Arrays of uint8 shaped [n, h, w],
+    [n, 1 or 3, h, w] or [n, h, w, 1 or 3] are pictures; all others are plain values.
+
+    Arguments:
+        source: `digits`; a folder of images, or of parquet or arrow files; a parquet, arrow, npy or npz file; or
+            `owner/name` on the Hugging Face Hub.
+        split: "train", "test", ... or "all". In a folder it picks the sub-folder (of images) or the files (of tables)
+            with that name.
+        size: side of the square pictures, in pixels; None where they share one size already.
+        channels: 1 or 3; None is 1 where every picture is greyscale, else 3.
+        strict: raise on the first image that cannot be read, instead of skipping it.
+        memory_limit: bytes of pictures kept in memory; more go to a memory-mapped file in the system's folder for
+            temporary files, which goes away with the process.
+        progress: show a progress bar on stderr when it takes more than a second.
+
+    Returns:
+        The data set; images that could not be read are named in `skipped`.
+
+    Raises:
+        ValueError: one line that says what is wrong with the source or its contents, and what to do.
+    """
+    if size is not None and not 1 <= size <= MOST_SIDE:
+        raise ValueError(f"size {size}: pass the side of the pictures in pixels, from 1 to {MOST_SIDE}")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels {channels}: pass 1 (greyscale) or 3 (RGB)")
+    source = str(source)
+    data = READERS[_kind(source)](source, _Options(split, size, channels, strict, memory_limit, progress))
+    if len(data) < 2:
+        raise ValueError(f"{source} holds {len(data)} sample: at least 2 are needed")
+    return data
+
+
+def read_picture(path: str | Path, size: int | None = None, channels: int | None = None) -> npt.NDArray[np.uint8]:
+    """Read one image file as `read` reads many: uint8 [c, h, w]. Raises ValueError where it cannot be read."""
+    pixels = _decode(size, channels, [], _Item(path, None, Path(path)))
+    if isinstance(pixels, str):
+        raise ValueError(f"{path}: {pixels}")
+    return pixels
+
+
+def is_array(source: str) -> bool:
+    """Whether a source is a file of arrays. Raises ValueError where there is no such source."""
+    return _kind(source) in (".npy", ".npz")
+
+
+def first_size(source: str) -> tuple[int, int] | None:
+    """Width and height of the first image in a folder, without reading it whole; None for other sources."""
+    from PIL import Image
+
+    if _kind(source) == "folder":
+        for path in sorted(_visible(Path(source))):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                with contextlib.suppress(Exception), Image.open(path) as image:  # a broken file can raise anything
+                    return image.size
+    return None
+
+
+def _kind(source: str) -> str:
+    """The key in READERS of a source."""
+    path = Path(source)
+    suffixes = [key for key in READERS if key.startswith(".")]
+    if source == "digits":
+        return source
+    if path.is_dir():
+        return "folder"
+    if path.suffix.lower() in suffixes and path.is_file():
+        return path.suffix.lower()
+    if path.exists():
+        raise ValueError(f"{source} is a file of an unknown kind: name a folder, or a {', '.join(suffixes)} file")
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) and path.suffix.lower() not in suffixes:
+        return "hub"
+    near = "; did you mean `digits`?" if difflib.get_close_matches(source.lower(), ["digits"]) else ""
+    raise ValueError(
+        f"there is no {source}: name a folder, a {', '.join(suffixes)} file, owner/name on the Hub, or `digits`{near}"
+    )
+
+
+# Where the values come from
+
+
+def _read_digits(source: str, options: _Options) -> Data:
+    """1797 scans, of which every fifth of each class, in the order of the original, is in the test split."""
+    from sklearn.datasets import load_digits
+
+    original = load_digits()
+    labels = original.target.astype(np.int64)
+    pixels = np.rint(original.images * (255 / 16)).astype(np.uint8)
+    rank = np.empty_like(labels)
+    for label in range(10):
+        rank[labels == label] = np.arange((labels == label).sum())
+    is_test = rank % 5 == 4
+    splits = {"train": ~is_test, "test": is_test, "all": np.full(len(labels), True)}
+    if options.split not in splits:
+        raise NoSplit(f"digits has no split {options.split!r}: pass one of {', '.join(splits)}")
+    chosen = splits[options.split]
+    classes = tuple(str(name) for name in original.target_names)
+    return _from_pixels(pixels[chosen][:, None], labels[chosen], classes, source, options)
+
+
+def _read_folder(source: str, options: _Options) -> Data:
+    found = sorted(_visible(Path(source)))
+    images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if (Path(source) / "manifest.json").is_file():  # of `leapstep sample`, whose grid is no sample
+        images = [path for path in images if path != Path(source) / "grid.png"]
+    tables = [path for path in found if path.suffix.lower() in (".parquet", ".arrow")]
+    if images:
+        return _read_images(source, images, options)
+    if tables:
+        return _read_tables(source, _tables_of_split(source, tables, options.split), options)
+    holds = f"holds other files, such as {found[0].name}" if found else "is empty"
+    raise ValueError(
+        f"no images in {source}, which {holds}: name a folder of images ({', '.join(IMAGE_SUFFIXES)}), of parquet or "
+        "of arrow files"
+    )
+
+
+def _read_images(source: str, paths: list[Path], options: _Options) -> Data:
+    root = Path(source)
+    parts = {path: path.relative_to(root).parts[:-1] for path in paths}
+    if all(above and above[0] in SPLITS for above in parts.values()):
+        parts = {path: above[1:] for path, above in parts.items() if options.split in ("all", above[0])}
+        if not parts:
+            raise NoSplit(f"{source} has no split {options.split!r}: pass the name of a sub-folder, or all")
+    else:
+        _check_whole(source, options.split)
+    labelled = all(parts.values())
+    classes = sorted({above[0] for above in parts.values()}) if labelled else []
+    numbers = {name: number for number, name in enumerate(classes)}
+    items = [_Item(path, numbers[above[0]] if labelled else None, path) for path, above in parts.items()]
+    return _pictures(items, tuple(classes), source, options)
+
+
+def _read_table(source: str, options: _Options) -> Data:
+    _check_whole(source, options.split)
+    return _read_tables(source, [Path(source)], options)
+
+
+def _read_tables(source: str, paths: list[Path], options: _Options) -> Data:
+    suffix = paths[0].suffix.lower()
+    names = [str(regular(path)) for path in paths if path.suffix.lower() == suffix]
+    load = _datasets().load_dataset
+    try:
+        rows = load(suffix[1:], data_files=names, split="train", streaming=True)  # streamed: no second copy on the disk
+    except Exception as error:  # whatever pyarrow raises on a broken file
+        raise ValueError(f"cannot read {source}: {reason(error)}") from error
+    return _from_rows(rows, source, options)
+
+
+def _read_hub(source: str, options: _Options) -> Data:
+    try:
+        datasets = _datasets()
+    except ValueError as error:
+        raise ValueError(f"there is no file or folder {source}, and {error}") from error
+    try:
+        if options.split == "all":
+            rows = datasets.concatenate_datasets(list(datasets.load_dataset(source).values()))
+        else:
+            rows = datasets.load_dataset(source, split=options.split)
+    except Exception as error:  # of the network, the Hub, the disk or the data set's own layout: it has the reason
+        if str(error).startswith("Unknown split"):
+            raise NoSplit(
+                f"{source} has no split {options.split!r} ({reason(error)}): name one of them, or all"
+            ) from error
+        raise ValueError(
+            f"there is no file or folder {source}, and the Hub gave no such data set ({reason(error)}): check the "
+            "name, the split and the network"
+        ) from error
+    return _from_rows(rows, source, options)
+
+
+def _from_rows(rows: Any, source: str, options: _Options) -> Data:
+    """Pictures from a table of the `datasets` library."""
+    datasets = _datasets()
+    features = rows.features or {}
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not images:
+        columns = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+        raise ValueError(f"{source} has no column of type datasets.Image; its columns are {columns}")
+    rows = rows.select_columns(images[:1] + labels[:1]).cast_column(images[0], datasets.Image(decode=False))
+    classes = tuple(features[labels[0]].names) if labels else ()
+
+    def whole() -> Iterator[Any]:
+        try:
+            yield from rows
+        except Exception as error:  # whatever pyarrow raises in the middle of a broken file
+            raise ValueError(f"cannot read {source}: {reason(error)}") from error
+
+    def items() -> Iterator[_Item]:
+        for number, row in enumerate(whole()):
+            image, label = row[images[0]] or {}, row[labels[0]] if labels else None
+            if label is not None and label >= len(classes):
+                raise ValueError(f"{source}, row {number} has the label {label}, but {len(classes)} classes have names")
+            content = image.get("bytes") or (_inside(image["path"], source) if image.get("path") else None)
+            yield _Item(f"{source}, row {number}", label, content)
+
+    return _pictures(items(), classes, source, options)
+
+
+def _inside(name: str, source: str) -> Path | str:
+    """The file that a row of a table names, if it lies in the folder of the table; else a line that says so.
+
+    A table from elsewhere could name any file of this machine, whose content would then be shown in samples and pages.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    path, own = Path(source), [HF_HUB_CACHE, _datasets().config.HF_DATASETS_CACHE]  # of what came from the Hub
+    if path.exists():
+        own = [path if path.is_dir() else path.parent]
+    for folder in own:
+        with contextlib.suppress(ValueError, OSError):  # no name that a file can have
+            found = Path(folder, name).resolve()
+            if found.is_relative_to(Path(folder).resolve()):
+                return found
+    return f"names the file {one_line(name, 100)}, which is not in the folder of the data: it is not read"
+
+
+def _read_arrays(source: str, options: _Options) -> Data:
+    arrays = {"x": read_npy(source)} if source.lower().endswith(".npy") else read_npz(source)
+    labels = next((arrays.pop(name) for name in ("labels", "y") if name in arrays), None)
+    known = [name for name in arrays if name in ("x", "data", "images")]
+    names = known or list(arrays)
+    if len(names) != 1:
+        raise ValueError(
+            f"{source} holds {', '.join(names) or 'no array'}: name the samples x, data or images, and the labels "
+            "labels or y"
+        )
+    return _from_array(arrays[names[0]], labels, source, options)
+
+
+def _from_array(values: Array, labels: Array | None, source: str, options: _Options) -> Data:
+    _check_whole(source, options.split)
+    if values.ndim == 0 or values.size == 0 or values.dtype.kind not in "biuf":
+        raise ValueError(f"{source} is a {values.dtype} array of shape {list(values.shape)}: pass numbers [n, ...]")
+    classes: tuple[str, ...] = ()
+    if labels is not None:
+        if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1]:
+            raise ValueError(
+                f"the labels of {source} are {labels.dtype} {list(labels.shape)}: pass integers from 0, "
+                f"{list(values.shape[:1])}"
+            )
+        if not 0 <= labels.min() <= labels.max() < CLASSES:
+            raise ValueError(
+                f"the labels of {source} go from {labels.min()} to {labels.max()}: number the classes from 0, with at "
+                f"most {CLASSES} of them"
+            )
+        labels = labels.astype(np.int64)
+        classes = tuple(str(label) for label in range(labels.max() + 1))
+    pixels = _as_pixels(values)
+    if pixels is not None:
+        return _from_pixels(pixels, labels, classes, source, options)
+    if options.size is not None or options.channels is not None:
+        raise ValueError(
+            f"{source} is a {values.dtype} array of shape {list(values.shape)}, not pictures (uint8, [n, h, w], "
+            "[n, 1 or 3, h, w] or [n, h, w, 1 or 3]): pass neither size nor channels"
+        )
+    return Data(values, labels, classes, source, _standardise(values, source))
+
+
+def _as_pixels(values: Array) -> npt.NDArray[np.uint8] | None:
+    """A view as pictures [n, c, h, w], where the array holds pictures."""
+    if values.dtype != np.uint8 or values.ndim not in (3, 4):
+        return None
+    if values.ndim == 3:
+        return values[:, None]
+    if values.shape[1] in (1, 3):
+        return values
+    return np.moveaxis(values, -1, 1) if values.shape[-1] in (1, 3) else None
+
+
+def _standardise(values: Array, source: str) -> Scaling:
+    """Mean and standard deviation over all values, in two passes of bounded memory."""
+    rows = max(1, 2**22 * len(values) // values.size)
+    starts = range(0, len(values), rows)
+    total, bad = 0.0, 0
+    first: tuple[int, ...] = ()
+    for start in starts:
+        chunk = values[start : start + rows].astype(np.float64)
+        faults = np.argwhere(~np.isfinite(chunk))
+        if len(faults) and not bad:
+            first = (start + int(faults[0][0]), *(int(index) for index in faults[0][1:]))
+        bad += len(faults)
+        total += chunk.sum() if not bad else 0.0
+    if bad:
+        raise ValueError(f"{source} holds {bad} NaN or infinite values, the first at index {list(first)}: remove them")
+    mean = total / values.size
+    squares = sum(np.square(values[start : start + rows].astype(np.float64) - mean).sum() for start in starts)
+    if values.min() == values.max():
+        raise ValueError(f"all values of {source} are {values.min()}: there is nothing to learn")
+    return Scaling(float(mean), math.sqrt(squares / values.size))
+
+
+# From encoded images to pixels
+
+
+class _Item(NamedTuple):
+    name: str | Path
+    label: int | None
+    content: Path | bytes | Array | str | None  # a file, its bytes, pixels [c, h, w], or why there are none
+
+
+def _from_pixels(
+    pixels: npt.NDArray[np.uint8], labels: Array | None, classes: tuple[str, ...], source: str, options: _Options
+) -> Data:
+    """Pictures that are decoded already, [n, c, h, w]; they stay as they are where size and channels agree."""
+    size, channels = options.size, options.channels
+    if channels in (None, pixels.shape[1]) and (size is None or pixels.shape[2:] == (size, size)):
+        return Data(pixels, labels, classes, source, PIXELS)
+    items = [
+        _Item(f"{source}, sample {i}", None if labels is None else int(labels[i]), pixels[i])
+        for i in range(len(pixels))
+    ]
+    return _pictures(items, classes, source, options)
+
+
+def _pictures(items: Iterable[_Item], classes: tuple[str, ...], source: str, options: _Options) -> Data:
+    """Decode every image once."""
+    from PIL import Image
+
+    pile = _Pile(options.memory_limit)
+    labels: list[int | None] = []
+    skipped: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        sizes: list[tuple[int, int]] = []
+        decode = functools.partial(_decode, options.size, options.channels, sizes)
+        for item, pixels in _decoded(items, decode, options):
+            if not isinstance(pixels, str):
+                pile.add(item.name, pixels)
+                labels.append(item.label)
+            elif options.strict:
+                raise ValueError(f"{item.name}: {pixels}; repair or remove it, or read without strict to skip it")
+            else:
+                skipped.append(f"{item.name}: {pixels}")
+    if not labels:
+        raise ValueError(f"no image of {source} can be read; the first of {len(skipped)} is {''.join(skipped[:1])}")
+    known = [label for label in labels if label is not None and label >= 0]
+    labelled = len(known) == len(labels)
+    return Data(
+        values=pile.values(),
+        labels=np.array(known, dtype=np.int64) if labelled else None,
+        classes=classes if labelled else (),
+        source=source,
+        scaling=PIXELS,
+        skipped=tuple(skipped),
+        originals=Counter(sizes),
+    )
+
+
+def _decoded(
+    items: Iterable[_Item], decode: Callable[[_Item], Array | str], options: _Options
+) -> Iterator[tuple[_Item, Array | str]]:
+    """Each item with its pixels or the reason why it has none, in order, some decoded at the same time."""
+    together = min(8, max(1, WAITING // (16 * 3 * (options.size or 1) ** 2)))  # a task for each would cost more than it
+
+    def several(block: list[_Item]) -> list[tuple[_Item, Array | str]]:
+        return [(item, decode(item)) for item in block]
+
+    rest = iter(progress_bar(None, "reading", " images", items=items, show=options.progress))
+    blocks = iter(lambda: list(itertools.islice(rest, together)), [])
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        while window := list(itertools.islice(blocks, 16)):  # few, since what is decoded waits in memory
+            yield from itertools.chain.from_iterable(pool.map(several, window))
+
+
+def _decode(size: int | None, channels: int | None, sizes: list[tuple[int, int]], item: _Item) -> Array | str:
+    """The pixels [c, h, w] of an item, or the reason why it has none; (width, height) of the image joins the sizes."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with _open(item) as opened:
+            image = _eight_bits(ImageOps.exif_transpose(opened), channels)
+    except UnidentifiedImageError:
+        return "not an image of a known format"
+    except Exception as error:  # a broken file can raise anything
+        return reason(error)
+    sizes.append(image.size)
+    if size is not None:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _open(item: _Item) -> Image.Image:
+    from PIL import Image
+
+    match item.content:
+        case None:
+            raise ValueError("no image")
+        case str() as reason:
+            raise ValueError(reason)
+        case np.ndarray() as pixels:
+            return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        case content:
+            image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else regular(content))
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a JPEG of some cameras, with a preview behind the picture
+        image.close()
+        raise ValueError(f"animated ({frames} frames): save the frames as single images")
+    return image
+
+
+def _eight_bits(image: Image.Image, channels: int | None) -> Image.Image:
+    """An image of any mode as L (1 channel, or None and greyscale) or RGB."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels have no agreed white: save them with 8 or 16 bits, or as an npy array")
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))  # 65535 = 257 * 255; Pillow itself would clip
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed white: save them with 8 or 16 bits, or as an npy array")
+    grey = channels == 1 or (channels is None and image.mode in ("1", "L", "LA", "La"))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("L" if grey else "RGB")
+
+
+class _Pile:
+    """Pictures of one size, in memory up to a number of bytes and beyond it in a temporary file.
+
+    The first picture in colour turns all of them to colour.
+    """
+
+    def __init__(self, memory_limit: int) -> None:
+        self.memory_limit = memory_limit
+        self.memory = bytearray()
+        self.file: Any = None
+        self.first: str | Path = ""
+        self.shape: tuple[int, ...] = ()
+
+    def add(self, name: str | Path, pixels: Array) -> None:
+        """Put a picture [c, h, w] on top."""
+        if not self.shape:
+            self.first, self.shape = name, pixels.shape
+        if pixels.shape[1:] != self.shape[1:]:
+            (_, height, width), (_, h, w) = self.shape, pixels.shape
+            raise ValueError(
+                f"the images differ in size: {self.first} has {width}x{height} pixels and {name} has {w}x{h}; pass a "
+                "size, to which all are cropped and resized"
+            )
+        if len(pixels) > self.shape[0]:
+            grey, self.memory, self.file, self.shape = self.values(), bytearray(), None, pixels.shape
+            for earlier in grey:
+                self._append(earlier)
+        self._append(pixels)
+
+    def _append(self, pixels: Array) -> None:
+        self.memory += np.broadcast_to(pixels, self.shape).tobytes()
+        if self.file is None and len(self.memory) > self.memory_limit:
+            # It has no name, so that not even a crash leaves it behind; `values` closes it.
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115
+        if self.file is not None:
+            self.file.write(self.memory)
+            self.memory.clear()
+
+    def values(self) -> npt.NDArray[np.uint8]:
+        """All pictures, [n, c, h, w]."""
+        if self.file is None:
+            return np.frombuffer(self.memory, np.uint8).reshape(-1, *self.shape)
+        self.file.flush()
+        values = np.memmap(self.file, np.uint8, "r").reshape(-1, *self.shape)
+        self.file.close()
+        return values
+
+
+# What readers share
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """The files in a folder and below, without hidden ones; a folder that links lead to again is entered once."""
+    entered = set()
+    for above, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(above)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(above, name) for name in names if not name.startswith("."))
+
+
+def _tables_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
+    """The files that have the name of the split as a word of their path in the folder."""
+    names = {path: path.relative_to(source).as_posix().lower() for path in paths}
+    words = {path: set(re.split(r"[^a-z]+", name)) for path, name in names.items()}
+    if split == "all":
+        return paths
+    if not any(word in SPLITS for some in words.values() for word in some):
+        _check_whole(source, split)
+        return paths
+    chosen = [path for path, some in words.items() if split in some]
+    if not chosen:
+        raise NoSplit(f"{source} has no split {split!r} among {', '.join(names.values())}: name one of them, or all")
+    return chosen
+
+
+def _check_whole(source: str, split: str) -> None:
+    """A source without splits is the training set, unless its own name says otherwise."""
+    if split not in ("train", "all") and split not in Path(source).name:
+        raise NoSplit(f"{source} has no split {split!r}, it is one whole: pass train or all, or name another source")
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError("parquet, arrow and the Hub need an extra: pip install 'leapstep[datasets]'") from error
+    return datasets
+
+
+READERS: dict[str, Callable[[str, _Options], Data]] = {
+    "digits": _read_digits,
+    "folder": _read_folder,
+    ".npy": _read_arrays,
+    ".npz": _read_arrays,
+    ".parquet": _read_table,
+    ".arrow": _read_table,
+    "hub": _read_hub,
+}

@@ -1,0 +1,7 @@
+"""How good samples are: distances between sets, the features in which they are measured, tables of settings."""
+
+import pkgutil
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [module.name for module in pkgutil.iter_modules(__path__)])

@@ -1,0 +1,371 @@
+"""What each file that we read may say: a schema a file, checked before its values meet any code.
+
+A schema knows types, lengths and ranges that no honest file leaves, not what the values mean together: that is for the
+code that uses them. Keys that it does not know are kept, unchecked, and nobody reads them. Types are strict: 1 is a
+number where "1" is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from leapstep.files.reading import CLASSES
+from leapstep.text import clean, one_line
+
+LEVELS = 100_000
+"""The most trained noise levels."""
+
+SIDE = 2**16
+"""The most values along one axis of a sample."""
+
+WIDTH = 2**20
+"""The most channels, heads, features or rows of anything in a network; its lists have at most 64 entries."""
+
+BLOCKS = 1000
+"""The most blocks of a network, in a level or in all."""
+
+
+def _shown(word: str) -> str:
+    if clean(word, keep="") != word:
+        raise ValueError("it holds characters that act instead of being shown")
+    return word
+
+
+Word = Annotated[str, Field(max_length=200), AfterValidator(_shown)]
+Line = Annotated[str, Field(max_length=5000)]
+Name = Annotated[str, Field(max_length=1000)]
+Levels = Annotated[int, Field(ge=1, le=LEVELS)]
+Side = Annotated[int, Field(ge=1, le=SIDE)]
+Width = Annotated[int, Field(ge=0, le=WIDTH)]
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=WIDTH)], ...], Field(min_length=1, max_length=64)]
+Blocks = Annotated[int, Field(ge=1, le=BLOCKS)]
+Betas = Annotated[tuple[float, ...], Field(min_length=1, max_length=LEVELS)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Plain = bool | int | float | Name | None
+
+
+class Schema(BaseModel):
+    """A part of a JSON file."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+
+# --- run folders: leapstep.json ------------------------------------------------------------------------------------
+
+
+class Scaling(Schema):
+    """How model space relates to pixels or values."""
+
+    shift: float
+    scale: Positive
+
+
+class Data(Schema):
+    """What a model was trained on."""
+
+    source: Name = "unknown data"
+    samples: Count = 0
+    shape: Annotated[tuple[Side, ...], Field(max_length=16)] | None = None
+    scaling: Scaling | None = None
+    classes: Annotated[tuple[Name, ...], Field(max_length=CLASSES)] | None = None
+
+
+class Thresholding(Schema):
+    """Dynamic thresholding."""
+
+    model_config = ConfigDict(extra="forbid")
+    quantile: Share = 0.995
+    limit: Positive = 1.0
+
+
+class Process(Schema):
+    """A noise schedule by its name; the parameters are checked by what makes it."""
+
+    __pydantic_extra__: dict[str, float | None]
+    name: Word
+    timesteps: Levels | None = None
+    betas: Betas | None = None
+
+
+class Conventions(Schema):
+    """What `scheduler_config.json` has no words for."""
+
+    model_config = ConfigDict(extra="forbid")
+    scaling: Scaling | None = None
+    time: Word | None = None
+    spacing: Literal["trailing", "leading", "linspace", "quad", "log_snr", "karras"] | None = None
+    process: Process | None = None
+    predicts: Word | None = None
+    clip: Thresholding | tuple[float, float] | None = None
+
+
+class Imported(Schema):
+    """Where an imported model came from."""
+
+    file: Name | None = None
+    sha256: Word | None = None
+    evidence: Annotated[tuple[Line, ...], Field(max_length=1000)] | None = None
+
+
+class Run(Schema):
+    """`leapstep.json`."""
+
+    versions: dict[Word, Word] | None = None
+    step: Count | None = None
+    data: Data | None = None
+    null_label: Annotated[int, Field(ge=0, le=CLASSES)] | None = None
+    training: dict[Word, Plain | list[Plain]] | None = None
+    conventions: Conventions | None = None
+    imported: Imported | None = None
+
+
+class State(Schema):
+    """The values of a training state."""
+
+    step: Count
+    data: Data | None = None
+    training: dict[Word, Any] | None = None
+
+
+class Calibration(Schema):
+    """`calibration.json`."""
+
+    weights_sha256: Word
+    data_variance: Annotated[float, Field(ge=0)]
+    times: Annotated[tuple[float, ...], Field(min_length=2, max_length=LEVELS)]
+    eps_power: Annotated[tuple[float, ...], Field(min_length=2, max_length=LEVELS)]
+    x0_error: Annotated[tuple[float, ...], Field(min_length=2, max_length=LEVELS)]
+
+
+# --- diffusers -----------------------------------------------------------------------------------------------------
+
+
+class Scheduler(Schema):
+    """`scheduler_config.json`, of any scheduler."""
+
+    num_train_timesteps: Levels | None = None
+    beta_schedule: Word | None = None
+    beta_start: Share | None = None
+    beta_end: Share | None = None
+    trained_betas: Betas | None = None
+    prediction_type: Word | None = None
+    variance_type: Word | None = None
+    clip_sample: bool | None = None
+    clip_sample_range: Positive | None = None
+    thresholding: bool | None = None
+    dynamic_thresholding_ratio: Share | None = None
+    sample_max_value: Positive | None = None
+    timestep_spacing: Word | None = None
+    rescale_betas_zero_snr: bool | None = None
+    use_karras_sigmas: bool | None = None
+    use_exponential_sigmas: bool | None = None
+
+
+Blocknames = Annotated[tuple[Word, ...], Field(max_length=64)]
+
+
+class UNet2DModel(Schema):
+    """`config.json` of diffusers' network."""
+
+    sample_size: Side | tuple[Side, Side] | None = None
+    in_channels: Blocks
+    out_channels: Blocks
+    block_out_channels: Widths
+    layers_per_block: Blocks
+    down_block_types: Blocknames
+    up_block_types: Blocknames
+    add_attention: bool = True
+    attention_head_dim: Width | None = None
+    attn_norm_num_groups: Width | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    num_class_embeds: Annotated[int, Field(ge=1, le=CLASSES)] | None = None
+    num_train_timesteps: Levels | None = None
+    norm_num_groups: Blocks = 32
+    norm_eps: Positive = 1e-5
+    downsample_padding: Width = 1
+    flip_sin_to_cos: bool = True
+    freq_shift: Annotated[float, Field(ge=-1, le=100)] = 0
+    time_embedding_type: Word = "positional"
+    downsample_type: Word = "conv"
+    upsample_type: Word = "conv"
+    resnet_time_scale_shift: Word = "default"
+
+
+class Pipeline(Schema):
+    """`model_index.json`: the parts of a pipeline, each with its library and its class."""
+
+    __pydantic_extra__: dict[str, Any]
+
+
+# --- results -------------------------------------------------------------------------------------------------------
+
+
+class Value(Schema):
+    """A number with its interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Cell(Schema):
+    """What a sweep measured of one setting."""
+
+    method: Word
+    settings: dict[Word, Plain]
+    label: Word
+    steps: Annotated[int, Field(ge=1, le=LEVELS)]
+    spacing: Word
+    calls: Annotated[float, Field(ge=0)]
+    seconds: Seconds | None
+    seconds_low: Seconds | None = None
+    seconds_high: Seconds | None = None
+    n: Count | None = None
+    metrics: dict[Word, Value]
+    replicates: dict[Word, Annotated[list[float | None], Field(max_length=100_000)]] = {}
+
+
+class Sweep(Schema):
+    """`results.json` of `leapstep sweep`."""
+
+    model: Name | None = None
+    conditions: dict[Word, Any]
+    metric: Word
+    finished: bool = False
+    warnings: list[Line] = []
+    advice: list[Line] = []
+    cells: Annotated[list[Cell], Field(max_length=100_000)]
+    relation: Word | None = None
+
+
+class Evaluated(Schema):
+    """How the samples of an evaluation were made."""
+
+    model: Name | None = None
+    samples: Name | None = None
+    label: Word | None = None
+    steps: Count | None = None
+    calls: Annotated[float, Field(ge=0)] | None = None
+    seconds: Seconds | None = None
+
+
+class Evaluation(Schema):
+    """The file of `leapstep evaluate --out`."""
+
+    evaluation: Evaluated
+    conditions: dict[Word, Any]
+    metrics: dict[Word, Value]
+    relation: Word | None = None
+
+
+class TrainedOn(Schema):
+    """What the model of some samples was trained on."""
+
+    source: Name | None = None
+    holdout: dict[Word, Plain] | None = None
+
+
+class Manifest(Schema):
+    """`manifest.json` of `leapstep sample`."""
+
+    seed: int | None = None
+    guidance: float | None = None
+    trained_on: TrainedOn | None = None
+
+
+class Learned(Schema):
+    """What the features of a folder were learned from."""
+
+    shape: Annotated[tuple[Side, ...], Field(max_length=8)]
+    pictures: bool
+    scaling: Scaling
+    classes: Annotated[tuple[Name, ...], Field(min_length=1, max_length=CLASSES)]
+
+
+class FeatureSpace(Schema):
+    """`features.json`."""
+
+    weights_sha256: Word
+    data: Learned
+
+
+# --- checking ------------------------------------------------------------------------------------------------------
+
+Kind = TypeVar("Kind", bound=Schema)
+
+
+def checked(kind: type[Kind], value: Any) -> Kind:
+    """What a JSON value says, once it keeps to a schema.
+
+    Arguments:
+        kind: the schema.
+        value: as `leapstep.files.reading.read_json` returned it.
+    Raises:
+        ValueError: it does not; with the first key that is missing or wrong, what arrived and what is allowed.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"it holds a {type(value).__name__} where a JSON object is expected")
+    try:
+        return kind.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that a validation found, in one short line."""
+    problem = error.errors(include_url=False)[0]
+    where = one_line(".".join(str(part) for part in problem["loc"]), 100)
+    if problem["type"] == "missing":
+        return f"it lacks '{where}'"
+    if problem["type"] == "extra_forbidden":
+        return f"there is no {where}"
+    arrived = one_line(json.dumps(problem["input"], ensure_ascii=False, default=str)[:1000], 60)
+    said = problem["msg"].removeprefix("Value error, ")
+    return clean(f"{where} is {arrived}: {said[0].lower()}{said[1:]}")
+
+
+def network_fields(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a network's configuration, a dataclass, once they keep to its types and to the bounds above.
+
+    Raises:
+        ValueError: a field that there is not, or one of another type or size.
+    """
+    listed = Field(max_length=64)
+    bounds: dict[Any, Any] = {
+        int: Width,
+        int | None: Width | None,
+        tuple[int, ...]: Annotated[tuple[Width, ...], listed],
+        tuple[bool, ...]: Annotated[tuple[bool, ...], listed],
+    }
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        bounded = bounds.get(field.type, field.type)
+        bounded = Blocks if field.name in ("blocks", "depth") else bounded
+        fields[field.name] = (bounded, field.default)
+    schema = create_model("Network", __config__=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False), **fields)
+    try:
+        made = schema.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from error
+    return {name: getattr(made, name) for name in value}
+
+
+def sample_shape(value: Any, name: str) -> tuple[int, ...]:
+    """The shape of one sample.
+
+    Raises:
+        ValueError: it is none, or one of more values than a network is ever asked for.
+    """
+    whole = isinstance(value, list | tuple) and all(type(side) is int and 1 <= side <= SIDE for side in value)
+    if not whole or len(value) > 8 or math.prod(value) > 2**31:
+        raise ValueError(f"{name} is {one_line(str(value), 60)}: it must be the shape of one sample")
+    return tuple(value)

@@ -1,0 +1,7 @@
+"""Networks with all that is known of them: run folders, the formats of diffusers, and checkpoints of other projects."""
+
+import pkgutil
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [module.name for module in pkgutil.iter_modules(__path__)])

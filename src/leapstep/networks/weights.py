@@ -1,0 +1,144 @@
+"""Weights: the files that hold them, and how they get into a network, all of them or none.
+
+Nothing is believed before it is compared. A network is first made as a `sketch`, on the meta device, where a billion
+channels take no memory; only when the tensors of the file have the sketch's names and shapes is it made for real, so
+that it is never larger than the file. Weights are floating point and finite, or they are refused: one NaN would make
+every sample one, in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from leapstep.files.reading import check_memory, regular
+from leapstep.remedies import stands_in
+from leapstep.text import one_line
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Misfit(ValueError):
+    """The weights are those of another network."""
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a pickle that may hold tensors by name only.
+
+    Raises:
+        OSError: the file is missing, or cannot be read.
+        ValueError: it is no such file, is truncated, or does not fit in memory.
+    """
+    path = regular(path)
+    check_memory(path.stat().st_size, f"reading {path}")
+    if said := stands_in(path):
+        raise ValueError(said)
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            said = one_line(str(error))
+            raise ValueError(f"{path} cannot be read ({said}): it is truncated or not a safetensors file") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; none of them may run the file's code
+        raise ValueError(f"{path} was not loaded: it holds more than tensors, or is truncated") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} was not loaded: it holds more than tensors by name")
+    check_sizes(state.items())
+    return dict(state)
+
+
+def check_sizes(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Make sure that no tensor claims to be larger than what the file holds of it, by repeating its values.
+
+    Raises:
+        ValueError: one does.
+    """
+    for name, tensor in tensors:
+        if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+            raise ValueError(
+                f"{one_line(name, 60)} claims the shape {list(tensor.shape)}, of which the file holds less"
+            )
+
+
+def sketch(kind: type[Network], fields: Mapping[str, Any]) -> Network:
+    """A network that has names, shapes and a `config`, but no memory; `fill` makes a real one of it.
+
+    Arguments:
+        kind: one of `leapstep.networks.NETWORKS`.
+        fields: of its configuration.
+    Raises:
+        ValueError: fields that do not fit together.
+    """
+    try:
+        with torch.device("meta"):
+            return kind(**fields)
+    except (RuntimeError, ArithmeticError, TypeError) as error:  # as of more values than can be counted
+        raise ValueError(
+            f"no such network can be made ({one_line(str(error), 100)}): change its config.json"
+        ) from error
+
+
+def fill(network: Network, state: Mapping[str, Tensor], names: Mapping[str, str] | None = None) -> Network:
+    """The network that a sketch describes, with weights in it, on the CPU.
+
+    Arguments:
+        network: as `sketch` made it.
+        state: under the network's own names.
+        names: what the file calls each of them, for error messages; what is missing is called by the network's own.
+    Raises:
+        Misfit: names that are missing, left over or of another shape; the first of them are named.
+        ValueError: values that are not floating point where the network's are, or not finite; the first is named.
+    """
+    names = names or {}
+    compare(network.state_dict(), state, names)
+    real: Network = type(network)(network.config)
+    real.load_state_dict(dict(state))
+    check_finite(real, names)
+    return real
+
+
+def compare(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str] | None = None
+) -> None:
+    """Make sure that tensors have the names, the shapes and the kind of those that a network expects.
+
+    Raises:
+        ValueError: as `fill`.
+    """
+    names = names or {}
+    left_over = [one_line(names.get(key, key), 100) for key in state if key not in expected]
+    missing = [f"nothing for {key}" for key in expected if key not in state]
+    if wrong := left_over + missing:
+        raise Misfit(f"{len(wrong)} keys did not fit, the first are {', '.join(wrong[:3])}")
+    for key, value in expected.items():
+        there, name = state[key], names.get(key, key)
+        if there.shape != value.shape:
+            raise Misfit(f"{name} did not fit: it is {list(there.shape)}, where {list(value.shape)} is expected")
+        if value.is_floating_point() and not there.is_floating_point():
+            kind = str(there.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{name} holds {kind}: weights are floating point; save the network before it is quantised"
+            )
+
+
+def check_finite(network: nn.Module, names: Mapping[str, str] | None = None) -> None:
+    """Make sure that no weight or buffer of a network is NaN or infinite.
+
+    Raises:
+        ValueError: some are; the first of them is named.
+    """
+    for key, value in network.state_dict().items():
+        if value.is_floating_point() and not (finite := value.isfinite()).all():
+            bad = int((~finite).sum())
+            raise ValueError(
+                f"{(names or {}).get(key, key)} holds {bad} of {value.numel()} values that are NaN or infinite: the "
+                "training diverged, or the file is damaged; take an earlier checkpoint"
+            )

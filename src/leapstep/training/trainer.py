@@ -1,0 +1,601 @@
+"""Training a denoiser: the run, its checkpoints and its record. What is learned stands in `objective`.
+
+All randomness of step i is drawn anew from (seed, i, process), and the order of the data is a function of (seed,
+epoch): the step count is the whole state of the random numbers, so a resumed run goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from leapstep import launch, stopping
+from leapstep.core.denoiser import Diffusion, from_network
+from leapstep.core.finite import NotFinite
+from leapstep.core.process import SCHEDULES, rescale_zero_terminal_snr
+from leapstep.core.sampling import sample
+from leapstep.data import holdout
+from leapstep.data.pictures import grid, save_image
+from leapstep.data.readers import Data, read, same_source
+from leapstep.files import folders
+from leapstep.models import checkpoint
+from leapstep.networks import UNet
+from leapstep.progress import progress_bar
+from leapstep.training import estimate, initial
+from leapstep.training.configuration import TrainingConfig
+from leapstep.training.objective import loss, stratified_times
+from leapstep.training.parts import (
+    build_network,
+    check_sides,
+    ema_update,
+    largest,
+    learning_rate,
+    native_bf16,
+    order,
+    resizing,
+)
+from leapstep.training.previews import first_samples, strip
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+COMPARED = 256
+"""How many noised samples make a loss that is compared from step to step."""
+
+
+class Start(NamedTuple):
+    """Weights that a run begins with, and what its record says of them."""
+
+    model: checkpoint.Model
+    record: dict[str, Any]
+
+
+class Trainer:
+    """A training run between two checkpoints: the network, its average, the optimiser, and where they stand."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        source: str,
+        device: str | None = None,
+        progress: bool = True,
+        resumed: Mapping[str, Any] | None = None,
+        start: Start | None = None,
+    ) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        # or else the precision and the device of an earlier run in this process would be in force
+        AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
+        bf16 = config.precision == "bf16"
+        if config.precision == "auto":
+            bf16 = native_bf16(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        self.accelerator: Accelerator = Accelerator(
+            cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no", gradient_accumulation_steps=config.accumulate
+        )
+        if start is not None:
+            config = initial.fitted(config, start.model, start.record["source"])
+        self.config, self.start = config, start
+        self.progress = progress and self.accelerator.is_main_process
+        channels = None if config.grey is None else (1 if config.grey else 3)
+        self.data = read(source, size=config.size, channels=channels, strict=config.strict, progress=self.progress)
+        if start is not None:
+            self.data = initial.fitting(self.data, start.model, start.record["source"])
+        self.held_out, self.test = self._hold_out(resumed)
+        self.rows, held = holdout.rows(self.data, self.held_out)
+        self.test = self.data.subset(held) if self.held_out is not None else self.test
+        if config.flip and not self.data.is_pictures:
+            raise ValueError(f"flip mirrors pictures, but {source} holds arrays: train without --flip")
+        if config.batch_size % (config.accumulate * self.accelerator.num_processes):
+            raise ValueError(
+                f"batch_size {config.batch_size} is not a multiple of accumulate {config.accumulate} times "
+                f"{self.accelerator.num_processes} processes"
+            )
+        process = SCHEDULES[config.schedule](config.timesteps)
+        self.process = rescale_zero_terminal_snr(process) if config.zero_terminal_snr else process
+        torch.manual_seed(config.seed)
+        self.network: nn.Module = build_network(config, self.data) if start is None else start.model.network
+        self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
+        if start is not None:
+            self.process, self.null_label = start.model.process, start.model.null_label
+            if isinstance(self.network, UNet):
+                check_sides(self.data.shape, len(config.channels))
+        chosen: Any = self.network.config
+        self.fractional = getattr(chosen, "time_embedding", None) == "sinusoidal"
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(config.ema_decay), use_buffers=True)  # type: ignore[arg-type]
+        self.ema.to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay, fused=True)
+        self.network, self.optimizer = self.accelerator.prepare(self.network, optimizer)
+        # a posterior mean of x0 lies in the convex hull of the data, so no estimate has a reason to leave this range
+        self.bound = 1.0 if self.data.is_pictures else largest(self.data)
+        self.step = 0
+
+    def _hold_out(self, resumed: Mapping[str, Any] | None) -> tuple[holdout.Holdout | None, Data | None]:
+        """What the run records of the samples that are held out, or else the data's own part `test`.
+
+        A run that is resumed holds out what it did.
+        """
+        config = self.config
+        if config.holdout == "no":
+            return None, None
+        try:
+            test = holdout.own_test(self.data, size=config.size, progress=self.progress)
+        except ValueError as error:
+            self.say(f"there is no loss on the part test, which cannot be read: {error}")
+            return None, None
+        if test is not None and config.holdout != "auto":
+            raise ValueError(
+                f"{self.data.source} has a part test of its own, which is never trained on: leave --holdout out"
+            )
+        if test is not None:
+            if self.start is not None:
+                test = initial.fitting(test, self.start.model, self.start.record["source"])
+            if test.shape != self.data.shape or test.classes != self.data.classes:
+                self.say("there is no loss on the part test, whose samples have another shape or other classes")
+                return None, None
+            return None, dataclasses.replace(test, scaling=self.data.scaling)
+        earlier = self.start.model.details if self.start is not None else {}
+        inherited = holdout.Holdout.recorded(earlier)
+        if resumed:
+            chosen = holdout.Holdout.recorded(resumed)
+        elif inherited and config.holdout in ("auto", earlier.get("training", {}).get("holdout")):
+            chosen = holdout.again(self.data, inherited)
+        else:
+            chosen = holdout.choose(self.data, config.holdout)
+        return chosen, None
+
+    def facts(self) -> Iterator[str]:
+        """What whoever starts the run should know of its data and its network, in lines."""
+        data, broken = self.data, len(self.data.skipped)
+        yield from (f"skipped {line}" for line in data.skipped)
+        if broken:
+            yield f"skipped {broken} of {len(data) + broken} images, which could not be read"
+        if line := resizing(data):
+            yield line
+        if self.held_out is not None:
+            yield (
+                f"{self.held_out.samples} of {self.held_out.of} samples are held out: never trained on, they tell "
+                "whether the model copies (--holdout no trains on all)"
+            )
+        if self.start is not None and self.step == 0:
+            yield f"begins with the weights of {self.start.record['source']}"
+        yield f"network: {sum(parameter.numel() for parameter in self.network.parameters()):,} weights"
+
+    def say(self, line: str) -> None:
+        """Tell whoever started the run, once however many processes it has."""
+        if self.progress:
+            print(line, file=sys.stderr)
+
+    # one step
+
+    def advance(self) -> dict[str, Any]:
+        """Take one optimiser step; return its loss, the loss of each sample with its time, and the gradient's norm.
+
+        Raises:
+            FloatingPointError: a loss or a gradient that is not finite; the weights are then as they were.
+        """
+        self.network.train()
+        losses, times = [], []
+        for part in range(self.config.accumulate):
+            with self.accelerator.accumulate(self.network):
+                each, t = self._loss(part)
+                mean = each.mean()
+                if not math.isfinite(mean.item()):
+                    raise FloatingPointError(f"the loss of step {self.step + 1} is {mean.item()}")
+                self.accelerator.backward(mean)
+                if self.accelerator.sync_gradients:  # the last part
+                    norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
+                    if not math.isfinite(norm):
+                        raise FloatingPointError(f"the gradient of step {self.step + 1} is not finite")
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(self.config, self.step)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            losses.append(each.detach().cpu())
+            times.append(t)
+        self.ema.update_parameters(self.accelerator.unwrap_model(self.network))
+        self.step += 1
+        each = torch.cat(losses)
+        return {"loss": each.mean().item(), "each": each, "times": torch.cat(times), "gradient_norm": float(norm)}
+
+    def _loss(self, part: int) -> tuple[Tensor, Tensor]:
+        config, device = self.config, self.accelerator.device
+        x0, labels = self._batch(part)
+        entropy = (config.seed, self.step, part, self.accelerator.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        if config.flip:
+            x0 = torch.where(torch.rand(len(x0), 1, 1, 1) < 0.5, x0.flip(-1), x0)
+        condition = {}
+        if labels is not None:
+            if self.null_label is not None:
+                labels = torch.where(torch.rand(len(labels)) < config.label_dropout, self.null_label, labels)
+            condition["class_labels"] = labels.to(device)
+        t = stratified_times(len(x0), config.timesteps)
+        x0 = x0.to(device)
+        return self._weighted(self.network, x0, t, torch.randn_like(x0), condition), t
+
+    def _weighted(
+        self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, condition: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The loss of each sample."""
+        config = self.config
+        diffusion = from_network(
+            network, self.process, config.predicts, fractional=self.fractional, condition=condition
+        )
+        return loss(diffusion, x0, t, eps, config.loss or config.predicts, config.min_snr_gamma)
+
+    def compare(self) -> dict[str, float]:
+        """The loss of the averaged weights on samples that training never sees, and on as many that it does see.
+
+        Samples, noise and times are always the same, mirroring and dropout are off: what changes from call to call is
+        the network, and what differs between the two losses is whether it saw the samples.
+
+        Returns:
+            "held_out" and "training"; nothing where the run has no held-out samples.
+        """
+        if self.test is None:
+            return {}
+        return {
+            "held_out": self._fixed_loss(self.test, np.arange(len(self.test))),
+            "training": self._fixed_loss(self.data, self.rows),
+        }
+
+    @torch.no_grad()
+    def _fixed_loss(self, data: Data, rows: npt.NDArray[np.int64]) -> float:
+        config, device = self.config, self.accelerator.device
+        chosen = np.resize(np.random.default_rng(0).permutation(rows), COMPARED)  # again and again where they are few
+        chance = torch.Generator().manual_seed(0)
+        even = (torch.randperm(COMPARED, generator=chance, dtype=torch.float64) + 0.5) / COMPARED
+        t = ((even * config.timesteps).floor() + 1) / config.timesteps
+        eps = torch.randn(COMPARED, *data.shape, generator=chance)
+        labels = torch.from_numpy(data.labels[chosen]) if config.labels and data.labels is not None else None
+        size = config.batch_size // (config.accumulate * self.accelerator.num_processes)
+        network, total = self.ema.module.eval(), 0.0
+        for start in range(0, COMPARED, size):
+            part = slice(start, start + size)
+            condition = {} if labels is None else {"class_labels": labels[part].to(device)}
+            x0 = data.batch(chosen[part]).to(device)
+            total += self._weighted(network, x0, t[part], eps[part].to(device), condition).sum().item()
+        return total / COMPARED
+
+    def _batch(self, part: int) -> tuple[Tensor, Tensor | None]:
+        """This process's share of a part of the batch, from an endless stream of shuffled epochs."""
+        config, world = self.config, self.accelerator.num_processes
+        size, n = config.batch_size // (config.accumulate * world), len(self.rows)
+        start = self.step * config.batch_size + (part * world + self.accelerator.process_index) * size
+        chosen = self.rows[[order(config.seed, i // n, n)[i % n] for i in range(start, start + size)]]
+        labels = self.data.labels if config.labels else None
+        return self.data.batch(chosen), None if labels is None else torch.from_numpy(labels[chosen])
+
+    # what is kept
+
+    def model(self) -> checkpoint.Model:
+        """The trained model as it stands, with the averaged weights."""
+        config, data = self.config, self.data
+        network: nn.Module = self.ema.module
+        return checkpoint.Model(
+            network=network.eval(),
+            process=self.process,
+            predicts=config.predicts,
+            shape=data.shape,
+            scaling=data.scaling,
+            clip=(-self.bound, self.bound),
+            classes=data.classes if config.labels else (),
+            null_label=self.null_label,
+            details=self.details(),
+            schedule=None if self.start is None else self.start.model.schedule,
+        )
+
+    def details(self) -> dict[str, Any]:
+        """What `leapstep.json` records of the run as it stands."""
+        from leapstep import __version__
+
+        data = self.data
+        unsaid = set() if self.start is None else {*initial.OF_THE_NETWORK} - {*initial.settings(self.start.model)}
+        return {
+            "versions": {"leapstep": __version__, "torch": str(torch.__version__)},
+            "step": self.step,
+            "data": {
+                "source": data.source,
+                "samples": len(data),
+                "holdout": self.held_out and self.held_out.model_dump(),
+                "shape": list(data.shape),
+                "scaling": data.scaling._asdict(),
+                "classes": list(data.classes) if self.config.labels else [],
+            },
+            "null_label": self.null_label,
+            "training": self.config.model_dump(mode="json", exclude=unsaid),
+            **({} if self.start is None else {"init_from": self.start.record}),
+        }
+
+    def save(self, run: Path) -> None:
+        """Write a checkpoint, first the training state and then the model for sampling (on the main process only)."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"network.{name}": value for name, value in self._unwrapped().state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        states = self.optimizer.state_dict()["state"]
+        tensors |= {f"optimizer.{i}.{name}": value for i, state in states.items() for name, value in state.items()}
+        checkpoint.save_state(run, self.step, tensors, self.details())
+        checkpoint.save(run, self.model())
+
+    def check_unchanged(self, run: Path, values: Mapping[str, Any]) -> None:
+        """Make sure that the data are those that a run was trained on.
+
+        Arguments:
+            values: what the run's last checkpoint says.
+        Raises:
+            ValueError: they have changed since.
+        """
+        now = self.details()["data"]
+        for name, had in values["data"].items():
+            if name != "source" and now.get(name) != had:
+                raise ValueError(
+                    f"the data of {run} have changed since: {name} was {had}, now it is {now.get(name)}; a new run "
+                    f"goes on with them from these weights: leapstep train {now['source']} --init-from {run} --out "
+                    f"{run}-2"
+                )
+
+    def restore(self, run: Path) -> None:
+        """Go back to the last checkpoint of a run on the same data.
+
+        Raises:
+            ValueError: there is none, or it belongs to another network.
+        """
+        path, values = checkpoint.find_state(run)
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
+        for name, value in safetensors.torch.load_file(path).items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        try:
+            self._unwrapped().load_state_dict(parts["network"])
+            self.ema.load_state_dict(parts["ema"])
+        except RuntimeError as error:
+            raise ValueError(f"the training state in {run} belongs to another network: {error}") from error
+        parameters = list(self.network.parameters())
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, _, rest = name.partition(".")
+            if value.ndim:  # fused AdamW needs the memory layout of the parameter, which files do not keep
+                value = torch.empty_like(parameters[int(index)]).copy_(value)
+            states.setdefault(int(index), {})[rest] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        self.step = values["step"]
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether the flag is up on any process, so that all of them stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        raised = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
+        return bool(raised.item() > 0)
+
+    def _unwrapped(self) -> nn.Module:
+        network: nn.Module = self.accelerator.unwrap_model(self.network)
+        return network
+
+    def preview(self, run: Path, n: int = 64) -> None:
+        """Write a grid of samples, always from the same start noise, by 20 DDIM steps of the averaged weights.
+
+        With classes, they come in turns, and n is rounded down to whole turns. The first samples of this grid and of
+        earlier ones then make the strip.
+        """
+        if not self.accelerator.is_main_process or not self.data.is_pictures:
+            return
+        model = self.model()
+        period = max(1, len(model.classes))
+        n -= n % period if n > period else 0
+
+        def diffusion(rows: range) -> Diffusion:
+            return model.diffusion(torch.tensor(rows) % len(model.classes) if model.classes else None)
+
+        size = self.config.batch_size // (self.config.accumulate * self.accelerator.num_processes)
+        steps = min(20, self.config.timesteps)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
+            x = sample(diffusion, (n, *model.shape), steps, batch_size=size, device=self.accelerator.device)
+        folder = folders.inner(run, "samples")
+        save_image(grid(model.scaling.to_pixels(x), period=period), folder / f"step-{self.step:08d}.png")
+        if seen := first_samples(folder, self.step, model.shape, n, period):
+            save_image(strip(seen, model.classes), folder / "strip.png")
+
+
+CHANGEABLE = {"steps", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
+"""Settings that a resumed run may change."""
+
+
+def train(
+    config: TrainingConfig,
+    data: str,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    init_from: str | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    note: str = "",
+) -> checkpoint.Model:
+    """Train a network and leave a run folder (see `leapstep.models.checkpoint`).
+
+    Under `accelerate launch` or `torchrun` the same call trains on all processes. A checkpoint is also written on
+    Ctrl-C.
+
+    Arguments:
+        config: the settings.
+        data: what to train on, see `leapstep.data.read`.
+        out: the run folder.
+        resume: go on from the last checkpoint in `out`, exactly as if never stopped.
+        overwrite: replace the run that lies in `out`.
+        init_from: a run folder or another model (see `leapstep.load`) whose averaged weights the run begins
+            with, and whose network, process and prediction it has.
+        device: "cpu" to leave a GPU alone; None: the best there is.
+        progress: show on stderr what of the data is left out or held out, how long it will take, and a progress bar.
+        note: a line that is shown before these.
+    Returns:
+        the model with the averaged weights.
+    Raises:
+        ValueError: settings that do not fit the data; a run folder that exists and neither `resume` nor `overwrite`, or
+            that another process is training; a resumed run with other settings.
+        FloatingPointError: a loss that is not finite; the last good checkpoint is kept.
+    """
+    run = Path(out)
+    with folders.held(run) if launch.rank() == 0 else contextlib.nullcontext():
+        resumed = checkpoint.find_state(run)[1] if resume else None
+        if resumed is not None:
+            _check_resumable(run, resumed, config, data)
+        else:
+            folders.check_free(run, overwrite, checkpoint.RUN)
+        trainer = Trainer(config, data, device, progress, resumed, _weights(run, resumed, init_from))
+        if resumed is not None:
+            trainer.check_unchanged(run, resumed)
+        for line in ([note] if note else []) + [*trainer.facts()]:
+            trainer.say(line)
+        if progress:  # alike on all processes, which take part
+            estimate.foretell(trainer, config.steps - (resumed["step"] if resumed else 0))
+        _start(trainer, run, resume, overwrite)
+        _loop(trainer, run)
+    return trainer.model()
+
+
+def _weights(run: Path, resumed: Mapping[str, Any] | None, source: str | None) -> Start | None:
+    """The weights that a run begins with; of one that is resumed, its own network and what it recorded of them."""
+    if resumed is not None:
+        if source is not None:
+            raise ValueError("--resume goes on with the run's own weights: leave --init-from out")
+        record = resumed.get("init_from")
+        return None if record is None else Start(checkpoint.load(run), record)
+    if source is None:
+        return None
+    if run.is_dir() and Path(source).is_dir() and run.samefile(source):
+        raise ValueError(f"{run} is where the weights come from: name another folder for the new run")
+    model = initial.load(source)
+    step, sha256 = model.details.get("step"), checkpoint.fingerprint(model.network)
+    return Start(model, {"source": source, "step": step, "weights_sha256": sha256})
+
+
+def _start(trainer: Trainer, run: Path, resume: bool, overwrite: bool) -> None:
+    """Bring the run folder and the trainer to where they begin."""
+    if resume:
+        trainer.restore(run)
+    if trainer.accelerator.is_main_process and resume:
+        folders.tidy(run)
+        checkpoint.save(run, trainer.model())
+    elif trainer.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
+        folders.begin(run, overwrite, checkpoint.RUN, trainer.details())
+        if trainer.start is not None:  # --resume takes the network from here
+            checkpoint.save(run, trainer.model())
+    trainer.accelerator.wait_for_everyone()
+
+
+def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfig, data: str) -> None:
+    if not values.get("training") or "source" not in (values.get("data") or {}):
+        raise ValueError(f"the training state in {run} does not say on what it was trained: --overwrite the run")
+    if not same_source(values["data"]["source"], data):
+        raise ValueError(
+            f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"
+        )
+    wanted = config.model_dump(mode="json")
+    for name, had in values["training"].items():
+        if name not in CHANGEABLE and wanted.get(name) != had:
+            raise ValueError(
+                f"{run} was trained with {name}={had}, not {wanted.get(name)}: resume it without changing that"
+            )
+
+
+def _loop(trainer: Trainer, run: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    config = trainer.config
+    main = trainer.accelerator.is_main_process
+    writer = SummaryWriter(str(folders.inner(run, "log")), purge_step=trainer.step + 1) if main else None
+    bar = progress_bar(config.steps, "training", "step", done=trainer.step, show=trainer.progress)
+    shown: dict[str, str] = {}
+    quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
+    saved, since = trainer.step, time.perf_counter()
+    try:
+        with _requests(trainer.progress) as asked:
+            while trainer.step < config.steps and not trainer.any_process(bool(asked)):
+                result = trainer.advance()
+                quarter = (result["times"] * 4).ceil().long() - 1
+                np.add.at(quarters, (0, quarter), result["each"])
+                np.add.at(quarters, (1, quarter), 1)
+                bar.update()
+                last = trainer.step == config.steps
+                if writer is not None and (trainer.step % config.holdout_every == 0 or last):
+                    compared = trainer.compare()
+                    for name, value in compared.items():
+                        writer.add_scalar(f"loss_alike/{name}", value, trainer.step)
+                    if compared:
+                        shown["held out"] = "{held_out:.4f} (training data {training:.4f})".format(**compared)
+                bar.set_postfix({"loss": f"{result['loss']:.4f}", **shown}, refresh=False)
+                if writer is not None and trainer.step % config.log_every == 0:
+                    speed = config.log_every * config.batch_size / (time.perf_counter() - since)
+                    _log(writer, trainer.step, result, quarters, learning_rate(config, trainer.step - 1), speed)
+                    quarters[:], since = 0, time.perf_counter()
+                if trainer.step % config.sample_every == 0 or last:
+                    trainer.preview(run)
+                if trainer.step % config.save_every == 0 or last:
+                    trainer.save(run)
+                    saved = trainer.step
+            if trainer.step < config.steps:
+                if trainer.step > saved:
+                    trainer.save(run)
+                    saved = trainer.step
+                raise stopping.Stopped(asked[0] if asked else signal.SIGINT)
+    except KeyboardInterrupt as request:
+        if saved:
+            request.add_note(f"the checkpoint of step {saved} is kept in {run}: go on with --resume")
+        raise
+    except FloatingPointError as error:
+        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
+        raise FloatingPointError(f"{error}; {kept}: lower the learning rate, or look at the data") from error
+    finally:
+        bar.close()
+        if writer is not None:
+            writer.close()
+
+
+@contextlib.contextmanager
+def _requests(tell: bool) -> Iterator[list[int]]:
+    """Note requests to stop in a list, which is looked at between two steps; the second of them acts at once."""
+    asked: list[int] = []
+
+    def note(number: int) -> None:
+        if asked:
+            stopping.stop(number)
+        asked.append(number)
+        with contextlib.suppress(OSError, RuntimeError):  # no terminal any more; in the midst of another line
+            if tell:
+                print("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
+
+    with stopping.handled(note):
+        yield asked
+
+
+def _log(
+    writer: Any, step: int, result: Mapping[str, Any], quarters: np.ndarray[Any, Any], rate: float, speed: float
+) -> None:
+    scalars = {"loss": result["loss"], "gradient_norm": result["gradient_norm"], "learning_rate": rate}
+    scalars["samples_per_second"] = speed
+    for i, (total, count) in enumerate(quarters.T, start=1):
+        if count:
+            scalars[f"loss_by_time/quarter_{i}"] = total / count
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, step)
