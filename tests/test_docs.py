@@ -79,7 +79,7 @@ def test_the_theory_names_its_code_and_its_tests():
 
 
 def test_what_does_not_exist_is_found(tmp_path):
-    family = ROOT / "src" / "leapstep" / "transitions" / "family.py"
+    family = ROOT / "src" / "leapstep" / "core" / "transitions" / "family.py"
     document = tmp_path / "page.md"
     document.write_text(
         f"[`leap`]({family}) [`Step`]({family}) [`family.py`]({family}) [here]({family}) [web](https://none.invalid)\n"
