@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
-    from leapstep.data.readers import Data
+    from leapstep.data.dataset import Data
     from leapstep.doctor.diagnosis import Diagnosis
     from leapstep.models.checkpoint import Model
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from leapstep.data.readers import Data
+    from leapstep.data.dataset import Data
     from leapstep.evaluation.distances import Memorisation
     from leapstep.evaluation.quality import Array, Batch, Part, Yardstick
     from leapstep.models.checkpoint import Model
@@ -290,7 +290,7 @@ class _Folder:
 
 def _trained_on(read: Callable[[str], tuple[Data, Tensor | None]], asked: str | None) -> Data | None:
     """The training data, where they are known."""
-    from leapstep.data.readers import NoSplit
+    from leapstep.data.dataset import NoSplit
 
     try:
         return read(asked or "train")[0]

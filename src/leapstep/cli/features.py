@@ -10,7 +10,7 @@ import typer
 from leapstep.cli import options
 
 if TYPE_CHECKING:
-    from leapstep.data.readers import Data
+    from leapstep.data.dataset import Data
 
 EXAMPLES = """**Examples**
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from leapstep.data.readers import Data
+    from leapstep.data.dataset import Data
     from leapstep.evaluation.quality import Yardstick
     from leapstep.models.checkpoint import Model
 

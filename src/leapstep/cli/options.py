@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from leapstep.core.calibration import Calibration
     from leapstep.core.transitions import Transition
-    from leapstep.data.readers import Data
+    from leapstep.data.dataset import Data
     from leapstep.models.checkpoint import Model
 
 T = TypeVar("T")
@@ -275,7 +275,7 @@ def part(read: Callable[[str], T], source: str, asked: str | None, usual: str = 
     Returns:
         the part, and what was read.
     """
-    from leapstep.data.readers import NoSplit
+    from leapstep.data.dataset import NoSplit
 
     if asked is not None:
         return asked, read(asked)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from leapstep.core.denoiser import Diffusion
     from leapstep.core.sampling import State
-    from leapstep.data.readers import Data
+    from leapstep.data.dataset import Data
     from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**

@@ -124,7 +124,7 @@ def _own(model: Model) -> str | None:
 
 def _read(model: Model, source: str) -> Splits:
     """The training data, and what is held out, if there is such a split."""
-    from leapstep.data.readers import NoSplit
+    from leapstep.data.dataset import NoSplit
     from leapstep.views.report import Split, Splits
 
     train, reasons = Split(*options.data_for(model, source, "train")), []

@@ -7,5 +7,5 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     [module.name for module in pkgutil.iter_modules(__path__)],
-    {"readers": ["READERS", "Data", "NoSplit", "read", "read_picture"]},
+    {"dataset": ["Data", "NoSplit"], "readers": ["READERS", "read", "read_picture"]},
 )

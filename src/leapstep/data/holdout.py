@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from leapstep.data.readers import Data, NoSplit, read, same_source
+from leapstep.data.dataset import Data, NoSplit, same_source
+from leapstep.data.readers import read
 
 LEAST, USUAL, MOST = 100, 0.1, 1000
 """By default a tenth is held out, at most 1000 samples, of data of at least 100 samples."""

@@ -9,131 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
-import io
-import itertools
 import math
 import os
 import re
-import tempfile
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from leapstep.core.scaling import PIXELS, Scaling
+from leapstep.core.scaling import Scaling
+from leapstep.data.dataset import Array, Data, NoSplit
+from leapstep.data.decoding import Item, Options, decode, from_images, from_pixels
 from leapstep.files.reading import CLASSES, read_npy, read_npz, regular
-from leapstep.progress import progress_bar
 from leapstep.text import one_line, reason
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-Array = npt.NDArray[Any]
 
 MOST_SIDE = 8192
 """The largest side that pictures are resized to, pixels."""
-
-WAITING = 2**28
-"""About so many bytes of pictures of a given size may wait to be put in their place."""
 
 SPLITS = ("train", "test", "validation", "valid", "val")
 IMAGE_SUFFIXES = tuple(
     ".avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905
 )
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set.
-
-    Attributes:
-        values: [n, *d]; uint8 [n, c, h, w] for pictures, any integer or float type and shape for arrays. It may be
-            memory-mapped.
-        labels: int64 [n], indices into `classes`, or None.
-        classes: the names of the classes; empty without labels.
-        source: what was read.
-        scaling: how values map to model space.
-        skipped: a line for each image that could not be read: its name and the reason.
-        originals: how many images had each (width, height) before they were brought to one size; empty for arrays.
-    """
-
-    values: Array
-    labels: npt.NDArray[np.int64] | None
-    classes: tuple[str, ...]
-    source: str
-    scaling: Scaling
-    skipped: tuple[str, ...] = ()
-    originals: Mapping[tuple[int, int], int] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape d of one sample."""
-        return self.values.shape[1:]
-
-    @property
-    def is_pictures(self) -> bool:
-        """Whether the values are uint8 pictures [n, c, h, w]."""
-        return self.scaling == PIXELS and self.values.dtype == np.uint8
-
-    def batch(self, indices: Sequence[int] | Array | Tensor) -> Tensor:
-        """Some samples in model space.
-
-        Arguments:
-            indices: [b] integers in [0, n).
-
-        Returns:
-            float32 [b, *d] in memory of its own.
-        """
-        return self.scaling.to_model(np.asarray(self.values[np.asarray(indices)]))
-
-    def subset(self, indices: Array) -> Data:
-        """Some of the samples as a data set: of one that is memory-mapped in a temporary file, gone with the process.
-
-        Arguments:
-            indices: [b] integers in [0, n).
-        """
-        shape = (len(indices), *self.shape)
-        mapped = isinstance(self.values, np.memmap)
-        values: Array = np.empty(shape, self.values.dtype) if not mapped else _mapped(shape, self.values.dtype)
-        rows = max(1, 2**24 // max(1, self.values[:1].nbytes))
-        for start in range(0, len(indices), rows):
-            values[start : start + rows] = self.values[indices[start : start + rows]]
-        labels = None if self.labels is None else self.labels[indices]
-        return replace(self, values=values, labels=labels, skipped=())
-
-
-def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    with tempfile.TemporaryFile() as file:  # it has no name, so that not even a crash leaves it behind
-        return np.memmap(file, dtype, "w+", shape=shape)
-
-
-def same_source(a: str, b: str) -> bool:
-    """Whether two names are of one source of data: the same words, or the same file or folder."""
-    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
-
-
-class _Options(NamedTuple):
-    split: str
-    size: int | None
-    channels: int | None
-    strict: bool
-    memory_limit: int
-    progress: bool
-
-
-class NoSplit(ValueError):
-    """The source has no such part."""
 
 
 def read(
@@ -176,7 +74,7 @@ def read(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels {channels}: pass 1 (greyscale) or 3 (RGB)")
     source = str(source)
-    data = READERS[_kind(source)](source, _Options(split, size, channels, strict, memory_limit, progress))
+    data = READERS[_kind(source)](source, Options(split, size, channels, strict, memory_limit, progress))
     if len(data) < 2:
         raise ValueError(f"{source} holds {len(data)} sample: at least 2 are needed")
     return data
@@ -184,7 +82,7 @@ def read(
 
 def read_picture(path: str | Path, size: int | None = None, channels: int | None = None) -> npt.NDArray[np.uint8]:
     """Read one image file as `read` reads many: uint8 [c, h, w]. Raises ValueError where it cannot be read."""
-    pixels = _decode(size, channels, [], _Item(path, None, Path(path)))
+    pixels = decode(size, channels, [], Item(path, None, Path(path)))
     if isinstance(pixels, str):
         raise ValueError(f"{path}: {pixels}")
     return pixels
@@ -230,7 +128,7 @@ def _kind(source: str) -> str:
 # Where the values come from
 
 
-def _read_digits(source: str, options: _Options) -> Data:
+def _read_digits(source: str, options: Options) -> Data:
     """1797 scans, of which every fifth of each class, in the order of the original, is in the test split."""
     from sklearn.datasets import load_digits
 
@@ -246,10 +144,10 @@ def _read_digits(source: str, options: _Options) -> Data:
         raise NoSplit(f"digits has no split {options.split!r}: pass one of {', '.join(splits)}")
     chosen = splits[options.split]
     classes = tuple(str(name) for name in original.target_names)
-    return _from_pixels(pixels[chosen][:, None], labels[chosen], classes, source, options)
+    return from_pixels(pixels[chosen][:, None], labels[chosen], classes, source, options)
 
 
-def _read_folder(source: str, options: _Options) -> Data:
+def _read_folder(source: str, options: Options) -> Data:
     found = sorted(_visible(Path(source)))
     images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if (Path(source) / "manifest.json").is_file():  # of `leapstep sample`, whose grid is no sample
@@ -266,7 +164,7 @@ def _read_folder(source: str, options: _Options) -> Data:
     )
 
 
-def _read_images(source: str, paths: list[Path], options: _Options) -> Data:
+def _read_images(source: str, paths: list[Path], options: Options) -> Data:
     root = Path(source)
     parts = {path: path.relative_to(root).parts[:-1] for path in paths}
     if all(above and above[0] in SPLITS for above in parts.values()):
@@ -278,16 +176,16 @@ def _read_images(source: str, paths: list[Path], options: _Options) -> Data:
     labelled = all(parts.values())
     classes = sorted({above[0] for above in parts.values()}) if labelled else []
     numbers = {name: number for number, name in enumerate(classes)}
-    items = [_Item(path, numbers[above[0]] if labelled else None, path) for path, above in parts.items()]
-    return _pictures(items, tuple(classes), source, options)
+    items = [Item(path, numbers[above[0]] if labelled else None, path) for path, above in parts.items()]
+    return from_images(items, tuple(classes), source, options)
 
 
-def _read_table(source: str, options: _Options) -> Data:
+def _read_table(source: str, options: Options) -> Data:
     _check_whole(source, options.split)
     return _read_tables(source, [Path(source)], options)
 
 
-def _read_tables(source: str, paths: list[Path], options: _Options) -> Data:
+def _read_tables(source: str, paths: list[Path], options: Options) -> Data:
     suffix = paths[0].suffix.lower()
     names = [str(regular(path)) for path in paths if path.suffix.lower() == suffix]
     load = _datasets().load_dataset
@@ -298,7 +196,7 @@ def _read_tables(source: str, paths: list[Path], options: _Options) -> Data:
     return _from_rows(rows, source, options)
 
 
-def _read_hub(source: str, options: _Options) -> Data:
+def _read_hub(source: str, options: Options) -> Data:
     try:
         datasets = _datasets()
     except ValueError as error:
@@ -320,7 +218,7 @@ def _read_hub(source: str, options: _Options) -> Data:
     return _from_rows(rows, source, options)
 
 
-def _from_rows(rows: Any, source: str, options: _Options) -> Data:
+def _from_rows(rows: Any, source: str, options: Options) -> Data:
     """Pictures from a table of the `datasets` library."""
     datasets = _datasets()
     features = rows.features or {}
@@ -338,15 +236,15 @@ def _from_rows(rows: Any, source: str, options: _Options) -> Data:
         except Exception as error:  # whatever pyarrow raises in the middle of a broken file
             raise ValueError(f"cannot read {source}: {reason(error)}") from error
 
-    def items() -> Iterator[_Item]:
+    def items() -> Iterator[Item]:
         for number, row in enumerate(whole()):
             image, label = row[images[0]] or {}, row[labels[0]] if labels else None
             if label is not None and label >= len(classes):
                 raise ValueError(f"{source}, row {number} has the label {label}, but {len(classes)} classes have names")
             content = image.get("bytes") or (_inside(image["path"], source) if image.get("path") else None)
-            yield _Item(f"{source}, row {number}", label, content)
+            yield Item(f"{source}, row {number}", label, content)
 
-    return _pictures(items(), classes, source, options)
+    return from_images(items(), classes, source, options)
 
 
 def _inside(name: str, source: str) -> Path | str:
@@ -367,7 +265,7 @@ def _inside(name: str, source: str) -> Path | str:
     return f"names the file {one_line(name, 100)}, which is not in the folder of the data: it is not read"
 
 
-def _read_arrays(source: str, options: _Options) -> Data:
+def _read_arrays(source: str, options: Options) -> Data:
     arrays = {"x": read_npy(source)} if source.lower().endswith(".npy") else read_npz(source)
     labels = next((arrays.pop(name) for name in ("labels", "y") if name in arrays), None)
     known = [name for name in arrays if name in ("x", "data", "images")]
@@ -380,7 +278,7 @@ def _read_arrays(source: str, options: _Options) -> Data:
     return _from_array(arrays[names[0]], labels, source, options)
 
 
-def _from_array(values: Array, labels: Array | None, source: str, options: _Options) -> Data:
+def _from_array(values: Array, labels: Array | None, source: str, options: Options) -> Data:
     _check_whole(source, options.split)
     if values.ndim == 0 or values.size == 0 or values.dtype.kind not in "biuf":
         raise ValueError(f"{source} is a {values.dtype} array of shape {list(values.shape)}: pass numbers [n, ...]")
@@ -400,7 +298,7 @@ def _from_array(values: Array, labels: Array | None, source: str, options: _Opti
         classes = tuple(str(label) for label in range(labels.max() + 1))
     pixels = _as_pixels(values)
     if pixels is not None:
-        return _from_pixels(pixels, labels, classes, source, options)
+        return from_pixels(pixels, labels, classes, source, options)
     if options.size is not None or options.channels is not None:
         raise ValueError(
             f"{source} is a {values.dtype} array of shape {list(values.shape)}, not pictures (uint8, [n, h, w], "
@@ -440,183 +338,6 @@ def _standardise(values: Array, source: str) -> Scaling:
     if values.min() == values.max():
         raise ValueError(f"all values of {source} are {values.min()}: there is nothing to learn")
     return Scaling(float(mean), math.sqrt(squares / values.size))
-
-
-# From encoded images to pixels
-
-
-class _Item(NamedTuple):
-    name: str | Path
-    label: int | None
-    content: Path | bytes | Array | str | None  # a file, its bytes, pixels [c, h, w], or why there are none
-
-
-def _from_pixels(
-    pixels: npt.NDArray[np.uint8], labels: Array | None, classes: tuple[str, ...], source: str, options: _Options
-) -> Data:
-    """Pictures that are decoded already, [n, c, h, w]; they stay as they are where size and channels agree."""
-    size, channels = options.size, options.channels
-    if channels in (None, pixels.shape[1]) and (size is None or pixels.shape[2:] == (size, size)):
-        return Data(pixels, labels, classes, source, PIXELS)
-    items = [
-        _Item(f"{source}, sample {i}", None if labels is None else int(labels[i]), pixels[i])
-        for i in range(len(pixels))
-    ]
-    return _pictures(items, classes, source, options)
-
-
-def _pictures(items: Iterable[_Item], classes: tuple[str, ...], source: str, options: _Options) -> Data:
-    """Decode every image once."""
-    from PIL import Image
-
-    pile = _Pile(options.memory_limit)
-    labels: list[int | None] = []
-    skipped: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        sizes: list[tuple[int, int]] = []
-        decode = functools.partial(_decode, options.size, options.channels, sizes)
-        for item, pixels in _decoded(items, decode, options):
-            if not isinstance(pixels, str):
-                pile.add(item.name, pixels)
-                labels.append(item.label)
-            elif options.strict:
-                raise ValueError(f"{item.name}: {pixels}; repair or remove it, or read without strict to skip it")
-            else:
-                skipped.append(f"{item.name}: {pixels}")
-    if not labels:
-        raise ValueError(f"no image of {source} can be read; the first of {len(skipped)} is {''.join(skipped[:1])}")
-    known = [label for label in labels if label is not None and label >= 0]
-    labelled = len(known) == len(labels)
-    return Data(
-        values=pile.values(),
-        labels=np.array(known, dtype=np.int64) if labelled else None,
-        classes=classes if labelled else (),
-        source=source,
-        scaling=PIXELS,
-        skipped=tuple(skipped),
-        originals=Counter(sizes),
-    )
-
-
-def _decoded(
-    items: Iterable[_Item], decode: Callable[[_Item], Array | str], options: _Options
-) -> Iterator[tuple[_Item, Array | str]]:
-    """Each item with its pixels or the reason why it has none, in order, some decoded at the same time."""
-    together = min(8, max(1, WAITING // (16 * 3 * (options.size or 1) ** 2)))  # a task for each would cost more than it
-
-    def several(block: list[_Item]) -> list[tuple[_Item, Array | str]]:
-        return [(item, decode(item)) for item in block]
-
-    rest = iter(progress_bar(None, "reading", " images", items=items, show=options.progress))
-    blocks = iter(lambda: list(itertools.islice(rest, together)), [])
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        while window := list(itertools.islice(blocks, 16)):  # few, since what is decoded waits in memory
-            yield from itertools.chain.from_iterable(pool.map(several, window))
-
-
-def _decode(size: int | None, channels: int | None, sizes: list[tuple[int, int]], item: _Item) -> Array | str:
-    """The pixels [c, h, w] of an item, or the reason why it has none; (width, height) of the image joins the sizes."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with _open(item) as opened:
-            image = _eight_bits(ImageOps.exif_transpose(opened), channels)
-    except UnidentifiedImageError:
-        return "not an image of a known format"
-    except Exception as error:  # a broken file can raise anything
-        return reason(error)
-    sizes.append(image.size)
-    if size is not None:
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _open(item: _Item) -> Image.Image:
-    from PIL import Image
-
-    match item.content:
-        case None:
-            raise ValueError("no image")
-        case str() as reason:
-            raise ValueError(reason)
-        case np.ndarray() as pixels:
-            return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        case content:
-            image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else regular(content))
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a JPEG of some cameras, with a preview behind the picture
-        image.close()
-        raise ValueError(f"animated ({frames} frames): save the frames as single images")
-    return image
-
-
-def _eight_bits(image: Image.Image, channels: int | None) -> Image.Image:
-    """An image of any mode as L (1 channel, or None and greyscale) or RGB."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels have no agreed white: save them with 8 or 16 bits, or as an npy array")
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))  # 65535 = 257 * 255; Pillow itself would clip
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed white: save them with 8 or 16 bits, or as an npy array")
-    grey = channels == 1 or (channels is None and image.mode in ("1", "L", "LA", "La"))
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("L" if grey else "RGB")
-
-
-class _Pile:
-    """Pictures of one size, in memory up to a number of bytes and beyond it in a temporary file.
-
-    The first picture in colour turns all of them to colour.
-    """
-
-    def __init__(self, memory_limit: int) -> None:
-        self.memory_limit = memory_limit
-        self.memory = bytearray()
-        self.file: Any = None
-        self.first: str | Path = ""
-        self.shape: tuple[int, ...] = ()
-
-    def add(self, name: str | Path, pixels: Array) -> None:
-        """Put a picture [c, h, w] on top."""
-        if not self.shape:
-            self.first, self.shape = name, pixels.shape
-        if pixels.shape[1:] != self.shape[1:]:
-            (_, height, width), (_, h, w) = self.shape, pixels.shape
-            raise ValueError(
-                f"the images differ in size: {self.first} has {width}x{height} pixels and {name} has {w}x{h}; pass a "
-                "size, to which all are cropped and resized"
-            )
-        if len(pixels) > self.shape[0]:
-            grey, self.memory, self.file, self.shape = self.values(), bytearray(), None, pixels.shape
-            for earlier in grey:
-                self._append(earlier)
-        self._append(pixels)
-
-    def _append(self, pixels: Array) -> None:
-        self.memory += np.broadcast_to(pixels, self.shape).tobytes()
-        if self.file is None and len(self.memory) > self.memory_limit:
-            # It has no name, so that not even a crash leaves it behind; `values` closes it.
-            self.file = tempfile.TemporaryFile()  # noqa: SIM115
-        if self.file is not None:
-            self.file.write(self.memory)
-            self.memory.clear()
-
-    def values(self) -> npt.NDArray[np.uint8]:
-        """All pictures, [n, c, h, w]."""
-        if self.file is None:
-            return np.frombuffer(self.memory, np.uint8).reshape(-1, *self.shape)
-        self.file.flush()
-        values = np.memmap(self.file, np.uint8, "r").reshape(-1, *self.shape)
-        self.file.close()
-        return values
 
 
 # What readers share
@@ -664,7 +385,7 @@ def _datasets() -> Any:
     return datasets
 
 
-READERS: dict[str, Callable[[str, _Options], Data]] = {
+READERS: dict[str, Callable[[str, Options], Data]] = {
     "digits": _read_digits,
     "folder": _read_folder,
     ".npy": _read_arrays,

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from leapstep import files, plugin
 from leapstep.core.process import flat
 from leapstep.core.scaling import Scaling
-from leapstep.data.readers import Data
+from leapstep.data.dataset import Data
 from leapstep.evaluation import rotations
 from leapstep.files import folders, reading
 from leapstep.networks.weights import check_finite, compare

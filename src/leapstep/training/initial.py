@@ -13,7 +13,7 @@ import torch
 
 from leapstep.core.process import SCHEDULES, Process, rescale_zero_terminal_snr
 from leapstep.core.scaling import PIXELS
-from leapstep.data.readers import Data
+from leapstep.data.dataset import Data
 from leapstep.models import checkpoint
 from leapstep.networks import MLP, UNet
 from leapstep.training.configuration import PRESETS, TrainingConfig, configure

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.data.readers import Data
+from leapstep.data.dataset import Data
 from leapstep.networks import MLP, UNet
 from leapstep.training.configuration import TrainingConfig
 

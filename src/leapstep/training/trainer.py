@@ -31,8 +31,9 @@ from leapstep.core.finite import NotFinite
 from leapstep.core.process import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.core.sampling import sample
 from leapstep.data import holdout
+from leapstep.data.dataset import Data, same_source
 from leapstep.data.pictures import grid, save_image
-from leapstep.data.readers import Data, read, same_source
+from leapstep.data.readers import read
 from leapstep.files import folders
 from leapstep.models import checkpoint
 from leapstep.networks import UNet

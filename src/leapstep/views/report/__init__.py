@@ -29,7 +29,7 @@ from leapstep.core.interpolation import interpolation_grid, slerp
 from leapstep.core.process import flat
 from leapstep.core.sampling import Noise, State, beginning, decode, encode, sample, times
 from leapstep.core.transitions import TRANSITIONS, Transition
-from leapstep.data.readers import Data, same_source
+from leapstep.data.dataset import Data, same_source
 from leapstep.evaluation.distances import median_ratio, nearest
 from leapstep.models.checkpoint import Model, fingerprint
 from leapstep.models.conventions import Thresholding

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leapstep.data.readers import Data
+from leapstep.data.dataset import Data
 from leapstep.evaluation import features
 from leapstep.evaluation.distances import frechet_distance
 from leapstep.views.report.contents import Array, Splits, Standing

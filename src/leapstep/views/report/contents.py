@@ -20,7 +20,7 @@ from leapstep.views.report.extent import WHOLE, Extent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from leapstep.data.readers import Data
+    from leapstep.data.dataset import Data
 
 Array = npt.NDArray[Any]
 

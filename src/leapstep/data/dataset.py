@@ -1,0 +1,94 @@
+"""A data set: samples in memory or mapped from a file, their labels, and how they map to model space."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from leapstep.core.scaling import PIXELS, Scaling
+
+Array = npt.NDArray[Any]
+
+
+class NoSplit(ValueError):
+    """The source has no such part."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Attributes:
+        values: [n, *d]; uint8 [n, c, h, w] for pictures, any integer or float type and shape for arrays. It may be
+            memory-mapped.
+        labels: int64 [n], indices into `classes`, or None.
+        classes: the names of the classes; empty without labels.
+        source: what was read.
+        scaling: how values map to model space.
+        skipped: a line for each image that could not be read: its name and the reason.
+        originals: how many images had each (width, height) before they were brought to one size; empty for arrays.
+    """
+
+    values: Array
+    labels: npt.NDArray[np.int64] | None
+    classes: tuple[str, ...]
+    source: str
+    scaling: Scaling
+    skipped: tuple[str, ...] = ()
+    originals: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape d of one sample."""
+        return self.values.shape[1:]
+
+    @property
+    def is_pictures(self) -> bool:
+        """Whether the values are uint8 pictures [n, c, h, w]."""
+        return self.scaling == PIXELS and self.values.dtype == np.uint8
+
+    def batch(self, indices: Sequence[int] | Array | Tensor) -> Tensor:
+        """Some samples in model space.
+
+        Arguments:
+            indices: [b] integers in [0, n).
+
+        Returns:
+            float32 [b, *d] in memory of its own.
+        """
+        return self.scaling.to_model(np.asarray(self.values[np.asarray(indices)]))
+
+    def subset(self, indices: Array) -> Data:
+        """Some of the samples as a data set: of one that is memory-mapped in a temporary file, gone with the process.
+
+        Arguments:
+            indices: [b] integers in [0, n).
+        """
+        shape = (len(indices), *self.shape)
+        mapped = isinstance(self.values, np.memmap)
+        values: Array = np.empty(shape, self.values.dtype) if not mapped else _mapped(shape, self.values.dtype)
+        rows = max(1, 2**24 // max(1, self.values[:1].nbytes))
+        for start in range(0, len(indices), rows):
+            values[start : start + rows] = self.values[indices[start : start + rows]]
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, values=values, labels=labels, skipped=())
+
+
+def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    with tempfile.TemporaryFile() as file:  # it has no name, so that not even a crash leaves it behind
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def same_source(a: str, b: str) -> bool:
+    """Whether two names are of one source of data: the same words, or the same file or folder."""
+    return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))
