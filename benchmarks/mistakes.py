@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 import leapstep
 from leapstep.data import pictures
-from leapstep.doctor import report
 from leapstep.evaluation.distances import frechet_distance
 
 T = 1000
@@ -243,7 +242,7 @@ def lines(mistake: Mistake) -> Iterator[str]:
     for word in mistake.words:
         yield next((f"{c.what} -> {c.cure}" for c in diagnosis.concerns if word in c.what), f"NOTHING on {word}")
     if not mistake.assume and not mistake.words:
-        yield report.sampled(diagnosis)
+        yield diagnosis.sampled()
 
 
 def distance(digits: Tensor) -> float:

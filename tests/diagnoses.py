@@ -4,7 +4,8 @@ import dataclasses
 import math
 
 import leapstep
-from leapstep.doctor.diagnosis import Curve, Diagnosis, Finding, Level, Passage
+from leapstep.doctor.diagnosis import Diagnosis
+from leapstep.doctor.evidence import Curve, Finding, Level, Passage
 
 CODE = """# net: as you gave it to leapstep.diagnose
 import leapstep

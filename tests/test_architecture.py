@@ -48,9 +48,6 @@ def imports(module):
 
 
 OPEN = {
-    ("leapstep.doctor.figures", "leapstep.views.plots"),
-    ("leapstep.doctor.report", "leapstep.views.plots"),
-    ("leapstep.doctor.diagnosis", "leapstep.doctor.report"),
     ("leapstep.evaluation.quality", "leapstep.views.plots"),
     ("leapstep.training.estimate", "leapstep.training.trainer"),
 }

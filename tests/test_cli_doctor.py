@@ -17,7 +17,7 @@ from leapstep import plugin
 from leapstep.cli import doctor
 from leapstep.core.scaling import PIXELS
 from leapstep.data import read
-from leapstep.doctor.diagnosis import Finding, Level
+from leapstep.doctor.evidence import Finding, Level
 from leapstep.models import checkpoint
 from leapstep.networks import UNet
 

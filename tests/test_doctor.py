@@ -15,7 +15,7 @@ import leapstep
 from leapstep.doctor.budget import ROUNDS, Budget, Race
 from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, Trial, compare, ranges, routes, times_of
 from leapstep.doctor.curve import Profile, Recovered, counts, fit, level_of, named_levels, recover, usual
-from leapstep.doctor.diagnosis import Finding
+from leapstep.doctor.evidence import Finding
 from leapstep.doctor.findings import arguments_of, judged, scaled
 from leapstep.doctor.probe import Probe, probe
 from leapstep.doctor.samples import _conditions, draw

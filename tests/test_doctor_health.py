@@ -11,7 +11,7 @@ from torch import nn
 import leapstep
 from leapstep.doctor import health
 from leapstep.doctor.conventions import Linear, Route, ranges
-from leapstep.doctor.diagnosis import Level
+from leapstep.doctor.evidence import Level
 from leapstep.doctor.probe import Probe
 from strangers import Stranger
 

@@ -10,8 +10,10 @@ from unittest import mock
 import pytest
 
 from diagnoses import CODE, diagnosis
-from leapstep.doctor import report
-from leapstep.doctor.diagnosis import Concern, Curve, Finding, Level, Passage
+from leapstep.doctor.diagnosis import ROWS
+from leapstep.doctor.evidence import Concern, Curve, Finding, Level, Passage
+from leapstep.views.doctor import figures
+from leapstep.views.doctor.page import html
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'single' {braces} $x_1$ \x1b[31mred\x07"
 
@@ -57,7 +59,7 @@ class Page(HTMLParser):
 
 def page(**changes):
     pytest.importorskip("matplotlib")
-    text = report.html(diagnosis(**changes))
+    text = html(diagnosis(**changes))
     assert not re.search(r"https?:|<script|url\(|@import", text)
     found = Page(text)
     assert len(set(found.ids)) == len(found.ids)
@@ -71,9 +73,9 @@ UNSURE = (Finding("schedule", "linear()", "unsure", "1.5 tolerances off", "scale
 
 def both(**changes):
     """The words of both reports, with single spaces; without the figures, which take their time."""
-    with mock.patch.multiple(report.figures, **dict.fromkeys(("schedule", "denoising", "sampling"), lambda *_: "")):
+    with mock.patch.multiple(figures, **dict.fromkeys(("schedule", "denoising", "sampling"), lambda *_: "")):
         shown = page(**changes).text
-    return " ".join(report.text(diagnosis(**changes)).split()), shown
+    return " ".join(diagnosis(**changes).text().split()), shown
 
 
 # --- what they say -------------------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ def test_what_contradicts_comes_first():
     for said in both(contradictions=("predicts='v' was assumed; as eps it errs less",), concerns=CONCERNS):
         assert "One thing that you assumed does not hold." in said
         assert said.index("predicts='v' was assumed; as eps it errs less.") < said.index("[-1, 1]")
-    assert "Two things that you assumed do not hold." in report.text(diagnosis(contradictions=("a", "b")))
+    assert "Two things that you assumed do not hold." in diagnosis(contradictions=("a", "b")).text()
 
 
 def test_concerns_come_by_weight_with_their_cures():
@@ -115,7 +117,7 @@ def test_doubt_is_said_with_the_runner_up():
         assert "unsure" in said
         assert "The next best is scaled_linear()." in said
     two = (*UNSURE, Finding("range", "[0, 1]", "unsure", "", ""), Finding("time", "index", "likely", "", "1000t"))
-    said = report.text(diagnosis(findings=two))
+    said = diagnosis(findings=two).text()
     assert "Not sure of the schedule and range." in said
     assert "◐ likely" in said
     assert "The next best is 1000t." in said
@@ -123,11 +125,9 @@ def test_doubt_is_said_with_the_runner_up():
 
 def test_what_is_only_likely_is_not_clear():
     found = (Finding("range", "[0, 1]", "sure", ""), Finding("predicts", "eps", "likely", "", "v"))
-    assert report.verdict(diagnosis(findings=found)).startswith(
-        "The convention is clear but for the prediction, which is"
-    )
+    assert diagnosis(findings=found).verdict().startswith("The convention is clear but for the prediction, which is")
     found = (*found, Finding("time", "index", "likely", "", "fraction"))
-    assert "but for the prediction and time, which are likely." in report.verdict(diagnosis(findings=found))
+    assert "but for the prediction and time, which are likely." in diagnosis(findings=found).verdict()
 
 
 def test_an_untrained_network():
@@ -159,7 +159,7 @@ def test_sampling_that_parts_or_was_not_checked():
 
 
 def test_the_code_is_whole_and_can_be_pasted():
-    assert report.text(diagnosis(), 40).endswith(f"\n\n{CODE.strip()}")  # and copied to the end
+    assert diagnosis().text(40).endswith(f"\n\n{CODE.strip()}")  # and copied to the end
     assert " ".join(CODE.split()) in both()[1]
 
 
@@ -171,18 +171,18 @@ def rows(text):
 
 
 def test_the_table_shows_some_levels_from_end_to_end():
-    shown = rows(report.text(diagnosis()))
-    assert len(shown) == report.ROWS
+    shown = rows(diagnosis().text())
+    assert len(shown) == ROWS
     assert shown[0].split()[0] == "0"
     assert shown[-1].split()[0] == "950"
-    few = rows(report.text(diagnosis(levels=diagnosis().levels[:2])))
+    few = rows(diagnosis(levels=diagnosis().levels[:2]).text())
     assert [row.split()[0] for row in few] == ["0", "50"]
-    assert "DENOISES" not in report.text(diagnosis(levels=()))
+    assert "DENOISES" not in diagnosis(levels=()).text()
 
 
 def test_the_track_puts_the_network_left_of_a_worse_denoiser_and_one_in_its_place():
     levels = (Level(0.1, 99, 3.0, 0.01, 0.1), Level(0.5, 499, 0.0, 0.5, 0.5), Level(0.9, 899, -3.0, 10.0, 1.0))
-    text = report.text(diagnosis(levels=levels), 100)
+    text = diagnosis(levels=levels).text(100)
     better, same, worse = rows(text)
     scale = next(line for line in text.splitlines() if "timestep" in line and "0.01" in line)
     assert better.index("●") == scale.index("0.01")
@@ -190,19 +190,19 @@ def test_the_track_puts_the_network_left_of_a_worse_denoiser_and_one_in_its_plac
     assert better.index("│") == same.index("│") == scale.index("1 ", scale.index("0.1 ") + 3)
     assert "◉" in same
     assert worse.index("○") == better.index("│") < worse.index("●")
-    assert "●" not in rows(report.text(diagnosis(levels=levels), 50))[0]  # no room
+    assert "●" not in rows(diagnosis(levels=levels).text(50))[0]  # no room
 
 
 @pytest.mark.parametrize("width", [40, 60, 100])
 def test_lines_are_no_longer_than_the_width(width):
-    said = report.text(diagnosis(findings=UNSURE, concerns=CONCERNS, contradictions=("word " * 60,), code=""), width)
+    said = diagnosis(findings=UNSURE, concerns=CONCERNS, contradictions=("word " * 60,), code="").text(width)
     beyond = [line for line in said.splitlines() if len(line) > max(width, 44)]
     assert beyond == []
     assert "\x1b" not in said
 
 
 def test_sentences_are_finished_but_symbols_keep_their_case():
-    said = report.text(diagnosis(concerns=(Concern(1, "eps is small", "x0 is better"), Concern(1, "v is odd!", ""))))
+    said = diagnosis(concerns=(Concern(1, "eps is small", "x0 is better"), Concern(1, "v is odd!", ""))).text()
     assert "eps is small." in said
     assert "→ x0 is better." in said
     assert "v is odd!" in said
@@ -225,7 +225,7 @@ def test_the_page_stands_alone_and_has_text_for_every_figure():
         "log-SNR (nats)",
     ):
         assert title in found.text
-    text = report.html(diagnosis())
+    text = html(diagnosis())
     assert "prefers-color-scheme: dark" in text
     assert not re.search(r"#0[1-4]0", text)  # every stand-in has become a colour of the page
 
@@ -241,7 +241,7 @@ def test_hostile_strings_are_shown_as_they_are():
     found = page(**changes)
     assert found.count("script") == 0
     assert found.text.count("<script>alert(1)</script> & \"quotes\" 'single' {braces} $x_1$") == 9
-    text = report.text(diagnosis(**changes))
+    text = diagnosis(**changes).text()
     assert "\x1b" not in text
     assert "\x07" not in text
 
@@ -267,7 +267,7 @@ def test_numbers_beyond_all_bounds():
     passages = (Passage(1.0, 0.0, 1.0, 0.1, 0.1, limits), Passage(0.0, 1e6, 1e6, 13.8, math.nan, limits))
     found = page(levels=levels, passages=passages, parted=0.0)
     assert "1e+06" in found.text
-    said = report.text(diagnosis(levels=levels, passages=passages, parted=0.0))
+    said = diagnosis(levels=levels, passages=passages, parted=0.0).text()
     assert re.search(r"inf +1e\+06 +0 ", said)
     assert "spread over 1000 times the data's, limit 1.2" in " ".join(said.split())
 
@@ -275,9 +275,9 @@ def test_numbers_beyond_all_bounds():
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"pip install 'leapstep\[report\]'"):
-        report.html(diagnosis())
-    assert "eps, the noise" in report.text(diagnosis())
+        html(diagnosis())
+    assert "eps, the noise" in diagnosis().text()
 
 
 def test_str_is_the_text():
-    assert str(diagnosis()) == report.text(diagnosis())
+    assert str(diagnosis()) == diagnosis().text()

@@ -459,15 +459,15 @@ def _gap(model: Model, found: Diagnosis) -> tuple[float, float, float] | None:
 
 def _show(found: Diagnosis, out: Path | None, html_file: Path | None) -> dict[str, Any]:
     """Print the verdict, write the files that were asked for, and return what is in them."""
-    from leapstep.doctor import report
+    from leapstep.views.doctor import page
 
     record: dict[str, Any] = parsing.storable(found.as_dict())
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
     if out is not None:
         files.write_json(out, record)
     if html_file is not None:
-        files.write_text(html_file, report.html(found))
-    typer.echo(_encodable(report.text(found, width), getattr(sys.stdout, "encoding", None) or "utf-8"))
+        files.write_text(html_file, page.html(found))
+    typer.echo(_encodable(found.text(width), getattr(sys.stdout, "encoding", None) or "utf-8"))
     for path in (out, html_file):
         if path is not None:
             typer.echo(f"written: {path}", err=True)
@@ -476,7 +476,7 @@ def _show(found: Diagnosis, out: Path | None, html_file: Path | None) -> dict[st
 
 def _encodable(text: str, encoding: str) -> str:
     """The text as a terminal of this encoding can show it."""
-    from leapstep.doctor.report import ASCII
+    from leapstep.doctor.diagnosis import ASCII
 
     try:
         text.encode(encoding)

@@ -22,7 +22,8 @@ from leapstep.doctor import health
 from leapstep.doctor.budget import Budget
 from leapstep.doctor.conventions import Route, Trial, ranges
 from leapstep.doctor.curve import counts, level_of
-from leapstep.doctor.diagnosis import Concern, Curve, Diagnosis, Finding, Level, Passage
+from leapstep.doctor.diagnosis import Diagnosis
+from leapstep.doctor.evidence import Concern, Curve, Finding, Level, Passage
 from leapstep.doctor.findings import arguments_of, findings, judged
 from leapstep.doctor.probe import Probe, device_of, probe
 from leapstep.doctor.samples import LEAST, Given, Samples, draw
@@ -116,7 +117,7 @@ def diagnose(
     rows, contradictions = judged(findings(found, ask, beliefs), found, ask, beliefs)
     return Diagnosis(
         findings=rows,
-        concerns=tuple(sorted(concerns, key=lambda concern: -concern.weight)),
+        concerns=concerns,
         code=snippet(winner, arguments, samples, Sampling(origin, eta, str(ask.device))),
         arguments=arguments,
         diffusion=_adapted(net, winner, arguments, samples, len(samples), origin),

@@ -11,7 +11,7 @@ from leapstep.core.denoiser import CLOCKS
 from leapstep.core.process import SCHEDULES
 from leapstep.doctor.conventions import Route, Trial
 from leapstep.doctor.curve import SAME, Fit, alike, counts, family, level_of
-from leapstep.doctor.diagnosis import IGNORED, Finding
+from leapstep.doctor.evidence import IGNORED, Finding
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.search import (
     BELIEFS,

@@ -32,7 +32,7 @@ from leapstep.core.finite import NotFinite
 from leapstep.core.sampling import Noise, beginning, times, trajectory
 from leapstep.core.transitions import Transition
 from leapstep.doctor.conventions import F64, Range, Route
-from leapstep.doctor.diagnosis import Concern, Level, Passage
+from leapstep.doctor.evidence import GAIN, Concern, Level, Passage
 from leapstep.doctor.probe import Probe
 
 REACH = 8.0
@@ -49,9 +49,6 @@ HARMS = (0.005, 0.03, 0.3)
 
 NEVER = 0.5
 """Error of the network's own prediction, over the power of its target, of levels that were never trained."""
-
-GAIN = 0.95
-"""A network beats the linear denoiser where its error is less than this share of it."""
 
 LEAKS = (0.03, 0.1)
 """Signal over noise at t = 1 from which on it weighs 1 and 2."""
@@ -142,7 +139,7 @@ def judge(levels: Sequence[Level], variance: float = 1.0, predicts: str = "") ->
         one concern for the whole if it is clearly worse than the linear denoiser; else one for each run of levels that
         are bad; else one for the whole if it is nowhere better than the linear denoiser.
     """
-    ratios = [_ratio(level) for level in levels]
+    ratios = [level.ratio for level in levels]
     if not ratios:
         return ()
     nowhere = min(ratios) > GAIN
@@ -155,11 +152,6 @@ def judge(levels: Sequence[Level], variance: float = 1.0, predicts: str = "") ->
     runs = [[levels[i] for i in run] for failed, run in groupby(range(len(levels)), key=lambda i: bad[i]) if failed]
     concerns = tuple(found for run in runs if (found := _untrained(run, levels, variance, predicts)))
     return concerns if concerns or not nowhere else (_nowhere(levels, median(ratios)),)
-
-
-def _ratio(level: Level) -> float:
-    """The error in units of the linear denoiser's."""
-    return level.error / max(level.linear, 1e-300)
 
 
 def _nowhere(levels: Sequence[Level], typical: float) -> Concern:
@@ -195,12 +187,12 @@ def _untrained(run: list[Level], levels: Sequence[Level], variance: float, predi
     weight = max(sum(harm > limit for limit in HARMS), int(never))
     if weight == 0 or (weight == 1 and len(run) == 1 and not never):
         return None
-    first, last, level = run[0], run[-1], max(run, key=_ratio)
+    first, last, level = run[0], run[-1], max(run, key=lambda level: level.ratio)
     where = f"t = {first.t:.3g} to {last.t:.3g} (timesteps {first.timestep:.4g} to {last.timestep:.4g})"
     if first is last:
         where = f"t = {first.t:.3g} (timestep {first.timestep:.4g})"
     what = (
-        f"at {where} the network's error is up to {_times(_ratio(level))} that of the best linear denoiser: "
+        f"at {where} the network's error is up to {_times(level.ratio)} that of the best linear denoiser: "
         f"{level.error:.3g} of the data's variance at t = {level.t:.3g}, and spoils up to "
         f"{_percent(min(harm, 1))} of x_t"
     )

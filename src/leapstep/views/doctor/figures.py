@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from leapstep.doctor.health import follows
 from leapstep.views.plots import Palette, finite, gaps, number, plain_numbers, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from leapstep.doctor.diagnosis import Curve, Level, Passage
+    from leapstep.doctor.evidence import Curve, Level, Passage
 
 
 def schedule(curve: Curve, time: str = "index") -> str:
@@ -92,7 +91,7 @@ def sampling(passages: Sequence[Passage], parted: float | None) -> str:
         upper.set(ylabel="spread (ratio)", title="Samples against noised data")
         luck = [finite(passage.luck) or 0.0 for passage in passages]
         lower.fill_between(t, 0, luck, color=other, alpha=0.35, linewidth=0, label="luck")
-        limit = [follows(value) for value in luck]
+        limit = [passage.limits[3] for passage in passages]
         lower.plot(t, limit, "--", color=other, linewidth=1, label="up to here they follow")
         lower.plot(t, gaps([passage.shape for passage in passages]), "o-", color=network, label="the samples")
         lower.set(xlabel="t: noise on the left, data on the right", ylabel="shape off (nats)", ylim=(0, None))

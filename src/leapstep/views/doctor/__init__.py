@@ -1,0 +1,1 @@
+"""The doctor's diagnosis as a page with figures."""
