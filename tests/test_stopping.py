@@ -103,7 +103,7 @@ def test_too_little_memory_is_one_line_with_what_the_command_has_against_it(monk
         raise error
 
     monkeypatch.chdir(tmp_path)
-    for function in ("cli.options.device", "checkpoint.load"):
+    for function in ("cli.options.device", "models.checkpoint.load"):
         monkeypatch.setattr(f"leapstep.{function}", full)
     result = invoke(*args)
     assert result.exit_code == 2
@@ -151,7 +151,7 @@ def test_training_is_shared_among_processes(monkeypatch):
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("leapstep.training.train", train)
+    monkeypatch.setattr("leapstep.training.trainer.train", train)
     refused(invoke("train", "digits", "--out", "o"), "process 1 trains")
 
 
@@ -163,7 +163,7 @@ def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_
     def begin(*_, **__):
         raise ValueError("it begins")
 
-    monkeypatch.setattr("leapstep.training.Trainer", begin)
+    monkeypatch.setattr("leapstep.training.trainer.Trainer", begin)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with folders.held(tmp_path / "run"):
         for rank, said in (("0", "is being written by another process"), ("1", "it begins")):
@@ -174,7 +174,7 @@ def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_
 
 @LAUNCHERS
 def test_the_first_process_of_a_training_tells_its_result(monkeypatch, size, rank):
-    monkeypatch.setattr("leapstep.training.train", lambda *_, **__: SimpleNamespace(details={}))
+    monkeypatch.setattr("leapstep.training.trainer.train", lambda *_, **__: SimpleNamespace(details={}))
     monkeypatch.setenv(size, "2")
     for number, said in (("1", ""), ("0", "trained: o")):
         monkeypatch.setenv(rank, number)

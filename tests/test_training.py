@@ -17,10 +17,11 @@ from PIL import Image
 
 import leapstep
 import leapstep.models.checkpoint
-from leapstep import stopping, training
+from leapstep import stopping
 from leapstep.data import read
 from leapstep.data.pictures import grid, save_image, table
 from leapstep.training import Trainer, ema_update, learning_rate, loss, previews, stratified_times, train
+from leapstep.training import trainer as training
 from leapstep.training.configuration import TrainingConfig, configure
 
 F64 = torch.float64
