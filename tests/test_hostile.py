@@ -20,9 +20,11 @@ from leapstep import data, networks
 from leapstep.core.sampling import SPACINGS
 from leapstep.evaluation import distances as evaluation
 from leapstep.evaluation import features, quality
-from leapstep.files import reading, schemas
+from leapstep.files import reading
+from leapstep.files.schema import checked
 from leapstep.models import checkpoint
 from leapstep.models import importers as foreign
+from leapstep.models.schema import Conventions
 from leapstep.networks import weights
 from leapstep.text import clean
 
@@ -160,7 +162,7 @@ def test_null_is_as_good_as_nothing(run):
 
 def test_the_schema_knows_every_spacing():
     for name in SPACINGS:
-        schemas.checked(schemas.Conventions, {"spacing": name})
+        checked(Conventions, {"spacing": name})
 
 
 # --- weights ---

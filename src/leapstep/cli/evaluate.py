@@ -232,12 +232,13 @@ class _Folder:
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
         """What `leapstep sample` says of them, if they are its."""
-        from leapstep.files import schemas
         from leapstep.files.reading import read_json
+        from leapstep.files.schema import checked
+        from leapstep.inference.schema import Manifest
 
         try:
             found: dict[str, Any] = read_json(Path(self.source) / "manifest.json")
-            schemas.checked(schemas.Manifest, found)
+            checked(Manifest, found)
         except (OSError, ValueError):
             return {}
         return found

@@ -602,11 +602,12 @@ def save(folder: str | Path, network: Classifier, record: Mapping[str, Any]) -> 
 
 def _learned(folder: Path, data: Data, device: torch.device) -> Features:
     """The features of a trained classifier."""
-    from leapstep.files import schemas
+    from leapstep.evaluation.schema import FeatureSpace
+    from leapstep.files.schema import checked
 
     try:
         record = reading.read_json(folder / MANIFEST)
-        told = schemas.checked(schemas.FeatureSpace, record).data
+        told = checked(FeatureSpace, record).data
         shape, pictures = told.shape, told.pictures
         scaling = Scaling(told.scaling.shift, told.scaling.scale)
         content = reading.read_bytes(folder / WEIGHTS, MOST_WEIGHTS)

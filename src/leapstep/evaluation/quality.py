@@ -446,12 +446,13 @@ def results(path: Path) -> dict[str, Any]:
         OSError: the file is missing, or cannot be read.
         ValueError: it holds something else.
     """
-    from leapstep.files import schemas
+    from leapstep.evaluation import schema
+    from leapstep.files.schema import checked
 
     found = reading.read_json(path)
-    kind = schemas.Sweep if isinstance(found, dict) and "cells" in found else schemas.Evaluation
+    kind = schema.Sweep if isinstance(found, dict) and "cells" in found else schema.Evaluation
     try:
-        schemas.checked(kind, found)
+        checked(kind, found)
     except ValueError as error:
         raise ValueError(f"{path} is not a result of leapstep evaluate or sweep: {error}") from error
     content: dict[str, Any] = found

@@ -2,7 +2,7 @@
 
 A path may lead to a pipe that nobody writes to or to a device without an end; a small archive may unpack to more than
 there is memory; JSON and YAML may be nested until the parser breaks. Here each of these is a ValueError of one line.
-What a file says is another question, which `leapstep.files.schemas` asks.
+What a file says is another question, which `leapstep.files.schema` asks.
 """
 
 from __future__ import annotations

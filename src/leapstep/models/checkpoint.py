@@ -216,15 +216,15 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         ValueError: one line that names the file that is missing, broken or not supported, or the weights that are not
             finite.
     """
-    from leapstep.files import schemas
+    from leapstep.models.schema import Pipeline, Run
 
     folder = _folder(str(source))
     details: dict[str, Any] = {}
     if (folder / "leapstep.json").exists():
-        with _reading(folder / "leapstep.json", schemas.Run) as said:
+        with _reading(folder / "leapstep.json", Run) as said:
             details = {name: value for name, value in said.items() if value is not None}
     if (folder / "model_index.json").exists():
-        with _reading(folder / "model_index.json", schemas.Pipeline):
+        with _reading(folder / "model_index.json", Pipeline):
             pass  # what is wrong with it shows
     kind = _kind(folder)
     assert kind is not None  # _folder has looked
@@ -261,13 +261,13 @@ def _labels(folder: Path, details: Mapping[str, Any], known: int | None) -> tupl
 
 def _read_conventions(folder: Path, details: Mapping[str, Any]) -> Conventions:
     """The conventions of a folder: the scheduler's, and what `leapstep.json` says besides or instead."""
-    from leapstep.files import schemas
+    from leapstep.models.schema import Scheduler
 
     with _naming(folder / "leapstep.json"):
         said = read_own_words(details.get("conventions", {}))
     if {"process", "predicts", "clip"} <= set(said):
         return Conventions(**said)
-    with _reading(folder / "scheduler" / "scheduler_config.json", schemas.Scheduler) as scheduler:
+    with _reading(folder / "scheduler" / "scheduler_config.json", Scheduler) as scheduler:
         found = read_scheduler(scheduler)
     return found._replace(**said)
 
@@ -293,12 +293,12 @@ def save_calibration(run: Path, model: Model, calibration: Calibration, details:
 
 def _read_calibration(path: Path, network: nn.Module) -> Calibration | None:
     """What was measured of these weights; None where nothing was, of others, or nothing that can be read."""
-    from leapstep.files import schemas
+    from leapstep.models.schema import Measured
 
     if not path.exists():
         return None
     try:
-        with _reading(path, schemas.Calibration) as measured:
+        with _reading(path, Measured) as measured:
             columns = (measured[key] for key in ("times", "eps_power", "x0_error"))
             times, power, error = (torch.tensor(column, dtype=torch.float64) for column in columns)
             if not len(times) == len(power) == len(error) or (times.diff() <= 0).any():
@@ -317,16 +317,17 @@ def _reading(path: Path, schema: Any = None) -> Iterator[dict[str, Any]]:
 
     Arguments:
         path: the file.
-        schema: one of `leapstep.files.schemas` that it must keep to; None: whoever reads on checks it.
+        schema: one of `leapstep.models.schema` that it must keep to; None: whoever reads on checks it.
     """
-    from leapstep.files import schemas
+    from leapstep.files.schema import checked
+    from leapstep.models.schema import Pipeline
 
     try:
         value = reading.read_json(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
     with _naming(path):
-        schemas.checked(schema or schemas.Pipeline, value)
+        checked(schema or Pipeline, value)
         yield value
 
 
@@ -396,15 +397,15 @@ def _kind(folder: Path) -> str | None:
 
 def _network(kind: str, config: Mapping[str, Any]) -> tuple[Any, tuple[int, ...]]:
     """Sketch the network that a `config.json` describes, and say what shape its samples have."""
-    from leapstep.files import schemas
+    from leapstep.models.schema import network_fields, sample_shape
 
     if kind == "unet" and config.get("_class_name") != UNet.__name__:
         return unet(config)
     network_type = NETWORKS[kind]
     fields = {name: value for name, value in config.items() if not name.startswith("_")}
-    network: Any = sketch(network_type, schemas.network_fields(CONFIGURATIONS[kind], fields))
+    network: Any = sketch(network_type, network_fields(CONFIGURATIONS[kind], fields))
     shape = config.get("_sample_shape", getattr(network.config, "shape", None))
-    return network, schemas.sample_shape(shape, "_sample_shape")
+    return network, sample_shape(shape, "_sample_shape")
 
 
 def unet(config: Mapping[str, Any]) -> tuple[UNet, tuple[int, ...]]:
@@ -413,9 +414,10 @@ def unet(config: Mapping[str, Any]) -> tuple[UNet, tuple[int, ...]]:
     Raises:
         ValueError: a key that is missing, wrong or not supported.
     """
-    from leapstep.files import schemas
+    from leapstep.files.schema import checked
+    from leapstep.models.schema import UNet2DModel
 
-    schemas.checked(schemas.UNet2DModel, config)
+    checked(UNet2DModel, config)
     network, size = sketch(UNet, layout.from_diffusers(config)), config.get("sample_size")
     if size is None:
         raise ValueError("sample_size is None: it must be the height and width of the pictures")
@@ -463,7 +465,8 @@ def find_state(run: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         ValueError: there is none.
     """
-    from leapstep.files import schemas
+    from leapstep.files.schema import checked
+    from leapstep.models.schema import State
 
     if not run.is_dir():
         raise ValueError(f"there is no run folder {run} to resume")
@@ -472,7 +475,7 @@ def find_state(run: Path) -> tuple[Path, dict[str, Any]]:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 values = reading.parse_json(file.metadata()["values"], path.name)
-                schemas.checked(schemas.State, values)
+                checked(State, values)
                 return path, values
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             broken = f" ({path.name}: {error})"

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leapstep.files import schemas
+from leapstep.files.schema import checked
 from leapstep.models import checkpoint
 from leapstep.models.checkpoint import Model
 from leapstep.models.conventions import read_scheduler
 from leapstep.models.importers.reading import Import, Settings, State
+from leapstep.models.schema import Scheduler
 from leapstep.networks import layout
 from leapstep.networks.weights import fill
 
@@ -100,7 +101,7 @@ def read(state: State, config: Mapping[str, Any]) -> Import:
         scheduler = {**scheduler, **needed}
     try:
         network, shape = checkpoint.unet(config)
-        schemas.checked(schemas.Scheduler, scheduler)
+        checked(Scheduler, scheduler)
         conventions = read_scheduler(scheduler)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the configuration: {error}") from error

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from leapstep.core.process import Process, cosine, exponential, from_betas, linear
 from leapstep.core.scaling import PIXELS
-from leapstep.files.schemas import SIDE
+from leapstep.files.schema import SIDE
 from leapstep.models.checkpoint import UNIT_PIXELS, Model
 from leapstep.models.importers.reading import Chosen, Import, Settings, State
 from leapstep.networks.lucidrains import LucidUNet, LucidUNetConfig

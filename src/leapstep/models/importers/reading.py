@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from leapstep.files.schemas import LEVELS, SIDE
+from leapstep.files.schema import LEVELS, SIDE
 from leapstep.models.checkpoint import Model
 from leapstep.text import one_line
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from leapstep.core.process import SCHEDULES, Process, from_betas
 from leapstep.core.scaling import PIXELS
-from leapstep.files.schemas import SIDE
+from leapstep.files.schema import SIDE
 from leapstep.models.checkpoint import UNIT_PIXELS, Model
 from leapstep.models.importers.reading import Chosen, Import, Settings, State
 from leapstep.networks.score_sde import ScoreUNet

@@ -1,9 +1,4 @@
-"""What each file that we read may say: a schema a file, checked before its values meet any code.
-
-A schema knows types, lengths and ranges that no honest file leaves, not what the values mean together: that is for the
-code that uses them. Keys that it does not know are kept, unchecked, and nobody reads them. Types are strict: 1 is a
-number where "1" is none.
-"""
+"""What the files of run folders and of diffusers' pipeline folders may say."""
 
 from __future__ import annotations
 
@@ -11,53 +6,31 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from leapstep.files.reading import CLASSES
-from leapstep.text import clean, one_line
-
-LEVELS = 100_000
-"""The most trained noise levels."""
-
-SIDE = 2**16
-"""The most values along one axis of a sample."""
-
-WIDTH = 2**20
-"""The most channels, heads, features or rows of anything in a network; its lists have at most 64 entries."""
-
-BLOCKS = 1000
-"""The most blocks of a network, in a level or in all."""
-
-
-def _shown(word: str) -> str:
-    if clean(word, keep="") != word:
-        raise ValueError("it holds characters that act instead of being shown")
-    return word
-
-
-Word = Annotated[str, Field(max_length=200), AfterValidator(_shown)]
-Line = Annotated[str, Field(max_length=5000)]
-Name = Annotated[str, Field(max_length=1000)]
-Levels = Annotated[int, Field(ge=1, le=LEVELS)]
-Side = Annotated[int, Field(ge=1, le=SIDE)]
-Width = Annotated[int, Field(ge=0, le=WIDTH)]
-Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=WIDTH)], ...], Field(min_length=1, max_length=64)]
-Blocks = Annotated[int, Field(ge=1, le=BLOCKS)]
-Betas = Annotated[tuple[float, ...], Field(min_length=1, max_length=LEVELS)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Seconds = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-Plain = bool | int | float | Name | None
-
-
-class Schema(BaseModel):
-    """A part of a JSON file."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
-
+from leapstep.files.schema import (
+    LEVELS,
+    SIDE,
+    Betas,
+    Blocks,
+    Count,
+    Levels,
+    Line,
+    Name,
+    Plain,
+    Positive,
+    Schema,
+    Share,
+    Side,
+    Width,
+    Widths,
+    Word,
+    first_problem,
+)
+from leapstep.text import one_line
 
 # --- run folders: leapstep.json ------------------------------------------------------------------------------------
 
@@ -136,7 +109,7 @@ class State(Schema):
     training: dict[Word, Any] | None = None
 
 
-class Calibration(Schema):
+class Measured(Schema):
     """`calibration.json`."""
 
     weights_sha256: Word
@@ -206,131 +179,7 @@ class Pipeline(Schema):
     __pydantic_extra__: dict[str, Any]
 
 
-# --- results -------------------------------------------------------------------------------------------------------
-
-
-class Value(Schema):
-    """A number with its interval."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class Cell(Schema):
-    """What a sweep measured of one setting."""
-
-    method: Word
-    settings: dict[Word, Plain]
-    label: Word
-    steps: Annotated[int, Field(ge=1, le=LEVELS)]
-    spacing: Word
-    calls: Annotated[float, Field(ge=0)]
-    seconds: Seconds | None
-    seconds_low: Seconds | None = None
-    seconds_high: Seconds | None = None
-    n: Count | None = None
-    metrics: dict[Word, Value]
-    replicates: dict[Word, Annotated[list[float | None], Field(max_length=100_000)]] = {}
-
-
-class Sweep(Schema):
-    """`results.json` of `leapstep sweep`."""
-
-    model: Name | None = None
-    conditions: dict[Word, Any]
-    metric: Word
-    finished: bool = False
-    warnings: list[Line] = []
-    advice: list[Line] = []
-    cells: Annotated[list[Cell], Field(max_length=100_000)]
-    relation: Word | None = None
-
-
-class Evaluated(Schema):
-    """How the samples of an evaluation were made."""
-
-    model: Name | None = None
-    samples: Name | None = None
-    label: Word | None = None
-    steps: Count | None = None
-    calls: Annotated[float, Field(ge=0)] | None = None
-    seconds: Seconds | None = None
-
-
-class Evaluation(Schema):
-    """The file of `leapstep evaluate --out`."""
-
-    evaluation: Evaluated
-    conditions: dict[Word, Any]
-    metrics: dict[Word, Value]
-    relation: Word | None = None
-
-
-class TrainedOn(Schema):
-    """What the model of some samples was trained on."""
-
-    source: Name | None = None
-    holdout: dict[Word, Plain] | None = None
-
-
-class Manifest(Schema):
-    """`manifest.json` of `leapstep sample`."""
-
-    seed: int | None = None
-    guidance: float | None = None
-    trained_on: TrainedOn | None = None
-
-
-class Learned(Schema):
-    """What the features of a folder were learned from."""
-
-    shape: Annotated[tuple[Side, ...], Field(max_length=8)]
-    pictures: bool
-    scaling: Scaling
-    classes: Annotated[tuple[Name, ...], Field(min_length=1, max_length=CLASSES)]
-
-
-class FeatureSpace(Schema):
-    """`features.json`."""
-
-    weights_sha256: Word
-    data: Learned
-
-
-# --- checking ------------------------------------------------------------------------------------------------------
-
-Kind = TypeVar("Kind", bound=Schema)
-
-
-def checked(kind: type[Kind], value: Any) -> Kind:
-    """What a JSON value says, once it keeps to a schema.
-
-    Arguments:
-        kind: the schema.
-        value: as `leapstep.files.reading.read_json` returned it.
-    Raises:
-        ValueError: it does not; with the first key that is missing or wrong, what arrived and what is allowed.
-    """
-    if not isinstance(value, Mapping):
-        raise ValueError(f"it holds a {type(value).__name__} where a JSON object is expected")
-    try:
-        return kind.model_validate_json(json.dumps(value))
-    except ValidationError as error:
-        raise ValueError(first_problem(error)) from error
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing that a validation found, in one short line."""
-    problem = error.errors(include_url=False)[0]
-    where = one_line(".".join(str(part) for part in problem["loc"]), 100)
-    if problem["type"] == "missing":
-        return f"it lacks '{where}'"
-    if problem["type"] == "extra_forbidden":
-        return f"there is no {where}"
-    arrived = one_line(json.dumps(problem["input"], ensure_ascii=False, default=str)[:1000], 60)
-    said = problem["msg"].removeprefix("Value error, ")
-    return clean(f"{where} is {arrived}: {said[0].lower()}{said[1:]}")
+# --- networks ----------------------------------------------------------------------------------------------------
 
 
 def network_fields(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
