@@ -1,5 +1,101 @@
-"""Tests run side by side, so each process keeps to one thread; torch reads this when it is imported."""
+"""Fixtures that several test files share.
+
+Tests run side by side, so each process keeps to one thread; torch reads this when it is imported.
+"""
 
 import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from commands import done, process
+
+SETTINGS = """
+channels: 8,8
+attention: [0, 1]
+blocks: 1
+groups: 4
+labels: true
+steps: 40
+batch_size: 32
+learning_rate: 3e-3
+warmup: 0
+ema_decay: 0
+precision: float32
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_accelerator():
+    """accelerate keeps its first settings for a whole process."""
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(True)
+        state.GradientState._reset_state()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="session")
+def settings(place):
+    path = place / "settings.yaml"
+    path.write_text(SETTINGS)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(place, settings):
+    """What a real process said, and the run that it left."""
+    said = process("train", "digits", "--out", place / "digits", "--config", settings)
+    return said, place / "digits"
+
+
+@pytest.fixture(scope="session")
+def model(trained):
+    (code, _, err), run = trained
+    assert code == 0, err
+    return run
+
+
+@pytest.fixture(scope="session")
+def samples(place, model):
+    """Twelve samples with the default settings."""
+    done("sample", model, "--out", place / "samples", "--n", 12, "--steps", 5, "--device", "cpu")
+    return place / "samples"
+
+
+@pytest.fixture(scope="session")
+def signals(place):
+    """An array of points in units of its own, with a structure that a network can learn."""
+    path = place / "signals.npy"
+    rng = np.random.default_rng(0)
+    np.save(path, 100 + 5 * np.sign(rng.normal(size=(1000, 1))) * np.array([[1.0, -1.0]]) + rng.normal(size=(1000, 2)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def point_model(place, signals):
+    """An MLP that has learned the array, without labels."""
+    settings = "--steps 400 --width 32 --depth 1 --batch-size 256 --learning-rate 5e-3 --warmup 0 --ema-decay 0.95"
+    fixed = "--precision float32 --device cpu --schedule cosine --predicts v"
+    done("train", signals, "--out", place / "points", *settings.split(), *fixed.split())
+    return place / "points"
+
+
+@pytest.fixture
+def kept(samples, tmp_path):
+    """A copy of earlier samples, which a refused command must leave as they are."""
+    return Path(shutil.copytree(samples, tmp_path / "kept"))
+
+
+@pytest.fixture
+def run(model, tmp_path):
+    """A copy of the trained model, to break."""
+    return Path(shutil.copytree(model, tmp_path / "run"))
