@@ -16,7 +16,18 @@ from leapstep.core.scaling import PIXELS, Scaling
 from leapstep.data import Data, read
 from leapstep.evaluation import distances as evaluation
 from leapstep.evaluation import features
-from leapstep.evaluation.features import Classifier, Recipe, fingerprint, load, reference, save, train
+from leapstep.evaluation.features import (
+    Classifier,
+    Recipe,
+    fingerprint,
+    load,
+    pixels,
+    reference,
+    save,
+    space,
+    train,
+    training,
+)
 
 rng = np.random.default_rng(0)
 PLAIN = Scaling(0.0, 1.0)
@@ -61,10 +72,10 @@ def blobs():
 
 @pytest.fixture
 def forbidden(monkeypatch):
-    """Of these functions of the module, none may be called any more."""
+    """Of these functions of the module `pixels`, none may be called any more."""
 
     def forbid(name):
-        monkeypatch.setattr(features, name, lambda *_, **__: pytest.fail(f"{name} was called"))
+        monkeypatch.setattr(pixels, name, lambda *_, **__: pytest.fail(f"{name} was called"))
 
     return forbid
 
@@ -104,7 +115,7 @@ def test_pixels_of_any_shape(shape):
 
 
 def test_pixels_of_many_values_are_found_in_passes(digits, monkeypatch):
-    monkeypatch.setattr(features, "EXACT", 10)
+    monkeypatch.setattr(pixels, "EXACT", 10)
     data = arrays(rng.standard_normal((80, 30)) @ np.diag(0.7 ** np.arange(30)) @ rng.standard_normal((30, 100)))
     check_components(load("pixels", data), data)
     check_components(load("pixels", digits[1]), digits[1])
@@ -127,10 +138,10 @@ def test_noise_is_far_from_pictures_and_fresh_pictures_are_not(n):
 
 def test_the_signs_of_pixels_are_settled():
     data = arrays(rng.standard_normal((50, 6)))
-    _, axes = features._principal_axes(data, 6)
+    _, axes = pixels.principal_axes(data, 6)
     assert (axes.amax(0) >= -axes.amin(0)).all()
     mirrored = arrays(-data.values)
-    torch.testing.assert_close(features._principal_axes(mirrored, 6)[1], axes)
+    torch.testing.assert_close(pixels.principal_axes(mirrored, 6)[1], axes)
 
 
 def test_the_hash_of_pixels_is_that_of_data_and_scaling(digits):
@@ -149,10 +160,10 @@ def test_the_hash_of_pixels_is_that_of_data_and_scaling(digits):
 
 def test_pixels_are_fitted_once(digits, forbidden):
     before = load("pixels", digits[1])
-    forbidden("_principal_axes")
+    forbidden("principal_axes")
     after = load("pixels", digits[1])
     assert torch.equal(before.extract(digits[1].values), after.extract(digits[1].values))
-    with pytest.raises(pytest.fail.Exception, match="_principal_axes was called"):
+    with pytest.raises(pytest.fail.Exception, match="principal_axes was called"):
         load("pixels", digits[1], cache=False)
 
 
@@ -297,11 +308,11 @@ def test_pictures_are_shifted_and_mirrored():
     x = torch.rand(200, 2, 28, 30, generator=torch.Generator().manual_seed(1))
     padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
     shifts = [padded[:, :, i : i + 28, j : j + 30] for i in range(5) for j in range(5)]
-    plain = features._moved(x, False, torch.Generator().manual_seed(0))
+    plain = training._moved(x, False, torch.Generator().manual_seed(0))
     found = torch.stack([(plain == shifted).flatten(1).all(1) for shifted in shifts])
     assert (found.sum(0) == 1).all()
     assert found.any(1).all()  # every shift occurs
-    mirrored = features._moved(x, True, torch.Generator().manual_seed(0))
+    mirrored = training._moved(x, True, torch.Generator().manual_seed(0))
     padded = padded.flip(-1)
     turned = [padded[:, :, i : i + 28, j : j + 30] for i in range(5) for j in range(5)]
     straight = torch.stack([(mirrored == shifted).flatten(1).all(1) for shifted in shifts]).any(0)
@@ -312,7 +323,7 @@ def test_pictures_are_shifted_and_mirrored():
 
 def test_small_data_get_more_epochs(blobs, monkeypatch):
     seen = []
-    monkeypatch.setattr(features, "_optimise", lambda network, data, kept, span, *_: seen.append(span))
+    monkeypatch.setattr(training, "_optimise", lambda network, data, kept, span, *_: seen.append(span))
     assert train(blobs, recipe=Recipe(batch_size=32), progress=False)[1]["settings"]["epochs"] == 84
     train(blobs, recipe=Recipe(batch_size=2), progress=False)
     train(pictures(4000, 1, 8, 8), recipe=Recipe(batch_size=2), progress=False)
@@ -717,5 +728,5 @@ def test_the_fingerprint_of_values_wherever_they_lie(tmp_path, monkeypatch):
     assert isinstance(mapped.values, np.memmap)
     digest = fingerprint(arrays(values))
     assert digest == fingerprint(mapped) == fingerprint(arrays(np.asfortranarray(values)))
-    monkeypatch.setattr(features, "_rows", lambda *_: 7)
+    monkeypatch.setattr(space, "block_size", lambda *_: 7)
     assert fingerprint(mapped) == digest

@@ -1,0 +1,92 @@
+"""A feature space, and what all of them are made of: values in batches, and hashes of what determines a map."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from leapstep.data.dataset import Data
+from leapstep.progress import progress_bar
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Features:
+    """A map from samples to vectors.
+
+    Attributes:
+        name: "pixels", "learned", "inception", or "file.py:function" as it was given.
+        hash: SHA-256, in hexadecimal digits, of everything that determines the map.
+        extract: values as in `Data.values`, [n, *d], to features [n, k], float32 on the CPU; it works in batches.
+        probabilities: the same values to the probabilities of classes, [n, classes]; None where there are no classes.
+    """
+
+    name: str
+    hash: str
+    extract: Callable[[Array], Tensor]
+    probabilities: Callable[[Array], Tensor] | None = None
+
+
+def fingerprint(data: Data) -> str:
+    """SHA-256 of the values of a data set, their type and their shape; in blocks, as they may be memory-mapped."""
+    whole = hashlib.sha256(f"{data.values.dtype.str} {data.values.shape}".encode())
+    rows = block_size(data.values, 2**24 // data.values.itemsize)
+    for start in range(0, len(data), rows):
+        whole.update(np.ascontiguousarray(data.values[start : start + rows]).tobytes())
+    return whole.hexdigest()
+
+
+def digest_of(*parts: Any) -> str:
+    """SHA-256 of some values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_weights(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights: the same for the same numbers, whatever file they came in."""
+    whole = hashlib.sha256()
+    for name, each in sorted(state.items()):
+        whole.update(f"{name} {each.dtype} {list(each.shape)}".encode())
+        whole.update(each.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def block_size(values: Array, numbers: int) -> int:
+    """How many samples hold about so many numbers, at least 1."""
+    return max(1, numbers * len(values) // max(1, values.size))
+
+
+def in_blocks(values: Array, what: str, show: bool = True) -> Iterator[Array]:
+    """Values in turn, under a progress bar that shows after a second."""
+    rows = min(256, block_size(values, 2**22))
+    with progress_bar(len(values), what, " samples", show=show) as bar:
+        for start in range(0, len(values), rows):
+            block = np.asarray(values[start : start + rows])
+            yield block
+            bar.update(len(block))
+
+
+def batched(call: Callable[[Tensor], Tensor], prepare: Callable[[Array], Tensor], size: int) -> Callable[..., Tensor]:
+    """A map of arrays of any length from a map of batches, without gradients; results come to the CPU."""
+
+    def extract(values: Array) -> Tensor:
+        values = np.asarray(values)
+        starts = range(0, max(1, len(values)), size)
+        with torch.no_grad():
+            return torch.cat([call(prepare(values[start : start + size])).cpu() for start in starts])
+
+    return extract
+
+
+def check_shape(values: Array, shape: tuple[int, ...], name: str) -> None:
+    """Raise ValueError where samples are not of the shape that features take."""
+    if values.shape[1:] != shape:
+        raise ValueError(f"samples of shape {list(values.shape[1:])}: the features {name} take {list(shape)}")
