@@ -9,22 +9,25 @@ import torch
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from leapstep.evaluation import distances as evaluation
 from leapstep.evaluation.distances import (
     METRICS,
     Estimate,
-    _fresh_share,
+    balls,
     difference,
     frechet_distance,
     from_others,
+    gaussian,
     inception_score,
     kernel_distance,
     measure,
     median_ratio,
     memorisation,
+    metrics,
     nearest,
     neighbours,
+    scores,
 )
+from leapstep.evaluation.distances.copies import fresh_share
 
 rng = np.random.default_rng(0)
 
@@ -94,7 +97,8 @@ def test_takes_tensors_arrays_and_integers_of_any_shape(tmp_path):
 
 @pytest.fixture(params=[2**22, 50], ids=["one block", "many blocks"])
 def blocks(request, monkeypatch):
-    monkeypatch.setattr(evaluation, "PAIRS", request.param)
+    for module in (balls, scores):
+        monkeypatch.setattr(module, "PAIRS", request.param)
 
 
 # --- kernel distance -----------------------------------------------------------------------------------------------
@@ -377,11 +381,11 @@ def test_shares_of_fresh_samples_follow_from_ranks():
     orders = list(itertools.combinations(range(7), 3))  # which of 7 ranks 3 fresh samples have, the test set the rest
     seconds = [sorted(set(range(7)) - set(order))[1] for order in orders]
     shares = [sum(rank < second for rank in order) / 3 for order, second in zip(orders, seconds, strict=True)]
-    estimate = _fresh_share(2, 4, 3)
+    estimate = fresh_share(2, 4, 3)
     assert estimate.value == pytest.approx(np.mean(shares))
     low, high = (np.quantile(shares, q, method="inverted_cdf") for q in (0.025, 0.975))
     assert (estimate.low, estimate.high) == (low, high)
-    large = _fresh_share(100, 10_000, 5000)
+    large = fresh_share(100, 10_000, 5000)
     spread = (0.01 * 0.99 * (1 / 10_000 + 1 / 5000)) ** 0.5
     assert (large.low, large.high) == pytest.approx((0.01 - 1.96 * spread, 0.01 + 1.96 * spread), abs=3e-4)
 
@@ -414,8 +418,8 @@ def test_what_is_not_asked_for_is_not_measured(monkeypatch):
     samples, reference = rng.standard_normal((8, 2)), rng.standard_normal((9, 2))  # too few for balls without a fifth
     expected = measure(rng.standard_normal((30, 2)), reference, metrics=("coverage", "recall"), resamples=2)
     assert tuple(expected) == ("recall", "coverage")
-    for name in ("_neighbours", "_kernel", "_scores"):
-        monkeypatch.setattr(evaluation, name, unwanted)
+    for name in ("neighbours_of", "kernel_of", "scores_of"):
+        monkeypatch.setattr(metrics, name, unwanted)
     assert measure(samples, reference, k=7, metrics=["frechet"])["frechet"].value == frechet_distance(
         samples, reference
     )
@@ -441,7 +445,7 @@ def test_the_distances_of_parts_are_those_of_the_function(n):
     kept = torch.ones(4, n, dtype=torch.bool)
     for part in kept[1:]:
         part[rng.permutation(n)[: n // 5]] = False
-    found = evaluation._frechet_of_parts(torch.tensor(samples), evaluation._moments(torch.tensor(reference)), kept)
+    found = gaussian.frechet_of_parts(torch.tensor(samples), gaussian.moments(torch.tensor(reference)), kept)
     assert found.tolist() == pytest.approx([frechet_distance(samples[part], reference) for part in kept], rel=1e-6)
 
 
@@ -451,7 +455,7 @@ def test_the_balls_of_parts_are_those_of_the_function(blocks):
     kept = torch.ones(5, 60, dtype=torch.bool)
     for part in kept[1:]:
         part[rng.permutation(60)[:12]] = False
-    found = evaluation._neighbours(samples, reference, 2, kept)
+    found = balls.neighbours_of(samples, reference, 2, kept)
     for i, part in enumerate(kept):
         assert {name: float(values[i]) for name, values in found.items()} == neighbours(samples[part], reference, 2)
 

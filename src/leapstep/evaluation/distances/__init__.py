@@ -1,0 +1,30 @@
+"""Distances between two sets of samples, which may be of any kind: nothing here knows of diffusion.
+
+Everything is computed in float64. Sets of 10,000 samples with 2048 features are no trouble: what would take a matrix of
+all pairs goes block by block.
+"""
+
+from leapstep.evaluation.distances.arrival import Samples
+from leapstep.evaluation.distances.balls import nearest, neighbours
+from leapstep.evaluation.distances.copies import Memorisation, from_others, memorisation
+from leapstep.evaluation.distances.gaussian import frechet_distance
+from leapstep.evaluation.distances.intervals import Estimate, difference, median_ratio
+from leapstep.evaluation.distances.metrics import METRICS, measure
+from leapstep.evaluation.distances.scores import inception_score, kernel_distance
+
+__all__ = [
+    "METRICS",
+    "Estimate",
+    "Memorisation",
+    "Samples",
+    "difference",
+    "frechet_distance",
+    "from_others",
+    "inception_score",
+    "kernel_distance",
+    "measure",
+    "median_ratio",
+    "memorisation",
+    "nearest",
+    "neighbours",
+]
