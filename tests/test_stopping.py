@@ -151,7 +151,7 @@ def test_training_is_shared_among_processes(monkeypatch):
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("leapstep.training.trainer.train", train)
+    monkeypatch.setattr("leapstep.training.run.train", train)
     refused(invoke("train", "digits", "--out", "o"), "process 1 trains")
 
 
@@ -163,7 +163,7 @@ def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_
     def begin(*_, **__):
         raise ValueError("it begins")
 
-    monkeypatch.setattr("leapstep.training.trainer.Trainer", begin)
+    monkeypatch.setattr("leapstep.training.run.Trainer", begin)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with folders.held(tmp_path / "run"):
         for rank, said in (("0", "is being written by another process"), ("1", "it begins")):
@@ -174,7 +174,7 @@ def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_
 
 @LAUNCHERS
 def test_the_first_process_of_a_training_tells_its_result(monkeypatch, size, rank):
-    monkeypatch.setattr("leapstep.training.trainer.train", lambda *_, **__: SimpleNamespace(details={}))
+    monkeypatch.setattr("leapstep.training.run.train", lambda *_, **__: SimpleNamespace(details={}))
     monkeypatch.setenv(size, "2")
     for number, said in (("1", ""), ("0", "trained: o")):
         monkeypatch.setenv(rank, number)

@@ -44,7 +44,7 @@ def command(
     from leapstep.data.pictures import captioned, grid, save_image
     from leapstep.data.readers import read
     from leapstep.training.configuration import configure
-    from leapstep.training.trainer import train
+    from leapstep.training.run import train
 
     if n < 3:
         raise ValueError(f"--n {n}: a distance between distributions with its interval needs at least 3 samples")

@@ -67,7 +67,7 @@ def command(
 
     from leapstep.training import initial
     from leapstep.training.estimate import usual_settings
-    from leapstep.training.trainer import train
+    from leapstep.training.run import train
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: choose one")

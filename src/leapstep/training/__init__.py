@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     {
         "objective": ["WEIGHTS", "loss", "stratified_times"],
         "parts": ["build_network", "ema_update", "largest", "learning_rate", "resizing"],
-        "trainer": ["Start", "Trainer", "train"],
+        "run": ["train"],
+        "trainer": ["Start", "Trainer"],
     },
 )

@@ -6,13 +6,10 @@ epoch): the step count is the whole state of the random numbers, so a resumed ru
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
-import signal
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,20 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from leapstep import launch, stopping
 from leapstep.core.denoiser import Diffusion, from_network
 from leapstep.core.finite import NotFinite
 from leapstep.core.process import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.core.sampling import sample
 from leapstep.data import holdout
-from leapstep.data.dataset import Data, same_source
+from leapstep.data.dataset import Data
 from leapstep.data.pictures import grid, save_image
 from leapstep.data.readers import read
 from leapstep.files import folders
 from leapstep.models import checkpoint
 from leapstep.networks import UNet
-from leapstep.progress import progress_bar
-from leapstep.training import estimate, initial
+from leapstep.training import initial
 from leapstep.training.configuration import TrainingConfig
 from leapstep.training.objective import loss, stratified_times
 from leapstep.training.parts import (
@@ -415,188 +410,3 @@ class Trainer:
         save_image(grid(model.scaling.to_pixels(x), period=period), folder / f"step-{self.step:08d}.png")
         if seen := first_samples(folder, self.step, model.shape, n, period):
             save_image(strip(seen, model.classes), folder / "strip.png")
-
-
-CHANGEABLE = {"steps", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
-"""Settings that a resumed run may change."""
-
-
-def train(
-    config: TrainingConfig,
-    data: str,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    init_from: str | None = None,
-    device: str | None = None,
-    progress: bool = True,
-    note: str = "",
-) -> checkpoint.Model:
-    """Train a network and leave a run folder (see `leapstep.models.checkpoint`).
-
-    Under `accelerate launch` or `torchrun` the same call trains on all processes. A checkpoint is also written on
-    Ctrl-C.
-
-    Arguments:
-        config: the settings.
-        data: what to train on, see `leapstep.data.read`.
-        out: the run folder.
-        resume: go on from the last checkpoint in `out`, exactly as if never stopped.
-        overwrite: replace the run that lies in `out`.
-        init_from: a run folder or another model (see `leapstep.load`) whose averaged weights the run begins
-            with, and whose network, process and prediction it has.
-        device: "cpu" to leave a GPU alone; None: the best there is.
-        progress: show on stderr what of the data is left out or held out, how long it will take, and a progress bar.
-        note: a line that is shown before these.
-    Returns:
-        the model with the averaged weights.
-    Raises:
-        ValueError: settings that do not fit the data; a run folder that exists and neither `resume` nor `overwrite`, or
-            that another process is training; a resumed run with other settings.
-        FloatingPointError: a loss that is not finite; the last good checkpoint is kept.
-    """
-    run = Path(out)
-    with folders.held(run) if launch.rank() == 0 else contextlib.nullcontext():
-        resumed = checkpoint.find_state(run)[1] if resume else None
-        if resumed is not None:
-            _check_resumable(run, resumed, config, data)
-        else:
-            folders.check_free(run, overwrite, checkpoint.RUN)
-        trainer = Trainer(config, data, device, progress, resumed, _weights(run, resumed, init_from))
-        if resumed is not None:
-            trainer.check_unchanged(run, resumed)
-        for line in ([note] if note else []) + [*trainer.facts()]:
-            trainer.say(line)
-        if progress:  # alike on all processes, which take part
-            estimate.foretell(trainer, config.steps - (resumed["step"] if resumed else 0))
-        _start(trainer, run, resume, overwrite)
-        _loop(trainer, run)
-    return trainer.model()
-
-
-def _weights(run: Path, resumed: Mapping[str, Any] | None, source: str | None) -> Start | None:
-    """The weights that a run begins with; of one that is resumed, its own network and what it recorded of them."""
-    if resumed is not None:
-        if source is not None:
-            raise ValueError("--resume goes on with the run's own weights: leave --init-from out")
-        record = resumed.get("init_from")
-        return None if record is None else Start(checkpoint.load(run), record)
-    if source is None:
-        return None
-    if run.is_dir() and Path(source).is_dir() and run.samefile(source):
-        raise ValueError(f"{run} is where the weights come from: name another folder for the new run")
-    model = initial.load(source)
-    step, sha256 = model.details.get("step"), checkpoint.fingerprint(model.network)
-    return Start(model, {"source": source, "step": step, "weights_sha256": sha256})
-
-
-def _start(trainer: Trainer, run: Path, resume: bool, overwrite: bool) -> None:
-    """Bring the run folder and the trainer to where they begin."""
-    if resume:
-        trainer.restore(run)
-    if trainer.accelerator.is_main_process and resume:
-        folders.tidy(run)
-        checkpoint.save(run, trainer.model())
-    elif trainer.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
-        folders.begin(run, overwrite, checkpoint.RUN, trainer.details())
-        if trainer.start is not None:  # --resume takes the network from here
-            checkpoint.save(run, trainer.model())
-    trainer.accelerator.wait_for_everyone()
-
-
-def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfig, data: str) -> None:
-    if not values.get("training") or "source" not in (values.get("data") or {}):
-        raise ValueError(f"the training state in {run} does not say on what it was trained: --overwrite the run")
-    if not same_source(values["data"]["source"], data):
-        raise ValueError(
-            f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"
-        )
-    wanted = config.model_dump(mode="json")
-    for name, had in values["training"].items():
-        if name not in CHANGEABLE and wanted.get(name) != had:
-            raise ValueError(
-                f"{run} was trained with {name}={had}, not {wanted.get(name)}: resume it without changing that"
-            )
-
-
-def _loop(trainer: Trainer, run: Path) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    config = trainer.config
-    main = trainer.accelerator.is_main_process
-    writer = SummaryWriter(str(folders.inner(run, "log")), purge_step=trainer.step + 1) if main else None
-    bar = progress_bar(config.steps, "training", "step", done=trainer.step, show=trainer.progress)
-    shown: dict[str, str] = {}
-    quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
-    saved, since = trainer.step, time.perf_counter()
-    try:
-        with _requests(trainer.progress) as asked:
-            while trainer.step < config.steps and not trainer.any_process(bool(asked)):
-                result = trainer.advance()
-                quarter = (result["times"] * 4).ceil().long() - 1
-                np.add.at(quarters, (0, quarter), result["each"])
-                np.add.at(quarters, (1, quarter), 1)
-                bar.update()
-                last = trainer.step == config.steps
-                if writer is not None and (trainer.step % config.holdout_every == 0 or last):
-                    compared = trainer.compare()
-                    for name, value in compared.items():
-                        writer.add_scalar(f"loss_alike/{name}", value, trainer.step)
-                    if compared:
-                        shown["held out"] = "{held_out:.4f} (training data {training:.4f})".format(**compared)
-                bar.set_postfix({"loss": f"{result['loss']:.4f}", **shown}, refresh=False)
-                if writer is not None and trainer.step % config.log_every == 0:
-                    speed = config.log_every * config.batch_size / (time.perf_counter() - since)
-                    _log(writer, trainer.step, result, quarters, learning_rate(config, trainer.step - 1), speed)
-                    quarters[:], since = 0, time.perf_counter()
-                if trainer.step % config.sample_every == 0 or last:
-                    trainer.preview(run)
-                if trainer.step % config.save_every == 0 or last:
-                    trainer.save(run)
-                    saved = trainer.step
-            if trainer.step < config.steps:
-                if trainer.step > saved:
-                    trainer.save(run)
-                    saved = trainer.step
-                raise stopping.Stopped(asked[0] if asked else signal.SIGINT)
-    except KeyboardInterrupt as request:
-        if saved:
-            request.add_note(f"the checkpoint of step {saved} is kept in {run}: go on with --resume")
-        raise
-    except FloatingPointError as error:
-        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
-        raise FloatingPointError(f"{error}; {kept}: lower the learning rate, or look at the data") from error
-    finally:
-        bar.close()
-        if writer is not None:
-            writer.close()
-
-
-@contextlib.contextmanager
-def _requests(tell: bool) -> Iterator[list[int]]:
-    """Note requests to stop in a list, which is looked at between two steps; the second of them acts at once."""
-    asked: list[int] = []
-
-    def note(number: int) -> None:
-        if asked:
-            stopping.stop(number)
-        asked.append(number)
-        with contextlib.suppress(OSError, RuntimeError):  # no terminal any more; in the midst of another line
-            if tell:
-                print("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
-
-    with stopping.handled(note):
-        yield asked
-
-
-def _log(
-    writer: Any, step: int, result: Mapping[str, Any], quarters: np.ndarray[Any, Any], rate: float, speed: float
-) -> None:
-    scalars = {"loss": result["loss"], "gradient_norm": result["gradient_norm"], "learning_rate": rate}
-    scalars["samples_per_second"] = speed
-    for i, (total, count) in enumerate(quarters.T, start=1):
-        if count:
-            scalars[f"loss_by_time/quarter_{i}"] = total / count
-    for name, value in scalars.items():
-        writer.add_scalar(name, value, step)
