@@ -81,6 +81,7 @@ from .core.transitions import (
     unipc,
 )
 from .doctor import Diagnosis, diagnose
+from .inference.spec import SamplingSpec
 from .models.checkpoint import Model, load
 
 __version__: str
@@ -101,6 +102,7 @@ __all__ = [
     "Noise",
     "NotFinite",
     "Process",
+    "SamplingSpec",
     "State",
     "Step",
     "Transition",

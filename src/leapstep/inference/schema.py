@@ -1,8 +1,34 @@
-"""What the manifest beside samples may say."""
+"""What the files of sampling jobs may say: specifications, and manifests of folders of samples."""
 
 from __future__ import annotations
 
-from leapstep.files.schema import Name, Plain, Schema, Word
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from leapstep.files.schema import LEVELS, Count, Levels, Name, Plain, Schema, Word
+
+
+class SamplingSpec(Schema):
+    """What to draw, and how: in a file of its own, or as `spec` in a manifest."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: Count = 1
+    method: Word = "ddim"
+    options: dict[Word, int | float | Word] = Field(default_factory=dict)
+    steps: Levels | None = None
+    times: Annotated[tuple[float, ...], Field(min_length=1, max_length=LEVELS + 1)] | None = None
+    spacing: Word | None = None
+    start: Word = "marginal"
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    first: Count = 0
+    n: Count = 1
+    labels: Annotated[tuple[int | Name, ...], Field(max_length=10_000_000)] | None = None
+    conditions: Name | None = None
+    guidance: float = 1.0
+    rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    dtype: Word = "float32"
+    batch_size: Annotated[int, Field(ge=1)] = 1
 
 
 class TrainedOn(Schema):

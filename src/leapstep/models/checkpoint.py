@@ -107,7 +107,11 @@ class Model:
         return self.scaling in (PIXELS, UNIT_PIXELS)
 
     def diffusion(
-        self, labels: Tensor | None = None, guidance: float = 1.0, dtype: torch.dtype | None = None
+        self,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+        dtype: torch.dtype | None = None,
+        rescale: float = 0.0,
     ) -> Diffusion:
         """Adapt the network for sampling.
 
@@ -115,6 +119,7 @@ class Model:
             labels: the class of each sample in the batch, `[b]`; None for samples of any class.
             guidance: scale of classifier-free guidance: 1 follows the labels, more exaggerates them.
             dtype: what the network computes in.
+            rescale: share of the contrast that guidance adds and that is taken back; see `guided`.
         Raises:
             ValueError: labels for a network without, or none for a network that needs them; guidance without labels, or
                 of a network that was trained without dropping labels.
@@ -132,7 +137,7 @@ class Model:
         fractional = getattr(getattr(self.network, "config", None), "time_embedding", None) == "sinusoidal"
         diffusion = from_network(call, self.process, self.predicts, self.time, fractional=fractional, dtype=dtype)
         if guidance != 1:
-            diffusion = guided(diffusion, guidance)
+            diffusion = guided(diffusion, guidance, rescale)
         return diffusion if self.clip is None else clipped(diffusion, self.clip)
 
     def _check(self, labels: Tensor | None, guidance: float) -> None:

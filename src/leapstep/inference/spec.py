@@ -1,0 +1,332 @@
+"""What to draw, and how: the specification of a sampling job, apart from the model.
+
+Sample i is a function of the model, the specification and i alone. So a specification with the hash of the weights is
+all that is needed to repeat samples, on any machine and in any batches; a manifest is a specification with provenance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leapstep import files
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.sampling import SPACINGS, STARTS, times
+from leapstep.core.transitions import TRANSITIONS, Transition
+from leapstep.files import reading
+from leapstep.models.checkpoint import Model
+from leapstep.text import allowed, near, one_line
+
+VERSION = 1
+"""Of the JSON format."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+"""What a network can compute in, by name."""
+
+CALIBRATED = ("spread", "last_std")
+"""Options of methods that come from a model's calibration, and are never in a specification."""
+
+LAST_STD = 2 / 255 * (math.pi / 2) ** 0.5
+"""For pictures: noise of mean size 1 / 255 of the pixels' range (Bao et al. 2022, appendix F.2, arXiv:2201.06503)."""
+
+Option = int | float | str
+
+
+class SpecError(ValueError):
+    """A field of a specification that does not fit.
+
+    Attributes:
+        field: its name, for who knows it by another, such as an option of the command line.
+        value: what arrived.
+        problem: what is wrong with it, and what is allowed.
+    """
+
+    def __init__(self, field: str, value: object, problem: str) -> None:
+        super().__init__(f"{field}={one_line(str(value), 60)}: {problem}")
+        self.field, self.value, self.problem = field, value, problem
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSpec:
+    """The specification of a sampling job. What is None is left open until `checked` fills it in for a model.
+
+    Attributes:
+        method: one of `TRANSITIONS`.
+        options: those of the method that are not at their defaults.
+        steps: number of steps from noise to data.
+        times: the list of times itself, strictly decreasing in [0, 1], in place of steps and spacing.
+        spacing: one of `SPACINGS`.
+        start: one of `STARTS`.
+        seed: of the noise; an integer from 0 to 2^64 - 1.
+        first: index of the first sample.
+        n: number of samples: those with the indices first, ..., first + n - 1.
+        labels: classes by name or number, in turn: sample i has `labels[i % len(labels)]`. None: samples of any class.
+        conditions: path of an npz file with what the network takes besides; None: nothing.
+        guidance: scale of classifier-free guidance; 1 is none.
+        rescale: share, from 0 to 1, of the contrast that guidance adds and that is taken back; see `guided`.
+        dtype: what the network computes in: "float32", "bfloat16" or "float64".
+        batch_size: samples worked on at a time.
+    """
+
+    method: str = "ddim"
+    options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+    steps: int | None = None
+    times: tuple[float, ...] | None = None
+    spacing: str | None = None
+    start: str = "marginal"
+    seed: int = 0
+    first: int = 0
+    n: int = 64
+    labels: tuple[str | int, ...] | None = None
+    conditions: str | None = None
+    guidance: float = 1.0
+    rescale: float = 0.0
+    dtype: str = "float32"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Copy what could change, as the types that JSON and hashing need; nothing is checked yet."""
+        plain: dict[str, Any] = {"options": dict(self.options)}
+        if self.times is not None:
+            plain["times"] = tuple(float(t) for t in self.times)
+        if self.labels is not None:
+            labels = self.labels.tolist() if hasattr(self.labels, "tolist") else self.labels
+            plain["labels"] = tuple([labels] if isinstance(labels, str | int) else labels) or None
+        if self.conditions is not None:
+            plain["conditions"] = str(self.conditions)
+        plain["dtype"] = str(self.dtype).removeprefix("torch.")
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+    def __hash__(self) -> int:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return hash(tuple((values | {"options": frozenset(self.options.items())}).items()))
+
+    # --- on disk ---------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, as a JSON object with the version of the format."""
+        return {"version": VERSION} | {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> SamplingSpec:
+        """The specification that a JSON object states; fields that it lacks are as by default.
+
+        Raises:
+            ValueError: no object, another version, an unknown key, or a value of the wrong type or size.
+        """
+        from leapstep.files.schema import checked
+        from leapstep.inference import schema
+
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a specification is a JSON object, not a {type(value).__name__}")
+        if (version := value.get("version", VERSION)) != VERSION:
+            raise ValueError(f"version is {version!r}: this leapstep reads specifications of version {VERSION}")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in value:
+            if name not in known and name != "version":
+                raise ValueError(f"unknown key {one_line(str(name), 60)!r}: {allowed(name, known)}")
+        checked(schema.SamplingSpec, value)
+        return cls(**{name: item for name, item in value.items() if name != "version"})
+
+    def save(self, path: str | Path) -> None:
+        """Write it as a JSON file."""
+        files.write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | Path) -> SamplingSpec:
+        """Read a file that `save` wrote, or a manifest, which holds a specification as `spec`.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds something else; the message begins with the path.
+        """
+        value = reading.read_json(path)
+        if isinstance(value, Mapping) and "spec" in value:
+            value = value["spec"]
+        try:
+            return cls.from_json(value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    # --- against a model -------------------------------------------------------------------------------------------
+
+    def checked(self, model: Model, *, steps: int = 20, spacing: str | None = None) -> SamplingSpec:
+        """Check everything against a model, once, and fill in what was left open.
+
+        A method that chooses its own steps goes the whole way in one step of the loop, from pure noise.
+
+        Arguments:
+            steps: their number where the specification leaves it open, or T where that is less.
+            spacing: where the specification leaves it open; None: the model's, or else "trailing".
+        Returns:
+            the specification with steps, spacing and numbers of classes, and without options at their defaults.
+        Raises:
+            ValueError: what does not fit; a `SpecError` where it is a single field.
+        """
+        if self.method not in TRANSITIONS:
+            raise SpecError("method", self.method, allowed(self.method, TRANSITIONS))
+        if self.start not in STARTS:
+            raise SpecError("start", self.start, f"use {' or '.join(STARTS)}")
+        if self.dtype not in DTYPES:
+            raise SpecError("dtype", self.dtype, "use float32, bfloat16 or float64")
+        for name, least, most in (("seed", 0, 2**64 - 1), ("first", 0, None), ("n", 1, None), ("batch_size", 1, None)):
+            value = getattr(self, name)
+            if not _is_whole(value) or value < least or (most is not None and value > most):
+                limit = f"at least {least}" if most is None else f"an integer from {least} to 2^64 - 1"
+                raise SpecError(name, value, f"must be {limit}")
+        if self.guidance == 1 and self.rescale != 0:
+            raise SpecError("rescale", self.rescale, "applies to guidance, and guidance 1 is none: set one")
+        labels = None if self.labels is None else tuple(_number(model, label) for label in self.labels)
+        spec = dataclasses.replace(self, options=_not_default(self.method, self.options), labels=labels)
+        spec = spec._with_path(model, steps, spacing)
+        spec.transition(model)
+        spec.diffusion(model, range(spec.first, spec.first + 1))
+        return spec
+
+    def _with_path(self, model: Model, steps: int, spacing: str | None) -> SamplingSpec:
+        """With steps and spacing, or with times and their number of steps."""
+        if self.times is not None:
+            path = tuple(self.times_for(model).tolist())
+            if self.steps not in (None, len(path) - 1):
+                raise SpecError(
+                    "steps", self.steps, f"the list of times has {len(path) - 1} steps: leave one of them out"
+                )
+            return dataclasses.replace(self, times=path, steps=len(path) - 1, spacing=None)
+        adaptive, levels = TRANSITIONS[self.method].calls == 0, model.process.timesteps or 1000
+        count = (1 if adaptive else min(steps, levels)) if self.steps is None else self.steps
+        if not _is_whole(count):
+            raise SpecError("steps", count, "give an integer, at least 1")
+        name = self.spacing or ("trailing" if adaptive else spacing or model.spacing or "trailing")
+        if name not in SPACINGS:
+            raise SpecError("spacing", name, allowed(name, SPACINGS))
+        first = times(model.process, count, name)[0].item()
+        if count == 1 < levels and first * levels <= 1:
+            raise SpecError(
+                "spacing",
+                name,
+                f"a single step would go from the first of {levels} noise levels to the data, not from pure noise: use "
+                "trailing",
+            )
+        return dataclasses.replace(self, steps=operator.index(count), spacing=name)
+
+    def transition(self, model: Model) -> Transition:
+        """The transition of the method, with the model's calibration where variance is "optimal".
+
+        Raises:
+            ValueError: an option that the method does not have, a value that it cannot take, or no calibration.
+        """
+        options: dict[str, Any] = {**_not_default(self.method, self.options)}
+        if options.get("variance") == "optimal":
+            if model.calibration is None:
+                raise ValueError(
+                    "variance=optimal needs to know the errors of these weights: run leapstep calibrate MODEL DATA "
+                    "(again, if they have changed since)"
+                )
+            options["spread"] = model.calibration.spread(model.process)
+            options["last_std"] = LAST_STD if model.is_pictures else None
+        return TRANSITIONS[self.method].make(**options)
+
+    def times_for(self, model: Model) -> Tensor:
+        """The times from noise to data, `[steps + 1]`, float64; of a specification that is checked."""
+        if self.times is not None:
+            return times(model.process, self.times)
+        if self.steps is None or self.spacing is None:
+            raise ValueError("steps and spacing are still open: call checked(model) first")
+        return times(model.process, self.steps, self.spacing)
+
+    def labels_for(self, model: Model, rows: Sequence[int]) -> Tensor | None:
+        """The numbers of the classes of the samples with these indices, `[len(rows)]`, or None."""
+        if self.labels is None:
+            return None
+        period = [_number(model, label) for label in self.labels]
+        return torch.tensor([period[i % len(period)] for i in rows], dtype=torch.long)
+
+    def diffusion(self, model: Model, rows: Sequence[int]) -> Diffusion:
+        """The model as it draws the samples with these indices, with their labels, guidance and dtype."""
+        return model.diffusion(self.labels_for(model, rows), self.guidance, DTYPES[self.dtype], self.rescale)
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """What the sampler computes in: at least float32, because half precision loses what small steps add."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
+    def label(self) -> str:
+        """The method as a table names it, with its eta and what is not at its default: `ddim, η = 0.5`.
+
+        The larger variance of the DDPM paper is `ddpm, σ̂`.
+        """
+        if self.method == "ddpm" and self.options.get("variance") == "beta":
+            return "ddpm, σ̂"
+        shown = {**_defaults(self.method), **self.options} if "eta" in _defaults(self.method) else self.options
+        named = [
+            f"{'η' if name == 'eta' else name} = {f'{value:g}' if isinstance(value, float) else value}"
+            for name, value in shown.items()
+            if name == "eta" or value != _defaults(self.method).get(name)
+        ]
+        return ", ".join([self.method, *named])
+
+
+def _is_whole(value: object) -> bool:
+    return not isinstance(value, bool) and hasattr(value, "__index__")
+
+
+def _defaults(method: str) -> dict[str, Option]:
+    """The options of a method with their defaults, without those that come from a calibration."""
+    parameters = inspect.signature(TRANSITIONS[method].make).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name not in CALIBRATED}
+
+
+def _not_default(method: str, options: Mapping[str, Option]) -> dict[str, Option]:
+    """The options of a method that are not at their defaults, as the types that they have by default.
+
+    Raises:
+        ValueError: an option that the method does not have, or a value of another type.
+    """
+    defaults = _defaults(method)
+    for name in options:
+        if name not in defaults:
+            listed = " and ".join(f"{key} (default {value})" for key, value in defaults.items()) or "no options"
+            meant = near(name, defaults)
+            guess = "" if meant is None else f": did you mean {meant}?"
+            raise ValueError(f"{name} does not apply to method {method}, which takes {listed}{guess}")
+    typed = {name: _typed(name, value, defaults[name]) for name, value in options.items()}
+    return {name: value for name, value in typed.items() if value != defaults[name]}
+
+
+def _typed(name: str, value: Option, default: Option) -> Option:
+    """A value of the type of an option's default; a text that stands for a number is read."""
+    kind = type(default)
+    if kind not in (int, float) or type(value) is kind:
+        return value
+    try:
+        number = float(value) if kind is float else int(value) if isinstance(value, str) else operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value}: give {'an integer' if kind is int else 'a number'}") from None
+    return number
+
+
+def _number(model: Model, label: str | int) -> int:
+    """The number of a class, given by name or number."""
+    if not model.classes:
+        raise SpecError("labels", label, "this model was trained without labels")
+    if label in model.classes:
+        return model.classes.index(str(label))
+    try:
+        number = int(label)
+    except ValueError:
+        number = -1
+    if not 0 <= number < len(model.classes):
+        raise SpecError("labels", label, allowed(label, model.classes))
+    return number
