@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 import leapstep
 from leapstep import files, training
-from leapstep.core.process import SCHEDULES, along
+from leapstep.core.process import along
 from leapstep.core.scaling import PIXELS
+from leapstep.core.schedules import SCHEDULES
 from leapstep.core.transitions import younger
 from leapstep.data import Data, pictures, read
 from leapstep.evaluation.distances import frechet_distance, neighbours

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from commands import done, invoke, refused
-from leapstep.core.process import cosine, flow, rescale_zero_terminal_snr
+from leapstep.core.schedules import cosine, flow, rescale_zero_terminal_snr
 from leapstep.data import holdout
 from leapstep.models import checkpoint
 from leapstep.networks import LucidUNet, UNet

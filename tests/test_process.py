@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import leapstep
-from leapstep.core.process import PREDICTIONS, SCHEDULES
+from leapstep.core.process import PREDICTIONS
+from leapstep.core.schedules import SCHEDULES
 
 F64 = torch.float64
 LEVELS = torch.arange(1, 1001, dtype=F64) / 1000

@@ -20,23 +20,15 @@ from . import (
     views,
 )
 from .core.calibration import Calibration, calibrate
-from .core.denoiser import (
-    Denoiser,
-    Diffusion,
-    GaussianMixture,
-    clipped,
-    dynamic_threshold,
-    empirical,
-    from_network,
-    guided,
-    scaled,
-)
+from .core.denoiser import Denoiser, Diffusion, clipped, dynamic_threshold, from_network, guided, scaled
+from .core.exact import GaussianMixture, empirical
 from .core.finite import NotFinite
 from .core.interpolation import interpolation_grid, slerp, spherical
 from .core.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
-from .core.process import (
+from .core.process import Process
+from .core.sampling import SPACINGS, Noise, State, decode, encode, sample, sample_in_batches, times, trajectory
+from .core.schedules import (
     SCHEDULES,
-    Process,
     cosine,
     exponential,
     exponential_s,
@@ -54,7 +46,6 @@ from .core.process import (
     ve,
     vp,
 )
-from .core.sampling import SPACINGS, Noise, State, decode, encode, sample, sample_in_batches, times, trajectory
 from .core.transitions import (
     TRANSITIONS,
     Method,

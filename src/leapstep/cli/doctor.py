@@ -152,7 +152,8 @@ def command(
 def _assumed(setting: str) -> tuple[str, Any]:
     """The name and the value of an assumption."""
     from leapstep.core.denoiser import CLOCKS, SHAPES
-    from leapstep.core.process import PREDICTIONS, SCHEDULES
+    from leapstep.core.process import PREDICTIONS
+    from leapstep.core.schedules import SCHEDULES
     from leapstep.doctor.conventions import RANGES
 
     name, equals, text = (part.strip() for part in setting.partition("="))

@@ -38,7 +38,7 @@ def _schedule(process: Process) -> str | None:
     """The name of the schedule that has these levels; where none has, what its betas are; None without levels."""
     import torch
 
-    from leapstep.core.process import SCHEDULES, rescale_zero_terminal_snr
+    from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 
     count = process.timesteps
     if count is None:

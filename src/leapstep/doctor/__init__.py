@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import CLOCKS, SHAPES, Diffusion, clipped, from_network
-from leapstep.core.process import PREDICTIONS, SCHEDULES
+from leapstep.core.process import PREDICTIONS
+from leapstep.core.schedules import SCHEDULES
 from leapstep.core.transitions import ddim
 from leapstep.doctor import health
 from leapstep.doctor.budget import Budget

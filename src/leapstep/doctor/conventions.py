@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import clock
-from leapstep.core.process import Process, along, cosine, flow, karras, linear, ve
+from leapstep.core.process import Process, along
+from leapstep.core.schedules import cosine, flow, karras, linear, ve
 from leapstep.doctor.warp import SHIFTS, Warp
 
 F64 = torch.float64

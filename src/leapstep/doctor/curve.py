@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.core import process as processes
+from leapstep.core import schedules
 from leapstep.core.process import Process, along
 from leapstep.doctor.conventions import F64, Ask, Range, Route
 from leapstep.doctor.warp import SHIFTS
@@ -358,7 +358,7 @@ def _named(kind: str, levels: int) -> Iterator[_Named]:
 
     def scaled(name: str, start: float, end: float, usual: bool = True) -> _Named:
         ends = "" if usual else f"beta_start={start:g}, beta_end={end:g}"
-        return name, f"leapstep.{name}({written(ends)})", partial(getattr(processes, name), levels, start, end)
+        return name, f"leapstep.{name}({written(ends)})", partial(getattr(schedules, name), levels, start, end)
 
     def plain(name: str, start: float, end: float) -> Iterator[_Named]:
         root = math.sqrt(start * end)
@@ -372,25 +372,25 @@ def _named(kind: str, levels: int) -> Iterator[_Named]:
                 "linear": f"torch.linspace({start:g}, {end:g}, {levels})",
                 "sigmoid": f"torch.linspace(-6, 6, {levels}).sigmoid() * {end - start:g} + {start:g}",
             }.get(name, f"torch.linspace({start:g}**0.5, {end:g}**0.5, {levels}) ** 2")
-            make = partial(getattr(processes, name), levels, start * levels / 1000, end * levels / 1000)
+            make = partial(getattr(schedules, name), levels, start * levels / 1000, end * levels / 1000)
             yield name, f"leapstep.from_betas({line})", make
 
     if kind == "flow":
-        yield "flow", f"leapstep.flow({count})", processes.flow
+        yield "flow", f"leapstep.flow({count})", schedules.flow
     elif kind == "ve":
         for low in (0.01, 0.002, 0.02, 0.05, 0.1, 0.005, 0.001):
             for high in (50.0, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 80.0, 90.0, 100.0, 348.0, 1348.0):
                 ends = "" if (low, high) == (0.01, 50.0) else f"sigma_min={low:g}, sigma_max={high:g}"
-                yield "ve", f"leapstep.ve({written(ends)})", partial(processes.ve, levels, low, high)
-        yield "karras", f"leapstep.karras({count})", partial(processes.karras, levels)
+                yield "ve", f"leapstep.ve({written(ends)})", partial(schedules.ve, levels, low, high)
+        yield "karras", f"leapstep.karras({count})", partial(schedules.karras, levels)
     else:
         yield scaled("linear", 1e-4, 0.02)
-        yield "cosine", f"leapstep.cosine({count})", partial(processes.cosine, levels)
+        yield "cosine", f"leapstep.cosine({count})", partial(schedules.cosine, levels)
         for name, start, end in BETAS[1:4]:
             yield scaled(name, start, end)
         yield scaled(*BETAS[4], usual=False)
-        yield "vp", f"leapstep.vp({count})", processes.vp
-        yield "exponential", f"leapstep.exponential({count})", processes.exponential
+        yield "vp", f"leapstep.vp({count})", schedules.vp
+        yield "exponential", f"leapstep.exponential({count})", schedules.exponential
         for name, start, end in (*BETAS, *(STEEP if levels <= 200 else ())):
             yield from plain(name, start, end)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from leapstep.core.denoiser import CLOCKS
-from leapstep.core.process import SCHEDULES
+from leapstep.core.schedules import SCHEDULES
 from leapstep.doctor.conventions import Route, Trial
 from leapstep.doctor.curve import SAME, Fit, alike, counts, family, level_of
 from leapstep.doctor.evidence import IGNORED, Finding

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapstep.core.process import from_log_snr
+from leapstep.core.schedules import from_log_snr
 from leapstep.doctor.budget import ROUNDS, Race, Reading
 from leapstep.doctor.conventions import F64, LEVELS, Range, Route, Trial, compare, routes, sizes, times_of
 from leapstep.doctor.curve import (

@@ -16,16 +16,8 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import CLOCKS, Clip, dynamic_threshold
-from leapstep.core.process import (
-    PREDICTIONS,
-    SCHEDULES,
-    Process,
-    cosine,
-    flow,
-    from_betas,
-    rescale_zero_terminal_snr,
-    sigmoid,
-)
+from leapstep.core.process import PREDICTIONS, Process
+from leapstep.core.schedules import SCHEDULES, cosine, flow, from_betas, rescale_zero_terminal_snr, sigmoid
 from leapstep.text import SYNONYMS, allowed
 
 PREDICTION_TYPES = {ours: theirs for theirs, ours in SYNONYMS.items() if ours in ("eps", "x0", "v")}

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from leapstep.core.process import SCHEDULES, Process, rescale_zero_terminal_snr
+from leapstep.core.process import Process
 from leapstep.core.scaling import PIXELS
+from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.data.dataset import Data
 from leapstep.models import checkpoint
 from leapstep.networks import MLP, UNet

@@ -24,8 +24,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from leapstep.core.denoiser import Diffusion, from_network
 from leapstep.core.finite import NotFinite
-from leapstep.core.process import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.core.sampling import sample
+from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.data import holdout
 from leapstep.data.dataset import Data
 from leapstep.data.pictures import grid, save_image

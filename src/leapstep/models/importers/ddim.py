@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from leapstep.core.process import Process, from_betas
+from leapstep.core.process import Process
+from leapstep.core.schedules import from_betas
 from leapstep.models.checkpoint import Model
 from leapstep.models.importers.reading import Import, Settings, State, as_linear, square
 from leapstep.networks import UNet

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leapstep.core.process import Process, cosine, exponential, from_betas, linear
+from leapstep.core.process import Process
 from leapstep.core.scaling import PIXELS
+from leapstep.core.schedules import cosine, exponential, from_betas, linear
 from leapstep.files.schema import SIDE
 from leapstep.models.checkpoint import UNIT_PIXELS, Model
 from leapstep.models.importers.reading import Chosen, Import, Settings, State

@@ -26,7 +26,8 @@ from typing import Any
 
 from torch import Tensor
 
-from leapstep.core.process import Process, cosine, linear
+from leapstep.core.process import Process
+from leapstep.core.schedules import cosine, linear
 from leapstep.models.checkpoint import Model
 from leapstep.models.importers.reading import Import, Settings, State, as_linear, square
 from leapstep.networks import UNet

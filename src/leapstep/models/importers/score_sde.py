@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.core.process import SCHEDULES, Process, from_betas
+from leapstep.core.process import Process
 from leapstep.core.scaling import PIXELS
+from leapstep.core.schedules import SCHEDULES, from_betas
 from leapstep.files.schema import SIDE
 from leapstep.models.checkpoint import UNIT_PIXELS, Model
 from leapstep.models.importers.reading import Chosen, Import, Settings, State

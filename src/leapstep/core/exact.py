@@ -1,0 +1,134 @@
+"""Exact denoisers: data with a known law, whose posterior mean has a closed form.
+
+They are the yardstick that every sampler is tested against.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from leapstep.core.denoiser import Diffusion
+from leapstep.core.process import Process, along, as_time, checked, flat
+
+_Posterior = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
+
+
+class GaussianMixture(NamedTuple):
+    """Data with a known law, sum_m w_m N(mu_m, C_m), hence an exact denoiser, exact samples and an exact density.
+
+    At time t each component is N(alpha mu_m, alpha^2 C_m + sigma^2 I). With r_m the probability that x_t came from
+    component m,
+
+        E[x0 | x_t] = sum_m r_m (mu_m + alpha C_m (alpha^2 C_m + sigma^2 I)^-1 (x_t - alpha mu_m)).
+
+    Attributes:
+        means: `[m, *d]`.
+        covariances: variances `[m]` of isotropic components, or full matrices `[m, D, D]` on the flattened data.
+        weights: `[m]`, positive; None: all the same.
+    """
+
+    means: Tensor
+    covariances: Tensor
+    weights: Tensor | None = None
+
+    def diffusion(self, process: Process) -> Diffusion:
+        """Pair the process with this data's exact denoiser. Raises ValueError for shapes that do not fit."""
+        posterior = self._posterior()
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            t, y = as_time(t), flat(x)
+            logits, mean_of = posterior(y, along(process.alpha(t), y), along(process.sigma(t), y))
+            return mean_of(logits.softmax(1)).reshape(x.shape)
+
+        return Diffusion(checked(process), denoise)
+
+    def log_density(self, x: Tensor, process: Process | None = None, t: Tensor | float = 0.0) -> Tensor:
+        """log q(x_t) `[b]` in nats, of the data itself (no process) or of what the process makes of it at time t."""
+        y, t = flat(x), as_time(t)
+        if process is None:
+            alpha, sigma = torch.ones((), dtype=x.dtype), torch.zeros((), dtype=x.dtype)
+        else:
+            alpha, sigma = along(process.alpha(t), y), along(process.sigma(t), y)
+        return self._posterior()(y, alpha, sigma)[0].logsumexp(1) - y.shape[1] / 2 * math.log(2 * math.pi)
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """Draw n points of the data, `[n, *d]`, in the dtype of the means."""
+        self._check()
+        generator = torch.Generator().manual_seed(seed)
+        component = torch.multinomial(self._log_weights().exp(), n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means[0].numel(), dtype=self.means.dtype, generator=generator)
+        if self.covariances.ndim == 1:
+            spread = self.covariances.sqrt()[component, None] * z
+        else:
+            values, vectors = torch.linalg.eigh(self.covariances)
+            root = vectors * values.clamp(min=0).sqrt()[:, None, :]
+            spread = torch.einsum("nij,nj->ni", root[component], z)
+        return self.means[component] + spread.reshape(n, *self.means.shape[1:])
+
+    def _check(self) -> None:
+        m, size = len(self.means), self.means[0].numel()
+        if self.covariances.shape not in [(m,), (m, size, size)]:
+            raise ValueError(
+                f"covariances of shape {tuple(self.covariances.shape)} do not fit {m} means of {size} values: "
+                f"give [{m}] variances or [{m}, {size}, {size}] matrices"
+            )
+        if self.weights is not None and (self.weights.shape != (m,) or not (self.weights > 0).all()):
+            raise ValueError(f"weights must be {m} positive numbers, one for each mean")
+
+    def _log_weights(self) -> Tensor:
+        weights = torch.ones(len(self.means), dtype=self.means.dtype) if self.weights is None else self.weights
+        return (weights / weights.sum()).log().to(self.means)
+
+    def _posterior(self) -> _Posterior:
+        """Of (x `[b, D]`, alpha, sigma): joint log densities `[b, m]` less the 2 pi, and the mean that weights give."""
+        self._check()
+        return self._isotropic() if self.covariances.ndim == 1 else self._full()
+
+    def _isotropic(self) -> _Posterior:
+        center = flat(self.means).mean(0)  # distances are taken from here, where they cancel least
+        offsets = flat(self.means) - center
+
+        def posterior(x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            mu, variances, y = offsets.to(x), self.covariances.to(x), x - alpha * center.to(x)
+            spread = (alpha**2 * variances + sigma**2).clamp(min=1e-30)  # a point mass at t = 0: the nearest point
+            distance = (y**2).sum(1, keepdim=True) - 2 * alpha * (y @ mu.T) + alpha**2 * (mu**2).sum(1)
+            logits = self._log_weights().to(x) - distance.clamp(min=0) / (2 * spread) - x.shape[1] / 2 * spread.log()
+            gain = alpha * variances / spread
+
+            def mean_of(r: Tensor) -> Tensor:
+                return center.to(x) + (r * (1 - alpha * gain)) @ mu + (r * gain).sum(1, keepdim=True) * y
+
+            return logits, mean_of
+
+        return posterior
+
+    def _full(self) -> _Posterior:
+        """The same for full covariances, each in its own eigenbasis."""
+        eigenvalues, eigenvectors = torch.linalg.eigh(self.covariances)  # [m, D], [m, D, D]
+
+        def posterior(x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            means, values, vectors = (c.to(x) for c in (flat(self.means), eigenvalues, eigenvectors))
+            alpha, sigma = (c if c.ndim == 0 else c[:, :, None] for c in (alpha, sigma))
+            spread = (alpha**2 * values + sigma**2).clamp(min=1e-30)  # [m, D] or [b, m, D]
+            offset = torch.einsum("bmi,mij->bmj", x[:, None] - alpha * means, vectors)
+            logits = self._log_weights().to(x) - (offset**2 / spread + spread.log()).sum(2) / 2
+            given = means + torch.einsum("bmj,mij->bmi", alpha * values / spread * offset, vectors)
+            return logits, lambda r: torch.einsum("bm,bmi->bi", r, given)
+
+        return posterior
+
+
+def empirical(process: Process, data: Tensor) -> Diffusion:
+    """Pair the process with the exact denoiser of a finite data set, the softmax-weighted mean of its points.
+
+    This is what a network would become if it learned its training set perfectly; sampling it returns that set.
+
+    Arguments:
+        data: `[n, *d]`.
+    """
+    return GaussianMixture(data, torch.zeros(len(data), dtype=data.dtype)).diffusion(process)

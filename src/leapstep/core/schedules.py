@@ -1,0 +1,373 @@
+"""Processes by the names and the numbers that people train with.
+
+A *schedule* is the name of one of these functions with its parameters: it is how a process is written down, compared,
+pickled and made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ParamSpec, SupportsIndex
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leapstep.core.process import Curve, Process, Schedule, checked
+
+P = ParamSpec("P")
+
+
+def _schedule(make: Callable[P, Process]) -> Callable[P, Process]:
+    """Let a process remember the function that made it, and with which arguments."""
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def made(*args: P.args, **options: P.kwargs) -> Process:
+        bound = signature.bind(*args, **options)
+        bound.apply_defaults()
+        process = make(*args, **options)
+        arguments = tuple((name, _frozen(value)) for name, value in bound.arguments.items())
+        return process._replace(schedule=Schedule(made, arguments))
+
+    return made
+
+
+def _frozen(value: Any) -> Any:
+    """A table as a tuple of numbers, or of pairs (level, number); everything else as it is."""
+    if isinstance(value, Mapping):
+        return tuple((int(level), float(number)) for level, number in sorted(value.items()))
+    if isinstance(value, str) or not hasattr(value, "__len__"):
+        return value
+    rows = torch.as_tensor(value, dtype=torch.float64, device="cpu").tolist()
+    return tuple((int(row[0]), row[1]) if isinstance(row, list) else row for row in rows)
+
+
+def _count(**given: object) -> None:
+    """Raise ValueError for a number of levels that is none."""
+    for name, value in given.items():
+        if not isinstance(value, SupportsIndex) or operator.index(value) < 1:
+            raise ValueError(f"{name}={value!r}: must be an integer of at least 1")
+
+
+def _numbers(low: float = 0.0, high: float = math.inf, *, with_low: bool = False, **given: float) -> None:
+    """Raise ValueError for a parameter that is not a finite number between low (itself excluded) and high."""
+    for name, value in given.items():
+        if not (math.isfinite(value) and (low < value <= high or (with_low and value == low))):
+            most = "" if high == math.inf else f" and at most {high:g}"
+            raise ValueError(f"{name}={value}: must be {'at least' if with_low else 'above'} {low:g}{most}")
+
+
+# --- from the numbers that a DDPM was trained with -----------------------------------------------------------------
+
+
+@_schedule
+@torch.inference_mode(False)  # so that the table can be differentiated along, wherever it was made
+def from_alphas_cumprod(alphas_cumprod: Tensor | Sequence[float]) -> Process:
+    """Make the variance-preserving process with alpha(k / T)^2 = alphas_cumprod[k - 1], sigma^2 = 1 - alpha^2.
+
+    Arguments:
+        alphas_cumprod: `[T]`, strictly decreasing, below 1; the last may be 0 (zero terminal SNR).
+    Raises:
+        ValueError: not a non-empty, strictly decreasing list in [0, 1).
+    References:
+        Ho et al. 2020, eq. 4, arXiv:2006.11239 (there alpha-bar).
+    """
+    table = torch.as_tensor(alphas_cumprod, dtype=torch.float64, device="cpu")
+    if table.ndim != 1 or len(table) == 0:
+        raise ValueError(f"alphas_cumprod has shape {tuple(table.shape)}: give a list of T >= 1 numbers")
+    if (table.diff() >= 0).any() or table[-1] < 0 or table[0] >= 1:
+        raise ValueError(
+            "alphas_cumprod must fall strictly, from below 1 to 0 or above: give the running product of 1 - beta"
+        )
+    angles = torch.cat([torch.zeros(1, dtype=torch.float64), torch.atan2((1 - table).sqrt(), table.sqrt())])
+    timesteps = len(table)
+
+    def angle(t: Tensor) -> Tensor:
+        position = t * timesteps
+        level = position.detach().floor().clamp(0, timesteps - 1).long()
+        return torch.lerp(angles[level], angles[level + 1], position - level)
+
+    # sin(pi/2 - phi), not cos(phi), so that zero signal is exactly 0
+    alpha, sigma = _remembered(lambda t: (math.pi / 2 - angle(t)).sin()), _remembered(lambda t: angle(t).sin())
+    return checked(Process(alpha, sigma, timesteps))
+
+
+def _remembered(curve: Curve) -> Curve:
+    """Keep the values at single times: a sampler asks for the same few again and again, between small networks."""
+
+    @lru_cache(maxsize=4096)
+    @torch.inference_mode(False)
+    def at(t: float) -> Tensor:
+        return curve(torch.tensor(t, dtype=torch.float64))
+
+    return lambda t: at(t.item()).clone() if t.ndim == 0 and not t.requires_grad else curve(t)
+
+
+@_schedule
+def from_betas(betas: Tensor | Sequence[float], falling: bool = False) -> Process:
+    """Make the process of a DDPM with q(x_k | x_{k-1}) = N(sqrt(1 - beta_k) x_{k-1}, beta_k I).
+
+    Arguments:
+        betas: `[T]`, each in (0, 1]; only the last may be 1.
+        falling: allow betas that fall from each to the next, as no published schedule has them.
+    Raises:
+        ValueError: a beta outside (0, 1]; a falling list that is not said to be one.
+    References:
+        Ho et al. 2020, eq. 2 and 4, arXiv:2006.11239.
+    """
+    betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
+    if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all():
+        raise ValueError("betas must be a list of T >= 1 numbers in (0, 1]")
+    if not falling and len(betas) > 1 and (betas.diff() < 0).all():
+        raise ValueError(
+            f"betas fall from {betas[0]:.4g} to {betas[-1]:.4g}, so they are in reverse order: give them from data to "
+            "noise, or say falling=True"
+        )
+    return from_alphas_cumprod((1 - betas).cumprod(0))
+
+
+def rescale_zero_terminal_snr(process: Process) -> Process:
+    """Shift and scale alpha so that the last trained level holds no signal and the first is unchanged.
+
+    Raises:
+        ValueError: a process without trained levels.
+    References:
+        Lin et al. 2024, algorithm 1, arXiv:2305.08891.
+    """
+    if process.timesteps is None:
+        raise ValueError("zero-terminal-SNR rescaling needs a process with trained levels: set its timesteps")
+    alpha = process.alpha(torch.arange(1, process.timesteps + 1, dtype=torch.float64) / process.timesteps)
+    alpha = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
+    return from_alphas_cumprod(alpha**2)
+
+
+# --- the schedules that have names ---------------------------------------------------------------------------------
+
+
+def _scaled(betas: Tensor) -> Process:
+    """Betas were published for T = 1000; with another T each step must do 1000 / T as much."""
+    return from_betas((betas * (1000 / len(betas))).clamp(max=0.999))
+
+
+def _betas(timesteps: int, beta_start: float, beta_end: float) -> None:
+    """Raise ValueError for parameters of betas that are out of range."""
+    _count(timesteps=timesteps)
+    _numbers(0, 1, beta_start=beta_start, beta_end=beta_end)
+    if beta_start > beta_end:
+        raise ValueError(f"beta_start={beta_start}, beta_end={beta_end}: betas rise, from data to noise")
+
+
+@_schedule
+def linear(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
+    """Linear betas, for T = 1000 from 1e-4 to 0.02 (Ho et al. 2020, arXiv:2006.11239), scaled for another T."""
+    _betas(timesteps, beta_start, beta_end)
+    return _scaled(torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64))
+
+
+@_schedule
+def scaled_linear(timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Process:
+    """Betas linear in their square root, with latent diffusion's ends (Rombach et al. 2022, arXiv:2112.10752)."""
+    _betas(timesteps, beta_start, beta_end)
+    return _scaled(torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64) ** 2)
+
+
+@_schedule
+def quadratic(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
+    """Betas linear in their square root, with the ends of the DDPM schedule ("quad" in the DDPM and DDIM code)."""
+    return scaled_linear(timesteps, beta_start, beta_end)
+
+
+@_schedule
+def sigmoid(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
+    """Betas on a logistic curve from -6 to 6 (GeoDiff, Xu et al. 2022, arXiv:2203.02923)."""
+    _betas(timesteps, beta_start, beta_end)
+    curve = torch.linspace(-6, 6, timesteps, dtype=torch.float64).sigmoid()
+    return _scaled(beta_start + (beta_end - beta_start) * curve)
+
+
+@_schedule
+def cosine(timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Process:
+    """Squared-cosine alphas_cumprod, betas clipped at 0.999 (Nichol and Dhariwal 2021, eq. 17, arXiv:2102.09672)."""
+    _count(timesteps=timesteps)
+    _numbers(offset=offset, with_low=True)
+    _numbers(0, 1, max_beta=max_beta)
+    t = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    signal = ((t + offset) / (1 + offset) * (math.pi / 2)).cos() ** 2
+    return from_betas((1 - signal[1:] / signal[:-1]).clamp(max=max_beta))
+
+
+@_schedule
+def exponential(timesteps: int | None = None, rate: float = 5.0, power: float = 2.0) -> Process:
+    """alpha(t) = exp(-rate t^power), variance preserving; rate 5 and power 2 are the continuous limit of `linear`."""
+    _numbers(rate=rate, power=power)
+
+    def sigma(t: Tensor) -> Tensor:
+        exponent = 2 * rate * t**power
+        nonzero = torch.where(exponent == 0, 1.0, exponent)  # so that the slope at t = 0 is its limit, not 0 / 0
+        return t ** (power / 2) * (2 * rate * torch.where(exponent == 0, 1.0, -torch.expm1(-nonzero) / nonzero)).sqrt()
+
+    return checked(Process(lambda t: (-rate * t**power).exp(), sigma, timesteps))
+
+
+@_schedule
+def exponential_s(timesteps: int | None = None, rate: float = 5.0) -> Process:
+    """The process of `exponential` on the clock s = t^2: alpha(s) = exp(-rate s), a constant-rate (OU) noising."""
+    return exponential(timesteps, rate, power=1.0)
+
+
+@_schedule
+def ve(timesteps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:
+    """Variance exploding: alpha = 1, sigma geometric over the trained levels from sigma_min to sigma_max.
+
+    Below the first level sigma falls linearly to 0, so that t = 0 is the data.
+
+    References:
+        Song and Ermon 2019, arXiv:1907.05600; Song et al. 2021, eq. 30, arXiv:2011.13456.
+    """
+    _count(timesteps=timesteps)
+    low = _least(timesteps, sigma_min, sigma_max)
+
+    def sigma(t: Tensor) -> Tensor:
+        level = t * timesteps
+        geometric = low * (sigma_max / low) ** ((level - 1) / max(timesteps - 1, 1))
+        return torch.where(level < 1, low * level, geometric)
+
+    return checked(Process(torch.ones_like, sigma, timesteps))
+
+
+def _least(timesteps: int | None, sigma_min: float, sigma_max: float) -> float:
+    """Sigma at the first level of many; a single level is the last. Raises ValueError for ends that do not rise."""
+    _numbers(sigma_min=sigma_min, sigma_max=sigma_max)
+    if not sigma_min < sigma_max:
+        raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: the first must be below the second")
+    return sigma_max if timesteps == 1 else sigma_min
+
+
+@_schedule
+def karras(
+    timesteps: int | None = None, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Process:
+    """Variance exploding, alpha = 1, with sigma^(1 / rho) even in t between its ends, which t = 0 undercuts with 0.
+
+    Networks that are told sigma itself (`time="log_sigma/4"` or `"sigma"`) fit any curve sigma(t); this one spaces the
+    steps as their authors do.
+
+    References:
+        Karras et al. 2022, eq. 5, arXiv:2206.00364.
+    """
+    if timesteps is not None:
+        _count(timesteps=timesteps)
+    _numbers(rho=rho)
+    low, first = _least(timesteps, sigma_min, sigma_max), 1 / (timesteps or 1000)
+    start, end = torch.tensor([low, sigma_max], dtype=torch.float64) ** (1 / rho)
+
+    def sigma(t: Tensor) -> Tensor:
+        share = ((t - first) / (1 - first if first < 1 else 1.0)).clamp(min=0)
+        return torch.where(t < first, low * t / first, (start + share * (end - start)) ** rho)
+
+    return checked(Process(torch.ones_like, sigma, timesteps))
+
+
+@_schedule
+def vp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+    """The variance-preserving SDE, beta(t) linear: alpha = exp(-beta_min t / 2 - (beta_max - beta_min) t^2 / 4).
+
+    References:
+        Song et al. 2021, eq. 33, arXiv:2011.13456.
+    """
+    _numbers(beta_min=beta_min, with_low=True)
+    _numbers(beta_max=beta_max)
+
+    def exponent(t: Tensor) -> Tensor:
+        return beta_min * t / 2 + (beta_max - beta_min) * t**2 / 4
+
+    def sigma(t: Tensor) -> Tensor:
+        squared = -torch.expm1(-2 * exponent(t))
+        return torch.where(t == 0, 0.0, torch.where(t == 0, 1.0, squared).sqrt())
+
+    return checked(Process(lambda t: (-exponent(t)).exp(), sigma, timesteps))
+
+
+@_schedule
+def subvp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+    """The sub-VP SDE: alpha of `vp`, and the noise scale that is its variance, sigma = 1 - alpha^2.
+
+    References:
+        Song et al. 2021, eq. 29, arXiv:2011.13456.
+    """
+    like = vp(timesteps, beta_min, beta_max)
+    return like._replace(sigma=lambda t: like.sigma(t) ** 2)
+
+
+@_schedule
+def from_log_snr(
+    levels: Mapping[int, float] | Sequence[tuple[int, float]] | Tensor | Sequence[float], family: str = "vp"
+) -> Process:
+    """Make the process whose trained level k has a known log-SNR.
+
+    This is how a schedule that nobody wrote down is used: `leapstep.diagnose` recovers these numbers from a network.
+
+    Arguments:
+        levels: `[T]`, the log-SNRs of the levels 1..T, strictly decreasing; or those of some levels, as {k: log-SNR} or
+            pairs, with T the largest k, between and below which it is linear in k.
+        family: what alpha and sigma do: "vp" alpha^2 + sigma^2 = 1, "ve" alpha = 1, "flow" alpha + sigma = 1.
+    Raises:
+        ValueError: not finite, strictly decreasing numbers, or an unknown family.
+    """
+    if not isinstance(levels, Mapping) and np.ndim(levels) == 2:
+        pairs: Any = levels
+        levels = {int(level): number for level, number in pairs}
+    if isinstance(levels, Mapping):
+        known = sorted(levels)
+        if len(known) < 2 or known[0] < 1:
+            raise ValueError("levels must name two or more of the trained levels 1..T and their log-SNRs")
+        k, values = (
+            torch.arange(1, known[-1] + 1),
+            torch.tensor([levels[level] for level in known], dtype=torch.float64),
+        )
+        right = torch.searchsorted(torch.tensor(known), k).clamp(1, len(known) - 1)
+        left = torch.tensor(known)[right - 1]
+        share = (k - left) / (torch.tensor(known)[right] - left)
+        levels = torch.lerp(values[right - 1], values[right], share.double())
+    table = torch.as_tensor(levels, dtype=torch.float64, device="cpu")
+    if table.ndim != 1 or len(table) == 0 or (table.diff() >= 0).any() or not table.isfinite().all():
+        raise ValueError("log-SNRs must be a list of T >= 1 finite numbers that fall strictly, from data to noise")
+    preserving = from_alphas_cumprod(table.sigmoid())
+    alpha, sigma = preserving.alpha, preserving.sigma
+    if family == "vp":
+        return preserving
+    if family == "ve":
+        return checked(Process(torch.ones_like, lambda t: sigma(t) / alpha(t), preserving.timesteps))
+    if family == "flow":
+        signal, noise = (lambda t, curve=curve: curve(t) / (alpha(t) + sigma(t)) for curve in (alpha, sigma))
+        return checked(Process(signal, noise, preserving.timesteps))
+    raise ValueError(f"unknown family {family!r}: use vp, ve or flow")
+
+
+@_schedule
+def flow(timesteps: int | None = None) -> Process:
+    """The straight line alpha = 1 - t, sigma = t (rectified flow, Liu et al. 2023, arXiv:2209.03003)."""
+    return checked(Process(lambda t: 1 - t, lambda t: t, timesteps))
+
+
+SCHEDULES: dict[str, Callable[..., Process]] = {
+    "linear": linear,
+    "scaled_linear": scaled_linear,
+    "quadratic": quadratic,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "exponential": exponential,
+    "exponential_s": exponential_s,
+    "vp": vp,
+    "subvp": subvp,
+    "ve": ve,
+    "karras": karras,
+    "flow": flow,
+}
+"""Every named schedule, by name; each takes `timesteps` first."""
