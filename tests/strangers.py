@@ -322,3 +322,6 @@ def _plain(levels: int, start: float, end: float, power: float) -> Process:
 
 
 COMBINATIONS = _combinations()
+
+
+BLOBS = Stranger("blobs", "standardised", "v", "cosine", leapstep.cosine(100), "index", 100, table=True)
