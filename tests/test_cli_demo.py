@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from commands import done, invoke, process, refused, tree
-from leapstep.views.report import EXTENTS, Settings
+from leapstep.evaluation.page import Settings
+from leapstep.evaluation.page.extent import EXTENTS
 
 # --- demo ----------------------------------------------------------------------------------------------------------
 
@@ -21,7 +22,7 @@ def demo(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("leapstep.cli.demo.ROWS", [("ddpm", 50), ("ddim", 20), ("ddim", 10)])
         few = functools.partial(Settings, extent=EXTENTS[-1])  # the page has its own tests
-        patch.setattr("leapstep.views.report.Settings", few)
+        patch.setattr("leapstep.evaluation.page.Settings", few)
         return place / "demo", done("demo", "--out", place / "demo", "--train-steps", 3, "--n", 4).stdout
 
 

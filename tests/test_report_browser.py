@@ -16,12 +16,13 @@ from PIL import Image
 import leapstep
 from leapstep.core.scaling import Scaling
 from leapstep.data import read
+from leapstep.evaluation import page as pages
+from leapstep.evaluation.distances import Estimate
+from leapstep.evaluation.page.contents import Cell, Curve, Strip, Sweep
+from leapstep.evaluation.page.extent import WHOLE
 from leapstep.networks import MLP, UNet
 from leapstep.views import report
-from leapstep.views.plots import Range
 from leapstep.views.report import figures
-from leapstep.views.report.contents import Cell, Curve, Strip, Sweep
-from leapstep.views.report.extent import WHOLE
 
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -59,8 +60,8 @@ def pictures(place):
     for name, rows in (("train", slice(16)), ("test", slice(16, 24))):
         np.savez(place / f"{name}.npz", x=values[rows], y=np.arange(24)[rows] % 2)
     parts = [read(place / f"{name}.npz", split=name) for name in ("train", "test")]
-    splits = report.Splits("insects " * 20, *(report.Split(data, torch.from_numpy(data.labels)) for data in parts))
-    page = report.gather(model, splits, report.Settings(n=20, steps=6))
+    splits = pages.Splits("insects " * 20, *(pages.Split(data, torch.from_numpy(data.labels)) for data in parts))
+    page = pages.gather(model, splits, pages.Settings(n=20, steps=6))
     strips = [Strip(step, figures.sprite(values[None, step : step + 4, None], 2).png) for step in (1, 3, 5)]
     cells = [
         Cell(
@@ -70,7 +71,7 @@ def pictures(place):
             "trailing",
             steps,
             steps,
-            Range(1.5 * steps),
+            Estimate(1.5 * steps),
             9 / steps,
             8 / steps,
             10 / steps,
@@ -87,7 +88,7 @@ def points(place):
     torch.manual_seed(0)
     network = random(MLP(shape=(2,), width=16, depth=1, timesteps=2))
     model = leapstep.Model(network, leapstep.linear(2), "v", (2,), scaling=Scaling(100.0, 5.0), clip=None)
-    return report.gather(model, settings=report.Settings(n=9, extent=WHOLE._replace(line=3)))
+    return pages.gather(model, settings=pages.Settings(n=9, extent=WHOLE._replace(line=3)))
 
 
 @pytest.fixture(scope="module")

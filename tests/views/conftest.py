@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 import leapstep
 from leapstep.cli import options
 from leapstep.data.pictures import grid
+from leapstep.evaluation import page as pages
 from leapstep.models import checkpoint
 from leapstep.networks import UNet
 from leapstep.views import report
@@ -74,16 +75,16 @@ def model(run):
 
 @pytest.fixture(scope="session")
 def splits(model, insects):
-    parts = (report.Split(*options.data_for(model, str(insects), name)) for name in ("train", "test"))
-    return report.Splits(str(insects), *parts)
+    parts = (pages.Split(*options.data_for(model, str(insects), name)) for name in ("train", "test"))
+    return pages.Splits(str(insects), *parts)
 
 
 @pytest.fixture(scope="session")
 def page(run, model, splits):
     ticks = []
-    settings = report.Settings(n=20, seed=SEED, steps=STEPS, batch_size=18)
-    made = report.gather(model, splits, settings, source=str(run), on_step=lambda: ticks.append(1))
-    assert len(ticks) == report.effort(model, splits, settings)  # the progress bar ends where it should
+    settings = pages.Settings(n=20, seed=SEED, steps=STEPS, batch_size=18)
+    made = pages.gather(model, splits, settings, source=str(run), on_step=lambda: ticks.append(1))
+    assert len(ticks) == pages.effort(model, splits, settings)  # the progress bar ends where it should
     return made
 
 

@@ -25,13 +25,16 @@ from leapstep.core.interpolation import interpolation_grid
 from leapstep.data import read as read_data
 from leapstep.data.pictures import grid
 from leapstep.evaluation import distances as evaluation
+from leapstep.evaluation import page as pages
 from leapstep.evaluation import quality
+from leapstep.evaluation.page import folder, measured
+from leapstep.evaluation.page.contents import Standing
+from leapstep.evaluation.page.extent import WHOLE
+from leapstep.evaluation.page.standing import standing
 from leapstep.models import checkpoint
 from leapstep.training import loss
 from leapstep.views import report
-from leapstep.views.report import figures, folder, sections, words
-from leapstep.views.report.contents import Standing
-from leapstep.views.report.extent import WHOLE
+from leapstep.views.report import figures, sections, words
 from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, close, decoded, drawn, tiles, write_sweep
 
 # --- numbers and pictures ------------------------------------------------------------------------------------------
@@ -94,7 +97,7 @@ def test_the_way_goes_from_noise_to_the_samples(model, page):
 
 def test_a_long_way_is_shown_at_some_times_and_scaled(small):
     loaded = dataclasses.replace(leapstep.load(small), process=leapstep.ve(100))
-    made = report.gather(loaded, settings=report.Settings(n=2, steps=60, extent=WHOLE._replace(steps=(1, 2))))
+    made = pages.gather(loaded, settings=pages.Settings(n=2, steps=60, extent=WHOLE._replace(steps=(1, 2))))
     assert len(made.way.times) == 25
     assert (made.way.times[0], made.way.times[-1]) == (1, 0)
     first = leapstep.Noise(0, range(2), loaded.shape)(0) * 50 / math.hypot(50, 1)
@@ -176,18 +179,18 @@ def test_neighbours_are_those_of_the_evaluation(model, splits, page, read):
 def test_neighbours_are_found_part_by_part(model, splits, monkeypatch):
     x, whole = torch.randn(4, 1, 8, 8), splits.train.data
     expected = evaluation.nearest(x, whole.batch(range(15)), 1)
-    monkeypatch.setattr(report, "_part", lambda data: range(0, 15, 4))
-    distances, rows = report._nearest(x, whole)
+    monkeypatch.setattr(measured, "part_starts", lambda data: range(0, 15, 4))
+    distances, rows = measured.nearest_data(x, whole)
     assert torch.equal(distances, expected[0][:, 0])
     assert torch.equal(rows, expected[1][:, 0])
 
 
 def test_without_held_out_data_the_training_data_stand_in(model, splits, monkeypatch):
     whole, x = splits.train.data, splits.train.data.batch(range(15))
-    monkeypatch.setattr(report, "_part", lambda data: range(0, 15, 4))
-    found = report._nearest(x, whole, torch.arange(15))[0]
+    monkeypatch.setattr(measured, "part_starts", lambda data: range(0, 15, 4))
+    found = measured.nearest_data(x, whole, torch.arange(15))[0]
     assert found.tolist() == pytest.approx(evaluation.from_others(x).tolist())
-    made = report.gather(model, splits._replace(held=None), report.Settings(n=20, steps=1))
+    made = pages.gather(model, splits._replace(held=None), pages.Settings(n=20, steps=1))
     known = evaluation.memorisation(model.scaling.to_model(made.samples), x)
     assert made.neighbours.ratios == pytest.approx(known.ratio.sort().values[:8].tolist())
     assert made.neighbours.relative.value == pytest.approx(known.relative.value)
@@ -201,14 +204,14 @@ def test_without_held_out_data_the_training_data_stand_in(model, splits, monkeyp
 @pytest.fixture(scope="session")
 def parts():
     """The digits, in two parts."""
-    return report.Splits("digits", *(report.Split(read_data("digits", split=name), None) for name in ("train", "test")))
+    return pages.Splits("digits", *(pages.Split(read_data("digits", split=name), None) for name in ("train", "test")))
 
 
 def test_samples_are_held_against_real_data_and_against_their_mean(parts):
     train, held, rng = parts.train.data.values, parts.held.data.values, np.random.default_rng(1)
     real = train[rng.permutation(len(train))[:64]]
     flat = np.broadcast_to(held.mean(0).round().astype(np.uint8), (64, 1, 8, 8))
-    found = report.standing(real, parts)
+    found = standing(real, parts)
     x = [torch.from_numpy(each.reshape(len(each), -1) / 1.0) for each in (real, held)]  # 64 components are all
     scale = found.value / evaluation.frechet_distance(*x)
     assert found.mean == pytest.approx(scale * x[1].var(0, correction=0).sum().item(), rel=1e-3)
@@ -217,11 +220,11 @@ def test_samples_are_held_against_real_data_and_against_their_mean(parts):
     assert not found.is_hopeless
     noise = rng.integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)
     for hopeless in (flat, noise, 255 - flat):
-        assert report.standing(hopeless, parts).is_hopeless
-    half = report.standing(real[:32], parts._replace(held=None))
+        assert standing(hopeless, parts).is_hopeless
+    half = standing(real[:32], parts._replace(held=None))
     assert half.n == 32
     assert not half.is_hopeless
-    assert report.standing(real[:7], parts) is None
+    assert standing(real[:7], parts) is None
 
 
 def test_the_opening_follows_from_the_distances(page):
@@ -277,7 +280,7 @@ def test_facts(page, read, model):
 
 
 def test_calls_are_counted(small):
-    loaded, settings = leapstep.load(small), report.Settings(n=5, batch_size=2, method="heun", steps=3)
+    loaded, settings = leapstep.load(small), pages.Settings(n=5, batch_size=2, method="heun", steps=3)
     calls, network = [], loaded.network
 
     def counting(x, *rest):
@@ -288,9 +291,9 @@ def test_calls_are_counted(small):
     object.__setattr__(counted, "network", torch.nn.Module())
     counted.network.forward, counted.network.config = counting, network.config
     counted.network.weight = next(network.parameters())
-    made = report.gather(counted, settings=settings)
+    made = pages.gather(counted, settings=settings)
     assert (made.calls, made.evaluations) == (len(calls), sum(calls))
-    assert made.calls > report.effort(loaded, None, settings)  # two of each step but the last
+    assert made.calls > pages.effort(loaded, None, settings)  # two of each step but the last
 
 
 # --- what lies in the folder ---------------------------------------------------------------------------------------

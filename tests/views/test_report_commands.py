@@ -18,9 +18,12 @@ from commands import done, invoke, refused, tree
 from leapstep.cli import app
 from leapstep.data.pictures import grid
 from leapstep.evaluation import distances as evaluation
+from leapstep.evaluation import page as pages
+from leapstep.evaluation.page import drawn as drawing
+from leapstep.evaluation.page import folder, gathering
 from leapstep.models import checkpoint
 from leapstep.views import report
-from leapstep.views.report import commands, folder, sections
+from leapstep.views.report import commands, sections
 from pages import Reader, close, decoded, lines, tiles, write_sweep
 
 # --- the commands on the page --------------------------------------------------------------------------------------
@@ -103,7 +106,7 @@ def test_the_commands_repeat_the_figures(run, page, read, tmp_path):
 
 def test_a_page_of_one_class_is_repeated_by_one_command(run):
     loaded = leapstep.load(run)
-    made = report.gather(loaded, settings=report.Settings(n=3, steps=1, label=1), source="it's")
+    made = pages.gather(loaded, settings=pages.Settings(n=3, steps=1, label=1), source="it's")
     said = Reader(report.render(made)).commands
     assert said[1] == "leapstep sample 'it'\"'\"'s' --n 3 --steps 1 --method ddim --seed 0 --label=-bee --out samples"
     assert "--consistency 1 2 3 5 10 12 --label=-bee --out trace" in said[2]
@@ -229,11 +232,11 @@ def test_the_training_source_is_known_by_its_name_or_its_place(model, insects, m
         return dataclasses.replace(model, details={"data": dict(zip(["source"], source, strict=False))})
 
     monkeypatch.chdir(insects.parent)
-    assert report._is_own(trained("digits"), "digits")
-    assert report._is_own(trained("insects"), str(insects))
-    assert not report._is_own(trained(str(insects / "test")), str(insects))
-    assert not report._is_own(trained("digits"), str(insects))
-    assert not report._is_own(trained(), "digits")
+    assert gathering.is_own(trained("digits"), "digits")
+    assert gathering.is_own(trained("insects"), str(insects))
+    assert not gathering.is_own(trained(str(insects / "test")), str(insects))
+    assert not gathering.is_own(trained("digits"), str(insects))
+    assert not gathering.is_own(trained(), "digits")
 
 
 def test_an_existing_file_is_replaced_only_with_overwrite(small, tmp_path):
@@ -283,7 +286,7 @@ def test_ctrl_c_leaves_nothing(small, tmp_path, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "decode", stop)
+    monkeypatch.setattr(drawing, "decode", stop)
     result = invoke("report", small, "--out", tmp_path / "new" / "page.html", "--n", 2)
     assert result.exit_code == 130
     assert list(tmp_path.iterdir()) == []

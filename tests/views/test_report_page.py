@@ -16,11 +16,13 @@ import leapstep
 from commands import done, invoke, refused
 from leapstep.cli import options
 from leapstep.core.scaling import Scaling
+from leapstep.evaluation import page as pages
+from leapstep.evaluation.page import cost as costs
+from leapstep.evaluation.page.contents import kind
+from leapstep.evaluation.page.extent import EXTENTS, WHOLE
 from leapstep.networks import MLP, UNet
 from leapstep.views import plots, report
 from leapstep.views.report import figures, sections, words
-from leapstep.views.report.contents import kind
-from leapstep.views.report.extent import EXTENTS, WHOLE
 from pages import HOSTILE, Reader, close, lines, saved
 
 
@@ -146,9 +148,9 @@ def test_kinds():
 def test_what_is_no_picture(place, shape, sliders, tables):
     path, data = arrays(place, shape)
     loaded = leapstep.load(path)
-    train = report.Split(*options.data_for(loaded, str(data), "train"))
-    settings = report.Settings(n=3, extent=WHOLE._replace(line=3))
-    made = report.gather(loaded, report.Splits(str(data), train), settings, source=str(path))
+    train = pages.Split(*options.data_for(loaded, str(data), "train"))
+    settings = pages.Settings(n=3, extent=WHOLE._replace(line=3))
+    made = pages.gather(loaded, pages.Splits(str(data), train), settings, source=str(path))
     expected = loaded.scaling.to_values(leapstep.sample(loaded.diffusion(), (3, *shape), 2))
     np.testing.assert_allclose(made.samples, expected, rtol=1e-5)
     assert made.way.x.shape == (3, 3, *shape)
@@ -186,7 +188,7 @@ def test_labels_of_points_are_not_cut_off(monkeypatch, spread):
 
 
 def test_a_page_without_data_says_what_data_would_add(small):
-    made = report.gather(leapstep.load(small), settings=report.Settings(n=3))
+    made = pages.gather(leapstep.load(small), settings=pages.Settings(n=3))
     read = Reader(report.render(made))
     assert made.source == ""
     assert "With --data, a page also shows" in read.text
@@ -199,7 +201,7 @@ def test_a_model_with_one_level(place):
     torch.manual_seed(0)
     unet = UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=4, timesteps=1)
     path = saved(place / "one", unet, shape=(1, 4, 4), process=leapstep.linear(1))
-    made = report.gather(leapstep.load(path), settings=report.Settings(n=2))
+    made = pages.gather(leapstep.load(path), settings=pages.Settings(n=2))
     assert made.consistency.steps == (1,)
     assert words.cost(made) == ""
     assert "Few steps" not in report.render(made)
@@ -207,22 +209,22 @@ def test_a_model_with_one_level(place):
 
 def test_noisy_methods_leave_the_ways_that_must_be_repeatable_to_ddim(small):
     loaded = leapstep.load(small)
-    noisy, plain = (report.gather(loaded, settings=report.Settings(n=2, method=name)) for name in ("ddpm", "ddim"))
+    noisy, plain = (pages.gather(loaded, settings=pages.Settings(n=2, method=name)) for name in ("ddpm", "ddim"))
     assert np.array_equal(noisy.between.frames, plain.between.frames)
     assert not np.array_equal(noisy.samples, plain.samples)
     expected = leapstep.sample(loaded.diffusion(), (2, *loaded.shape), 6, leapstep.ddpm())
     assert close(noisy.samples, loaded.scaling.to_pixels(expected))
-    heun = report.gather(loaded, settings=report.Settings(n=2, method="heun"))
+    heun = pages.gather(loaded, settings=pages.Settings(n=2, method="heun"))
     assert heun.between.method == "heun"
 
 
 def test_a_network_that_needs_labels(run, splits):
     loaded = dataclasses.replace(leapstep.load(run), null_label=None)
-    made = report.gather(loaded, settings=report.Settings(n=2, steps=1))
+    made = pages.gather(loaded, settings=pages.Settings(n=2, steps=1))
     assert made.between.label == 0
     unlabelled = splits._replace(held=splits.held._replace(labels=None))
     with pytest.raises(ValueError, match="has no labels, and this model knows one class at a time"):
-        report.gather(loaded, unlabelled, report.Settings(n=2, steps=1))
+        pages.gather(loaded, unlabelled, pages.Settings(n=2, steps=1))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ def test_a_network_that_needs_labels(run, splits):
 )
 def test_settings_that_cannot_be(model, settings, words):
     with pytest.raises(ValueError, match=words):
-        report.gather(model, settings=report.Settings(**settings))
+        pages.gather(model, settings=pages.Settings(**settings))
 
 
 def test_samples_that_are_not_finite(small):
@@ -247,23 +249,23 @@ def test_samples_that_are_not_finite(small):
     with torch.no_grad():
         next(loaded.network.parameters()).fill_(math.nan)
     with pytest.raises(leapstep.core.finite.NotFinite, match="2 of 2 samples are not finite, first after step 1 of 6"):
-        report.gather(loaded, settings=report.Settings(n=2))
+        pages.gather(loaded, settings=pages.Settings(n=2))
 
 
 def test_a_slow_network_has_a_shorter_page(small, insects, tmp_path, monkeypatch):
-    loaded, asked = leapstep.load(small), report.Settings()
-    costs = [report.evaluations(loaded, None, report.Settings(extent=extent)) for extent in EXTENTS]
+    loaded, asked = leapstep.load(small), pages.Settings()
+    costs = [pages.evaluations(loaded, None, pages.Settings(extent=extent)) for extent in EXTENTS]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < costs[0] / 10  # of a network with 6 levels
     for cost_, extent in zip(costs, EXTENTS, strict=True):
-        chosen, takes = report.fitted(loaded, None, asked, seconds=2.0 * cost_ + 1, price=2.0)
+        chosen, takes = pages.fitted(loaded, None, asked, seconds=2.0 * cost_ + 1, price=2.0)
         assert (chosen.extent, takes) == (extent, 2.0 * cost_)
-    assert report.fitted(loaded, None, asked, 1.0, 2.0) == (chosen, 2.0 * costs[-1])  # there is no shorter one
-    made = report.gather(loaded, settings=chosen)
+    assert pages.fitted(loaded, None, asked, 1.0, 2.0) == (chosen, 2.0 * costs[-1])  # there is no shorter one
+    made = pages.gather(loaded, settings=chosen)
     assert made.evaluations == costs[-1]
     assert (len(made.samples), made.between.frames.shape[:2]) == (4, (2, 2))
     assert "It shows less than usual, since calls take long" in report.render(made)
-    monkeypatch.setattr(report, "price", lambda *_: 5.0)
+    monkeypatch.setattr(pages, "price", lambda *_: 5.0)
     said = done("report", small, "--out", tmp_path / "page.html", "--budget", "30m").stderr
     assert "a sample takes the network 5 s, so the whole page would take about" in said
     refused(invoke("report", small, "--out", tmp_path / "b.html", "--budget", "soon"), "--budget 'soon'")
@@ -278,5 +280,5 @@ def test_the_price_of_a_sample_is_that_of_a_call(small, monkeypatch, seconds, ex
         now += seconds[len(given[0])]
 
     loaded.network.register_forward_pre_hook(work)
-    monkeypatch.setattr(report.time, "perf_counter", lambda: now)
-    assert report.price(loaded) == pytest.approx(expected)
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: now)
+    assert pages.price(loaded) == pytest.approx(expected)

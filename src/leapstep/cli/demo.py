@@ -148,6 +148,7 @@ def _print(results: list[dict[str, Any]], out: Path) -> None:
 def _draw_page(model: Model, out: Path, seed: int) -> None:
     """Write the page about the model, and say where it is."""
     from leapstep import files
+    from leapstep.evaluation import page as pages
     from leapstep.views import plots, report
     from leapstep.views.report import rendering
 
@@ -157,10 +158,10 @@ def _draw_page(model: Model, out: Path, seed: int) -> None:
     except ValueError as error:  # without the extra
         typer.echo(f"No page about the model: {error}")
         return
-    train, test = (report.Split(*options.data_for(model, "digits", split)) for split in ("train", "test"))
-    splits = report.Splits("digits", train, test, "test")
-    settings = report.complete(model, report.Settings(seed=seed))
-    with progress_bar(report.effort(model, splits, settings), "drawing the page", "step") as bar:
-        page = report.gather(model, splits, settings, source=str(out / "run"), sweep=out / "sweep", on_step=bar.update)
+    train, test = (pages.Split(*options.data_for(model, "digits", split)) for split in ("train", "test"))
+    splits = pages.Splits("digits", train, test, "test")
+    settings = pages.complete(model, pages.Settings(seed=seed))
+    with progress_bar(pages.effort(model, splits, settings), "drawing the page", "step") as bar:
+        page = pages.gather(model, splits, settings, source=str(out / "run"), sweep=out / "sweep", on_step=bar.update)
     files.write_text(out / "report.html", report.render(page))
     typer.echo(f"Everything about the model on one page, to open in a browser: {out / 'report.html'}")

@@ -13,8 +13,8 @@ from leapstep.progress import progress_bar
 from leapstep.text import duration
 
 if TYPE_CHECKING:
+    from leapstep.evaluation.page import Settings, Splits
     from leapstep.models.checkpoint import Model
-    from leapstep.views.report import Settings, Splits
 
 EXAMPLES = """**Examples**
 
@@ -65,18 +65,19 @@ def command(
     The page is a single file that needs no network: pictures, sliders and the commands that repeat each figure.
     """
     _check(out, overwrite)
+    from leapstep.evaluation import page as pages
     from leapstep.models import checkpoint
     from leapstep.views import report
 
     loaded = checkpoint.load(model, options.device(device))
     chosen = options.labels(loaded, [] if label is None else [label], 1)
-    settings = report.Settings(n, seed, method, steps, None if chosen is None else int(chosen), batch_size)
-    report.complete(loaded, settings)
+    settings = pages.Settings(n, seed, method, steps, None if chosen is None else int(chosen), batch_size)
+    pages.complete(loaded, settings)
     data = _own(loaded) if data is None else data
     held = None if data is None else _read(loaded, data)
-    settings = report.complete(loaded, _fitted(loaded, held, settings, budget))
-    with progress_bar(report.effort(loaded, held, settings), "drawing the page", "step") as bar:
-        page = report.gather(loaded, held, settings, source=model, sweep=sweep, on_step=bar.update)
+    settings = pages.complete(loaded, _fitted(loaded, held, settings, budget))
+    with progress_bar(pages.effort(loaded, held, settings), "drawing the page", "step") as bar:
+        page = pages.gather(loaded, held, settings, source=model, sweep=sweep, on_step=bar.update)
     text = report.render(page)
     files.write_text(out, text)
     said = " ".join(text for text in (report.lead(page), report.quality(page), report.cost(page)) if text)
@@ -101,12 +102,12 @@ def _check(out: Path, overwrite: bool) -> None:
 
 def _fitted(model: Model, held: Splits | None, settings: Settings, budget: str) -> Settings:
     """What there is time for; said where that is not everything, or takes longer all the same."""
-    from leapstep.views import report
+    from leapstep.evaluation import page as pages
 
     seconds = options.budget(budget)
-    price = report.price(model, settings)
-    whole = report.evaluations(model, held, settings) * price
-    settings, takes = report.fitted(model, held, settings, seconds, price)
+    price = pages.price(model, settings)
+    whole = pages.evaluations(model, held, settings) * price
+    settings, takes = pages.fitted(model, held, settings, seconds, price)
     if whole > seconds:
         typer.echo(
             f"a sample takes the network {duration(price)}, so the whole page would take about {duration(whole)}: it "
@@ -125,7 +126,7 @@ def _own(model: Model) -> str | None:
 def _read(model: Model, source: str) -> Splits:
     """The training data, and what is held out, if there is such a split."""
     from leapstep.data.dataset import NoSplit
-    from leapstep.views.report import Split, Splits
+    from leapstep.evaluation.page import Split, Splits
 
     train, reasons = Split(*options.data_for(model, source, "train")), []
     for name in HELD:

@@ -488,18 +488,18 @@ def plot(cells: Sequence[Cell], metric: str) -> plots.Draw:
     return draw
 
 
-def _costs(cells: Sequence[Cell], over: str) -> list[plots.Range]:
+def _costs(cells: Sequence[Cell], over: str) -> list[Estimate]:
     """The calls of cells of one row, or their seconds at the row's pace."""
     calls = [cell["calls"] for cell in cells]
     if over == "calls" or not cells:
-        return [plots.Range(number) for number in calls]
+        return [Estimate(number) for number in calls]
     return plots.at_one_pace(calls, [_range(cell, over) for cell in cells])
 
 
-def _range(found: Mapping[str, Any], name: str = "") -> plots.Range:
+def _range(found: Mapping[str, Any], name: str = "") -> Estimate:
     """A number with its ends, as a cell or an estimate of it keeps them."""
-    ends = (found.get(f"{name}_{end}" if name else end) for end in ("low", "high"))
-    return plots.Range(found[name or "value"], *ends)
+    low, high = (found.get(f"{name}_{end}" if name else end) for end in ("low", "high"))
+    return Estimate(found[name or "value"], low, high)
 
 
 def advice(cells: Sequence[Cell], metric: str, spread: float = math.inf) -> list[str]:

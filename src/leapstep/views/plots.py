@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from leapstep.evaluation.distances import Estimate
 from leapstep.text import clean, one_line
 
 if TYPE_CHECKING:
@@ -159,28 +160,20 @@ def number(value: float, place: float) -> str:
     return f"{value:g}"
 
 
-class Range(NamedTuple):
-    """A number, and the ends of its interval where they are known."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def reach(self) -> tuple[float, float]:
-        """How far the ends are below and above; 0 where they are not known."""
-        ends = ((self.low, -1), (self.high, 1))
-        return tuple(0.0 if finite(end) is None else max(0.0, s * (end - self.value)) for end, s in ends)  # type: ignore
+def reach(estimate: Estimate) -> tuple[float, float]:
+    """How far the ends of an interval are below and above its value; 0 where they are not known."""
+    ends = ((estimate.low, -1), (estimate.high, 1))
+    return tuple(0.0 if finite(end) is None else max(0.0, s * (end - estimate.value)) for end, s in ends)  # type: ignore
 
 
 class Point(NamedTuple):
     """A point of a curve."""
 
-    x: Range
-    y: Range
+    x: Estimate
+    y: Estimate
 
 
-def at_one_pace(calls: Sequence[float], seconds: Sequence[Range]) -> list[Range]:
+def at_one_pace(calls: Sequence[float], seconds: Sequence[Estimate]) -> list[Estimate]:
     """What so many calls take at the median pace of all measurements, and at the fastest and the slowest of them.
 
     A call of a network takes the same time at whatever step it is made; that one measurement was slower than another is
@@ -194,7 +187,7 @@ def at_one_pace(calls: Sequence[float], seconds: Sequence[Range]) -> list[Range]
     low = min((each.value if each.low is None else each.low) / number for number, each in pairs)
     high = max((each.value if each.high is None else each.high) / number for number, each in pairs)
     middle = (paces[(len(paces) - 1) // 2] + paces[len(paces) // 2]) / 2
-    return [Range(number * middle, number * low, number * high) for number in calls]
+    return [Estimate(number * middle, number * low, number * high) for number in calls]
 
 
 def curves(axes: Any, series: Mapping[str, Sequence[Point]], colours: Palette) -> None:
@@ -225,9 +218,9 @@ def curves(axes: Any, series: Mapping[str, Sequence[Point]], colours: Palette) -
         plain_numbers(axes.yaxis)
 
 
-def _bars(ranges: Sequence[Range]) -> list[list[float]] | None:
+def _bars(ranges: Sequence[Estimate]) -> list[list[float]] | None:
     """The bars of matplotlib, [2, n], or None where there are none to draw."""
-    bars = [list(ends) for ends in zip(*(each.reach for each in ranges), strict=True)]
+    bars = [list(ends) for ends in zip(*map(reach, ranges), strict=True)]
     return bars if any(map(any, bars)) else None
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from leapstep.evaluation.distances import METRICS
-from leapstep.views.report.contents import Page, Sweep
+from leapstep.evaluation.page.contents import Page, Sweep
 
 K = 5
 """The neighbours that `leapstep evaluate` and `leapstep sweep` look for by default, of more samples than that."""

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from leapstep.evaluation.distances import Estimate
+from leapstep.evaluation.page.contents import Array, Cell, Consistency, Curve, Levels, chosen
+from leapstep.evaluation.page.folder import CURVES
 from leapstep.views.plots import (
     Draw,
     Palette,
     Point,
-    Range,
     at_one_pace,
     curves,
     gaps,
@@ -24,8 +26,6 @@ from leapstep.views.plots import (
     ticks_at,
 )
 from leapstep.views.plots import svg as drawn
-from leapstep.views.report.contents import Array, Cell, Consistency, Curve, Levels, chosen
-from leapstep.views.report.folder import CURVES
 from leapstep.views.report.words import short
 
 if TYPE_CHECKING:
@@ -326,11 +326,11 @@ def sweep(cells: Sequence[Cell], metric: str, seconds: str = "seconds") -> list[
     """Quality over the network calls, and over the seconds where they are known, with error bars."""
     labels = list(dict.fromkeys(cell.label for cell in cells))
 
-    def plot(name: str, xlabel: str, costs: Callable[[Sequence[Cell]], list[Range]]) -> str:
+    def plot(name: str, xlabel: str, costs: Callable[[Sequence[Cell]], list[Estimate]]) -> str:
         series = {}
         for label in labels:
             line = [cell for cell in cells if cell.label == label and cell.calls > 0 and math.isfinite(cell.value)]
-            values = [Range(cell.value, cell.low, cell.high) for cell in line]
+            values = [Estimate(cell.value, cell.low, cell.high) for cell in line]
             series[label] = [Point(*pair) for pair in zip(costs(line), values, strict=True)]
 
         def draw(figure: Figure, colours: Palette) -> None:
@@ -344,12 +344,12 @@ def sweep(cells: Sequence[Cell], metric: str, seconds: str = "seconds") -> list[
         alt = f"Plot of the {metric} over {xlabel}, a line with error bars for each of {len(labels)} methods."
         return svg(draw, name, alt, (3.6, 2.6 + 0.17 * -(-len(labels) // 2)))
 
-    plots = [plot("sweep-calls", "network calls a sample", lambda line: [Range(cell.calls) for cell in line])]
+    plots = [plot("sweep-calls", "network calls a sample", lambda line: [Estimate(cell.calls) for cell in line])]
     if all(cell.seconds and cell.calls for cell in cells):
         plots.append(plot("sweep-seconds", f"{seconds}, at each row's median pace", _paced))
     return plots
 
 
-def _paced(line: Sequence[Cell]) -> list[Range]:
+def _paced(line: Sequence[Cell]) -> list[Estimate]:
     """The seconds of cells of one row, at the row's pace."""
-    return at_one_pace([cell.calls for cell in line], [cell.seconds or Range(0) for cell in line]) if line else []
+    return at_one_pace([cell.calls for cell in line], [cell.seconds or Estimate(0) for cell in line]) if line else []

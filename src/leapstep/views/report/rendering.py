@@ -7,10 +7,10 @@ import hashlib
 import importlib.resources
 from typing import Any
 
+from leapstep.evaluation.page.contents import Page
 from leapstep.text import clean
 from leapstep.views import plots
 from leapstep.views.report import commands, words
-from leapstep.views.report.contents import Page
 from leapstep.views.report.sections import sections
 
 

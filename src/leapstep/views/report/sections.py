@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from leapstep.evaluation.page.contents import Array, Cell, Page, Sweep
 from leapstep.evaluation.quality import EVEN, LESS_IS_BETTER, NAMES, REFERENCE, nearness
 from leapstep.views.report import commands, figures
-from leapstep.views.report.contents import Array, Cell, Page, Sweep
 from leapstep.views.report.words import counted, named, percent, short, with_error
 
 Block = dict[str, Any]

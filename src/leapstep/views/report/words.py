@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from leapstep.views.report.contents import Page
-from leapstep.views.report.extent import WHOLE
+from leapstep.evaluation.page.contents import Page
+from leapstep.evaluation.page.extent import WHOLE
 
 
 def short(value: float | None) -> str:

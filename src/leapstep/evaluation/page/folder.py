@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from leapstep.evaluation import quality
+from leapstep.evaluation.distances import Estimate
+from leapstep.evaluation.page.contents import Cell, Curve, Strip, Sweep, chosen
 from leapstep.files.reading import read_bytes
-from leapstep.views.plots import Range
-from leapstep.views.report.contents import Cell, Curve, Strip, Sweep, chosen
 
 CURVES = {"loss": "loss", "gradient_norm": "gradient norm", "learning_rate": "learning rate"}
 """What the log of a training calls the quantities that a page shows, and what the page calls them."""
@@ -107,13 +107,13 @@ def _cell(cell: Mapping[str, Any], metric: str) -> Cell | None:
     measured = cell.get("metrics", {}).get(metric)
     if measured is None or measured.get("value") is None:
         return None
-    low, high, seconds, *ends = (
+    low, high, seconds, fastest, slowest = (
         None if value is None else float(value)
         for value in (
             *(measured.get(end) for end in ("low", "high")),
             *(cell.get(name) for name in ("seconds", "seconds_low", "seconds_high")),
         )
     )
-    time = None if seconds is None else Range(seconds, *ends)
+    time = None if seconds is None else Estimate(seconds, fastest, slowest)
     names = str(cell["method"]), dict(cell.get("settings") or {}), str(cell["label"]), str(cell.get("spacing") or "")
     return Cell(*names, int(cell["steps"]), float(cell["calls"]), time, float(measured["value"]), low, high)

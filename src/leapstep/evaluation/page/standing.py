@@ -11,7 +11,7 @@ import numpy as np
 from leapstep.data.dataset import Data
 from leapstep.evaluation import features
 from leapstep.evaluation.distances import frechet_distance
-from leapstep.views.report.contents import Array, Splits, Standing
+from leapstep.evaluation.page.contents import Array, Splits, Standing
 
 LEAST = 8
 """So many samples at least are held against data."""

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leapstep.evaluation.distances import Estimate
-from leapstep.views.plots import Range
-from leapstep.views.report.extent import WHOLE, Extent
+from leapstep.evaluation.page.extent import WHOLE, Extent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -248,7 +247,7 @@ class Cell(NamedTuple):
     spacing: str
     steps: int
     calls: float
-    seconds: Range | None
+    seconds: Estimate | None
     value: float
     low: float | None
     high: float | None

@@ -1,0 +1,11 @@
+"""What a page about a model shows: what it is, what few steps cost it, and what it makes of data.
+
+`gather` runs the model and collects numbers and arrays; `leapstep.views.report.render` writes them as one HTML file.
+"""
+
+from leapstep.evaluation.page.contents import Page, Settings, Split, Splits
+from leapstep.evaluation.page.cost import effort, evaluations, fitted, price
+from leapstep.evaluation.page.gathering import gather
+from leapstep.evaluation.page.work import complete
+
+__all__ = ["Page", "Settings", "Split", "Splits", "complete", "effort", "evaluations", "fitted", "gather", "price"]

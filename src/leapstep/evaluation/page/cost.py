@@ -1,0 +1,76 @@
+"""What a page costs, and how much of it can be had in a given time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import torch
+
+from leapstep.core.sampling import Noise
+from leapstep.core.transitions import TRANSITIONS
+from leapstep.evaluation.page.contents import (
+    Settings,
+    Splits,
+)
+from leapstep.evaluation.page.extent import EXTENTS
+from leapstep.evaluation.page.measured import level_times
+from leapstep.evaluation.page.work import Work, complete, parts_of, step_counts
+from leapstep.models.checkpoint import Model
+
+
+def effort(model: Model, data: Splits | None = None, settings: Settings | None = None) -> int:
+    """How often `gather` calls `on_step`: the steps of all samplers, batch by batch, and the measurements."""
+    work = Work(model, complete(model, settings or Settings()), lambda: None)
+    return sum(times * work.batches(n) for times, _, n in _runs(work, data))
+
+
+def evaluations(model: Model, data: Splits | None = None, settings: Settings | None = None) -> int:
+    """How many samples `gather` puts through the network, about: those of adaptive methods are not known before."""
+    work = Work(model, complete(model, settings or Settings()), lambda: None)
+    return sum(times * calls * n for times, calls, n in _runs(work, data))
+
+
+def _runs(work: Work, data: Splits | None) -> list[tuple[int, int, int]]:
+    """What is drawn and measured: steps, calls in each, and samples."""
+    model, extent, calls = work.model, work.extent, max(1, TRANSITIONS[work.settings.method].calls)
+    certain = max(1, TRANSITIONS[work.deterministic()[0]].calls)
+    frames = extent.edge**2 if work.kind == "pictures" else extent.line
+    runs = [(work.steps, calls, work.n), (work.steps, certain, frames)]
+    runs.append((sum(step_counts(model, extent.steps)), calls, work.together))
+    if data is not None:
+        n = min(extent.data, len((data.held or data.train).data))
+        runs.append((2 * sum(step_counts(model, extent.back)), certain, n))
+        levels = len(level_times(work))
+        runs += [(levels, 1, min(extent.per_level, len(split.data))) for _, split in parts_of(data)]
+    return runs
+
+
+@torch.no_grad()
+def price(model: Model, settings: Settings | None = None) -> float:
+    """Seconds that the network takes for a sample, in small batches; of a quick network the second call counts."""
+    work = Work(model, complete(model, settings or Settings()), lambda: None)
+    for n in (1, 4):
+        x = Noise(0, range(n), model.shape, device=work.device)(0)
+        diffusion, began = work.diffusion(work.labels(range(n))), time.perf_counter()
+        float(diffusion.denoise(x, torch.tensor(0.5, dtype=torch.float64)).sum())  # which waits for an accelerator
+        seconds = (time.perf_counter() - began) / n
+        if seconds > 1:
+            break
+    return seconds
+
+
+def fitted(
+    model: Model, data: Splits | None, settings: Settings, seconds: float, price: float
+) -> tuple[Settings, float]:
+    """The most that a page can show in some time, and how many seconds that takes, about; more where the least does.
+
+    Arguments:
+        seconds: that the page may take.
+        price: seconds for a sample, see `price`.
+    """
+    for extent in EXTENTS:
+        chosen = dataclasses.replace(settings, extent=extent)
+        if (takes := evaluations(model, data, chosen) * price) <= seconds:
+            break
+    return chosen, takes
