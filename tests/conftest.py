@@ -58,16 +58,16 @@ def trained(place, settings):
 
 
 @pytest.fixture(scope="session")
-def model(trained):
+def digits_model(trained):
     (code, _, err), run = trained
     assert code == 0, err
     return run
 
 
 @pytest.fixture(scope="session")
-def samples(place, model):
+def samples(place, digits_model):
     """Twelve samples with the default settings."""
-    done("sample", model, "--out", place / "samples", "--n", 12, "--steps", 5, "--device", "cpu")
+    done("sample", digits_model, "--out", place / "samples", "--n", 12, "--steps", 5, "--device", "cpu")
     return place / "samples"
 
 
@@ -96,6 +96,6 @@ def kept(samples, tmp_path):
 
 
 @pytest.fixture
-def run(model, tmp_path):
+def run(digits_model, tmp_path):
     """A copy of the trained model, to break."""
-    return Path(shutil.copytree(model, tmp_path / "run"))
+    return Path(shutil.copytree(digits_model, tmp_path / "run"))

@@ -61,16 +61,16 @@ def test_a_command_line_that_cannot_be_parsed_is_a_usage_error(args, tmp_path, m
 # --- info ---------------------------------------------------------------------------------------------------------
 
 
-def test_info_in_words(model):
-    out = done("info", model).stdout
+def test_info_in_words(digits_model):
+    out = done("info", digits_model).stdout
     for word in ("UNet", "1442 samples of digits", "noise levels    1000", "eps", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"):
         assert word in out
     assert "None" not in out
 
 
-def test_info_as_json(model):
-    facts = json.loads(done("info", model, "--json").stdout)
-    network = leapstep.load(model).network
+def test_info_as_json(digits_model):
+    facts = json.loads(done("info", digits_model, "--json").stdout)
+    network = leapstep.load(digits_model).network
     assert facts["weights"] == sum(parameter.numel() for parameter in network.parameters())
     assert facts["weights_sha256"] == checkpoint.fingerprint(network)
     assert facts["sample_shape"] == [1, 8, 8]
@@ -79,8 +79,8 @@ def test_info_as_json(model):
     assert facts["training"]["batch_size"] == 32
 
 
-def test_info_as_json_has_lists_where_there_are_lists(model):
-    facts = json.loads(done("info", model, "--json").stdout)
+def test_info_as_json_has_lists_where_there_are_lists(digits_model):
+    facts = json.loads(done("info", digits_model, "--json").stdout)
     assert facts["classes"] == list("0123456789")
     assert facts["clip"] == [-1.0, 1.0]
 

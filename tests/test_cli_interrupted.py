@@ -15,10 +15,10 @@ from commands import TINY_MLP, alike, done, full_disk, invoke, needs_signals, pi
 
 
 @pytest.mark.parametrize("after", [0, 2, 15, 16])
-def test_a_full_disk_while_sampling(model, tmp_path, monkeypatch, after):
+def test_a_full_disk_while_sampling(digits_model, tmp_path, monkeypatch, after):
     full_disk(monkeypatch, after)
     args = ["--out", tmp_path / "s", "--n", 12, "--batch-size", 4, "--steps", 1]
-    refused(invoke("sample", model, *args), "No space left on device", re.escape(str(tmp_path / "s")))
+    refused(invoke("sample", digits_model, *args), "No space left on device", re.escape(str(tmp_path / "s")))
     for path in (tmp_path / "s").glob("*"):
         assert not path.name.startswith(".")
         if path.suffix == ".png":
@@ -38,8 +38,8 @@ def test_a_full_disk_while_training_keeps_the_last_checkpoint(run, monkeypatch, 
     assert json.loads(done("info", run, "--json").stdout)["trained_steps"] == 41
 
 
-def test_samples_cut_by_a_full_disk_can_be_overwritten(model, tmp_path, monkeypatch):
-    args = ["sample", model, "--out", tmp_path / "s", "--n", 4, "--steps", 1]
+def test_samples_cut_by_a_full_disk_can_be_overwritten(digits_model, tmp_path, monkeypatch):
+    args = ["sample", digits_model, "--out", tmp_path / "s", "--n", 4, "--steps", 1]
     with monkeypatch.context() as patch:
         full_disk(patch, 2)
         refused(invoke(*args), "No space left")
@@ -50,9 +50,9 @@ def test_samples_cut_by_a_full_disk_can_be_overwritten(model, tmp_path, monkeypa
 
 
 @needs_signals
-def test_ctrl_c_keeps_the_samples_that_are_finished(model, tmp_path):
+def test_ctrl_c_keeps_the_samples_that_are_finished(digits_model, tmp_path):
     out = tmp_path / "s"
-    running = start("sample", model, "--out", out, "--n", 20_000, "--batch-size", 2, "--steps", 10)
+    running = start("sample", digits_model, "--out", out, "--n", 20_000, "--batch-size", 2, "--steps", 10)
     wait_for(lambda: (out / "00003.png").exists(), running)
     running.send_signal(signal.SIGINT)
     said, err = running.communicate(timeout=60)
@@ -65,7 +65,7 @@ def test_ctrl_c_keeps_the_samples_that_are_finished(model, tmp_path):
     there = pictures(out)
     assert 4 <= manifest["finished"] == len(there) < manifest["n"] == 20_000
     assert not list(out.glob(".*"))
-    done("sample", model, "--out", tmp_path / "first", "--n", 4, "--steps", 10)
+    done("sample", digits_model, "--out", tmp_path / "first", "--n", 4, "--steps", 10)
     assert alike(there[:4], pictures(tmp_path / "first"))
 
 
@@ -104,12 +104,12 @@ def test_a_killed_training_is_resumed_from_its_last_checkpoint(settings, tmp_pat
 
 
 @pytest.fixture(scope="session")
-def killed(place, model):
+def killed(place, digits_model):
     """The folder of a sampling that was killed, and how many pictures were there."""
     if os.name == "nt":
         pytest.skip("Windows has no SIGKILL")
     out = place / "killed"
-    running = start("sample", model, "--out", out, "--n", 20_000, "--batch-size", 2, "--steps", 5)
+    running = start("sample", digits_model, "--out", out, "--n", 20_000, "--batch-size", 2, "--steps", 5)
     wait_for(lambda: (out / "00003.png").exists(), running)
     running.kill()
     running.communicate()
@@ -120,9 +120,9 @@ def test_a_killed_sampling_leaves_whole_pictures(killed):
     assert len(pictures(killed)) >= 4
 
 
-def test_a_killed_sampling_can_be_started_again_in_the_same_folder(killed, model, tmp_path):
+def test_a_killed_sampling_can_be_started_again_in_the_same_folder(killed, digits_model, tmp_path):
     out = shutil.copytree(killed, tmp_path / "s")
-    done("sample", model, "--out", out, "--n", 2, "--steps", 1, "--overwrite")
+    done("sample", digits_model, "--out", out, "--n", 2, "--steps", 1, "--overwrite")
 
 
 def test_a_training_killed_before_its_first_checkpoint_can_be_started_again(signals, tmp_path, monkeypatch):

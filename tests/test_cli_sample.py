@@ -31,14 +31,14 @@ from leapstep.data.pictures import grid
 from leapstep.models import checkpoint
 
 
-def test_samples_are_pictures_a_grid_and_a_manifest(samples, model):
+def test_samples_are_pictures_a_grid_and_a_manifest(samples, digits_model):
     assert set(tree(samples)) == {f"{i:05d}.png" for i in range(12)} | {"grid.png", "manifest.json"}
     assert pictures(samples).shape == (12, 8, 8)
     manifest = json.loads((samples / "manifest.json").read_text())
     assert manifest["finished"] == manifest["n"] == 12
     assert manifest["steps"] == manifest["calls"] == 5
-    assert manifest["times"] == leapstep.times(leapstep.load(model).process, 5).tolist()
-    assert manifest["weights_sha256"] == checkpoint.fingerprint(leapstep.load(model).network)
+    assert manifest["times"] == leapstep.times(leapstep.load(digits_model).process, 5).tolist()
+    assert manifest["weights_sha256"] == checkpoint.fingerprint(leapstep.load(digits_model).network)
     assert manifest["trained_steps"] == 40
 
 
@@ -60,8 +60,8 @@ def again(manifest, out):
         "--steps 4 --method ddpm --variance beta --spacing karras --dtype bfloat16",
     ],
 )
-def test_a_manifest_is_enough_to_repeat_the_samples(model, tmp_path, given):
-    done("sample", model, "--out", tmp_path / "first", "--n", 6, *given.split())
+def test_a_manifest_is_enough_to_repeat_the_samples(digits_model, tmp_path, given):
+    done("sample", digits_model, "--out", tmp_path / "first", "--n", 6, *given.split())
     done(*again(json.loads((tmp_path / "first" / "manifest.json").read_text()), tmp_path / "second"))
     first, second = tree(tmp_path / "first"), tree(tmp_path / "second")
     assert first.pop("manifest.json")
@@ -81,7 +81,7 @@ def test_a_real_process_draws_the_same_samples(samples, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
-def test_a_real_terminal_shows_the_samples_within_its_width(model, tmp_path):
+def test_a_real_terminal_shows_the_samples_within_its_width(digits_model, tmp_path):
     import fcntl
     import pty
     import struct
@@ -91,7 +91,19 @@ def test_a_real_terminal_shows_the_samples_within_its_width(model, tmp_path):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 50, 0, 0))
     hidden = ("NO_COLOR", "COLUMNS", "LINES", "TMUX", "KITTY_WINDOW_ID", "TERM_PROGRAM", "COLORTERM")
     environment = {name: value for name, value in ENVIRONMENT.items() if name not in hidden}
-    command = [sys.executable, "-m", "leapstep", "sample", model, "--n", "7", "--steps", "2", "--out", tmp_path / "s"]
+    command = [
+        sys.executable,
+        "-m",
+        "leapstep",
+        "sample",
+        digits_model,
+        "--n",
+        "7",
+        "--steps",
+        "2",
+        "--out",
+        tmp_path / "s",
+    ]
     running = subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment | {"TERM": "xterm"})
     os.close(theirs)
     said = b""
@@ -107,35 +119,35 @@ def test_a_real_terminal_shows_the_samples_within_its_width(model, tmp_path):
     assert str(tmp_path / "s" / "grid.png") in lines[-1]
 
 
-def test_the_grid_has_a_column_for_each_label(model, tmp_path):
+def test_the_grid_has_a_column_for_each_label(digits_model, tmp_path):
     labels = [part for label in range(5) for part in ("--label", label)]
-    done("sample", model, "--out", tmp_path / "s", "--n", 12, "--steps", 2, *labels)
+    done("sample", digits_model, "--out", tmp_path / "s", "--n", 12, "--steps", 2, *labels)
     expected = grid(pictures(tmp_path / "s")[:, None].astype(np.uint8), columns=5)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "s" / "grid.png")), np.asarray(expected))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
-def test_the_batch_size_does_not_change_the_samples(model, samples, tmp_path, batch_size):
-    done("sample", model, "--out", tmp_path / "s", "--n", 12, "--steps", 5, "--batch-size", batch_size)
+def test_the_batch_size_does_not_change_the_samples(digits_model, samples, tmp_path, batch_size):
+    done("sample", digits_model, "--out", tmp_path / "s", "--n", 12, "--steps", 5, "--batch-size", batch_size)
     assert alike(pictures(tmp_path / "s"), pictures(samples))
 
 
-def test_a_sample_does_not_depend_on_how_many_there_are(model, samples, tmp_path):
-    done("sample", model, "--out", tmp_path / "s", "--n", 3, "--steps", 5)
+def test_a_sample_does_not_depend_on_how_many_there_are(digits_model, samples, tmp_path):
+    done("sample", digits_model, "--out", tmp_path / "s", "--n", 3, "--steps", 5)
     assert alike(pictures(tmp_path / "s"), pictures(samples)[:3])
 
 
-def test_the_start_noise_is_shared_by_methods(model, tmp_path):
+def test_the_start_noise_is_shared_by_methods(digits_model, tmp_path):
     """One step of any deterministic-mean method is the x0 estimate from the same start noise."""
     for method in ("ddim", "ddpm"):
-        done("sample", model, "--out", tmp_path / method, "--n", 3, "--steps", 1, "--method", method)
+        done("sample", digits_model, "--out", tmp_path / method, "--n", 3, "--steps", 1, "--method", method)
     assert np.array_equal(pictures(tmp_path / "ddim"), pictures(tmp_path / "ddpm"))
 
 
-def test_npz_of_pictures(model, samples, tmp_path):
+def test_npz_of_pictures(digits_model, samples, tmp_path):
     given = ["--n", 12, "--steps", 5, "--format", "npz"]
-    done("sample", model, "--out", tmp_path / "plain", *given)
-    done("sample", model, "--out", tmp_path / "labelled", *given, "--label", 4, "--label", 2)
+    done("sample", digits_model, "--out", tmp_path / "plain", *given)
+    done("sample", digits_model, "--out", tmp_path / "labelled", *given, "--label", 4, "--label", 2)
     assert set(tree(tmp_path / "plain")) == {"samples.npz", "grid.png", "manifest.json"}
     with np.load(tmp_path / "plain" / "samples.npz") as arrays:
         assert list(arrays) == ["samples"]
@@ -160,10 +172,23 @@ def test_arrays_are_not_pictures(point_model, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_samples_can_be_trained_on(model, tmp_path):
+def test_samples_can_be_trained_on(digits_model, tmp_path):
     """The npz that one command writes, the other one reads, labels and all."""
     done(
-        "sample", model, "--out", tmp_path / "s", "--n", 6, "--steps", 2, "--format", "npz", "--label", 0, "--label", 1
+        "sample",
+        digits_model,
+        "--out",
+        tmp_path / "s",
+        "--n",
+        6,
+        "--steps",
+        2,
+        "--format",
+        "npz",
+        "--label",
+        0,
+        "--label",
+        1,
     )
     args = ["--network", "mlp", "--labels", "--steps", 1, *TINY_MLP]
     path = tmp_path / "s" / "samples.npz"
@@ -222,10 +247,10 @@ def test_a_label_makes_samples_of_its_class(animal_model, tmp_path):
     assert pictures(tmp_path / "cat").mean() < pictures(tmp_path / "dog").mean()
 
 
-def test_guidance_changes_samples(model, tmp_path):
+def test_guidance_changes_samples(digits_model, tmp_path):
     for scale in (1, 3):
         args = ["--n", 4, "--steps", 5, "--label", 3, "--guidance", scale]
-        done("sample", model, "--out", tmp_path / str(scale), *args)
+        done("sample", digits_model, "--out", tmp_path / str(scale), *args)
     assert not alike(pictures(tmp_path / "1"), pictures(tmp_path / "3"))
 
 
@@ -302,8 +327,8 @@ def test_float64_is_float64_all_the_way(point_model, tmp_path):
 # --- sample goes on ------------------------------------------------------------------------------------------------
 
 RESUMED = {
-    "pictures": ("model", ["--label", "3", "--label", "5", "--method", "ddpm", "--set", "variance=beta"], 13),
-    "arrays of pictures": ("model", ["--format", "npz", "--label", "3"], 10),
+    "pictures": ("digits_model", ["--label", "3", "--label", "5", "--method", "ddpm", "--set", "variance=beta"], 13),
+    "arrays of pictures": ("digits_model", ["--format", "npz", "--label", "3"], 10),
     "arrays": ("point_model", ["--method", "rk23"], 10),
 }
 
@@ -373,36 +398,36 @@ def test_a_stop_tells_how_many_samples_there_are_and_only_what_is_missing_is_dra
     assert drawing(out) == whole
 
 
-def test_a_stop_before_the_first_sample_promises_nothing(model, tmp_path, monkeypatch):
+def test_a_stop_before_the_first_sample_promises_nothing(digits_model, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(leapstep, "sample_in_batches", stop)
-    assert invoke("sample", model, "--out", tmp_path / "s").stderr == "leapstep: stopped\n"
+    assert invoke("sample", digits_model, "--out", tmp_path / "s").stderr == "leapstep: stopped\n"
 
 
-def test_to_go_on_where_nothing_is_begins(model, tmp_path):
-    done("sample", model, "--out", tmp_path / "s", "--n", 1, "--steps", 1, "--resume")
+def test_to_go_on_where_nothing_is_begins(digits_model, tmp_path):
+    done("sample", digits_model, "--out", tmp_path / "s", "--n", 1, "--steps", 1, "--resume")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    refused(invoke("sample", model, "--out", tmp_path / "mine", "--resume"), "holds something else")
+    refused(invoke("sample", digits_model, "--out", tmp_path / "mine", "--resume"), "holds something else")
     (tmp_path / "s" / "manifest.json").write_text("[]")
-    refused(invoke("sample", model, "--out", tmp_path / "s", "--n", 1, "--resume"), "samples with .* null, not")
+    refused(invoke("sample", digits_model, "--out", tmp_path / "s", "--n", 1, "--resume"), "samples with .* null, not")
 
 
-def test_overwrite_replaces_earlier_samples(model, kept):
-    refused(invoke("sample", model, "--out", kept, "--n", 2), "not empty", "--overwrite")
-    done("sample", model, "--out", kept, "--n", 2, "--steps", 2, "--overwrite")
+def test_overwrite_replaces_earlier_samples(digits_model, kept):
+    refused(invoke("sample", digits_model, "--out", kept, "--n", 2), "not empty", "--overwrite")
+    done("sample", digits_model, "--out", kept, "--n", 2, "--steps", 2, "--overwrite")
     assert set(tree(kept)) == {"00000.png", "00001.png", "grid.png", "manifest.json"}
 
 
-def test_an_empty_folder_needs_no_overwrite(model, tmp_path):
+def test_an_empty_folder_needs_no_overwrite(digits_model, tmp_path):
     (tmp_path / "s").mkdir()
-    done("sample", model, "--out", tmp_path / "s", "--n", 1, "--steps", 1)
+    done("sample", digits_model, "--out", tmp_path / "s", "--n", 1, "--steps", 1)
 
 
-def test_folders_above_are_made(model, tmp_path):
-    done("sample", model, "--out", tmp_path / "a" / "b c" / "s", "--n", 1, "--steps", 1)
+def test_folders_above_are_made(digits_model, tmp_path):
+    done("sample", digits_model, "--out", tmp_path / "a" / "b c" / "s", "--n", 1, "--steps", 1)
     assert (tmp_path / "a" / "b c" / "s" / "00000.png").exists()
 
 
@@ -439,22 +464,22 @@ def test_folders_above_are_made(model, tmp_path):
         (f"--seed {2**64}", ["seed=", "2\\^64"]),
     ],
 )
-def test_sample_refuses_and_leaves_earlier_samples_alone(model, kept, given, words):
+def test_sample_refuses_and_leaves_earlier_samples_alone(digits_model, kept, given, words):
     before = tree(kept)
-    result = invoke("sample", model, "--out", kept, "--overwrite", *given.split())
+    result = invoke("sample", digits_model, "--out", kept, "--overwrite", *given.split())
     refused(result, *words)
     assert tree(kept) == before
 
 
-def test_a_refused_command_makes_no_folder(model, tmp_path):
-    refused(invoke("sample", model, "--out", tmp_path / "s", "--n", 0))
+def test_a_refused_command_makes_no_folder(digits_model, tmp_path):
+    refused(invoke("sample", digits_model, "--out", tmp_path / "s", "--n", 0))
     assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_a_device_that_is_not_there(model, tmp_path):
-    refused(invoke("sample", model, "--out", tmp_path / "s", "--device", "cuda"), "--device cuda", "cpu")
-    refused(invoke("sample", model, "--out", tmp_path / "s", "--device", "cuda:1"), "--device cuda:1", "cpu")
+def test_a_device_that_is_not_there(digits_model, tmp_path):
+    refused(invoke("sample", digits_model, "--out", tmp_path / "s", "--device", "cuda"), "--device cuda", "cpu")
+    refused(invoke("sample", digits_model, "--out", tmp_path / "s", "--device", "cuda:1"), "--device cuda:1", "cpu")
     assert not (tmp_path / "s").exists()
 
 
@@ -471,19 +496,19 @@ def test_a_network_trained_on_labels_alone_needs_one(settings, tmp_path):
     done(*args, "--label", 1, "--n", 1, "--steps", 1)
 
 
-def test_out_that_is_a_file_or_below_one(model, tmp_path):
+def test_out_that_is_a_file_or_below_one(digits_model, tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        refused(invoke("sample", model, "--out", out), "file", "name")
+        refused(invoke("sample", digits_model, "--out", out), "file", "name")
         refused(invoke("train", "digits", "--out", out), "file", "name")
         refused(invoke("demo", "--out", out), "file", "name")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("command", ["sample", "train", "demo"])
-def test_a_folder_that_is_not_ours_is_never_emptied(model, tmp_path, command):
+def test_a_folder_that_is_not_ours_is_never_emptied(digits_model, tmp_path, command):
     (tmp_path / "thesis.tex").write_text("years of work")
-    first = {"sample": ["sample", model], "train": ["train", "digits"], "demo": ["demo"]}[command]
+    first = {"sample": ["sample", digits_model], "train": ["train", "digits"], "demo": ["demo"]}[command]
     refused(invoke(*first, "--out", tmp_path), "not empty")
     refused(invoke(*first, "--out", tmp_path, "--overwrite"), "another folder")
     assert tree(tmp_path) == {"thesis.tex": b"years of work"}
@@ -491,21 +516,21 @@ def test_a_folder_that_is_not_ours_is_never_emptied(model, tmp_path, command):
 
 @pytest.mark.parametrize(("command", "mark"), [("sample", "manifest.json"), ("demo", "results.json")])
 def test_another_programs_file_of_the_same_name_does_not_make_a_folder_ours(
-    model, tmp_path, monkeypatch, command, mark
+    digits_model, tmp_path, monkeypatch, command, mark
 ):
     (tmp_path / mark).write_text('{"name": "my web page", "short_name": "page", "start_url": "."}')
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "thesis.tex").write_text("years of work")
     before = tree(tmp_path)
     monkeypatch.setattr("leapstep.training.train", lambda *_, **__: pytest.fail("it goes on as if nothing were there"))
-    first = ["sample", model, "--n", 1, "--steps", 1] if command == "sample" else ["demo"]
+    first = ["sample", digits_model, "--n", 1, "--steps", 1] if command == "sample" else ["demo"]
     refused(invoke(*first, "--out", tmp_path, "--overwrite"), "another folder")
     assert tree(tmp_path) == before
 
 
-def test_overwrite_keeps_files_that_sample_did_not_make(model, kept):
+def test_overwrite_keeps_files_that_sample_did_not_make(digits_model, kept):
     (kept / "notes.txt").write_text("mine")
-    invoke("sample", model, "--out", kept, "--n", 1, "--steps", 1, "--overwrite")
+    invoke("sample", digits_model, "--out", kept, "--n", 1, "--steps", 1, "--overwrite")
     assert (kept / "notes.txt").read_text() == "mine"
 
 
@@ -516,9 +541,9 @@ def test_the_model_itself_is_not_overwritten_by_its_samples(run):
 
 
 @pytest.mark.parametrize(("method", "calls"), [("ddim", 4), ("dpmpp_2m", 4), ("dpmpp_2s", 7), ("heun", 6), ("rk4", 10)])
-def test_every_method_samples_and_counts_its_calls(model, tmp_path, method, calls):
+def test_every_method_samples_and_counts_its_calls(digits_model, tmp_path, method, calls):
     """On `cosine` the first step of four is no step for a solver in sigma / alpha, and the last one never is."""
-    said = done("sample", model, "--out", tmp_path / "s", "--n", 2, "--steps", 4, "--method", method).stdout
+    said = done("sample", digits_model, "--out", tmp_path / "s", "--n", 2, "--steps", 4, "--method", method).stdout
     assert json.loads((tmp_path / "s" / "manifest.json").read_text())["calls"] == calls
     assert f"{calls} network calls" in said
 
