@@ -3,6 +3,7 @@
 Tests run side by side, so each process keeps to one thread; torch reads this when it is imported.
 """
 
+import itertools
 import os
 import shutil
 import sys
@@ -13,7 +14,13 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+from PIL import Image
+
 from commands import done, process
+from leapstep.core.scaling import Scaling
+from leapstep.networks import MLP, UNet
+from random_models import CLASSES, saved
 
 SETTINGS = """
 channels: 8,8
@@ -99,3 +106,41 @@ def kept(samples, tmp_path):
 def run(digits_model, tmp_path):
     """A copy of the trained model, to break."""
     return Path(shutil.copytree(digits_model, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def model(place):
+    """Pictures of 8x8 in three classes, and the label 3 for any of them; 40 levels."""
+    torch.manual_seed(0)
+    unet = UNet(in_channels=1, channels=(8, 8), attention=(False, False), blocks=1, groups=4, timesteps=40, classes=4)
+    details = {"data": {"classes": CLASSES}, "null_label": 3, "step": 7}
+    return saved(place / "random-model", unet, shape=(1, 8, 8), classes=CLASSES, null_label=3, details=details)
+
+
+@pytest.fixture(scope="session")
+def points(place):
+    """Pairs of numbers around 100, without labels."""
+    torch.manual_seed(0)
+    mlp = MLP(shape=(2,), width=16, depth=1, timesteps=40)
+    scaling = Scaling(100.0, 5.0)
+    return saved(
+        place / "random-points", mlp, shape=(2,), scaling=scaling, details={"data": {"scaling": scaling._asdict()}}
+    )
+
+
+@pytest.fixture(scope="session")
+def insects(place):
+    """A folder of pictures, 5 for testing and 2 for training of each class."""
+    rng = np.random.default_rng(0)
+    for split, count in (("test", 5), ("train", 2)):
+        for name, i in itertools.product(CLASSES, range(count)):
+            (place / "insects" / split / name).mkdir(parents=True, exist_ok=True)
+            picture = np.kron(rng.integers(0, 256, (4, 4)), np.ones((2, 2))).astype(np.uint8)
+            Image.fromarray(picture).save(place / "insects" / split / name / f"{i}.png")
+    return place / "insects"
+
+
+@pytest.fixture(scope="session")
+def array(place):
+    np.save(place / "points.npy", np.random.default_rng(0).normal(100, 5, (9, 2)))
+    return place / "points.npy"

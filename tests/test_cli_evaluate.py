@@ -19,7 +19,7 @@ from leapstep.evaluation import distances as evaluation
 from leapstep.evaluation import features, quality
 from leapstep.files import folders
 from leapstep.models import checkpoint
-from test_cli_pictures import CLASSES, model, place, points, saved  # noqa: F401  (fixtures)
+from random_models import CLASSES
 
 FAST = ("--n", 12, "--k", 2, "--resamples", 4)
 
@@ -30,7 +30,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def insects(place):  # noqa: F811
+def insects(place):
     """A folder of pictures; of testing, more ants than bees than cats."""
     rng = np.random.default_rng(0)
     for split, counts in (("test", (12, 8, 4)), ("train", (10, 10, 10))):
@@ -50,7 +50,7 @@ def result(*args):
 # --- evaluate ------------------------------------------------------------------------------------------------------
 
 
-def test_it_measures_what_the_library_measures_and_says_under_which_conditions(model, insects):  # noqa: F811
+def test_it_measures_what_the_library_measures_and_says_under_which_conditions(model, insects):
     found = result(model, insects, *FAST, "--steps", 3, "--method", "heun", "--seed", 5)
     loaded, held = checkpoint.load(model), read(insects, split="test")
     labels = torch.from_numpy(held.labels)[torch.from_numpy(quality.interleaved(held.labels))][:12]
@@ -73,7 +73,7 @@ def test_it_measures_what_the_library_measures_and_says_under_which_conditions(m
     assert set(under["versions"]) == {"leapstep", "torch"}
 
 
-def test_every_option_changes_what_is_measured(model, insects):  # noqa: F811
+def test_every_option_changes_what_is_measured(model, insects):
     base = [model, insects, *FAST, "--steps", 3]
     first = result(*base)["metrics"]
     for option in (
@@ -95,7 +95,7 @@ def test_every_option_changes_what_is_measured(model, insects):  # noqa: F811
     assert result(*base, "--label", "ant,bee")["conditions"]["labels"] == ["ant", "bee"]
 
 
-def test_samples_in_a_folder_are_measured_as_those_of_the_model(model, insects, tmp_path):  # noqa: F811
+def test_samples_in_a_folder_are_measured_as_those_of_the_model(model, insects, tmp_path):
     for form in ("png", "npz"):
         asked = ["--n", 12, "--steps", 3, "--seed", 5, "--label", "bee"]
         done("sample", model, *asked, "--format", form, "--out", tmp_path / form)
@@ -113,7 +113,7 @@ def test_samples_in_a_folder_are_measured_as_those_of_the_model(model, insects, 
     assert result(tmp_path / "npz", insects, *FAST)["conditions"]["n"] == 9
 
 
-def test_real_data_are_nearer_than_samples_of_a_network_that_knows_nothing(model, insects):  # noqa: F811
+def test_real_data_are_nearer_than_samples_of_a_network_that_knows_nothing(model, insects):
     real = result(insects / "train", insects, *FAST, "--n", 30)["metrics"]["frechet"]["value"]
     made = result(model, insects, *FAST, "--n", 30)["metrics"]["frechet"]["value"]
     assert real < made / 2
@@ -149,7 +149,7 @@ def test_copies_of_training_data_are_found_and_drawn(insects, tmp_path):
 
 
 @pytest.fixture
-def run(model, insects, tmp_path):  # noqa: F811
+def run(model, insects, tmp_path):
     """A run that was trained on a plain folder, of which it held out six samples."""
     path, source = shutil.copytree(model, tmp_path / "run"), insects / "train"
     details = json.loads((path / "leapstep.json").read_text())
@@ -192,7 +192,7 @@ def test_a_reference_that_was_trained_on_is_called_so_in_every_table(run, tmp_pa
     assert f"{tmp_path / 's'}, {tmp_path / 'all.json'}: against data which the model was trained on" in told
 
 
-def test_pictures_that_are_made_to_fit_are_named(model, insects, tmp_path):  # noqa: F811
+def test_pictures_that_are_made_to_fit_are_named(model, insects, tmp_path):
     for i, path in enumerate(sorted((insects / "test").rglob("*.png"))):
         with Image.open(path) as picture:
             larger = picture.resize((20, 16)) if i < 20 else picture.copy()
@@ -204,13 +204,13 @@ def test_pictures_that_are_made_to_fit_are_named(model, insects, tmp_path):  # n
     assert "as the samples are" not in done("evaluate", model, insects, *args).stderr
 
 
-def test_a_model_that_does_not_say_what_it_was_trained_on_needs_data(model, insects):  # noqa: F811
+def test_a_model_that_does_not_say_what_it_was_trained_on_needs_data(model, insects):
     refused(invoke("evaluate", model, *FAST), "name real data")
     refused(invoke("sweep", model, "--out", "nowhere", *FAST), "name real data")
     refused(invoke("evaluate", insects / "train", *FAST), "name real data")
 
 
-def test_what_is_no_picture_is_measured_too(points, place, tmp_path):  # noqa: F811
+def test_what_is_no_picture_is_measured_too(points, place, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "points.npz", x=rng.normal(100, 5, (40, 2)))
     found = result(points, tmp_path / "points.npz", "--split", "all", *FAST)
@@ -220,7 +220,7 @@ def test_what_is_no_picture_is_measured_too(points, place, tmp_path):  # noqa: F
     refused(invoke(*args, "--pairs", tmp_path / "p.png"), "pictures")
 
 
-def test_the_result_is_printed_and_written(model, insects, tmp_path):  # noqa: F811
+def test_the_result_is_printed_and_written(model, insects, tmp_path):
     said = done("evaluate", model, insects, *FAST, "--steps", 2, "--out", tmp_path / "a.json").stdout
     found = json.loads((tmp_path / "a.json").read_text())
     assert quality.shown(found, "frechet") in said
@@ -249,11 +249,11 @@ def test_the_result_is_printed_and_written(model, insects, tmp_path):  # noqa: F
         (["--guidance", "nan"], ["guidance"]),
     ],
 )
-def test_mistakes_are_told_in_one_line(model, insects, options, words):  # noqa: F811
+def test_mistakes_are_told_in_one_line(model, insects, options, words):
     refused(invoke("evaluate", model, insects, *FAST, *options), *words)
 
 
-def test_samples_of_several_sizes_are_brought_to_one(model, insects, tmp_path):  # noqa: F811
+def test_samples_of_several_sizes_are_brought_to_one(model, insects, tmp_path):
     for i, path in enumerate(sorted((insects / "train").rglob("*.png"))):
         with Image.open(path) as picture:
             (picture.resize((20, 16)) if i < 20 else picture).save(tmp_path / f"{i}.png")
@@ -275,12 +275,12 @@ def test_what_makes_samples_does_not_apply_to_samples(insects):
 SWEEP = ("--etas", "0,beta", "--methods", "ddim", "unipc", "--steps", "2,4", *FAST)
 
 
-def swept(model, insects, out, *options):  # noqa: F811
+def swept(model, insects, out, *options):
     return done("sweep", model, insects, "--out", out, *SWEEP, *options)
 
 
 @pytest.fixture(scope="module")
-def folder(model, insects, tmp_path_factory):  # noqa: F811
+def folder(model, insects, tmp_path_factory):
     out = tmp_path_factory.mktemp("sweeps") / "sweep"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEAPSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
@@ -289,7 +289,7 @@ def folder(model, insects, tmp_path_factory):  # noqa: F811
     return out
 
 
-def test_every_cell_is_what_evaluate_measures(model, insects, folder):  # noqa: F811
+def test_every_cell_is_what_evaluate_measures(model, insects, folder):
     found = json.loads((folder / "results.json").read_text())
     assert found["finished"] is True
     expected = [(label, steps) for steps in (2, 4) for label in ("ddim, η = 0", "ddpm, σ̂", "unipc")]
@@ -323,7 +323,7 @@ def test_it_leaves_a_table_a_spreadsheet_a_plot_and_advice(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["quality.png", "results.json", "table.csv", "table.md"]
 
 
-def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, folder, tmp_path, monkeypatch):  # noqa: F811
+def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, folder, tmp_path, monkeypatch):
     out, whole = tmp_path / "sweep", json.loads((folder / "results.json").read_text())
     keep, kept = sweep_command._keep, []
 
@@ -358,7 +358,7 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, 
     assert not (out / "part.npz").exists()
 
 
-def test_what_another_process_writes_is_left_to_it(model, insects, tmp_path):  # noqa: F811
+def test_what_another_process_writes_is_left_to_it(model, insects, tmp_path):
     with folders.held(tmp_path / "s"):
         refused(
             invoke("sweep", model, insects, "--out", tmp_path / "s", *SWEEP), "s is being written by another process"
@@ -368,7 +368,7 @@ def test_what_another_process_writes_is_left_to_it(model, insects, tmp_path):  #
     assert tree(tmp_path) == {}
 
 
-def test_a_damaged_part_is_made_anew(model, insects, tmp_path, monkeypatch):  # noqa: F811
+def test_a_damaged_part_is_made_anew(model, insects, tmp_path, monkeypatch):
     args = ["sweep", model, insects, "--out", tmp_path / "s", "--methods", "unipc", "--steps", 2, *FAST]
     keep = sweep_command._keep
 
@@ -385,7 +385,7 @@ def test_a_damaged_part_is_made_anew(model, insects, tmp_path, monkeypatch):  # 
     assert len(json.loads((tmp_path / "s" / "results.json").read_text())["cells"]) == 1
 
 
-def test_a_finished_sweep_grows_but_does_not_mix_conditions(model, insects, folder, tmp_path):  # noqa: F811
+def test_a_finished_sweep_grows_but_does_not_mix_conditions(model, insects, folder, tmp_path):
     out = shutil.copytree(folder, tmp_path / "sweep")
     swept(model, insects, out, "--spacings", "trailing", "quad")
     found = json.loads((out / "results.json").read_text())
@@ -399,7 +399,7 @@ def test_a_finished_sweep_grows_but_does_not_mix_conditions(model, insects, fold
     assert len(json.loads((out / "results.json").read_text())["cells"]) == 6
 
 
-def test_another_metric_can_lead(model, insects, tmp_path):  # noqa: F811
+def test_another_metric_can_lead(model, insects, tmp_path):
     args = ["--methods", "unipc", "--steps", 2, *FAST, "--metric", "recall"]
     said = done("sweep", model, insects, "--out", tmp_path / "s", *args).stdout
     assert "recall" in said
@@ -407,7 +407,7 @@ def test_another_metric_can_lead(model, insects, tmp_path):  # noqa: F811
 
 
 def test_a_finished_sweep_keeps_its_warnings_and_what_tells_its_cells_apart_by_any_metric(
-    model,  # noqa: F811
+    model,
     insects,
     folder,
     tmp_path,
@@ -425,7 +425,7 @@ def test_a_finished_sweep_keeps_its_warnings_and_what_tells_its_cells_apart_by_a
     assert all(len(each) == 4 for each in first["cells"][0]["replicates"].values())
 
 
-def test_data_without_a_test_part_are_the_reference_as_a_whole(model, insects, tmp_path):  # noqa: F811
+def test_data_without_a_test_part_are_the_reference_as_a_whole(model, insects, tmp_path):
     whole = insects / "train"
     said = done("evaluate", model, whole, *FAST, "--steps", 2, "--out", tmp_path / "e.json")
     assert f"{whole} has no part test, and no run held out any of it" in said.stderr
@@ -436,7 +436,7 @@ def test_data_without_a_test_part_are_the_reference_as_a_whole(model, insects, t
     refused(invoke("evaluate", model, whole, *FAST, "--split", "test"), "no split 'test'")
 
 
-def test_a_result_that_is_there_is_replaced_only_if_asked(model, insects, tmp_path):  # noqa: F811
+def test_a_result_that_is_there_is_replaced_only_if_asked(model, insects, tmp_path):
     args = ["evaluate", model, insects, *FAST, "--steps", 2]
     for name, option in (("e.json", "--out"), ("p.png", "--pairs")):
         path = tmp_path / name
@@ -465,12 +465,12 @@ def test_a_result_that_is_there_is_replaced_only_if_asked(model, insects, tmp_pa
         (["--n", 1], ["--n 1"]),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused_before_anything_is_written(model, insects, tmp_path, options, words):  # noqa: F811
+def test_a_sweep_that_cannot_be_is_refused_before_anything_is_written(model, insects, tmp_path, options, words):
     refused(invoke("sweep", model, insects, "--out", tmp_path / "s", *FAST, *options), *words)
     assert not (tmp_path / "s").exists()
 
 
-def test_somebody_elses_folder_is_left_alone(model, insects, tmp_path):  # noqa: F811
+def test_somebody_elses_folder_is_left_alone(model, insects, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     before = tree(tmp_path)
@@ -482,7 +482,7 @@ def test_somebody_elses_folder_is_left_alone(model, insects, tmp_path):  # noqa:
 # --- compare -------------------------------------------------------------------------------------------------------
 
 
-def test_results_stand_in_one_table_with_a_mark_where_conditions_differ(model, insects, folder, tmp_path):  # noqa: F811
+def test_results_stand_in_one_table_with_a_mark_where_conditions_differ(model, insects, folder, tmp_path):
     for name, options in {"same": [], "few": ["--n", 10]}.items():
         done("evaluate", model, insects, *FAST, "--steps", 2, *options, "--out", tmp_path / f"{name}.json")
     said = done("compare", folder, tmp_path / "same.json", tmp_path / "few.json").stdout

@@ -16,11 +16,11 @@ from leapstep.core.scaling import Scaling
 from leapstep.files import folders
 from leapstep.models import checkpoint
 from leapstep.networks import MLP
-from test_cli_pictures import insects, model, place, points, saved  # noqa: F401  (fixtures)
+from random_models import saved
 
 
 @pytest.fixture(scope="session")
-def gaussian(place):  # noqa: F811
+def gaussian(place):
     """Pairs of numbers N(100, 5^2) as an array, and the run folder of a network that knows no more than that."""
     rng = np.random.default_rng(0)
     np.save(place / "gaussian.npy", rng.normal(100, 5, (500, 2)))
@@ -44,7 +44,7 @@ def gaussian(place):  # noqa: F811
         ("ddim", {"eta": 0.3}, {"eta": 0.3}),
     ],
 )
-def test_settings_reach_the_method(points, tmp_path, method, settings, same):  # noqa: F811
+def test_settings_reach_the_method(points, tmp_path, method, settings, same):
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     done("sample", points, "--out", tmp_path / "s", "--n", 3, "--steps", 5, "--method", method, *words)
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
@@ -56,7 +56,7 @@ def test_settings_reach_the_method(points, tmp_path, method, settings, same):  #
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_samples_as_diffusers_draws_them(points, tmp_path):  # noqa: F811
+def test_samples_as_diffusers_draws_them(points, tmp_path):
     """From noise of size 1, with the network's eps beside a clipped x0; the manifest says both."""
     run = tmp_path / "clipped"
     checkpoint.save(run, dataclasses.replace(checkpoint.load(points), clip=(-2.0, 2.0)))
@@ -94,7 +94,7 @@ def test_samples_as_diffusers_draws_them(points, tmp_path):  # noqa: F811
         ("--method ddpm --variance learned", ["learned no variance"]),
     ],
 )
-def test_options_that_do_not_fit(points, tmp_path, words, expected):  # noqa: F811
+def test_options_that_do_not_fit(points, tmp_path, words, expected):
     refused(invoke("sample", points, "--out", tmp_path / "s", "--n", 2, "--steps", 4, *words.split()), *expected)
 
 
@@ -102,7 +102,7 @@ def test_the_help_names_what_the_table_has():
     assert " | ".join(leapstep.TRANSITIONS) == options.METHODS
 
 
-def test_adaptive_methods_take_one_step_of_their_own(points, tmp_path):  # noqa: F811
+def test_adaptive_methods_take_one_step_of_their_own(points, tmp_path):
     done("sample", points, "--out", tmp_path / "s", "--n", 2, "--method", "rk45")
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
     assert manifest["steps"] == 1
@@ -110,7 +110,7 @@ def test_adaptive_methods_take_one_step_of_their_own(points, tmp_path):  # noqa:
 
 
 @pytest.mark.parametrize("command", [["sample"], ["trace", "--consistency", "2"], ["interpolate", "--seeds", "3,7"]])
-def test_adaptive_methods_begin_in_the_noise_whatever_the_model_says_of_its_spacing(points, tmp_path, command):  # noqa: F811
+def test_adaptive_methods_begin_in_the_noise_whatever_the_model_says_of_its_spacing(points, tmp_path, command):
     """`leading`, as most folders of diffusers say, would put their one step between the first level and the data."""
     says = checkpoint.load(points)
     checkpoint.save(tmp_path / "run", dataclasses.replace(says, spacing="leading"))
@@ -126,7 +126,7 @@ def test_adaptive_methods_begin_in_the_noise_whatever_the_model_says_of_its_spac
 
 def test_calibration_is_kept_and_used(gaussian, tmp_path):
     run, data = gaussian
-    model = tmp_path / "run"  # noqa: F811
+    model = tmp_path / "run"
     shutil.copytree(run, model)
     said = done("calibrate", model, data, "--per-level", 40).stdout
     assert "of 40 levels" in said
@@ -162,7 +162,7 @@ def test_a_model_that_is_being_written_is_not_calibrated(gaussian, tmp_path):
         refused(invoke("calibrate", tmp_path / "run", gaussian[1]), "is being written by another process")
 
 
-def test_pictures_bound_the_last_step(model, insects, tmp_path):  # noqa: F811
+def test_pictures_bound_the_last_step(model, insects, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(model, run)
     done("calibrate", run, insects, "--split", "test", "--per-level", 2, "--seed", 3, "--batch-size", 30)
@@ -187,7 +187,7 @@ def test_calibrate_refuses(gaussian, words, expected):
     refused(invoke("calibrate", *gaussian, *words), *expected)
 
 
-def test_calibrate_needs_a_folder_and_fitting_data(gaussian, insects):  # noqa: F811
+def test_calibrate_needs_a_folder_and_fitting_data(gaussian, insects):
     refused(invoke("calibrate", "google/ddpm-cifar10-32", gaussian[1]), "is not a folder")
     refused(invoke("calibrate", gaussian[0], insects), r"shape \[1, 8, 8\]: the model's are \[2\]")
 
@@ -195,7 +195,7 @@ def test_calibrate_needs_a_folder_and_fitting_data(gaussian, insects):  # noqa: 
 @pytest.mark.filterwarnings("default:.*it is ignored:UserWarning")
 @pytest.mark.parametrize("content", ['{"weights_sha256": 3', '{"weights_sha256": "same"}', "[]"])
 def test_a_broken_calibration_is_in_nobodys_way(gaussian, tmp_path, content):
-    model = tmp_path / "run"  # noqa: F811
+    model = tmp_path / "run"
     shutil.copytree(gaussian[0], model)
     content = content.replace("same", checkpoint.fingerprint(checkpoint.load(model).network))
     (model / "calibration.json").write_text(content)
@@ -216,6 +216,6 @@ def test_a_broken_calibration_is_in_nobodys_way(gaussian, tmp_path, content):
 
 
 @pytest.mark.parametrize("method", leapstep.TRANSITIONS)
-def test_every_method_runs_as_it_is(points, tmp_path, method):  # noqa: F811
+def test_every_method_runs_as_it_is(points, tmp_path, method):
     done("sample", points, "--out", tmp_path / "s", "--n", 2, "--steps", 4, "--method", method)
     assert json.loads((tmp_path / "s" / "manifest.json").read_text())["method"] == method

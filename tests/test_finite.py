@@ -12,7 +12,6 @@ from commands import invoke, refused
 from leapstep.core.calibration import calibrate
 from leapstep.core.likelihood import ode_log_likelihood, variational_bound
 from leapstep.models import checkpoint
-from test_cli_pictures import array, insects, model, place, points  # noqa: F401  (fixtures)
 
 F64 = torch.float64
 
@@ -111,7 +110,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_ends_with_the_first_step(name, model, insects, tmp_path, broken):  # noqa: F811
+def test_a_command_ends_with_the_first_step(name, model, insects, tmp_path, broken):
     args = [{"MODEL": model, "DATA": insects}.get(arg, arg) for arg in COMMANDS[name]]
     out = [] if name == "evaluate" else ["--out", tmp_path / "o"]
     refused(invoke(*args, *out), r"samples are not finite, first after step \d of 3, from t = ")
@@ -120,7 +119,7 @@ def test_a_command_ends_with_the_first_step(name, model, insects, tmp_path, brok
         assert json.loads((tmp_path / "o" / "manifest.json").read_text())["finished"] == 0
 
 
-def test_a_sweep_names_the_cell_and_keeps_those_before(model, insects, tmp_path, monkeypatch):  # noqa: F811
+def test_a_sweep_names_the_cell_and_keeps_those_before(model, insects, tmp_path, monkeypatch):
     """The network breaks at low noise, which only many steps visit."""
     load = checkpoint.load
 
@@ -138,10 +137,10 @@ def test_a_sweep_names_the_cell_and_keeps_those_before(model, insects, tmp_path,
 
 
 @pytest.mark.parametrize("given", [["--steps", 3], ["--method", "ode", "--steps", 3], ["--method", "ode"]])
-def test_a_likelihood_ends_likewise(given, model, insects, broken):  # noqa: F811
+def test_a_likelihood_ends_likewise(given, model, insects, broken):
     refused(invoke("likelihood", model, insects, "--n", 4, *given), r"not finite, first in the step from|returns NaN")
 
 
-def test_a_calibration_ends_likewise(points, array, tmp_path, broken):  # noqa: F811
+def test_a_calibration_ends_likewise(points, array, tmp_path, broken):
     refused(invoke("calibrate", points, array, "--split", "all", "--per-level", 1), "not finite, first at t = 0.025")
     assert not (points / "calibration.json").exists()

@@ -1,0 +1,49 @@
+"""The pictures that commands should draw, by the library, and how alike pictures are."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+import leapstep
+
+
+def pixels_of(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def same_picture(path, image):
+    """The same but for a pixel's rounding, which a batch of another size may change."""
+    seen, expected = pixels_of(path).astype(int), np.asarray(image.convert("RGB")).astype(int)
+    return seen.shape == expected.shape and abs(seen - expected).max() <= 1
+
+
+def noise(seed, shape=(1, 8, 8)):
+    return leapstep.Noise(seed, range(1), shape)(0)
+
+
+def decoded(model, z, steps, spacing="trailing", transition=None, label=None):
+    loaded = leapstep.load(model)
+    diffusion = loaded.diffusion(None if label is None else torch.tensor([label]))
+    first = leapstep.times(loaded.process, steps, spacing)[0]
+    x = leapstep.decode(diffusion, loaded.process.sigma(first) * z, steps, transition, spacing=spacing)
+    return loaded.scaling.to_pixels(x)
+
+
+def near(a, b):
+    return a.shape == b.shape and abs(a.astype(int) - b.astype(int)).max() <= 1
+
+
+def way(model, steps, n=1, seed=0, spacing="trailing", transition=None, label=None):
+    """Rows of pixels for the times of a sampler, by the library."""
+    loaded = leapstep.load(model)
+    times = leapstep.times(loaded.process, steps, spacing)
+    z = leapstep.Noise(seed, range(n), loaded.shape)
+    x = loaded.process.sigma(times[0]) * z(0)
+    xs, estimates = [x], []
+    diffusion = loaded.diffusion(None if label is None else torch.tensor([label]))
+    with torch.no_grad():
+        for state in leapstep.trajectory(diffusion, x, times, transition, z):
+            xs.append(state.x)
+            estimates.append(state.x0)
+    to_pixels = loaded.scaling.to_pixels
+    return times, to_pixels(torch.stack(xs)), to_pixels(torch.stack([*estimates, xs[-1]]))
