@@ -11,9 +11,11 @@ import torch
 
 import leapstep
 from leapstep.doctor.budget import ROUNDS, Budget, Race
-from leapstep.doctor.conventions import F64, LEVELS, Linear
+from leapstep.doctor.ranges import F64, Linear
+from leapstep.doctor.refinement import LIKELY, SURE
 from leapstep.doctor.samples import draw
-from leapstep.doctor.search import LIKELY, SURE, confidence
+from leapstep.doctor.search import confidence
+from leapstep.doctor.trials import LEVELS
 from strangers import BLOBS, COMBINATIONS, Stranger, source, verdict
 
 RNG = np.random.default_rng(0)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import leapstep
-from leapstep.doctor import health
-from leapstep.doctor.conventions import Linear, Route, ranges
+from leapstep.doctor import behaviour, denoising, passages
+from leapstep.doctor.conventions import Route
 from leapstep.doctor.evidence import Level
 from leapstep.doctor.probe import Probe
+from leapstep.doctor.ranges import Linear, ranges
 from strangers import Stranger
 
 F64 = torch.float64
@@ -53,7 +54,7 @@ def spoiled(net, where):
 
 
 def measured(diffusion, route, span, noise, n=24):
-    return health.levels(lambda x, t, rows: diffusion.denoise(x, t), route, span, n, noise)
+    return denoising.levels(lambda x, t, rows: diffusion.denoise(x, t), route, span, n, noise)
 
 
 def weights(concerns):
@@ -73,7 +74,7 @@ def test_a_perfect_network_beats_the_linear_denoiser_and_raises_no_concern():
     assert max(ratios) < 1.3
     assert min(ratios) < 0.5
     assert ratios[-1] == pytest.approx(1, abs=0.02)  # where there is only noise nothing beats the mean
-    assert health.judge(found, span.linear.variance, "x0") == ()
+    assert denoising.judge(found, span.linear.variance, "x0") == ()
 
 
 def test_the_linear_denoiser_has_the_error_of_the_linear_denoiser_at_even_levels_that_exist():
@@ -83,13 +84,13 @@ def test_the_linear_denoiser_has_the_error_of_the_linear_denoiser_at_even_levels
     def linear(x, t, rows):
         return span.linear.denoise(x, process.alpha(t), process.sigma(t))
 
-    found = health.levels(linear, route, span, 8, noise)
+    found = denoising.levels(linear, route, span, 8, noise)
     assert all(level.error == pytest.approx(level.linear, rel=1e-4) for level in found)
     assert all(level.timestep == pytest.approx(round(level.timestep)) for level in found)
     steps = torch.tensor([level.log_snr for level in found]).diff()
     assert (steps < 0).all()
     assert (steps[3:] - steps[-1]).abs().max() < 0.1 * steps[-1].abs()
-    few = health.levels(linear, route._replace(timesteps=4), span, 8, noise)
+    few = denoising.levels(linear, route._replace(timesteps=4), span, 8, noise)
     assert {level.t for level in few} <= {0.25, 0.5, 0.75, 1.0}
 
 
@@ -101,7 +102,7 @@ def test_rows_are_those_of_the_data_and_all_are_used():
         seen.append(rows)
         return span.values[rows]
 
-    found = health.levels(denoise, route, span, 30, noise, count=10)
+    found = denoising.levels(denoise, route, span, 30, noise, count=10)
     assert [level.error for level in found] == pytest.approx([0.0] * 10)
     assert torch.cat(seen).sort().values.tolist() == list(range(300))
 
@@ -110,14 +111,14 @@ def test_rows_are_those_of_the_data_and_all_are_used():
 def test_a_good_network_raises_no_concern_whatever_it_predicts(predicts):
     net, span, route, noise = known(predicts=predicts)
     found = measured(adapted(net, route, predicts), route, span, noise)
-    assert health.judge(found, span.linear.variance, predicts) == ()
+    assert denoising.judge(found, span.linear.variance, predicts) == ()
 
 
 @pytest.mark.parametrize(("predicts", "end"), [("eps", -1), ("x0", 0)])
 def test_the_weak_end_of_a_prediction_weighs_little(predicts, end):
     net, span, route, noise = known(predicts=predicts, error=0.1)
     found = measured(adapted(net, route, predicts), route, span, noise)
-    (concern,) = health.judge(found, span.linear.variance, predicts)
+    (concern,) = denoising.judge(found, span.linear.variance, predicts)
     assert concern.weight == 1
     assert f"usual for a network that predicts {predicts}" in concern.what
     assert f"t = {found[end].t:.3g}" in concern.what
@@ -130,7 +131,7 @@ def test_levels_that_were_never_trained_are_named(low, high, weight):
     net, span, route, noise = known()
     broken = adapted(spoiled(net, lambda k: (k >= low) & (k < high)), route)
     found = measured(broken, route, span, noise)
-    (concern,) = health.judge(found, span.linear.variance, "v")
+    (concern,) = denoising.judge(found, span.linear.variance, "v")
     assert concern.weight == weight
     assert "never to have been trained" in concern.what
     inside = [level for level in found if low <= level.timestep < high]
@@ -141,7 +142,7 @@ def test_levels_that_were_never_trained_are_named(low, high, weight):
 def test_a_network_that_is_nowhere_better_is_one_concern():
     net, span, route, noise = known()
     for diffusion, weight in ((adapted(net, route, "x0"), 3), (adapted(lambda x, k: x / 0, route), 3)):
-        (concern,) = health.judge(measured(diffusion, route, span, noise), span.linear.variance)
+        (concern,) = denoising.judge(measured(diffusion, route, span, noise), span.linear.variance)
         assert concern.weight == weight
         assert "nowhere better" in concern.what
     gauss = leapstep.GaussianMixture(
@@ -149,7 +150,7 @@ def test_a_network_that_is_nowhere_better_is_one_concern():
     )
     span = span_of(gauss.sample(300, seed=1))
     noise = torch.randn(300, 4, generator=torch.Generator().manual_seed(1))
-    (concern,) = health.judge(measured(gauss.diffusion(LINEAR), route, span, noise), span.linear.variance)
+    (concern,) = denoising.judge(measured(gauss.diffusion(LINEAR), route, span, noise), span.linear.variance)
     assert concern.weight == 1
     assert "Gaussian" in concern.cure
 
@@ -160,11 +161,11 @@ def test_a_mediocre_network_and_a_single_weak_level_are_no_concern():
     def level(ratios):
         return [Level(i / 5, i, s, e * r, e) for i, ((s, e), r) in enumerate(zip(at, ratios, strict=True), start=1)]
 
-    assert health.judge(level([1.4, 1.2, 0.8, 1.0, 1.05])) == ()
-    assert health.judge(level([9.0, 1.0, 0.8, 1.0, 1.0])) == ()
-    assert weights(health.judge(level([9.0, 5.0, 0.8, 1.0, 1.0]))) == [2]
-    assert weights(health.judge(level([9.0, 9.0, 0.5, 4.0, 1.0]))) == [2, 2]
-    assert health.judge([]) == ()
+    assert denoising.judge(level([1.4, 1.2, 0.8, 1.0, 1.05])) == ()
+    assert denoising.judge(level([9.0, 1.0, 0.8, 1.0, 1.0])) == ()
+    assert weights(denoising.judge(level([9.0, 5.0, 0.8, 1.0, 1.0]))) == [2]
+    assert weights(denoising.judge(level([9.0, 9.0, 0.5, 4.0, 1.0]))) == [2, 2]
+    assert denoising.judge([]) == ()
 
 
 # --- the start -----------------------------------------------------------------------------------------------------
@@ -186,7 +187,9 @@ def test_a_mediocre_network_and_a_single_weak_level_are_no_concern():
     ids=["linear", "flow", "cosine", "karras", "latent", "short", "short ve", "faint", "none"],
 )
 def test_leak(process, predicts, expected):
-    found = health.leak(Route("any", process._replace(timesteps=None), "index", timesteps=1000), known()[1], predicts)
+    found = denoising.leak(
+        Route("any", process._replace(timesteps=None), "index", timesteps=1000), known()[1], predicts
+    )
     assert weights(found) == expected
     for concern in found:
         assert any(character.isdigit() for character in concern.what)
@@ -198,32 +201,32 @@ def test_leak(process, predicts, expected):
 
 def test_train_mode_is_a_concern_where_it_matters():
     net = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.1), nn.BatchNorm1d(8), nn.Linear(8, 2))
-    (concern,) = health.behaviour(net.train(), False, False, 0, 100)
+    (concern,) = behaviour.behaviour(net.train(), False, False, 0, 100)
     assert concern.weight == 2
     assert "1 dropout (1)" in concern.what
     assert "1 batch normalisation (2)" in concern.what
     assert "net.eval()" in concern.cure
-    assert health.behaviour(net.eval(), True, True, 0, 100) == ()
+    assert behaviour.behaviour(net.eval(), True, True, 0, 100) == ()
     harmless = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0), nn.LayerNorm(2)).train()
-    assert health.behaviour(harmless, True, True, 0, 100) == ()
+    assert behaviour.behaviour(harmless, True, True, 0, 100) == ()
     attention = nn.MultiheadAttention(4, 2, dropout=0.2).train()
-    assert weights(health.behaviour(attention, False, True, 0, 100)) == [2]
+    assert weights(behaviour.behaviour(attention, False, True, 0, 100)) == [2]
 
 
 def test_unsteady_dependent_and_broken_answers_are_concerns():
     def net(x, t):
         return x
 
-    (unsteady,) = health.behaviour(net, False, True, 0, 100)
+    (unsteady,) = behaviour.behaviour(net, False, True, 0, 100)
     assert "different answers" in unsteady.what
     assert "net.eval()" not in unsteady.cure
-    (dependent,) = health.behaviour(nn.Linear(2, 2).train(), True, False, 0, 100)
+    (dependent,) = behaviour.behaviour(nn.Linear(2, 2).train(), True, False, 0, 100)
     assert "others in its batch" in dependent.what
     assert "net.eval()" in dependent.cure
-    (always,) = health.behaviour(net, True, True, 999, 1000)
+    (always,) = behaviour.behaviour(net, True, True, 999, 1000)
     assert always.weight == 3
     assert "999 of 1000 answers (100 %)" in always.what
-    (rare,) = health.behaviour(net, True, True, 1, 1000)
+    (rare,) = behaviour.behaviour(net, True, True, 1, 1000)
     assert rare.weight == 2
     assert "1 of 1000 answers (0.1 %)" in rare.what
 
@@ -257,10 +260,10 @@ def two(net, make, name):
 def test_two_copies_of_the_weights_are_a_concern_where_they_differ(make, name):
     net = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 2))
     holder = two(net, make, name)
-    assert health.ema(holder) == ()
+    assert behaviour.ema(holder) == ()
     with torch.no_grad():
         net[0].weight += 0.1
-    (concern,) = health.ema(holder)
+    (concern,) = behaviour.ema(holder)
     assert concern.weight == 2
     assert "`model`" in concern.what
     assert f"`{name}`" in concern.what
@@ -269,26 +272,26 @@ def test_two_copies_of_the_weights_are_a_concern_where_they_differ(make, name):
 
 def test_like_blocks_are_no_copies():
     blocks = nn.ModuleDict({"down": nn.Linear(4, 4), "up": nn.Linear(4, 4), "schema": nn.Linear(4, 4)})
-    assert health.ema(blocks) == ()
-    assert health.ema(two(nn.Linear(4, 4), lambda _: nn.Linear(4, 5), "ema")) == ()
-    assert health.ema(lambda x, t: x) == ()
+    assert behaviour.ema(blocks) == ()
+    assert behaviour.ema(two(nn.Linear(4, 4), lambda _: nn.Linear(4, 5), "ema")) == ()
+    assert behaviour.ema(lambda x, t: x) == ()
 
 
 def test_timesteps_in_bfloat16():
     net, span, route, noise = known()
     ask = Probe(net, lambda rows: {}, torch.device("cpu"))
-    assert health.precision(ask, route, span, noise) == ()
+    assert behaviour.precision(ask, route, span, noise) == ()
 
     def jumpy(x, k):
         return net(x, k) * (1 + 0.2 * torch.sin(2.0 * k)).reshape(-1, 1, 1, 1)
 
-    (concern,) = health.precision(dataclasses.replace(ask, net=jumpy), route, span, noise)
+    (concern,) = behaviour.precision(dataclasses.replace(ask, net=jumpy), route, span, noise)
     assert concern.weight == 1
     assert "becomes" in concern.what
     assert "float32" in concern.cure
-    assert health.precision(dataclasses.replace(ask, net=jumpy, steady=False), route, span, noise) == ()
+    assert behaviour.precision(dataclasses.replace(ask, net=jumpy, steady=False), route, span, noise) == ()
     short = route._replace(timesteps=250)  # bfloat16 holds these
-    assert health.precision(dataclasses.replace(ask, net=jumpy), short, span, noise) == ()
+    assert behaviour.precision(dataclasses.replace(ask, net=jumpy), short, span, noise) == ()
 
 
 def test_parameters_in_half_precision_are_told():
@@ -301,7 +304,7 @@ def test_parameters_in_half_precision_are_told():
             return x
 
     _, span, route, noise = known()
-    (concern,) = health.precision(Probe(Half(), lambda rows: {}, torch.device("cpu")), route, span, noise)
+    (concern,) = behaviour.precision(Probe(Half(), lambda rows: {}, torch.device("cpu")), route, span, noise)
     assert "2 of the network's 2 parameters are in bfloat16" in concern.what
     assert "dtype=torch.bfloat16" in concern.cure
 
@@ -314,10 +317,10 @@ def test_parameters_in_half_precision_are_told():
 def test_exact_networks_do_not_part_from_the_data(data, schedule):
     net, span, route, _ = known(data, "x0", schedule, 0.0)
     for seed in (1, 2):
-        found, parted = health.passages(adapted(net, route, "x0"), span, seed)
+        found, parted = passages.passages(adapted(net, route, "x0"), span, seed)
         assert parted is None
         assert [passage.t for passage in found] == pytest.approx([1 - i / 20 for i in range(21)])
-        assert health.sampling_concern(found, parted) == ()
+        assert passages.sampling_concern(found, parted) == ()
 
 
 @pytest.mark.parametrize("data", ["plane", "digits"])
@@ -325,14 +328,14 @@ def test_broken_networks_part_where_they_are_broken(data):
     net, span, route, _ = known(data)
 
     def at(net, predicts="v"):
-        return health.passages(adapted(net, route, predicts), span, 1)
+        return passages.passages(adapted(net, route, predicts), span, 1)
 
     _, parted = at(spoiled(net, lambda k: k < 300))
     assert 0.05 <= parted < 0.3
     for wrong in ("eps", "x0", "-v"):
         found, parted = at(net, wrong)
         assert parted >= 0.3
-        (concern,) = health.sampling_concern(found, parted)
+        (concern,) = passages.sampling_concern(found, parted)
         assert concern.weight == 3
         assert f"t = {parted:.3g}" in concern.what
     assert at(lambda x, k: net(x, 0 * k + 500))[1] is not None
@@ -351,8 +354,8 @@ def test_what_fails_is_named_with_its_limit():
     ]:
         exact = adapted(net, route)
         wrong = exact._replace(denoise=lambda x, t, exact=exact, change=change: change(exact.denoise(x, t)))
-        found, parted = health.passages(wrong, span, 1)
-        (concern,) = health.sampling_concern(found, parted)
+        found, parted = passages.passages(wrong, span, 1)
+        (concern,) = passages.sampling_concern(found, parted)
         end = found[-1]
         mean, narrow, wide, shape = end.limits
         outside = {"mean": end.mean > mean, "spread": not narrow < end.spread < wide, "shape": end.shape > shape}
@@ -366,9 +369,9 @@ def test_what_fails_is_named_with_its_limit():
 def test_a_start_that_leaks_parts_at_once():
     mixture = leapstep.GaussianMixture(torch.tensor([[3.0, 2.0]], dtype=F64), torch.tensor([0.1], dtype=F64))
     process = leapstep.linear(beta_end=0.002)._replace(timesteps=None)
-    found, parted = health.passages(mixture.diffusion(process), span_of(mixture.sample(300)), 0)
+    found, parted = passages.passages(mixture.diffusion(process), span_of(mixture.sample(300)), 0)
     assert parted == 1
-    assert "start" in health.sampling_concern(found, parted)[0].cure
+    assert "start" in passages.sampling_concern(found, parted)[0].cure
 
 
 def test_conditional_samples_are_held_against_their_own_rows():
@@ -376,16 +379,16 @@ def test_conditional_samples_are_held_against_their_own_rows():
     values = mixture.sample(400, seed=1)
     values = values[(values[:, 0] > 0).long().argsort(stable=True)]  # by class
     lower = leapstep.GaussianMixture(mixture.means[:1], mixture.covariances[:1]).diffusion(LINEAR)
-    assert health.passages(lower, span_of(values), 1, conditional=True)[1] is None
-    assert health.passages(lower, span_of(values), 1)[1] is not None
+    assert passages.passages(lower, span_of(values), 1, conditional=True)[1] is None
+    assert passages.passages(lower, span_of(values), 1)[1] is not None
 
 
 def test_no_signal_at_the_start_and_few_levels():
     net, span, route, _ = known(predicts="eps", schedule="flow")
-    found, _ = health.passages(adapted(net, route, "eps"), span, 1, n=16, steps=10)
+    found, _ = passages.passages(adapted(net, route, "eps"), span, 1, n=16, steps=10)
     assert found[0].t == pytest.approx(0.95)
     process = leapstep.cosine(8)
     exact = leapstep.empirical(process, span.values.double())
-    found, parted = health.passages(exact, span, 1, n=16)
+    found, parted = passages.passages(exact, span, 1, n=16)
     assert [passage.t for passage in found] == [1 - i / 8 for i in range(9)]
     assert parted is None

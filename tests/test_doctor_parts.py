@@ -9,14 +9,18 @@ import pytest
 import torch
 
 import leapstep
-from leapstep.doctor.conventions import F64, LEVELS, RANGES, Linear, Route, Trial, compare, ranges, routes, times_of
-from leapstep.doctor.curve import Profile, Recovered, counts, fit, level_of, named_levels, recover, usual
+from leapstep.doctor.conventions import Route, level_of, routes
+from leapstep.doctor.curve import Profile, Recovered, counts, named_levels, recover
 from leapstep.doctor.evidence import Finding
 from leapstep.doctor.findings import arguments_of, judged, scaled
+from leapstep.doctor.fits import fit, usual
 from leapstep.doctor.probe import Probe
+from leapstep.doctor.ranges import F64, RANGES, Linear, ranges
+from leapstep.doctor.refinement import behind, refined, sized, whole_reading
 from leapstep.doctor.samples import draw
-from leapstep.doctor.search import Search, _behind, _refined, _sized, agrees, whole_reading
+from leapstep.doctor.search import Search, agrees
 from leapstep.doctor.snippet import Sampling, snippet
+from leapstep.doctor.trials import LEVELS, Trial, compare, times_of
 from leapstep.doctor.warp import SHIFTS, Told, drawn, told
 from strangers import Stranger
 
@@ -55,11 +59,11 @@ def test_a_sigma_data_is_found_on_a_line():
     assert any(abs(route.sigma_data / overall - 1) < 0.1 for route in tried)
     coarse = next(route for route in tried if route.sigma_data == 0.5)
     trial = next(each for each in compare(ask, [(span, coarse)], 20, noise)[0] if each.predicts == "F")
-    found, (meaning, beyond) = _sized(ask, trial, noise, None, whole_reading(noise))
+    found, (meaning, beyond) = sized(ask, trial, noise, None, whole_reading(noise))
     assert found.route.sigma_data == pytest.approx(overall, rel=1e-3)
     assert meaning == "the standard deviation of all values of your data"
     assert beyond > 0.1
-    believed, (meaning, _) = _sized(ask, trial, noise, 0.37, whole_reading(noise))
+    believed, (meaning, _) = sized(ask, trial, noise, 0.37, whole_reading(noise))
     assert (believed.route.sigma_data, meaning) == (0.37, "as you assumed")
     assert agrees("sigma_data", found, 0.37)
     assert not agrees("sigma_data", found, 0.5)
@@ -198,7 +202,7 @@ def warped(stranger):
     tried = [Route("flow", free, stranger.time, stranger.reverse, warp=warp) for warp in (None, *SHIFTS[:2])]
     trials = [one for kinds in compare(ask, [(span, route) for route in tried], 40, noise) for one in kinds]
     best = min((one for one in trials if one.predicts == stranger.predicts), key=lambda one: one.score)
-    return net, data, _refined(ask, best, noise, {}, whole_reading(noise))
+    return net, data, refined(ask, best, noise, {}, whole_reading(noise))
 
 
 def test_schedules_are_compared_at_the_levels_that_both_reach():
@@ -213,8 +217,8 @@ def test_schedules_are_compared_at_the_levels_that_both_reach():
     one = Trial(span, routes_[0], "eps", best[: reached[0]] + 0.01, 10)
     other = Trial(span, routes_[1], "eps", best, 10)
     assert one.score < other.score - 0.05
-    assert _behind(one, other) == pytest.approx(0.01)
-    assert _behind(other, one) == pytest.approx(-0.01)
+    assert behind(one, other) == pytest.approx(0.01)
+    assert behind(other, one) == pytest.approx(-0.01)
 
 
 def test_a_shifted_flow_is_named():

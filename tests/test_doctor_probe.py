@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import leapstep
-from leapstep.doctor.conventions import F64
 from leapstep.doctor.probe import Probe, probe
+from leapstep.doctor.ranges import F64
 from leapstep.doctor.samples import _conditions
 from strangers import BLOBS
 
@@ -133,7 +133,7 @@ class Convolved(nn.Module):
         (
             Convolved(),
             (8, 8, 1),
-            r"to have 1 channels.*test_doctor.py, line \d+.*give it data.transpose\(0, 3, 1, 2\)$",
+            r"to have 1 channels.*test_doctor_probe.py, line \d+.*give it data.transpose\(0, 3, 1, 2\)$",
         ),
         (Convolved(), (8, 8), r"to have 1 channels.*if the network wants a channel as well, give it data\[:, None\]$"),
         (lambda x, k, y: x, (3,), r"argument: 'y'.*condition=\{'y': ...\}.*--label-argument y$"),
@@ -186,7 +186,7 @@ def test_what_a_network_raises_later_is_one_line():
     found = probe(net, torch.randn(10, 5), lambda rows: {}, {})
     with pytest.raises(ValueError, match=r"raised KeyError on x of shape \(2, 5\), timestep 0.3: 'half") as error:
         found(torch.randn(64, 5), torch.full((64,), 0.3, dtype=F64), torch.arange(64))
-    assert re.search(r"there \.\.\. \(test_doctor.py, line \d+\)$", str(error.value))
+    assert re.search(r"there \.\.\. \(test_doctor_probe.py, line \d+\)$", str(error.value))
     assert len(str(error.value)) < 450
 
     def full(x, timestep):
@@ -200,7 +200,7 @@ def test_a_network_that_raises_in_the_sampling_check_is_one_line(monkeypatch):
     def passages(inside, *args, **options):
         inside.denoise(torch.zeros(64, 64), torch.tensor(0.5))
 
-    monkeypatch.setattr(leapstep.doctor.health, "passages", passages)
+    monkeypatch.setattr(leapstep.doctor.passages, "passages", passages)
     net, data = BLOBS.network()
 
     def late(x, timestep):

@@ -9,12 +9,16 @@ import pytest
 import torch
 
 import leapstep
-from leapstep.doctor.conventions import Route, Trial, ranges
-from leapstep.doctor.curve import Fit, Profile, Recovered, _candidates
+from leapstep.doctor.conventions import Route
+from leapstep.doctor.curve import Profile, Recovered
 from leapstep.doctor.findings import _schedule, arguments_of
+from leapstep.doctor.fits import Fit, candidates
+from leapstep.doctor.ranges import ranges
+from leapstep.doctor.refinement import Candidate
 from leapstep.doctor.samples import draw
-from leapstep.doctor.search import Candidate, Search
+from leapstep.doctor.search import Search
 from leapstep.doctor.snippet import Sampling, snippet
+from leapstep.doctor.trials import Trial
 
 F64 = torch.float64
 
@@ -59,7 +63,7 @@ def test_the_lines_to_paste_run_for_every_schedule(schedule, time):
     span = ranges(samples.values, False)[0]
     route = Route(schedule, leapstep.SCHEDULES[schedule]()._replace(timesteps=None), time, False, 1000)
     kinds, t = set(), torch.tensor([0.3, 0.8], dtype=F64)
-    for candidate, code, _ in _candidates(route, None, False, None):
+    for candidate, code, _ in candidates(route, None, False, None):
         kind = (re.sub(r"[\d.e-]+", "0", code), candidate.time)
         if kind in kinds or candidate.timesteps not in (None, 1000, 100):
             continue

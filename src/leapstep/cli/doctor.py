@@ -154,7 +154,7 @@ def _assumed(setting: str) -> tuple[str, Any]:
     from leapstep.core.denoiser import CLOCKS, SHAPES
     from leapstep.core.process import PREDICTIONS
     from leapstep.core.schedules import SCHEDULES
-    from leapstep.doctor.conventions import RANGES
+    from leapstep.doctor.ranges import RANGES
 
     name, equals, text = (part.strip() for part in setting.partition("="))
     kinds: dict[str, Callable[[str], Any]] = {"timesteps": int, "sigma_data": float, "reverse": _flag}

@@ -2,33 +2,32 @@
 
 It needs the network as a callable and a few hundred real samples; no labels, gradients or training code. `conventions`
 lists what networks are like, `probe` finds how this one is called, `search` which convention explains its answers,
-`curve` which noise level each timestep stands for, `health` how well it does. What comes out is a `Diagnosis`: the
+`curve` which noise level each timestep stands for, `examination` how well it does. What comes out is a `Diagnosis`: the
 findings with how sure they are, what is wrong, and the lines of Python to paste.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from leapstep.core.denoiser import CLOCKS, SHAPES, Diffusion, clipped, from_network
+from leapstep.core.denoiser import CLOCKS, SHAPES
 from leapstep.core.process import PREDICTIONS
 from leapstep.core.schedules import SCHEDULES
-from leapstep.core.transitions import ddim
-from leapstep.doctor import health
+from leapstep.doctor.behaviour import untimed
 from leapstep.doctor.budget import Budget
-from leapstep.doctor.conventions import Route, Trial, ranges
-from leapstep.doctor.curve import counts, level_of
+from leapstep.doctor.denoising import LEAKS, signal_left
 from leapstep.doctor.diagnosis import Diagnosis
 from leapstep.doctor.evidence import Concern, Curve, Finding, Level, Passage
+from leapstep.doctor.examination import adapted, health, inner, sampled, shown_curve
 from leapstep.doctor.findings import arguments_of, findings, judged
-from leapstep.doctor.probe import Probe, device_of, probe
-from leapstep.doctor.samples import LEAST, Given, Samples, draw
-from leapstep.doctor.search import Candidate, pairs_of, search, whole_race, whole_reading
+from leapstep.doctor.probe import device_of, probe
+from leapstep.doctor.ranges import ranges
+from leapstep.doctor.refinement import whole_reading
+from leapstep.doctor.samples import LEAST, Given, draw
+from leapstep.doctor.search import pairs_of, search, whole_race
 from leapstep.doctor.snippet import Sampling, snippet
 
 __all__ = ["Concern", "Curve", "Diagnosis", "Finding", "Level", "Passage", "diagnose"]
@@ -105,24 +104,24 @@ def diagnose(
     on_stage("looking at every level")
     arguments = arguments_of(winner, ask.reshape, ask.fractional)
     ask.broken = ask.calls = 0  # of the convention that was found alone
-    levels, concerns = _health(net, ask, winner, noise, "clip" in arguments)
-    origin = health.signal_left(winner.trial.route, winner.trial.range) > health.LEAKS[0]
+    levels, concerns = health(net, ask, winner, noise, "clip" in arguments)
+    origin = signal_left(winner.trial.route, winner.trial.range) > LEAKS[0]
     passages: tuple[Passage, ...] = ()
     parted, eta = None, 0.0
     if check:
         on_stage("sampling")
-        passages, parted, eta, more = _sampled(ask, winner, _inner(arguments, winner), samples, (seed, size, origin))
+        passages, parted, eta, more = sampled(ask, winner, inner(arguments, winner), samples, (seed, size, origin))
         concerns += more
     if not ask.timed:
-        concerns = (health.untimed(bool(passages) and parted is None), *concerns)
+        concerns = (untimed(bool(passages) and parted is None), *concerns)
     rows, contradictions = judged(findings(found, ask, beliefs), found, ask, beliefs)
     return Diagnosis(
         findings=rows,
         concerns=concerns,
         code=snippet(winner, arguments, samples, Sampling(origin, eta, str(ask.device))),
         arguments=arguments,
-        diffusion=_adapted(net, winner, arguments, samples, len(samples), origin),
-        curve=_curve(winner),
+        diffusion=adapted(net, winner, arguments, samples, len(samples), origin),
+        curve=shown_curve(winner),
         levels=levels,
         passages=passages,
         parted=parted,
@@ -158,111 +157,3 @@ def _checked(assume: Mapping[str, Any]) -> dict[str, Any]:
         if name in allowed and value not in allowed[name]:
             raise ValueError(f"assumed {name}={value!r}: use one of {', '.join(allowed[name])}")
     return dict(assume)
-
-
-def _adapted(
-    net: Callable[..., Any], winner: Candidate, arguments: Mapping[str, Any], samples: Samples, n: int, origin: bool
-) -> Diffusion:
-    """The network ready to sample for the first n rows; where its answer does not count, samples keep the data.
-
-    Arguments:
-        arguments: of `from_network`; with a scaling among them it is in the range of the data as they lie on disk.
-        origin: whether it starts around the mean of the data.
-    """
-    route, span = winner.trial.route, winner.trial.range
-    process = route.process._replace(timesteps=route.timesteps)
-    diffusion = from_network(net, process, condition=samples.condition(torch.arange(n)), **arguments)
-    known = samples.values.float() if "scaling" in arguments else span.values
-    if origin:
-        diffusion = diffusion._replace(origin=known.mean(0))
-    if samples.counts is None:
-        return diffusion
-    counts, held = samples.counts[:n], known[:n]
-    return clipped(diffusion, lambda x0: torch.where(counts.to(x0.device), x0, held.to(x0)))
-
-
-def _sampled(
-    ask: Probe, winner: Candidate, arguments: Mapping[str, Any], samples: Samples, how: tuple[int, int, bool]
-) -> tuple[tuple[Passage, ...], float | None, float, tuple[Concern, ...]]:
-    """Check samples of DDIM, and where they part from the data those with eta = 1: passages, parted, eta, concerns.
-
-    Arguments:
-        arguments: of `from_network`, in the network's own range.
-        how: the seed, how many samples at most, and whether they start around the data's mean.
-    """
-    seed, size, origin = how
-    plan = ask.budget.sampling(size)
-    if plan is None:
-        return (), None, 0.0, ()
-    inside = _adapted(ask.direct, winner, arguments, samples, plan.n, origin)
-
-    def drawn(eta: float) -> tuple[tuple[Passage, ...], float | None]:
-        return health.passages(
-            inside,
-            winner.trial.range,
-            seed,
-            *plan,
-            transition=ddim(eta),
-            conditional=not samples.alike,
-            device=ask.device,
-        )
-
-    passages, parted = drawn(0.0)
-    if parted is None or plan.samples > ask.budget.allowed("sampling"):
-        return passages, parted, 0.0, health.sampling_concern(passages, parted)
-    others, still = drawn(1.0)
-    concerns = health.sampling_concern(passages, parted, cured=still is None)
-    return (others, None, 1.0, concerns) if still is None else (passages, parted, 0.0, concerns)
-
-
-def _inner(arguments: Mapping[str, Any], winner: Candidate) -> dict[str, Any]:
-    """The same arguments in the network's own range."""
-    inner = {name: value for name, value in arguments.items() if name not in ("scaling", "clip")}
-    if "clip" in arguments:
-        span = winner.trial.range
-        values = span.values if span.counts is None else span.values[span.counts]
-        inner["clip"] = (values.min().item(), values.max().item())
-    return inner
-
-
-def _health(
-    net: Callable[..., Any], ask: Probe, winner: Candidate, noise: Tensor, clipped: bool
-) -> tuple[tuple[Level, ...], tuple[Concern, ...]]:
-    """The errors by level, and all that is wrong but the sampling."""
-    trial: Trial = winner.trial
-    route: Route = trial.route
-
-    def denoise(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        output = ask(route.seen(x, t), route.timestep(t), rows)
-        return route.process.split(output, x, t, trial.predicts, route.sigma_data or 1.0)[0]
-
-    plan = ask.budget.looking(max(4, min(200, -(-8000 // noise[0].numel()))))
-    levels = health.levels(denoise, route, trial.range, plan.n, noise, plan.levels)
-    concerns = (
-        *health.behaviour(net, ask.steady, ask.separate, ask.broken, ask.calls),
-        *health.ema(net),
-        *health.judge(levels, trial.range.linear.variance, trial.predicts),
-        *health.leak(route, trial.range, "" if clipped else trial.predicts),
-        *health.precision(ask, route, trial.range, noise, plan.rounding),
-    )
-    return levels, concerns
-
-
-def _curve(winner: Candidate) -> Curve:
-    """The schedule, as it is shown."""
-    named = level_of(winner.trial.route, winner.profile.timesteps)
-    told = winner.curve.told
-    counted = told & counts(winner.profile, named)
-
-    def column(values: Tensor, known: Tensor) -> tuple[float | None, ...]:
-        pairs = zip(values.tolist(), known.tolist(), strict=True)
-        return tuple(round(value, 3) if here and math.isfinite(value) else None for value, here in pairs)
-
-    everywhere = torch.ones_like(told)
-    return Curve(
-        tuple(winner.profile.timesteps.tolist()),
-        column(winner.curve.log_snr, told),
-        column(winner.curve.low, counted),
-        column(winner.curve.high, counted),
-        column(named, everywhere),
-    )

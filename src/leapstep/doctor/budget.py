@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import NamedTuple, TypeVar
 
-from leapstep.doctor.conventions import LEVELS
+from leapstep.doctor.trials import LEVELS
 from leapstep.text import duration
 
 SHARES = {"comparing": 0.42, "reading": 0.30, "looking": 0.06, "sampling": 0.22}

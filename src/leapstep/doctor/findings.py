@@ -9,22 +9,17 @@ from typing import Any
 
 from leapstep.core.denoiser import CLOCKS
 from leapstep.core.schedules import SCHEDULES
-from leapstep.doctor.conventions import Route, Trial
-from leapstep.doctor.curve import SAME, Fit, alike, counts, family, level_of
+from leapstep.doctor.conventions import Route, family, level_of
+from leapstep.doctor.curve import counts
 from leapstep.doctor.evidence import IGNORED, Finding
+from leapstep.doctor.fits import SAME, Fit, alike
 from leapstep.doctor.probe import Probe
+from leapstep.doctor.refinement import CERTAIN, FITS, LIKELY, OFF, PROBABLE, SURE, Candidate
 from leapstep.doctor.search import (
     BELIEFS,
-    CERTAIN,
     COUNTED,
-    FITS,
-    LIKELY,
-    OFF,
-    PROBABLE,
-    SURE,
     TOLD,
     WEAK,
-    Candidate,
     Search,
     agrees,
     confidence,
@@ -32,6 +27,7 @@ from leapstep.doctor.search import (
     explained,
     margin,
 )
+from leapstep.doctor.trials import Trial
 from leapstep.doctor.warp import Told, told
 
 PREDICTS = {

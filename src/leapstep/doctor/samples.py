@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from leapstep.doctor.conventions import F64
 from leapstep.doctor.probe import Condition
+from leapstep.doctor.ranges import F64
 from leapstep.text import one_line
 
 LEAST = 20

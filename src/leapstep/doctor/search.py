@@ -8,42 +8,21 @@ name, and they are measured again with it. A finding is as sure as the best conv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from leapstep.core.schedules import from_log_snr
 from leapstep.doctor.budget import ROUNDS, Race, Reading
-from leapstep.doctor.conventions import F64, LEVELS, Range, Route, Trial, compare, routes, sizes, times_of
-from leapstep.doctor.curve import (
-    Fit,
-    Profile,
-    Recovered,
-    counts,
-    family,
-    fit,
-    level_of,
-    measure,
-    misfit,
-    named_levels,
-    recover,
-    time_at,
-    usual,
-)
+from leapstep.doctor.conventions import AXES, Route, family, routes
 from leapstep.doctor.probe import Probe
-from leapstep.doctor.warp import drawn
-
-FITS = 2.2
-"""The misfit from which on no named schedule is said to be the network's."""
+from leapstep.doctor.ranges import Range
+from leapstep.doctor.refinement import CERTAIN, FITS, LIKELY, OFF, Candidate, few_samples, refined, whole_reading
+from leapstep.doctor.trials import LEVELS, Trial, compare_all
 
 WEAK = 0.3
 """The mean log error above which a network does so poorly in every convention that nothing found of it is certain."""
-
-FREE = 0.3
-"""What a clock that is read adds to the mean log error: free as it is, it makes much look like a velocity."""
 
 TOLD = 6.0
 """The same limit for a clock that says the noise level itself, where nothing else is to be told apart."""
@@ -51,40 +30,8 @@ TOLD = 6.0
 COUNTED = ("index", "index_from_1", "1000t", "999t", "fraction", "fraction_from_0")
 """The clocks that count time, and say nothing of the noise level."""
 
-SURE, LIKELY = 0.3, 0.1
-"""Margins in mean log error that a range, a prediction or a process must have over the next."""
-
-OFF = 0.2
-"""How far off, in its logarithm, a sigma_data is compared with the one that was found."""
-
-CERTAIN, PROBABLE = 12.0, 8.0
-"""Margins in summed squared deviations that a schedule or a clock must have over the next."""
-
 RARITY = {"linear": 0.0, "cosine": 0.5, "flow": 1.0, "karras": 1.5}
 """How rare schedules are among strangers, as they are tried where there is no time for all; others are rarer."""
-
-
-@dataclass
-class Candidate:
-    """A convention with its schedule.
-
-    Attributes:
-        trial: how well it explains the network, with a penalty for a schedule that does not run along its zeros.
-        fits: the named schedules and clocks, the one that was taken first, then by how well they fit.
-        scores: the error that the network has with some of them, by the code of the fit.
-        profile, curve: the measurement, and the curve read from it.
-        levels: the curve as `from_log_snr` takes it, where no named schedule explains it; else None.
-        size: what sigma_data is, and how much larger the mean log error is where it is `OFF` larger or smaller; None
-            where the network sees x_t as it is.
-    """
-
-    trial: Trial
-    fits: list[Fit]
-    scores: dict[str, float]
-    profile: Profile
-    curve: Recovered
-    levels: dict[int, float] | None = None
-    size: tuple[str, float] | None = None
 
 
 @dataclass
@@ -170,7 +117,7 @@ def search(
     for trial in finalists.values():
         if winners and ask.budget.over(len(winners) / len(finalists) + 0.2):
             break
-        winners.append(_refined(ask, trial, noise, assume, reading))
+        winners.append(refined(ask, trial, noise, assume, reading))
     winners.sort(key=lambda one: one.trial.score)
     found = Search(winners, trials, math.sqrt(whole.evidence / race.evidence), complete)
     return _believing(found, ask, noise, assume, reading)
@@ -180,7 +127,7 @@ def _raced(ask: Probe, pairs: list[tuple[Range, Route]], noise: Tensor, race: Ra
     """The trials of a race, the best first, the race as it was run, and whether there was time to compare all pairs."""
     n, chosen = race.n, pairs[: race.pairs]
     trials: list[Trial] = []
-    for kinds in _compared(ask, chosen, n, noise, levels=race.levels):
+    for kinds in compare_all(ask, chosen, n, noise, levels=race.levels):
         trials += kinds
         if ask.budget.over(race.pairs * len(race.levels) * n / race.samples):
             break
@@ -196,7 +143,7 @@ def _raced(ask: Probe, pairs: list[tuple[Range, Route]], noise: Tensor, race: Ra
         again = _pairs(trials, kept)
         renewed = {
             _identity(trial): trial
-            for kinds in _compared(ask, again, factor * n, noise, first, race.levels)
+            for kinds in compare_all(ask, again, factor * n, noise, first, race.levels)
             for trial in kinds
         }
         trials = _sorted(
@@ -208,17 +155,8 @@ def _raced(ask: Probe, pairs: list[tuple[Range, Route]], noise: Tensor, race: Ra
 
 def whole_race(pairs: list[tuple[Range, Route]], noise: Tensor) -> Race:
     """How conventions are compared where there is time for everything."""
-    return Race(len(pairs), _samples(noise, 300, 200), LEVELS, ROUNDS)
+    return Race(len(pairs), few_samples(noise, 300, 200), LEVELS, ROUNDS)
 
-
-def whole_reading(noise: Tensor) -> Reading:
-    """How schedules are read where there is time for everything."""
-    n = _samples(noise, 2000, 500)
-    return Reading(3, 21, max(2, n), 24, max(4, n // 2))
-
-
-AXES: dict[str, str] = {"index_from_1": "index", "1000t": "index", "999t": "index", "fraction_from_0": "fraction"}
-"""Clocks that cannot be told apart before the schedule is read, and the one that stands for them."""
 
 BELIEFS: dict[str, Callable[[Trial], Any]] = {
     "range": lambda trial: trial.range.name,
@@ -266,7 +204,7 @@ def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, An
     wanted = _wanted(assume)
     agreeing = [one for one in found.trials if all(agrees(name, one, value) for name, value in wanted.items())]
     if wrong and agreeing and (even or not explained(winner)):
-        believed = _refined(ask, agreeing[0], noise, assume, reading)
+        believed = refined(ask, agreeing[0], noise, assume, reading)
         if even or believed.trial.score < winner.trial.score + LIKELY:
             found.winners.insert(0, believed)
     winner = found.winners[0]
@@ -279,20 +217,6 @@ def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, An
             winner.trial, winner.levels = winner.trial._replace(route=each.route), None
             break
     return found
-
-
-def _compared(
-    ask: Probe,
-    pairs: list[tuple[Range, Route]],
-    n: int,
-    noise: Tensor,
-    first: int = 0,
-    levels: Sequence[float] = LEVELS,
-) -> Iterator[list[Trial]]:
-    """Trials of all pairs, in portions that neither fill the memory nor take long."""
-    portion = max(1, min(2**22 // (5 * n * noise[0].numel()), -(-len(pairs) // 10)))
-    for start in range(0, len(pairs), portion):
-        yield from compare(ask, pairs[start : start + portion], n, noise, first, levels)
 
 
 def _one_clock(pairs: list[tuple[Range, Route]]) -> list[tuple[Range, Route]]:
@@ -327,204 +251,9 @@ def _pairs(trials: list[Trial], kept: int) -> list[tuple[Range, Route]]:
     return list(chosen.values())
 
 
-def _refined(ask: Probe, trial: Trial, noise: Tensor, assume: Mapping[str, Any], reading: Reading) -> Candidate:
-    """Read the schedule of one convention, and measure it again with it."""
-    size = None
-    if trial.route.sigma_data is not None:
-        trial, size = _sized(ask, trial, noise, assume.get("sigma_data"), reading)
-    places = _timesteps(ask, trial.route, trial.range, reading.places)
-    places = places if ask.timed else places[:1]  # its zeros lie at one level, whatever it is told
-    profile = measure(ask, trial.range, trial.route, trial.predicts, places, reading.n, noise)
-    fits = fit(profile, trial.route, ask.limit, ask.integers, assume.get("timesteps"))
-    if not ask.timed:
-        fits = [each for each in fits if each.route.timesteps == trial.route.timesteps] or fits
-    chosen, same, scores = _measured(ask, trial, fits, noise, reading)
-    chosen = usual([each for each in fits if each.misfit < FITS], chosen, places, trial.range.linear.variance)
-    same = same._replace(route=chosen.route)
-    fits.remove(chosen)
-    counts = trial.route.time in ("index", "fraction")
-    found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen), size=size)
-    if not ask.timed:
-        return found
-    if counts and trial.predicts.endswith("flow"):
-        if chosen.misfit > 1 and not _rewarped(ask, found, noise, reading):
-            found.trial = same._replace(scores=same.scores + _off(chosen, len(places)))
-    elif counts and chosen.misfit > FITS:
-        _recovered(ask, found, noise, assume.get("timesteps"), reading)
-    elif chosen.misfit > 1:
-        found.trial = same._replace(scores=same.scores + _off(chosen, len(places)))
-    return found
-
-
-def _off(chosen: Fit, places: int) -> float:
-    """What a schedule that does not run along the zeros adds to the mean log error.
-
-    With a clock of its own much looks like a velocity, so that there the zeros decide as they do between schedules.
-    """
-    if chosen.route.warp is None:
-        return 0.05 * min(chosen.misfit - 1, 10)
-    return SURE * (chosen.misfit - 1) * places / CERTAIN
-
-
-def _sized(
-    ask: Probe, trial: Trial, noise: Tensor, assumed: float | None, reading: Reading
-) -> tuple[Trial, tuple[str, float]]:
-    """The same with the sigma_data of least error on a line about it, and `Candidate.size`.
-
-    The error is nearly a parabola in log sigma_data; a value that people take, and is as good, is preferred.
-    """
-
-    def scores(values: Iterable[float]) -> dict[float, Trial]:
-        pairs = [(trial.range, trial.route._replace(sigma_data=value)) for value in values]
-        compared = _compared(ask, pairs, min(_samples(noise, 1000, 250), 5 * reading.n), noise)
-        same = (each for kinds in compared for each in kinds if each.predicts == trial.predicts)
-        return {each.route.sigma_data or 0.0: each for each in same}
-
-    best = trial.route.sigma_data or 1.0
-    for width in (0.4, 0.08, 0.016):
-        line = scores(best * math.exp(width * place / 4) for place in range(-4, 5))
-        best = min(line, key=lambda value: line[value].score)
-    known = sizes(trial.range, assumed)
-    near = [value for value in known if abs(math.log(value / best)) < OFF / 2]
-    ends = [best * math.exp(OFF), best / math.exp(OFF)]
-    measured = scores([*near, best, *ends])
-    chosen = next(
-        (value for value in near if measured[value].score < measured[best].score + 0.02), float(f"{best:.3g}")
-    )
-    beyond = min(measured[end].score for end in ends) - measured[best].score
-    route = trial.route._replace(sigma_data=chosen)
-    return trial._replace(route=route), (known.get(chosen, "fitted"), beyond)
-
-
-def _curve(profile: Profile, chosen: Fit) -> Recovered:
-    """The curve read from a profile; which way it runs is known from the schedule that is nearest."""
-    level = level_of(chosen.route, profile.timesteps)
-    known = level[level.isfinite()]
-    return recover(profile, chosen.share, bool(known[-1] < known[0]), level)
-
-
-def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | None, reading: Reading) -> None:
-    """Take the curve itself, where it explains the network better than every schedule that has a name."""
-    trial, chosen = found.trial, found.fits[0]
-    time = AXES.get(trial.route.time, trial.route.time)
-    count = ask.limit or timesteps or 1000
-    route = Route("", chosen.route.process, time, trial.route.reverse, count)
-    profile = found.profile
-    if time == "index" and count != chosen.route.timesteps:
-        places = _timesteps(ask, route, trial.range, reading.places)
-        profile = measure(ask, trial.range, trial.route, trial.predicts, places, reading.n, noise)
-    t = time_at(route, profile.timesteps)
-    profile = profile.only((t * count >= 0.999) & (t <= 1 + 1e-9))
-    curve = recover(profile, chosen.share, not trial.route.reverse, level_of(chosen.route, profile.timesteps))
-    levels = named_levels(curve, profile, route)
-    if len(levels) < 4 or not all(map(math.isfinite, levels.values())):
-        return
-    process = from_log_snr(levels, family(trial.route.schedule))._replace(timesteps=None)
-    own = Route(trial.route.schedule, process, route.time, route.reverse, count, trial.route.sigma_data)
-    ((*trials,),) = compare(ask, [(trial.range, own)], min(_samples(noise, 1000, 250), 5 * reading.n), noise)
-    same = next(each for each in trials if each.predicts == trial.predicts)
-    if family(trial.route.schedule) != "vp":
-        same = same._replace(scores=same.scores + 0.05)  # of two that explain it alike, most preserve the variance
-    if same.score < trial.score + 0.1:
-        found.trial, found.levels, found.profile, found.curve = same, levels, profile, curve
-
-
-def _rewarped(ask: Probe, found: Candidate, noise: Tensor, reading: Reading) -> bool:
-    """Take the clock of a velocity as it is read, where that explains the network as well; whether it was taken.
-
-    A velocity eps - x0 belongs to alpha = 1 - u and sigma = u, so that the level of a timestep says its u.
-    """
-    trial, chosen, profile = found.trial, found.fits[0], found.profile
-    even = chosen.route._replace(warp=None)
-    t, share = time_at(even, profile.timesteps), 0.0
-    for _ in range(2):  # the share of error that the zeros are off is known once there is a clock
-        curve = recover(profile, share, not even.reverse)
-        level = curve.log_snr
-        good = profile.at(level, profile.error) < SURE
-        known = curve.told & good & counts(profile, level) & (t > 0.005) & (t < 0.995)
-        warp = drawn(t[known], (-level[known] / 2).sigmoid())
-        if warp is None:
-            return False
-        route = even._replace(warp=warp)
-        distance, share = misfit(profile, level_of(route, profile.timesteps))
-    ((*trials,),) = compare(ask, [(trial.range, route)], min(_samples(noise, 1000, 250), 5 * reading.n), noise)
-    same = next(each for each in trials if each.predicts == trial.predicts)
-    same = same._replace(scores=same.scores + FREE)
-    if same.score >= trial.score + FREE + LIKELY:
-        return False
-    found.trial, found.curve = same, curve
-    found.fits.insert(0, chosen._replace(route=route, misfit=distance, share=share))
-    return True
-
-
-def _measured(
-    ask: Probe, trial: Trial, fits: list[Fit], noise: Tensor, reading: Reading
-) -> tuple[Fit, Trial, dict[str, float]]:
-    """The first of the fits with which the network denoises as well as with any, its trial, and what others score.
-
-    Where the network's zeros decide little, its error does: the best fit of every schedule and size is tried. A
-    fraction does not show the size.
-    """
-    tried: dict[Any, Fit] = {}
-    for each in fits:
-        if len(tried) < reading.fits and each.rank < fits[0].rank + 3:
-            size = each.route.timesteps if each.plain or trial.route.time != "fraction" else None
-            tried.setdefault((each.route.schedule, each.plain, size, each.route.warp), each)
-    pairs = [(trial.range, each.route) for each in tried.values()]
-    compared = _compared(ask, pairs, reading.each, noise)
-    trials = [each for kinds in compared for each in kinds if each.predicts == trial.predicts]
-    behind = [max(_behind(one, other) for other in trials) for one in trials]
-    place = next((i for i, gap in enumerate(behind) if gap < 0.05), behind.index(min(behind)))
-    chosen = trials[place]
-    scores = {fit.title: chosen.score + _behind(one, chosen) for fit, one in zip(tried.values(), trials, strict=True)}
-    return list(tried.values())[place], chosen, scores
-
-
-def _behind(one: Trial, other: Trial) -> float:
-    """How much larger the mean log error of one is, at the levels that the schedules of both reach."""
-    first, second = _by_level(one), _by_level(other)
-    both = first.keys() & second.keys()
-    return sum(first[level] - second[level] for level in both) / len(both) if both else 0.0
-
-
-def _by_level(trial: Trial) -> dict[int, float]:
-    """The scores by the place of their level among `LEVELS`; a schedule that leaves much signal does not reach all."""
-    variance = trial.range.linear.variance
-    reached = trial.route.process.log_snr(times_of(trial.route, variance)) + math.log(variance)
-    places = (reached[:, None] - torch.tensor(LEVELS, dtype=F64)).abs().argmin(1)
-    return dict(zip(places.tolist(), trial.scores.tolist(), strict=True))
-
-
-def _samples(noise: Tensor, values: int, most: int) -> int:
-    """How many samples hold so many values; few of large ones, and more of those that are cheap."""
-    size = noise[0].numel()
-    return max(1, min(most, -(-values * (4 if size < 64 else 1) // size)))
-
-
 def _keeps(route: Route, assume: Mapping[str, Any]) -> bool:
     names = {"time": route.time, "timesteps": route.timesteps, "schedule": route.schedule}
     return all(names[name] == assume[name] for name in names if assume.get(name) is not None)
-
-
-def _timesteps(ask: Probe, route: Route, span: Range, count: int) -> Tensor:
-    """Where the profile is measured, at so many places at most: on the whole axis, closer at its clean end."""
-    if route.time not in ("index", "fraction"):
-        t = times_of(route, span.linear.variance, tuple(torch.linspace(8, -5, min(16, count)).tolist()))
-        return route.timestep(torch.unique(t))
-    share = torch.tensor(
-        [0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.1, 0.15, 0.22, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
-        dtype=F64,
-    )
-    if ask.limit is None and route.time == "index":
-        share = torch.cat([share, torch.tensor([1.3, 1.7], dtype=F64)])
-    share = share[torch.linspace(0, len(share) - 1, min(count, len(share))).round().long()]
-    end = 1.0 if route.time == "fraction" else float(route.timesteps or 1000)
-    if route.time == "index":
-        places = (share * end).round().clamp(max=(ask.limit or 10**9) - 1)
-    else:
-        places, end = share, 1.0
-    found: Tensor = torch.unique((end - places).clamp(min=0) if route.reverse else places)
-    return found
 
 
 def confidence(margin: float, sure: float, likely: float) -> str:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from leapstep.doctor.curve import family
+from leapstep.doctor.conventions import family
+from leapstep.doctor.refinement import Candidate
 from leapstep.doctor.samples import Samples
-from leapstep.doctor.search import Candidate
 from leapstep.doctor.warp import Told
 
 DRAWN = 16
