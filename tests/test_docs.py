@@ -20,6 +20,7 @@ MIXTURE = leapstep.GaussianMixture(
 PROCESSES = {"linear": leapstep.linear(), "cosine": leapstep.cosine(), "ve": leapstep.ve(), "flow": leapstep.flow()}
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 NAME = re.compile(r"`(\w+(?:\.\w+)?)(?:\([^)]*\))?`")
 TEST = re.compile(r"\b(test_\w+\.py)::(\w+)")
@@ -46,14 +47,20 @@ def names(path):
     return found
 
 
+def anchors(path):
+    """The anchors that GitHub gives to the headings of a page: lower case, hyphens for spaces, no punctuation."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(prose(path))}
+
+
 def missing(path):
-    """What a document points to and is not there: links to files, names of code in files, and file::test."""
+    """What a document points to and is not there: files, headings of pages, names of code in files, and file::test."""
     text = prose(path)
     for words, target in LINK.findall(text):
-        file = path.parent / target.partition("#")[0]
-        if re.match(r"[a-z]+:|#", target):
-            continue  # the web, or a heading of the same page
-        if not file.exists():
+        if re.match(r"[a-z]+:", target):
+            continue  # the web
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
             yield target
         elif file.suffix == ".py" and (name := NAME.fullmatch(words)) and name[1] not in {file.name, *names(file)}:
             yield f"{name[1]} in {target}"
@@ -84,11 +91,12 @@ def test_what_does_not_exist_is_found(tmp_path):
     document.write_text(
         f"[`leap`]({family}) [`Step`]({family}) [`family.py`]({family}) [here]({family}) [web](https://none.invalid)\n"
         f"[`hop`]({family}) [`leap`](gone.py) ![a picture](gone.png#part) [`Step.hop()`]({family})\n"
+        "# A heading, `named`\n\n[there](#a-heading-named) [there](page.md#a-heading-named) [not there](#a-heading)\n"
         "```\n[x](code.md)\n```\n\n    [y](code.md)\n\n"
         "`test_docs.py::test_what_does_not_exist_is_found`, `tests/test_docs.py::test_gone`, `test_gone.py::test_it`\n"
     )
     found = list(missing(document))
-    expected = [f"hop in {family}", "gone.py", "gone.png#part", f"Step.hop in {family}"]
+    expected = [f"hop in {family}", "gone.py", "gone.png#part", f"Step.hop in {family}", "#a-heading"]
     assert found == [*expected, "test_docs.py::test_gone", "test_gone.py::test_it"]
 
 

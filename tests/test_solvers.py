@@ -196,8 +196,8 @@ def test_the_documented_table_is_ours():
     assert stated == [
         [
             f"`{name}`",
-            str(method.order) if method.order else "bias stays",
-            str(method.calls) if method.calls else "as many as it takes",
+            str(method.order) if method.order else "a bias remains",
+            str(method.calls) if method.calls else "as many as the tolerance takes",
             "yes" if method.deterministic else "no",
             method.use,
         ]

@@ -64,23 +64,23 @@ class Method(NamedTuple):
 
 
 TRANSITIONS: dict[str, Method] = {
-    "ddim": Method(ddim, 1, 1, True, "the default: robust at any number of steps, runs backwards, any eta"),
+    "ddim": Method(ddim, 1, 1, True, "the default: robust at any number of steps, also encodes, any eta"),
     "ddpm": Method(ddpm, 1, 1, False, "hundreds of steps; few with variance=optimal"),
     "dpmpp_2m": Method(dpmpp_2m, 2, 1, True, "5 to 30 calls, the safest of the fast ones"),
     "dpmpp_3m": Method(dpmpp_3m, 3, 1, True, "10 to 100 calls of a good network, without guidance"),
     "unipc": Method(unipc, 3, 1, True, "5 to 30 calls; order 3 from 10 calls on"),
-    "deis": Method(deis, 3, 1, True, "8 to 30 calls, where the estimate of x0 is poor but that of eps good"),
-    "dpmpp_2s": Method(dpmpp_2s, 2, 2, True, "as 2M where no memory can be kept"),
+    "deis": Method(deis, 3, 1, True, "8 to 30 calls, if the network estimates eps well but x0 poorly"),
+    "dpmpp_2s": Method(dpmpp_2s, 2, 2, True, "like dpmpp_2m, if no memory can be kept between steps"),
     "heun": Method(heun, 2, 2, True, "18 steps and more, as in EDM, spacing log_snr; encoding"),
     "rk4": Method(rk4, 4, 4, True, "reference solutions"),
-    "rk23": Method(rk23, 3, 0, True, "an error that is asked for, low accuracy"),
-    "rk45": Method(rk45, 5, 0, True, "an error that is asked for, high accuracy"),
+    "rk23": Method(rk23, 3, 0, True, "a given error bound, low accuracy"),
+    "rk45": Method(rk45, 5, 0, True, "a given error bound, high accuracy"),
     "pf_euler": Method(pf_euler, 1, 1, True, "to see what the choice of coordinates costs"),
-    "sde_dpmpp_2m": Method(sde_dpmpp_2m, 2, 1, False, "20 to 50 calls, where noise repairs the network's errors"),
+    "sde_dpmpp_2m": Method(sde_dpmpp_2m, 2, 1, False, "20 to 50 calls, where noise repairs errors of the network"),
     "euler_maruyama": Method(
         euler_maruyama, 1, 1, False, "the reverse SDE as in textbooks, hundreds of steps; ddpm is better"
     ),
-    "edm": Method(edm, 2, 2, False, "50 calls and more, where noise repairs the network's errors"),
+    "edm": Method(edm, 2, 2, False, "50 calls and more, where noise repairs errors of the network"),
     "pc": Method(pc, 0, 2, False, "hundreds of calls, score networks"),
 }
 """Every sampling method, by the name that the command line uses."""
