@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import inspect
 import math
@@ -231,62 +230,17 @@ def labels(model: Model, asked: list[str], n: int) -> Tensor | None:
 
 
 def data_for(model: Model, source: str, split: str) -> tuple[Data, Tensor | None]:
-    """Read data as a model sees them: its size, channels and scaling; and their labels, by name, if it has classes.
+    """Read a part of some data as a model sees them, and their labels; see `leapstep.models.data`."""
+    from leapstep.models.data import parts_of
 
-    Of the data that it was trained on, "train" is what it saw and "test" what it did not (see `leapstep.data.holdout`).
-
-    Raises:
-        ValueError: what `leapstep.data.read` raises; data or classes that the model does not know.
-    """
-    import torch
-
-    from leapstep.data.holdout import part
-    from leapstep.data.readers import read
-
-    size = channels = None
-    if model.is_pictures:
-        channels, height, width = model.shape
-        size = height if height == width else None
-    try:
-        data = part(model.details, source, split, lambda split: read(source, split=split, size=size, channels=channels))
-    except ValueError as error:  # which may speak of options of `read` that nobody here has
-        said = str(error).removesuffix(": pass neither size nor channels")
-        if said == str(error):
-            raise
-        raise ValueError(f"{said}: the model's samples are pictures, give uint8 from 0 to 255") from error
-    if data.shape != model.shape or data.is_pictures != model.is_pictures:
-        raise ValueError(f"{source} holds samples of shape {list(data.shape)}: the model's are {list(model.shape)}")
-    data = dataclasses.replace(data, scaling=model.scaling)
-    if not model.classes or data.labels is None:
-        return data, None
-    if unknown := sorted(set(data.classes) - set(model.classes)):
-        raise ValueError(f"{source} has classes {', '.join(unknown[:5])} that the model does not know")
-    number = torch.tensor([model.classes.index(name) for name in data.classes])
-    return data, number[torch.from_numpy(data.labels)]
+    return parts_of(model, source)(split)
 
 
 def part(read: Callable[[str], T], source: str, asked: str | None, usual: str = "test") -> tuple[str, T]:
-    """Read the part of the data that was asked for, or the usual one, or all of a source that has no such part.
+    """As `leapstep.models.data.usual_part`; what is taken in place of a part that is not there is told on stderr."""
+    from leapstep.models.data import usual_part
 
-    Arguments:
-        read: reads a part of the data.
-        source: its name.
-        usual: "test" to measure a model, on what it has not seen; "train" to learn from the data.
-    Returns:
-        the part, and what was read.
-    """
-    from leapstep.data.dataset import NoSplit
-
-    if asked is not None:
-        return asked, read(asked)
-    try:
-        return usual, read(usual)
-    except NoSplit:
-        found = read("all")
-        nor = ", and no run held out any of it (train --holdout)" if usual == "test" else ""
-        more = ", training data too" if usual == "test" else ""
-        typer.echo(f"{source} has no part {usual}{nor}: all of it is taken{more}", err=True)
-        return "all", found
+    return usual_part(read, source, asked, usual, lambda text: typer.echo(text, err=True))
 
 
 def origin(source: str, model: Model, method: str, used: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""Data as a model sees them: in the size and the channels of its samples, with its scaling and its numbers of classes.
+
+Of the data that it was trained on, "train" is what it saw and "test" what it did not (see `leapstep.data.holdout`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from leapstep.data import holdout
+from leapstep.data.dataset import Data, NoSplit
+from leapstep.data.readers import read
+from leapstep.models.checkpoint import Model
+
+T = TypeVar("T")
+
+Parts = Callable[[str], tuple[Data, Tensor | None]]
+"""Reads a part of a source by its name: the samples, and the model's numbers of their classes `[n]` or None."""
+
+
+def parts_of(model: Model, source: str) -> Parts:
+    """The parts of a source as a model sees them; what they share is decoded once.
+
+    Arguments:
+        source: see `leapstep.data.read`.
+    Returns:
+        a function of the name of a part, which raises ValueError for what `leapstep.data.read` refuses, and for data or
+        classes that the model does not know.
+    """
+    size = channels = None
+    if model.is_pictures:
+        channels, height, width = model.shape
+        size = height if height == width else None
+    part = shared_parts(model.details, source, size=size, channels=channels)
+
+    def read_part(split: str) -> tuple[Data, Tensor | None]:
+        try:
+            data = part(split)
+        except ValueError as error:  # which may speak of options of `read` that nobody here has
+            text = str(error).removesuffix(": pass neither size nor channels")
+            if text == str(error):
+                raise
+            raise ValueError(f"{text}: the model's samples are pictures, give uint8 from 0 to 255") from error
+        return fitted(model, data)
+
+    return read_part
+
+
+def fitted(model: Model, data: Data) -> tuple[Data, Tensor | None]:
+    """Data with the scaling of a model, and the model's numbers of their classes `[n]`, or None.
+
+    Raises:
+        ValueError: data of another shape, or classes that the model does not know.
+    """
+    if data.shape != model.shape or data.is_pictures != model.is_pictures:
+        raise ValueError(
+            f"{data.source} holds samples of shape {list(data.shape)}: the model's are {list(model.shape)}"
+        )
+    data = dataclasses.replace(data, scaling=model.scaling)
+    if not model.classes or data.labels is None:
+        return data, None
+    if unknown := sorted(set(data.classes) - set(model.classes)):
+        raise ValueError(f"{data.source} has classes {', '.join(unknown[:5])} that the model does not know")
+    number = torch.tensor([model.classes.index(name) for name in data.classes])
+    return data, number[torch.from_numpy(data.labels)]
+
+
+def shared_parts(details: Mapping[str, Any], source: str, **options: Any) -> Callable[[str], Data]:
+    """The parts of a source as the training of a model means them; the whole source is decoded once for all of them.
+
+    Arguments:
+        details: the content of the model's `leapstep.json`.
+        options: of `leapstep.data.read`.
+    """
+    whole = functools.cache(lambda split: read(source, split=split, **options))
+    return functools.cache(lambda split: holdout.part(details, source, split, whole))
+
+
+def warn(text: str) -> None:
+    """Warn of what was done to data."""
+    warnings.warn(text, stacklevel=3)
+
+
+def usual_part(
+    read_part: Callable[[str], T],
+    source: str,
+    split: str | None,
+    usual: str = "test",
+    tell: Callable[[str], object] = warn,
+) -> tuple[str, T]:
+    """Read the part of the data that was asked for, or the usual one, or all of a source that has no such part.
+
+    Arguments:
+        read_part: reads a part of the data.
+        source: its name.
+        split: the part; None: the usual one.
+        usual: "test" to measure a model, on what it has not seen; "train" to learn from the data.
+        tell: called with a line where all of the source is taken.
+    Returns:
+        the name of the part, and what was read.
+    """
+    if split is not None:
+        return split, read_part(split)
+    try:
+        return usual, read_part(usual)
+    except NoSplit:
+        data = read_part("all")
+        nor = ", and no run held out any of it (train --holdout)" if usual == "test" else ""
+        more = ", training data too" if usual == "test" else ""
+        tell(f"{source} has no part {usual}{nor}: all of it is taken{more}")
+        return "all", data
