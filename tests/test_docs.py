@@ -65,7 +65,7 @@ def missing(path):
         elif file.suffix == ".py" and (name := NAME.fullmatch(words)) and name[1] not in {file.name, *names(file)}:
             yield f"{name[1]} in {target}"
     for file, name in TEST.findall(text):
-        if not (ROOT / "tests" / file).exists() or name not in names(ROOT / "tests" / file):
+        if not any(name in names(path) for path in (ROOT / "tests").rglob(file)):
             yield f"{file}::{name}"
 
 

@@ -190,7 +190,7 @@ def test_law_on_a_mixture(name, method):
 
 def test_the_documented_table_is_ours():
     """docs/samplers.md has a row for each method, in order, with what `TRANSITIONS` says of it."""
-    document = (Path(__file__).parent.parent / "docs" / "samplers.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "samplers.md").read_text()
     rows = [line.split("|")[1:-1] for line in document.splitlines() if line.startswith("| `")]
     stated = [[cell.strip() for cell in row] for row in rows if len(row) == 5]
     assert stated == [
