@@ -56,7 +56,7 @@ Such a line is read by the parser alone."""
 
 FEWER = {
     "10_000": "100",
-    '"steps": 1000': '"steps": 2',
+    "steps=1000": "steps=2",
     "steps=100": "steps=10",
     "--steps 1000": "--steps 100",
     "100 1000": "50 100",

@@ -169,7 +169,7 @@ def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_
         for rank, said in (("0", "is being written by another process"), ("1", "it begins")):
             monkeypatch.setenv("RANK", rank)
             with pytest.raises(ValueError, match=said):
-                train(configure({}), "digits", tmp_path / "run", device="cpu", progress=False)
+                train("digits", tmp_path / "run", config=configure({}), device="cpu", progress=False)
 
 
 @LAUNCHERS

@@ -74,6 +74,7 @@ from .core.transitions import (
 from .doctor import Diagnosis, diagnose
 from .inference.spec import SamplingSpec
 from .models.checkpoint import Model, load
+from .training.run import train
 
 __version__: str
 
@@ -163,6 +164,7 @@ __all__ = [
     "subvp",
     "text",
     "times",
+    "train",
     "training",
     "trajectory",
     "unipc",

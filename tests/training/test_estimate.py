@@ -86,7 +86,7 @@ def test_it_is_said_before_anything_is_written(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(estimate, "report", told)
     with pytest.raises(KeyboardInterrupt):
-        train(configure({**TINY, "steps": 30}), "digits", run, overwrite=True, device="cpu")
+        train("digits", run, config=configure({**TINY, "steps": 30}), overwrite=True, device="cpu")
     said = capsys.readouterr().err
     weights = sum(p.numel() for p in Trainer(configure(TINY), "digits", "cpu", False).network.parameters())
     assert f"network: {weights:,} weights" in said

@@ -87,7 +87,7 @@ def run(tmp_path_factory):
     """A run on a plain folder of photos, of which it held out a quarter."""
     folder = tmp_path_factory.mktemp("photos")
     source = photos(folder / "photos", 40)
-    train(settings(holdout="25%"), source, folder / "run", device="cpu", progress=False)
+    train(source, folder / "run", config=settings(holdout="25%"), device="cpu", progress=False)
     return folder
 
 

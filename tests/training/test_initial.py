@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     """A run on 40 photos, ten of them held out."""
     place = tmp_path_factory.mktemp("runs")
     settings = {**TINY, "schedule": "cosine", "timesteps": 50, "predicts": "v", "holdout": "25%", "flip": True}
-    train(configure(settings), photos(place / "photos", 40), place / "run", **QUICK)
+    train(photos(place / "photos", 40), place / "run", config=configure(settings), **QUICK)
     return place
 
 
@@ -55,7 +55,7 @@ def test_it_begins_with_the_averaged_weights_and_a_fresh_optimiser(run, tmp_path
 def test_info_tells_what_was_held_out_and_what_a_run_began_with(run, tmp_path):
     assert f"40 samples of {run / 'photos'}, 10 of them held out" in done("info", run / "run").stdout
     settings = {"steps": 1, "batch_size": 8}
-    train(configure(settings), str(run / "photos"), tmp_path / "next", init_from=str(run / "run"), **QUICK)
+    train(str(run / "photos"), tmp_path / "next", config=configure(settings), init_from=str(run / "run"), **QUICK)
     assert f"the weights of {run / 'run'}" in done("info", tmp_path / "next").stdout
 
 
@@ -94,13 +94,13 @@ def test_it_is_resumed_without_the_folder_that_it_began_with(run, tmp_path):
     checkpoint.save(tmp_path / "origin", dataclasses.replace(model, details={}))
     source, config = str(run / "photos"), configure({"batch_size": 8, "steps": 2, "holdout": "no", "warmup": 0})
     more = config.model_copy(update={"steps": 4})
-    train(more, source, tmp_path / "straight", init_from=str(tmp_path / "origin"), **QUICK)
-    train(config, source, tmp_path / "run", init_from=str(tmp_path / "origin"), **QUICK)
+    train(source, tmp_path / "straight", config=more, init_from=str(tmp_path / "origin"), **QUICK)
+    train(source, tmp_path / "run", config=config, init_from=str(tmp_path / "origin"), **QUICK)
     record = checkpoint.find_state(tmp_path / "run")[1]
     assert record["training"]["channels"] == [8, 8]
     for path in sorted((tmp_path / "origin").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    train(configure({"steps": 4}, base=record["training"]), source, tmp_path / "run", resume=True, **QUICK)
+    train(source, tmp_path / "run", config=configure({"steps": 4}, base=record["training"]), resume=True, **QUICK)
     straight, resumed = (checkpoint.load(tmp_path / name).network.state_dict() for name in ("straight", "run"))
     assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
     assert checkpoint.load(tmp_path / "run").details["init_from"] == record["init_from"]
@@ -122,9 +122,9 @@ def test_it_is_resumed_without_the_folder_that_it_began_with(run, tmp_path):
 def test_what_the_weights_cannot_do(run, tmp_path, settings, words):
     with pytest.raises(ValueError, match=words):
         train(
-            configure({"steps": 1, **settings}),
             str(run / "photos"),
             tmp_path / "new",
+            config=configure({"steps": 1, **settings}),
             init_from=str(run / "run"),
             **QUICK,
         )
@@ -170,7 +170,7 @@ def test_a_network_that_settings_have_no_words_for(run, tmp_path):
     network = LucidUNet(dim=8, widths=(8, 16), full=(False, True), heads=(2, 2), head_channels=(4, 4))
     checkpoint.save(tmp_path / "lucid", checkpoint.Model(network, cosine(20), "eps", (3, 8, 8)))
     model = train(
-        configure({"steps": 1, "batch_size": 4}), str(run / "photos"), tmp_path / "new",
+        str(run / "photos"), tmp_path / "new", config=configure({"steps": 1, "batch_size": 4}),
         init_from=str(tmp_path / "lucid"), **QUICK,
     )  # fmt: skip
     assert type(model.network) is LucidUNet
@@ -188,7 +188,7 @@ def test_labels_keep_their_numbers(tmp_path):
         photos(tmp_path / "animals" / name, 8, start)
         photos(tmp_path / "more" / ("dog" if name == "ant" else name), 8, start)
     photos(tmp_path / "cats" / "cat", 8)
-    train(configure({**TINY, "labels": True}), str(tmp_path / "animals"), tmp_path / "run", **QUICK)
+    train(str(tmp_path / "animals"), tmp_path / "run", config=configure({**TINY, "labels": True}), **QUICK)
     start = Start(checkpoint.load(tmp_path / "run"), {"source": "run"})
     trainer = Trainer(configure({"batch_size": 8}), str(tmp_path / "cats"), "cpu", False, start=start)
     assert set(trainer._batch(0)[1].tolist()) == {1}

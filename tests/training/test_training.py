@@ -1,5 +1,6 @@
 """The loss against the papers' formulas; a run that learns, is recorded, is killed and goes on."""
 
+import inspect
 import itertools
 import math
 import os
@@ -17,6 +18,7 @@ from PIL import Image
 
 import leapstep
 import leapstep.models.checkpoint
+from commands import invoke
 from leapstep import stopping
 from leapstep.data import read
 from leapstep.data.pictures import grid, save_image, table
@@ -284,6 +286,28 @@ def test_every_sample_is_seen_once_an_epoch(trainer):
 # --- runs ---
 
 
+def test_python_trains_as_the_command_does(tmp_path, capfd):
+    given = ["--steps", "3", "--channels", "8,8", "--attention", "0,1", "--batch-size", "16", "--device", "cpu"]
+    assert invoke("train", "digits", "--out", tmp_path / "a", *given).exit_code == 0
+    capfd.readouterr()
+    settings = {"steps": 3, "channels": (8, 8), "attention": (False, True), "batch_size": 16}
+    model = leapstep.train("digits", tmp_path / "b", device="cpu", progress=False, **settings)
+    assert capfd.readouterr() == ("", "")
+    assert (tmp_path / "a" / "leapstep.json").read_bytes() == (tmp_path / "b" / "leapstep.json").read_bytes()
+    assert model.details["training"]["schedule"] == "cosine"  # of the preset for digits
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    again = leapstep.train("digits", tmp_path / "c", device="cpu", progress=False, config=TrainingConfig(), **settings)
+    assert again.details["training"]["schedule"] == "linear"  # all settings at once, instead of a preset
+
+
+def test_python_is_told_of_a_mistyped_setting(tmp_path):
+    assert {"steps", "channels", "holdout"} <= set(inspect.signature(leapstep.train).parameters)
+    with pytest.raises(ValueError, match="unknown setting 'stepz': did you mean 'steps'"):
+        leapstep.train("digits", tmp_path / "run", stepz=3)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_learns_its_data(tmp_path):
     """From an array of points to samples: an MLP trained on a known mixture draws points with its moments."""
     mixture = leapstep.GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 1.0]]), torch.tensor([0.1, 0.3]))
@@ -292,7 +316,7 @@ def test_a_run_learns_its_data(tmp_path):
         {"width": 64, "depth": 2, "steps": 800, "learning_rate": 3e-3, "lr_schedule": "cosine", "warmup": 20,
          "ema_decay": 0.99, "batch_size": 256, "sample_every": 10_000, "save_every": 10_000}
     )  # fmt: skip
-    model = train(config, str(tmp_path / "points.npy"), tmp_path / "run", device="cpu", progress=False)
+    model = train(str(tmp_path / "points.npy"), tmp_path / "run", config=config, device="cpu", progress=False)
     x = torch.from_numpy(model.scaling.to_values(leapstep.sample(model.diffusion(), (4000, 2), 50)))
     truth = 50 + 10 * mixture.sample(4000, seed=9).double()
     torch.testing.assert_close(x.mean(0), truth.mean(0), rtol=0, atol=2.5)
@@ -350,9 +374,9 @@ def test_not_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkey
 
     monkeypatch.setattr(Trainer, "_loss", broken)
     with pytest.raises(FloatingPointError, match="loss of step 6 is nan; the checkpoint of step 4 is kept"):
-        train(tiny(steps=8, save_every=2), "digits", tmp_path / "run", device="cpu", progress=False)
+        train("digits", tmp_path / "run", config=tiny(steps=8, save_every=2), device="cpu", progress=False)
     monkeypatch.undo()
-    model = train(tiny(steps=8), "digits", tmp_path / "run", resume=True, device="cpu", progress=False)
+    model = train("digits", tmp_path / "run", config=tiny(steps=8), resume=True, device="cpu", progress=False)
     assert model.details["step"] == 8
 
 
@@ -371,8 +395,10 @@ def test_changed_data_are_noticed(tmp_path):
     data, values = tmp_path / "x.npy", np.random.default_rng(0).normal(size=(64, 3))
     settings = {"width": 8, "depth": 1, "batch_size": 8, "steps": 2}
     np.save(data, values)
-    train(configure(settings), str(data), tmp_path / "run", device="cpu", progress=False)
-    train(configure({**settings, "steps": 3}), f"{tmp_path}/./x.npy", tmp_path / "run", resume=True, device="cpu")
+    train(str(data), tmp_path / "run", config=configure(settings), device="cpu", progress=False)
+    train(
+        f"{tmp_path}/./x.npy", tmp_path / "run", config=configure({**settings, "steps": 3}), resume=True, device="cpu"
+    )
     for changed, message in [
         (values[:40], "samples was 64, now it is 40"),
         (2 * values, "scaling was"),
@@ -380,9 +406,9 @@ def test_changed_data_are_noticed(tmp_path):
     ]:
         np.save(data, changed)
         with pytest.raises(ValueError, match=message):
-            train(configure({**settings, "steps": 4}), str(data), tmp_path / "run", resume=True, device="cpu")
+            train(str(data), tmp_path / "run", config=configure({**settings, "steps": 4}), resume=True, device="cpu")
     with pytest.raises(ValueError, match=r"was trained on .*, not on digits"):
-        train(configure({**settings, "steps": 4}), "digits", tmp_path / "run", resume=True, device="cpu")
+        train("digits", tmp_path / "run", config=configure({**settings, "steps": 4}), resume=True, device="cpu")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals for one process")
@@ -399,19 +425,19 @@ def test_stopped_between_steps_and_saved(tmp_path, monkeypatch, name):
 
     monkeypatch.setattr(Trainer, "_loss", interrupted)
     with pytest.raises(stopping.Stopped) as caught:
-        train(tiny(steps=8), "digits", tmp_path / "run", device="cpu", progress=False)
+        train("digits", tmp_path / "run", config=tiny(steps=8), device="cpu", progress=False)
     assert caught.value.number == number
     assert caught.value.__notes__ == [f"the checkpoint of step 4 is kept in {tmp_path / 'run'}: go on with --resume"]
     assert signal.signal(number, before) is signal.default_int_handler
     monkeypatch.undo()
     assert leapstep.models.checkpoint.find_state(tmp_path / "run")[1]["step"] == 4
-    train(tiny(steps=4), "digits", tmp_path / "straight", device="cpu", progress=False)
+    train("digits", tmp_path / "straight", config=tiny(steps=4), device="cpu", progress=False)
     same(run_folder(tmp_path / "straight"), run_folder(tmp_path / "run"))
 
 
 def test_existing_runs_are_safe(tmp_path):
     run = tmp_path / "run"
-    train(tiny(steps=2), "digits", run, device="cpu", progress=False)
+    train("digits", run, config=tiny(steps=2), device="cpu", progress=False)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
@@ -424,10 +450,10 @@ def test_existing_runs_are_safe(tmp_path):
         (run, {"channels": (8, 8, 8, 8, 8), "attention": (0,) * 5}, {"overwrite": True}, "do not fit 5 levels"),
     ]:
         with pytest.raises(ValueError, match=message):
-            train(tiny(**{"steps": 4, **settings}), "digits", out, device="cpu", progress=False, **options)
+            train("digits", out, config=tiny(**{"steps": 4, **settings}), device="cpu", progress=False, **options)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
-    train(tiny(steps=3), "digits", run, overwrite=True, device="cpu", progress=False)
+    train("digits", run, config=tiny(steps=3), overwrite=True, device="cpu", progress=False)
     assert leapstep.models.checkpoint.find_state(run)[1]["step"] == 3
     assert {path.name for path in (run / "samples").iterdir()} == {"step-00000003.png", "strip.png"}
     assert strip(run).shape[1] < 2 * 64 + 80  # one column: nothing of the run that was there
@@ -435,7 +461,7 @@ def test_existing_runs_are_safe(tmp_path):
 
 def test_a_run_that_cannot_start_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="there is no"):
-        train(tiny(), "digts", tmp_path / "run", device="cpu", progress=False)
+        train("digts", tmp_path / "run", config=tiny(), device="cpu", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -460,9 +486,9 @@ def test_tensorboard_tells_the_story(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(
-        tiny(steps=6, log_every=2, holdout_every=3, timesteps=8),
         "digits",
         tmp_path / "run",
+        config=tiny(steps=6, log_every=2, holdout_every=3, timesteps=8),
         device="cpu",
         progress=False,
     )
@@ -484,7 +510,7 @@ def test_tensorboard_tells_the_story(tmp_path):
 
 def test_configuration_in_force_is_kept_with_the_run(tmp_path):
     config = tiny(steps=2, loss="min_snr")
-    model = train(config, "digits", tmp_path / "run", device="cpu", progress=False)
+    model = train("digits", tmp_path / "run", config=config, device="cpu", progress=False)
     assert TrainingConfig(**leapstep.models.checkpoint.load(tmp_path / "run").details["training"]) == config
     assert model.details["data"]["samples"] == len(read("digits"))
 
@@ -599,7 +625,7 @@ def test_large_samples_make_a_strip_that_can_be_looked_at(previewed, tmp_path):
 def test_what_is_no_picture_has_no_strip(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(64, 3)))
     config = configure({"width": 8, "depth": 1, "batch_size": 8, "steps": 2, "sample_every": 1})
-    train(config, str(tmp_path / "x.npy"), tmp_path / "run", device="cpu", progress=False)
+    train(str(tmp_path / "x.npy"), tmp_path / "run", config=config, device="cpu", progress=False)
     assert not (tmp_path / "run" / "samples").exists()
 
 

@@ -43,17 +43,13 @@ def command(
     from leapstep import files
     from leapstep.data.pictures import captioned, grid, save_image
     from leapstep.data.readers import read
-    from leapstep.training.configuration import configure
     from leapstep.training.run import train
 
     if n < 3:
         raise ValueError(f"--n {n}: a distance between distributions with its interval needs at least 3 samples")
-    config = configure(
-        {"seed": seed, "labels": True} | ({} if train_steps is None else {"steps": train_steps}), "digits"
-    )
     options.claim(out, overwrite, RESULTS, {"demo": []})
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
-    model = train(config, "digits", out / "run", device="cpu")
+    model = train("digits", out / "run", preset="digits", device="cpu", labels=True, steps=train_steps, seed=seed)
     held_out = read("digits", split="test")
     target = held_out.batch(range(len(held_out)))
     results = [_reference(n, target)]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from leapstep.training.configuration import CPU_PRESET, GPU_PRESET, PRESETS, TrainingConfig, configure
+from leapstep.training.configuration import CPU_PRESET, GPU_PRESET, PRESETS, TrainingConfig
 
 EXAMPLES = """**Examples**
 
@@ -63,48 +63,21 @@ def command(
     **settings: Any,
 ) -> dict[str, Any]:
     """Train a denoising network and leave a run folder that leapstep and diffusers can open."""
-    import torch
-
-    from leapstep.training import initial
-    from leapstep.training.estimate import usual_settings
     from leapstep.training.run import train
 
-    if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: choose one")
-    if device not in (None, "cpu"):
-        raise ValueError(f"--device {device}: only cpu can be asked for; CUDA_VISIBLE_DEVICES chooses among GPUs")
-    given = {name: value for name, value in settings.items() if value is not None}
-    last = _last(out) if resume else {}
-    usual, base = None, last.get("training", {})
-    if preset is None and not resume:
-        usual, base = usual_settings(data, device != "cpu" and torch.cuda.is_available())
-    if init_from is not None and not resume:
-        begun = initial.load(init_from)
-        chosen = initial.configured(begun, given, preset, config, base)
-        usual = None if "training" in begun.details else usual
-    else:
-        chosen = configure(given, preset, config, base)
-    note = f"settings: --preset {usual}, but for those that were given" if usual else ""
-    model = train(chosen, data, out, resume=resume, overwrite=overwrite, init_from=init_from, device=device, note=note)
-    if last.get("step", 0) >= chosen.steps:
-        typer.echo(f"{out} already was at step {last['step']}: to train on, --resume it with more --steps")
+    model = train(
+        data,
+        out,
+        preset=preset,
+        config=config,
+        resume=resume,
+        overwrite=overwrite,
+        init_from=init_from,
+        device=device,
+        **settings,
+    )
     typer.echo(f"trained: {out}    next: leapstep sample {out} --out samples")
     return {"out": out, **model.details}
-
-
-def _last(run: Path) -> dict[str, Any]:
-    """What the last checkpoint says. Raises ValueError where there is none, naming the process that trains there."""
-    from leapstep import launch
-    from leapstep.files import folders
-    from leapstep.models import checkpoint
-
-    try:
-        return checkpoint.find_state(run)[1]
-    except ValueError:
-        if run.is_dir() and launch.rank() == 0:
-            with folders.held(run):
-                pass
-        raise
 
 
 def _options() -> list[inspect.Parameter]:

@@ -8,6 +8,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     [module.name for module in pkgutil.iter_modules(__path__)],
     {
+        "configuration": ["PRESETS", "TrainingConfig", "configure"],
+        "estimate": ["usual_settings"],
         "objective": ["WEIGHTS", "loss", "stratified_times"],
         "parts": ["build_network", "ema_update", "largest", "learning_rate", "resizing"],
         "run": ["train"],

@@ -7,6 +7,7 @@ make the options of `leapstep train`, the keys of the YAML file and the record i
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import re
 from collections.abc import Mapping
@@ -185,6 +186,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Settings by the name of the data that they are for."""
+
+
+def parameters() -> list[inspect.Parameter]:
+    """The settings as keyword arguments of a function, where None leaves a setting as it is."""
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=field.annotation)
+        for name, field in TrainingConfig.model_fields.items()
+    ]
 
 
 def configure(

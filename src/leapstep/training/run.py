@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from leapstep import launch, stopping
 from leapstep.data.dataset import same_source
@@ -18,8 +20,8 @@ from leapstep.files import folders
 from leapstep.models import checkpoint
 from leapstep.progress import progress_bar
 from leapstep.training import estimate, initial
-from leapstep.training.configuration import TrainingConfig
-from leapstep.training.parts import learning_rate
+from leapstep.training.configuration import TrainingConfig, configure, parameters
+from leapstep.training.parts import learning_rate, resizing
 from leapstep.training.trainer import Start, Trainer
 
 CHANGEABLE = {"steps", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
@@ -27,57 +29,93 @@ CHANGEABLE = {"steps", "log_every", "holdout_every", "sample_every", "save_every
 
 
 def train(
-    config: TrainingConfig,
-    data: str,
+    data: str | Path,
     out: str | Path,
     *,
+    preset: str | None = None,
+    config: TrainingConfig | str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     init_from: str | None = None,
     device: str | None = None,
     progress: bool = True,
-    note: str = "",
+    **settings: Any,
 ) -> checkpoint.Model:
-    """Train a network and leave a run folder (see `leapstep.models.checkpoint`).
+    """Train a network and leave a run folder (see `leapstep.models.checkpoint`), as `leapstep train` does.
 
     Under `accelerate launch` or `torchrun` the same call trains on all processes. A checkpoint is also written on
     Ctrl-C.
 
     Arguments:
-        config: the settings.
         data: what to train on, see `leapstep.data.read`.
         out: the run folder.
-        resume: go on from the last checkpoint in `out`, exactly as if never stopped.
-        overwrite: replace the run that lies in `out`.
-        init_from: a run folder or another model (see `leapstep.load`) whose averaged weights the run begins
-            with, and whose network, process and prediction it has.
+        preset: settings that are known to work, by their name in `leapstep.training.PRESETS`; None: those that suit
+            the data and the machine, see `leapstep.training.usual_settings`.
+        config: a YAML file of settings, which win over the preset; or all settings at once, instead of a preset.
+        resume: continue from the last checkpoint in `out`, exactly as if training had never stopped.
+        overwrite: replace the run in `out`.
+        init_from: a run folder or another model (see `leapstep.load`), whose averaged weights the run begins with, and
+            whose network, process and prediction it has.
         device: "cpu" to leave a GPU alone; None: the best there is.
-        progress: show on stderr what of the data is left out or held out, how long it will take, and a progress bar.
-        note: a line that is shown before these.
+        progress: report on stderr what of the data is left out or held out, how long training will take, and how far
+            it is.
+        settings: fields of `TrainingConfig`, which win over the file and the preset; None leaves what these say.
+
     Returns:
-        the model with the averaged weights.
+        The model with the averaged weights.
+
     Raises:
         ValueError: settings that do not fit the data; a run folder that exists and neither `resume` nor `overwrite`, or
             that another process is training; a resumed run with other settings.
         FloatingPointError: a loss that is not finite; the last good checkpoint is kept.
     """
-    run = Path(out)
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: choose one")
+    run, source = Path(out), str(data)
     with folders.held(run) if launch.rank() == 0 else contextlib.nullcontext():
         resumed = checkpoint.find_state(run)[1] if resume else None
+        start = _weights(run, resumed, init_from)
+        chosen, notes = _configured(source, config, preset, settings, device, resumed or {}, start)
         if resumed is not None:
-            _check_resumable(run, resumed, config, data)
+            _check_resumable(run, resumed, chosen, source)
         else:
             folders.check_free(run, overwrite, checkpoint.RUN)
-        trainer = Trainer(config, data, device, progress, resumed, _weights(run, resumed, init_from))
-        if resumed is not None:
-            trainer.check_unchanged(run, resumed)
-        for line in ([note] if note else []) + [*trainer.facts()]:
-            trainer.say(line)
-        if progress:  # alike on all processes, which take part
-            estimate.foretell(trainer, config.steps - (resumed["step"] if resumed else 0))
-        _start(trainer, run, resume, overwrite)
+        trainer = Trainer(chosen, source, device, progress, resumed, start)
+        _begin(trainer, run, resumed, overwrite, notes)
         _loop(trainer, run)
     return trainer.model()
+
+
+_OWN = [p for p in inspect.signature(train).parameters.values() if p.kind is not p.VAR_KEYWORD]
+train.__signature__ = inspect.Signature([*_OWN, *parameters()], return_annotation="Model")  # type: ignore[attr-defined]
+
+
+def _configured(
+    source: str,
+    config: TrainingConfig | str | Path | None,
+    preset: str | None,
+    settings: Mapping[str, Any],
+    device: str | None,
+    resumed: Mapping[str, Any],
+    start: Start | None,
+) -> tuple[TrainingConfig, list[str]]:
+    """The settings of a run, and a line that names the preset where it was chosen by the data and the machine."""
+    if device not in (None, "cpu"):
+        raise ValueError(f"--device {device}: only cpu can be asked for; CUDA_VISIBLE_DEVICES chooses among GPUs")
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(config, TrainingConfig):
+        return configure(settings, base=config.model_dump(exclude_unset=True)) if settings else config, []
+    if resumed:
+        return configure(settings, preset, config, resumed.get("training")), []
+    usual, base = None, dict[str, Any]()
+    if preset is None:
+        usual, base = estimate.usual_settings(source, device != "cpu" and torch.cuda.is_available())
+    if start is not None:
+        chosen = initial.configured(start.model, settings, preset, config, base)
+        usual = None if "training" in start.model.details else usual
+    else:
+        chosen = configure(settings, preset, config, base)
+    return chosen, [f"settings: --preset {usual}, but for those that were given"] if usual else []
 
 
 def _weights(run: Path, resumed: Mapping[str, Any] | None, source: str | None) -> Start | None:
@@ -96,11 +134,22 @@ def _weights(run: Path, resumed: Mapping[str, Any] | None, source: str | None) -
     return Start(model, {"source": source, "step": step, "weights_sha256": sha256})
 
 
-def _start(trainer: Trainer, run: Path, resume: bool, overwrite: bool) -> None:
-    """Bring the run folder and the trainer to where they begin."""
-    if resume:
+def _begin(
+    trainer: Trainer, run: Path, resumed: Mapping[str, Any] | None, overwrite: bool, notes: Iterable[str]
+) -> None:
+    """Bring the run folder and the trainer to where they begin, and tell whoever started the run about it."""
+    steps, done = trainer.config.steps, 0 if resumed is None else resumed["step"]
+    if resumed is not None:
+        trainer.check_unchanged(run, resumed)
+    for line in (*notes, *_facts(trainer, done)):
+        trainer.say(line)
+    if trainer.progress:  # on all processes, which take part
+        estimate.foretell(trainer, steps - done)
+    if done >= steps:
+        trainer.say(f"{run} already was at step {done}: to train on, --resume it with more --steps")
+    if resumed is not None:
         trainer.restore(run)
-    if trainer.accelerator.is_main_process and resume:
+    if trainer.accelerator.is_main_process and resumed is not None:
         folders.tidy(run)
         checkpoint.save(run, trainer.model())
     elif trainer.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
@@ -108,6 +157,24 @@ def _start(trainer: Trainer, run: Path, resume: bool, overwrite: bool) -> None:
         if trainer.start is not None:  # --resume takes the network from here
             checkpoint.save(run, trainer.model())
     trainer.accelerator.wait_for_everyone()
+
+
+def _facts(trainer: Trainer, done: int) -> Iterator[str]:
+    """What whoever starts a run should know of its data and its network, in lines."""
+    data, broken = trainer.data, len(trainer.data.skipped)
+    yield from (f"skipped {line}" for line in data.skipped)
+    if broken:
+        yield f"skipped {broken} of {len(data) + broken} images, which could not be read"
+    if line := resizing(data):
+        yield line
+    if trainer.held_out is not None:
+        yield (
+            f"{trainer.held_out.samples} of {trainer.held_out.of} samples are held out: never trained on, they tell "
+            "whether the model copies (--holdout no trains on all)"
+        )
+    if trainer.start is not None and done == 0:
+        yield f"begins with the weights of {trainer.start.record['source']}"
+    yield f"network: {sum(parameter.numel() for parameter in trainer.network.parameters()):,} weights"
 
 
 def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfig, data: str) -> None:
@@ -131,12 +198,12 @@ def _loop(trainer: Trainer, run: Path) -> None:
     config = trainer.config
     main = trainer.accelerator.is_main_process
     writer = SummaryWriter(str(folders.inner(run, "log")), purge_step=trainer.step + 1) if main else None
-    bar = progress_bar(config.steps, "training", "step", done=trainer.step, show=trainer.progress)
+    bar = progress_bar(config.steps, "training", "step", done=trainer.step, show=trainer.reports)
     shown: dict[str, str] = {}
     quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
     saved, since = trainer.step, time.perf_counter()
     try:
-        with _requests(trainer.progress) as asked:
+        with _requests(trainer.reports) as asked:
             while trainer.step < config.steps and not trainer.any_process(bool(asked)):
                 result = trainer.advance()
                 quarter = (result["times"] * 4).ceil().long() - 1

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,7 +44,6 @@ from leapstep.training.parts import (
     learning_rate,
     native_bf16,
     order,
-    resizing,
 )
 from leapstep.training.previews import first_samples, strip
 
@@ -88,9 +87,9 @@ class Trainer:
         if start is not None:
             config = initial.fitted(config, start.model, start.record["source"])
         self.config, self.start = config, start
-        self.progress = progress and self.accelerator.is_main_process
+        self.progress, self.reports = progress, progress and self.accelerator.is_main_process
         channels = None if config.grey is None else (1 if config.grey else 3)
-        self.data = read(source, size=config.size, channels=channels, strict=config.strict, progress=self.progress)
+        self.data = read(source, size=config.size, channels=channels, strict=config.strict, progress=self.reports)
         if start is not None:
             self.data = initial.fitting(self.data, start.model, start.record["source"])
         self.held_out, self.test = self._hold_out(resumed)
@@ -132,7 +131,7 @@ class Trainer:
         if config.holdout == "no":
             return None, None
         try:
-            test = holdout.own_test(self.data, size=config.size, progress=self.progress)
+            test = holdout.own_test(self.data, size=config.size, progress=self.reports)
         except ValueError as error:
             self.say(f"there is no loss on the part test, which cannot be read: {error}")
             return None, None
@@ -157,26 +156,9 @@ class Trainer:
             chosen = holdout.choose(self.data, config.holdout)
         return chosen, None
 
-    def facts(self) -> Iterator[str]:
-        """What whoever starts the run should know of its data and its network, in lines."""
-        data, broken = self.data, len(self.data.skipped)
-        yield from (f"skipped {line}" for line in data.skipped)
-        if broken:
-            yield f"skipped {broken} of {len(data) + broken} images, which could not be read"
-        if line := resizing(data):
-            yield line
-        if self.held_out is not None:
-            yield (
-                f"{self.held_out.samples} of {self.held_out.of} samples are held out: never trained on, they tell "
-                "whether the model copies (--holdout no trains on all)"
-            )
-        if self.start is not None and self.step == 0:
-            yield f"begins with the weights of {self.start.record['source']}"
-        yield f"network: {sum(parameter.numel() for parameter in self.network.parameters()):,} weights"
-
     def say(self, line: str) -> None:
         """Tell whoever started the run, once however many processes it has."""
-        if self.progress:
+        if self.reports:
             print(line, file=sys.stderr)
 
     # one step
