@@ -63,7 +63,7 @@ def test_ctrl_c_keeps_the_samples_that_are_finished(digits_model, tmp_path):
     kept = f"{manifest['finished']} of 20000 samples are kept in {out}: go on with --resume"
     assert err.splitlines()[-1] == f"leapstep: stopped; {kept}"
     there = pictures(out)
-    assert 4 <= manifest["finished"] == len(there) < manifest["n"] == 20_000
+    assert 4 <= manifest["finished"] == len(there) < manifest["spec"]["n"] == 20_000
     assert not list(out.glob(".*"))
     done("sample", digits_model, "--out", tmp_path / "first", "--n", 4, "--steps", 10)
     assert alike(there[:4], pictures(tmp_path / "first"))

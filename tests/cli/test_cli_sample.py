@@ -1,6 +1,7 @@
 """`leapstep sample`: what it draws, keeps and refuses, and how it goes on where it was cut."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -27,7 +28,10 @@ from commands import (
     tree,
     values,
 )
+from leapstep.core.sampling import sample_in_batches
 from leapstep.data.pictures import grid
+from leapstep.inference import engine
+from leapstep.inference.spec import SamplingSpec
 from leapstep.models import checkpoint
 
 
@@ -35,22 +39,16 @@ def test_samples_are_pictures_a_grid_and_a_manifest(samples, digits_model):
     assert set(tree(samples)) == {f"{i:05d}.png" for i in range(12)} | {"grid.png", "manifest.json"}
     assert pictures(samples).shape == (12, 8, 8)
     manifest = json.loads((samples / "manifest.json").read_text())
-    assert manifest["finished"] == manifest["n"] == 12
-    assert manifest["steps"] == manifest["calls"] == 5
+    assert manifest["finished"] == manifest["spec"]["n"] == 12
+    assert manifest["spec"]["steps"] == manifest["calls"] == 5
     assert manifest["times"] == leapstep.times(leapstep.load(digits_model).process, 5).tolist()
     assert manifest["weights_sha256"] == checkpoint.fingerprint(leapstep.load(digits_model).network)
     assert manifest["trained_steps"] == 40
 
 
-def again(manifest, out):
-    """The command that the values in a manifest stand for."""
-    args = ["sample", manifest["model"], "--out", out]
-    for name in ("n", "steps", "method", "eta", "variance", "spacing", "seed", "guidance", "batch_size", "device"):
-        if manifest.get(name) is not None:
-            args += [f"--{name.replace('_', '-')}", manifest[name]]
-    for label in manifest["labels"] or ():
-        args += ["--label", label]
-    return [*args, "--dtype", manifest["dtype"]]
+def again(folder, model, out):
+    """The command that repeats the samples in a folder."""
+    return ["sample", model, "--spec", folder / "manifest.json", "--device", "cpu", "--out", out]
 
 
 @pytest.mark.parametrize(
@@ -62,16 +60,38 @@ def again(manifest, out):
 )
 def test_a_manifest_is_enough_to_repeat_the_samples(digits_model, tmp_path, given):
     done("sample", digits_model, "--out", tmp_path / "first", "--n", 6, *given.split())
-    done(*again(json.loads((tmp_path / "first" / "manifest.json").read_text()), tmp_path / "second"))
+    done(*again(tmp_path / "first", digits_model, tmp_path / "second"))
     first, second = tree(tmp_path / "first"), tree(tmp_path / "second")
     assert first.pop("manifest.json")
     assert second.pop("manifest.json")
     assert first == second
 
 
-def test_a_real_process_draws_the_same_samples(samples, tmp_path):
-    manifest = json.loads((samples / "manifest.json").read_text())
-    code, out, err = process(*again(manifest, tmp_path / "again"))
+def test_options_beside_a_specification_replace_what_it_says(point_model, tmp_path):
+    asked = SamplingSpec("ddim", {"eta": 0.5}, times=(1.0, 0.5, 0.1), seed=3, n=4, batch_size=2)
+    asked.save(tmp_path / "spec.json")
+    given = ["sample", point_model, "--spec", tmp_path / "spec.json"]
+    for name, more, changes in (
+        ("as it is", [], {}),
+        ("another seed", ["--seed", 4, "--n", 2], {"seed": 4, "n": 2}),
+        ("another method", ["--method", "heun"], {"method": "heun", "options": {}}),
+        ("another option", ["--set", "eps=raw"], {"options": {"eta": 0.5, "eps": "raw"}}),
+        ("steps", ["--steps", 4], {"times": None, "steps": 4}),
+        ("in parts", ["--first", 2, "--n", 2], {"first": 2, "n": 2}),
+    ):
+        done(*given, *more, "--out", tmp_path / name)
+        model = leapstep.load(point_model)
+        expected = dataclasses.replace(asked, **changes).checked(model)
+        assert SamplingSpec.read(tmp_path / name / "manifest.json") == expected
+        drawn = np.concatenate([engine.values(model, x) for _, x in engine.draw(model, expected)])
+        assert np.array_equal(values(tmp_path / name), drawn)
+    assert np.array_equal(values(tmp_path / "in parts"), values(tmp_path / "as it is")[2:])
+    (tmp_path / "spec.json").write_text('{"metod": "ddim"}')
+    refused(invoke(*given, "--out", tmp_path / "o"), "spec.json: unknown key 'metod': did you mean method")
+
+
+def test_a_real_process_draws_the_same_samples(digits_model, samples, tmp_path):
+    code, out, err = process(*again(samples, digits_model, tmp_path / "again"))
     assert code == 0, err
     assert "12 samples in" in out
     assert "5 network calls each" in out
@@ -218,7 +238,7 @@ def animal_model(place, animals, settings):
 
 
 def labels_of(folder):
-    return json.loads((folder / "manifest.json").read_text())["labels"]
+    return json.loads((folder / "manifest.json").read_text())["spec"]["labels"]
 
 
 def test_a_class_is_named_or_numbered_and_several_take_turns(animal_model, tmp_path):
@@ -226,8 +246,8 @@ def test_a_class_is_named_or_numbered_and_several_take_turns(animal_model, tmp_p
     done(*given, tmp_path / "name", "--label", "dog")
     done(*given, tmp_path / "number", "--label", 1)
     done(*given, tmp_path / "turns", "--label", "dog", "--label", "cat", "--label", "dog")
-    assert labels_of(tmp_path / "name") == labels_of(tmp_path / "number") == [1] * 5
-    assert labels_of(tmp_path / "turns") == [1, 0, 1, 1, 0]
+    assert labels_of(tmp_path / "name") == labels_of(tmp_path / "number") == [1]
+    assert labels_of(tmp_path / "turns") == [1, 0, 1]
     dogs, turns = pictures(tmp_path / "name"), pictures(tmp_path / "turns")
     assert np.array_equal(dogs, pictures(tmp_path / "number"))
     assert alike(turns[[0, 2, 3]], dogs[[0, 2, 3]])
@@ -314,7 +334,7 @@ def test_the_dtype_of_the_network_changes_the_last_digits(point_model, tmp_path,
     assert not np.array_equal(exact, other)
     assert np.median(abs(exact - other)) < near / 10
     assert abs(exact - other).max() < near
-    assert json.loads((tmp_path / dtype / "manifest.json").read_text())["dtype"] == dtype
+    assert json.loads((tmp_path / dtype / "manifest.json").read_text())["spec"]["dtype"] == dtype
 
 
 def test_float64_is_float64_all_the_way(point_model, tmp_path):
@@ -365,7 +385,7 @@ def test_a_drawing_that_was_cut_anywhere_goes_on_to_the_same_bits(undisturbed, t
 
 def test_a_stop_tells_how_many_samples_there_are_and_only_what_is_missing_is_drawn(undisturbed, tmp_path, monkeypatch):
     args, _, whole = undisturbed
-    out, real, drawn = tmp_path / "s", leapstep.sample_in_batches, []
+    out, real, drawn = tmp_path / "s", sample_in_batches, []
 
     def some(*given, stop=True, **options):
         for rows, x in real(*given, **options):
@@ -375,7 +395,7 @@ def test_a_stop_tells_how_many_samples_there_are_and_only_what_is_missing_is_dra
             yield rows, x
 
     with monkeypatch.context() as patch:
-        patch.setattr(leapstep, "sample_in_batches", some)
+        patch.setattr(engine, "sample_in_batches", some)
         stopped = invoke(*args, "--out", out)
     assert stopped.exit_code == 130
     assert stopped.stderr == f"leapstep: stopped; 3 of 8 samples are kept in {out}: go on with --resume\n"
@@ -389,7 +409,7 @@ def test_a_stop_tells_how_many_samples_there_are_and_only_what_is_missing_is_dra
     refused(invoke(*args, "--out", out, "--resume", "--overwrite"), "exclude each other")
     drawn.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(leapstep, "sample_in_batches", functools.partial(some, stop=False))
+        patch.setattr(engine, "sample_in_batches", functools.partial(some, stop=False))
         done(*args, "--out", out, "--resume")
         assert drawn == [range(3, 6), range(6, 8)]
         assert drawing(out) == whole
@@ -402,7 +422,7 @@ def test_a_stop_before_the_first_sample_promises_nothing(digits_model, tmp_path,
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(leapstep, "sample_in_batches", stop)
+    monkeypatch.setattr(engine, "sample_in_batches", stop)
     assert invoke("sample", digits_model, "--out", tmp_path / "s").stderr == "leapstep: stopped\n"
 
 
@@ -443,10 +463,10 @@ def test_folders_above_are_made(digits_model, tmp_path):
         ("--eta 1.5", ["eta=1.5", "between 0", "1"]),
         ("--eta -0.1", ["eta=-0.1"]),
         ("--eta nan", ["eta=nan"]),
-        ("--spacing even", ["spacing 'even'", "trailing", "karras"]),
+        ("--spacing even", ["--spacing even: use one of", "trailing", "karras"]),
         ("--method euler", ["--method euler", "ddim, ddpm"]),
         ("--method ddpm --variance large", ["variance='large'", "posterior, beta, none, learned or optimal"]),
-        ("--method ddpm --eta 1", ["eta does not apply to --method ddpm", r"variance \(default posterior\)"]),
+        ("--method ddpm --eta 1", ["eta does not apply to method ddpm", r"variance \(default posterior\)"]),
         ("--variance beta", ["variance='beta'", "eta or optimal"]),
         ("--dtype float16", ["--dtype float16", "float32, bfloat16 or float64"]),
         ("--device tpu", ["--device tpu", "cpu"]),
@@ -457,11 +477,11 @@ def test_folders_above_are_made(digits_model, tmp_path):
         ("--guidance 2", ["guidance=2", "label"]),
         ("--label 1 --guidance nan", ["guidance"]),
         ("--device cpu:x", ["cpu:x"]),
-        ("--n 0", ["n=0", "at least 1"]),
-        ("--n -5", ["n=-5"]),
-        ("--batch-size 0", ["batch_size=0", "at least 1"]),
-        ("--seed -1", ["seed=-1"]),
-        (f"--seed {2**64}", ["seed=", "2\\^64"]),
+        ("--n 0", ["--n 0: must be at least 1"]),
+        ("--n -5", ["--n -5"]),
+        ("--batch-size 0", ["--batch-size 0: must be at least 1"]),
+        ("--seed -1", ["--seed -1"]),
+        (f"--seed {2**64}", ["--seed", "2\\^64"]),
     ],
 )
 def test_sample_refuses_and_leaves_earlier_samples_alone(digits_model, kept, given, words):

@@ -596,7 +596,7 @@ def test_samples_take_the_spacing_of_the_checkpoint(tmp_path):
         out = tmp_path / spacing
         done("sample", tmp_path / "pipeline", "--n", "1", "--steps", "2", *extra, "--out", out)
         manifest = json.loads((out / "manifest.json").read_text())
-        assert manifest["spacing"] == spacing
+        assert manifest["spec"]["spacing"] == spacing
         assert manifest["times"] == leapstep.times(leapstep.linear(), 2, spacing).tolist()
         trace = tmp_path / f"{spacing}-trace"
         done("trace", tmp_path / "pipeline", "--steps", "2", "--consistency", "2", *extra, "--out", trace)

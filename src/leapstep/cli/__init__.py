@@ -93,8 +93,8 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
         except (ValueError, OSError, FloatingPointError, NotFinite) as error:
             if os.environ.get("LEAPSTEP_TRACEBACK"):
                 raise
-            message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-            typer.echo(f"leapstep: {one_line(str(message), 2000)}", err=True)
+            text = options.message(error)
+            typer.echo(f"leapstep: {one_line(text, 2000)}", err=True)
             raise typer.Exit(2) from None
         except (MemoryError, RuntimeError) as error:
             if os.environ.get("LEAPSTEP_TRACEBACK") or not _is_out_of_memory(error):

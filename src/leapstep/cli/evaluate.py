@@ -279,12 +279,13 @@ class _Folder:
         from leapstep.evaluation.quality import Part
 
         manifest = self.manifest
+        spec = manifest.get("spec", {})
         conditional = ("seed", "guidance")
-        self.conditions = {"n": len(self.values)} | {name: manifest[name] for name in conditional if name in manifest}
+        self.conditions = {"n": len(self.values)} | {name: spec[name] for name in conditional if name in spec}
         self.made = {"samples": self.source} | {
             name: value
-            for name, value in manifest.items()
-            if name not in (*conditional, "n", "finished", "labels", "times", "versions")
+            for name, value in {**spec, **manifest}.items()
+            if name not in (*conditional, "spec", "version", "n", "finished", "labels", "times", "versions")
         }
         return self.values, Part(*rule.seen(self.values))
 

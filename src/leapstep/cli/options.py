@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
+import functools
 import hashlib
 import inspect
 import math
@@ -109,6 +112,151 @@ Split = Annotated[
 TrainSplit = Annotated[
     str | None, typer.Option(help="Which part of the data; default: train, or all where there is no such part.")
 ]
+
+# --- the specification of samples ----------------------------------------------------------------------------------
+
+SAMPLING: dict[str, Any] = {
+    "spec": Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A specification, or a manifest, to repeat its samples; options given beside it replace what it says.",
+        ),
+    ],
+    "n": Annotated[int | None, typer.Option(help="How many samples.")],
+    "first": Annotated[int | None, typer.Option(help="Index of the first sample, to draw them in parts.")],
+    "steps": Annotated[int | None, typer.Option(help="Steps from noise to data.")],
+    "method": Annotated[str | None, typer.Option(help=METHODS)],
+    "eta": Annotated[float | None, typer.Option(help="ddim, sde_dpmpp_2m: noise injected, 0 to 1.")],
+    "variance": Annotated[
+        str | None,
+        typer.Option(
+            help="ddpm: posterior (default) | beta | none | learned | optimal; ddim: eta (default) | optimal."
+        ),
+    ],
+    "settings": Settings,
+    "spacing": OwnSpacing,
+    "start": Annotated[
+        str | None,
+        typer.Option(help="marginal (noise of the size at the first time) | unit (of size 1, as in diffusers)"),
+    ],
+    "seed": Annotated[int | None, typer.Option(help="Sample i is a function of the seed and i.")],
+    "label": Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Classes, by name or number, in turn.")],
+    "guidance": Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none.")],
+    "rescale": Annotated[
+        float | None, typer.Option(help="Share, 0 to 1, of the contrast that guidance adds and that is taken back.")
+    ],
+    "batch_size": Annotated[int | None, typer.Option(help="Samples worked on at a time.")],
+    "dtype": Annotated[str | None, typer.Option(help="What the network computes in: float32 | bfloat16 | float64")],
+}
+"""The options that make a specification, the same in every command that draws samples."""
+
+FIELDS = {"settings": "options", "label": "labels"}
+"""Options and the fields of a specification that have other names."""
+
+DEFAULTS = {
+    "n": "64",
+    "first": "0",
+    "steps": "20, or T where that is less; 1 for rk23 and rk45",
+    "method": "ddim",
+    "start": "marginal",
+    "seed": "0",
+    "guidance": "1",
+    "rescale": "0",
+    "batch_size": "64",
+    "dtype": "float32",
+}
+"""The defaults of a specification, as a help shows them."""
+
+if TYPE_CHECKING:
+    from leapstep.inference.spec import SamplingSpec
+
+    Spec = SamplingSpec
+else:
+    Spec = Any  # torch is not imported for a --help
+
+
+def sampling(
+    *without: str, shown: Mapping[str, str] | None = None, **defaults: Any
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a command, in place of its argument `spec`, the options that make a specification.
+
+    Arguments:
+        without: the names of options that the command does not have.
+        shown: defaults, as its help shows them.
+        defaults: of fields that are not as in `SamplingSpec`.
+    """
+    texts = DEFAULTS | {name: str(value) for name, value in defaults.items()} | dict(shown or {})
+
+    def with_options(command: Callable[..., T]) -> Callable[..., T]:
+        own = inspect.signature(command, eval_str=True)
+        taken = [name for name in SAMPLING if name not in without]
+
+        @functools.wraps(command)
+        def run(**options: Any) -> T:
+            asked = {name: options.pop(name) for name in taken}
+            return command(**options, spec=specification(asked, defaults))
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in own.parameters.values():
+            if parameter.name != "spec":
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                continue
+            parameters += [_parameter(name, texts.get(name)) for name in taken]
+        run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return with_options
+
+
+def _parameter(name: str, default: str | None) -> inspect.Parameter:
+    """One of `SAMPLING`, with its default in the help."""
+    kind, option = SAMPLING[name].__origin__, copy.copy(SAMPLING[name].__metadata__[0])
+    if default is not None:
+        option.help = f"{option.help.removesuffix('.')}; default: {default}."
+    annotation: Any = Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def specification(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Spec:
+    """The specification that options make, of those in `SAMPLING` that are not None.
+
+    Arguments:
+        defaults: fields that are not as in `SamplingSpec` where nothing else is asked for.
+    Raises:
+        ValueError: --spec is no specification, or an option of the method is given twice, or not as NAME=VALUE.
+    """
+    from leapstep.inference.spec import SamplingSpec
+
+    fields = {FIELDS.get(name, name): value for name, value in asked.items() if value is not None}
+    path = fields.pop("spec", None)
+    spec = SamplingSpec(**defaults) if path is None else SamplingSpec.read(path)
+    options: dict[str, Any] = {name: fields.pop(name) for name in ("eta", "variance") if name in fields}
+    for setting in fields.pop("options", ()):
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write it as NAME=VALUE")
+        if name in options:
+            raise ValueError(f"{name} is given twice, as {options[name]} and as {text}: choose one")
+        options[name] = text
+    kept = spec.options if fields.get("method", spec.method) == spec.method else {}
+    if "steps" in fields or "spacing" in fields:
+        fields["times"] = None
+        if spec.times is not None and "steps" not in fields:
+            fields["steps"] = None
+    return dataclasses.replace(spec, options={**kept, **options}, **fields)
+
+
+def message(error: Exception) -> str:
+    """What an error says: with the file it is about, or the option that is a field of a specification here."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    field = getattr(error, "field", None)
+    if field is None:
+        return str(error)
+    name = {"labels": "label", "options": "set"}.get(field, field).replace("_", "-")
+    return f"--{name} {error.value}: {error.problem}"  # type: ignore[attr-defined]
 
 
 def transition(

@@ -41,6 +41,5 @@ class TrainedOn(Schema):
 class Manifest(Schema):
     """`manifest.json` of `leapstep sample`."""
 
-    seed: int | None = None
-    guidance: float | None = None
+    spec: SamplingSpec
     trained_on: TrainedOn | None = None

@@ -1,0 +1,70 @@
+"""From a model and a specification to samples."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from leapstep.core.sampling import State, sample_in_batches
+from leapstep.inference.spec import DTYPES, SamplingSpec
+from leapstep.models.checkpoint import Model
+
+Array = npt.NDArray[Any]
+
+
+def draw(
+    model: Model,
+    spec: SamplingSpec,
+    *,
+    device: torch.device | str | None = None,
+    on_step: Callable[[State], object] | None = None,
+) -> Iterator[tuple[range, Tensor]]:
+    """Draw the samples of a specification batch by batch.
+
+    Arguments:
+        spec: it is checked at the call, before the first batch is drawn.
+        device: where samples are made; None: where the network is. The network must be there.
+        on_step: called with the State after each step of each batch.
+    Returns:
+        an iterator over the indices of the samples of a batch, and the samples in model space, `[b, *d]`; see `values`.
+    Raises:
+        ValueError: what `SamplingSpec.checked` raises.
+    """
+    spec = spec.checked(model)
+    model = with_dtype(model, DTYPES[spec.dtype])
+    return sample_in_batches(
+        lambda rows: spec.diffusion(model, rows),
+        (spec.n, *model.shape),
+        spec.times_for(model),
+        spec.transition(model),
+        start=spec.start,
+        seed=spec.seed,
+        batch_size=spec.batch_size,
+        first=spec.first,
+        dtype=spec.state_dtype,
+        device=device_of(model) if device is None else device,
+        on_step=on_step,
+    )
+
+
+def values(model: Model, x: Tensor) -> Array:
+    """Samples `[b, *d]` as files hold them: uint8 pixels, or values in the units of the training data."""
+    return model.scaling.to_pixels(x) if model.is_pictures else model.scaling.to_values(x)
+
+
+def device_of(model: Model) -> torch.device:
+    """Where a network is; the CPU for one without parameters."""
+    return next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
+
+
+def with_dtype(model: Model, dtype: torch.dtype) -> Model:
+    """The model with a network of this floating-point type: the model itself, or one with a copy of the network."""
+    if all(p.dtype == dtype or not p.is_floating_point() for p in model.network.parameters()):
+        return model
+    return dataclasses.replace(model, network=copy.deepcopy(model.network).to(dtype))

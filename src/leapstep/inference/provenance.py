@@ -1,0 +1,45 @@
+"""Where a result comes from: the model by the hash of its weights, its data, the device, and the versions."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+from leapstep.inference.spec import SamplingSpec
+from leapstep.models.checkpoint import Model, fingerprint
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that numbers depend on."""
+    from leapstep import __version__
+
+    return {"leapstep": __version__, "torch": str(torch.__version__)}
+
+
+def provenance(
+    model: Model, spec: SamplingSpec | None = None, *, source: str | None = None, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """What a result says of itself, as JSON.
+
+    Arguments:
+        spec: how the samples are drawn; None: no samples are.
+        source: how the model is called.
+        device: where the network runs.
+    """
+    data = model.details.get("data") or {}
+    record = {
+        "spec": None if spec is None else spec.to_json(),
+        "model": source,
+        "trained_steps": model.details.get("step"),
+        "trained_on": {name: data[name] for name in ("source", "holdout") if name in data},
+        "weights_sha256": fingerprint(model.network),
+        "device": str(device),
+        "versions": versions(),
+    }
+    if spec is None:
+        del record["spec"]
+    elif spec.options.get("variance") == "optimal" and model.calibration is not None:
+        record["calibration_sha256"] = hashlib.sha256(model.calibration.error.numpy().tobytes()).hexdigest()
+    return record

@@ -1,0 +1,194 @@
+"""Samples of a model into a folder, which can be stopped at any time and gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leapstep import files
+from leapstep.core.sampling import State
+from leapstep.files import folders, reading
+from leapstep.inference.engine import Array, device_of, draw, values
+from leapstep.inference.provenance import provenance
+from leapstep.inference.spec import SamplingSpec, SpecError
+from leapstep.inference.store import FINAL, Growing, Pictures, Store
+from leapstep.models.checkpoint import Model
+from leapstep.progress import progress_bar
+from leapstep.text import one_line
+
+MANIFEST = "manifest.json"
+RESULTS = folders.Kind(
+    MANIFEST, "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|part\.npy|manifest\.json", resumable=True
+)
+
+ELSEWHERE = ("model", "trained_steps")
+"""What may differ when a drawing goes on: how the model is called, since its weights are compared."""
+
+GRID = 400
+"""How many pictures the grid shows."""
+
+
+def write_samples(
+    model: Model,
+    spec: SamplingSpec,
+    folder: str | Path,
+    *,
+    format: str | None = None,
+    source: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Draw samples into a folder: PNGs with a grid of the first, or `samples.npz`; and `manifest.json`.
+
+    The manifest is the specification with its provenance, and counts what is finished. What was stopped goes on, to
+    the same bits, with `resume`.
+
+    Arguments:
+        folder: it is made, or must be empty.
+        format: "png" (pictures only, their default) or "npz".
+        source: how the manifest names the model.
+        resume: go on with what a call with the same model and specification has begun there.
+        overwrite: replace earlier samples.
+        device: where samples are made; None: where the network is.
+        progress: show a bar on stderr.
+    Returns:
+        what the manifest says.
+    Raises:
+        ValueError: what `SamplingSpec.checked` raises; a folder that is not to be had, or holds samples of another
+            model or specification.
+    """
+    spec, out = spec.checked(model), Path(folder)
+    device = device_of(model) if device is None else torch.device(device)
+    form = _form(format, model)
+    manifest = provenance(model, spec, source=source, device=device)
+    manifest |= {"times": spec.times_for(model).tolist(), "format": form}
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other: choose one")
+    with folders.held(out):
+        record = _begin(out, manifest, resume, overwrite)
+        one = values(model, torch.zeros(1, *model.shape, dtype=spec.state_dtype))
+        store: Store = Pictures(out) if form == "png" else Growing(out, spec.n, model.shape, one.dtype)
+        _draw(out, store, manifest, record, (model, spec, device), progress)
+        labels = spec.labels_for(model, range(spec.first, spec.first + spec.n))
+        numbers = None if labels is None else labels.tolist()
+        if model.is_pictures:
+            _write_grid(out, store.first(min(spec.n, GRID)), numbers)
+        store.close(numbers)
+    return manifest | record
+
+
+def first_samples(folder: str | Path, n: int) -> Array:
+    """The first n samples, `[n, *d]`, of a folder that `write_samples` has finished."""
+    folder = Path(folder)
+    if not (folder / FINAL).is_file():
+        return Pictures(folder).first(n)
+    with np.load(folder / FINAL, allow_pickle=False) as arrays:
+        return np.array(arrays["samples"][:n])
+
+
+def _form(asked: str | None, model: Model) -> str:
+    forms = ("png", "npz") if model.is_pictures else ("npz",)
+    if asked is not None and asked not in forms:
+        raise SpecError("format", asked, f"this model's samples can be written as {' or '.join(forms)}")
+    return asked or forms[0]
+
+
+def _begin(out: Path, manifest: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any]:
+    """Mark a new folder, or go on in that of the same drawing, which was stopped; return what its manifest counts.
+
+    Raises:
+        ValueError: the folder is not to be had, or its samples were drawn otherwise.
+    """
+    record = {"finished": 0, "calls": 0, "seconds": 0.0}
+    if not resume or not (out / MANIFEST).exists():
+        folders.begin(
+            out, overwrite or resume, RESULTS, {**manifest, **record}
+        )  # without a manifest nothing is removed
+        return record
+    folders.tidy(out)
+    earlier = reading.read_json(out / MANIFEST)
+    earlier = earlier if isinstance(earlier, dict) else {}
+    for name, (before, now) in _differences(earlier, json.loads(json.dumps(manifest))):
+        before, now = (one_line(json.dumps(value), 60) for value in (before, now))
+        raise ValueError(
+            f"{out} holds samples with {name} {before}, not {now}: --resume with what they were drawn with"
+        )
+    return {name: earlier[name] if type(earlier.get(name)) is type(zero) else zero for name, zero in record.items()}
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
+    """What differs between two manifests, the fields of their specifications first, each by its own name."""
+    specs = (earlier.get("spec"), now["spec"])
+    before = specs[0] if isinstance(specs[0], dict) else {}
+    pairs = {name: (before.get(name), value) for name, value in specs[1].items()}
+    pairs |= {name: (earlier.get(name), value) for name, value in now.items() if name not in ("spec", *ELSEWHERE)}
+    return [(name, pair) for name, pair in pairs.items() if pair[0] != pair[1]]
+
+
+def _draw(
+    out: Path,
+    store: Store,
+    manifest: dict[str, Any],
+    record: dict[str, Any],
+    job: tuple[Model, SamplingSpec, torch.device],
+    progress: bool,
+) -> None:
+    """Draw what is missing, a batch at a time, and keep the manifest true to it.
+
+    The batch that a stop cut is drawn again as a whole: then every bit is as if there had been no stop.
+    """
+    model, spec, device = job
+    n, size, steps, newest = spec.n, spec.batch_size, spec.steps or 1, 0
+    start = min(store.finished(), record["finished"])  # of samples after a kill, nobody knows what they cost
+    start = n if start >= n else start - start % size
+    began = time.perf_counter() - record["seconds"]
+
+    def note(state: State) -> None:
+        nonlocal newest
+        newest = state.calls
+        bar.update()
+
+    def tell(finished: int) -> None:
+        record.update(finished=finished, seconds=round(time.perf_counter() - began, 3))
+        files.write_json(out / MANIFEST, manifest | record)
+
+    bar = progress_bar(-(-n // size) * steps, "sampling", "step", done=-(-start // size) * steps, show=progress)
+    try:
+        if start == n:  # all were there, and nothing but the end was missing
+            tell(n)
+            return
+        rest = dataclasses.replace(spec, first=spec.first + start, n=n - start)
+        for rows, x in draw(model, rest, device=device, on_step=note):
+            record["calls"] = max(record["calls"], newest)
+            here = range(rows.start - spec.first, rows.stop - spec.first)
+            store.keep(here, values(model, x))
+            if 100 * here.stop // n > 100 * here.start // n:  # not more often: a manifest may be long
+                tell(here.stop)
+    except BaseException as error:
+        finished = store.finished()
+        with contextlib.suppress(OSError):  # the disk may be full
+            tell(finished)
+        if isinstance(error, KeyboardInterrupt) and finished:
+            error.add_note(f"{finished} of {n} samples are kept in {out}: go on with --resume")
+        raise
+    finally:
+        bar.close()
+
+
+def _write_grid(out: Path, shown: Array, labels: list[int] | None) -> None:
+    """Write the grid, with a column for each class where there are several in turn."""
+    from leapstep.data.pictures import grid, save_image
+
+    turns = [0] if labels is None else labels[: len(shown)]
+    period = next(p for p in range(1, len(turns) + 1) if turns[p:] == turns[:-p])  # of the classes in turn
+    save_image(grid(shown, period=period), out / "grid.png")
