@@ -160,10 +160,23 @@ def test_bad_steps_of_noise(given):
         leapstep.Noise(0, range(2), (3,))(*given)
 
 
-@pytest.mark.parametrize("rows", [range(-1, 2), range(0, 6, 2)])
+@pytest.mark.parametrize("rows", [range(-1, 2), [3, -1]])
 def test_bad_rows_of_noise(rows):
-    with pytest.raises(ValueError, match="rows=range"):
+    with pytest.raises(ValueError, match=r"rows=.*integers from 0 on"):
         leapstep.Noise(0, rows, (3,))
+
+
+def test_noise_of_rows_at_steps_and_of_seeds_of_their_own():
+    """Any rows in any order, neighbours or not, each at its own step and of its own seed: as each alone."""
+    seeds, rows, steps = [5, 5, 5, 2**64 - 1, 5, 5], [3, 4, 4, 0, 2**70, 9], [1, 1, 2, 2, 0, 2**40]
+    alone = [leapstep.Noise(seeds[i], [rows[i]], (3, 5), F64)(steps[i], draw=1) for i in range(6)]
+    assert torch.equal(leapstep.Noise(seeds, rows, (3, 5), F64)(torch.tensor(steps), draw=1), torch.cat(alone))
+    noise = leapstep.Noise(7, range(0, 6, 2), (3,))
+    assert torch.equal(noise(4), leapstep.Noise(7, range(6), (3,))(4)[::2])
+    with pytest.raises(ValueError, match="step has 2 values for 3 samples"):
+        noise([1, 2])
+    with pytest.raises(ValueError, match="seed has 2 values for 3 samples"):
+        leapstep.Noise([1, 2], range(3), (3,))
 
 
 def test_the_noise_of_every_row_and_step_is_its_own():

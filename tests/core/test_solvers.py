@@ -10,24 +10,23 @@ from scipy import stats
 
 import leapstep
 from leapstep.core.transitions import ode
-from leapstep.core.transitions.multistep import _average
+from leapstep.core.transitions.multistep import Point, _average
 
 
 def halved_3m(diffusion, x, t, s, memory, noise):
     """`dpmpp_3m` as it is in use elsewhere: half of the parabola's curvature."""
     step = leapstep.dpmpp_3m()(diffusion, x, t, s, memory, noise)
-    if len(step.memory) < 3 or diffusion.process.sigma(s) == 0:
+    if memory is None or "value_1" not in memory or diffusion.process.sigma(s) == 0:
         return step
-    (now, t0), (last, t1), (before, t2) = step.memory
+    exists = torch.tensor(True)
+    points = [Point(step.x0, t, exists)] + [Point(memory[f"value_{j}"], memory[f"t_{j}"][0], exists) for j in (0, 1)]
+    (now, t0, _), (last, t1, _), (before, t2, _) = points
     lam = [diffusion.process.log_snr(u) / 2 for u in (t0, t1, t2)]
     second = ((now - last) / (lam[0] - lam[1]) - (last - before) / (lam[1] - lam[2])) / (lam[0] - lam[2])
-    exact = _average(diffusion.process, step.memory, t, s, "x0", "log_snr")
-    line = tuple(
-        (now + (now - last) / (lam[0] - lam[1]) * (u - lam[0]), v) for u, v in zip(lam, (t0, t1, t2), strict=True)
-    )
+    exact = _average(diffusion.process, points, t, s, "x0", "log_snr")
     # the parabola less the line through its slope at t: (u - lam0)(u - lam1) = (u - lam0)^2 + (u - lam0)(lam0 - lam1)
-    slope = second * (lam[0] - lam[1])
-    line = tuple((value + slope * (u - lam[0]), v) for (value, v), u in zip(line, lam, strict=True))
+    slope = (now - last) / (lam[0] - lam[1]) + second * (lam[0] - lam[1])
+    line = [Point(now + slope * (u - lam[0]), v, exists) for u, v in zip(lam, (t0, t1, t2), strict=True)]
     straight = _average(diffusion.process, line, t, s, "x0", "log_snr")
     used = diffusion.process.split((exact + straight) / 2, x, t, "x0")
     return step._replace(x=diffusion.process.add_noise(used[0], s, used[1]))

@@ -263,8 +263,9 @@ class Process(_Curves):
             kind, value = "eps", -sigma * value
         if kind == "eps":
             return (x - sigma * value) / alpha, value
-        a, b = (along(c, x) for c in self.mixture(kind, t, sigma_data))
-        determinant = alpha * b - sigma * a
+        a, b = self.mixture(kind, t, sigma_data)
+        determinant = along(self.alpha(t) * b - self.sigma(t) * a, x)  # in float64, whatever the dtype of x
+        a, b = along(a, x), along(b, x)
         return (b * x - sigma * value) / determinant, (alpha * value - a * x) / determinant
 
     def convert(self, value: Tensor, x: Tensor, t: Tensor | float, source: str, target: str) -> Tensor:

@@ -17,7 +17,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -27,8 +27,8 @@ from torch import Tensor
 
 from leapstep.core import finite
 from leapstep.core.denoiser import Diffusion
-from leapstep.core.process import Process, as_time
-from leapstep.core.transitions import Memory, Transition, ddim
+from leapstep.core.process import Process, as_time, where
+from leapstep.core.transitions import Memory, Transition, ddim, select
 from leapstep.text import allowed, near
 
 # --- times ---------------------------------------------------------------------------------------------------------
@@ -117,44 +117,60 @@ class Noise:
     """Standard normal noise of which every sample has its own, the same on every device.
 
     Attributes:
-        seed: an integer from 0 to 2^64 - 1.
-        rows: the indices i of the samples in this batch, a contiguous range from 0 or above.
+        seed: an integer from 0 to 2^64 - 1, one for all samples or one each.
+        rows: the indices i of the samples in this batch, integers from 0 on.
         shape: `d`, the shape of one sample.
         dtype: floating-point type of the noise.
         device: where it is put.
     """
 
-    seed: int
-    rows: range
+    seed: int | Sequence[int]
+    rows: Sequence[int]
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
-        _word(seed=self.seed)
-        if self.rows.step != 1 or self.rows.start < 0:
-            raise ValueError(f"rows={self.rows}: must be a contiguous range from 0 or above")
+        _words("seed", self.seed, len(self.rows))
+        if len(self.rows) and min(self.rows) < 0:
+            raise ValueError(f"rows={self.rows}: the indices of samples are integers from 0 on")
 
-    def __call__(self, step: int, draw: int = 0) -> Tensor:
-        """Draw `[b, *d]` for this step; step 0 is the start noise.
+    def __call__(self, step: int | Sequence[int] | Tensor, draw: int = 0) -> Tensor:
+        """Draw `[b, *d]` for this step, one for all samples or one each; step 0 is the start noise.
 
         Raises:
             ValueError: a step or a draw that is not an integer from 0 to 2^64 - 1.
         """
-        _word(step=step, draw=draw)
-        size = math.prod(self.shape)
+        n, size = len(self.rows), math.prod(self.shape)
         blocks = -(-size // 4)  # Philox makes four words a count, and row i owns the counts from i * blocks on
-        # as one integer, not as four words, of which the first would end at 2^64
-        stream = np.random.Philox(key=self.seed, counter=self.rows.start * blocks + (draw << 128) + (step << 192))
-        words = stream.random_raw((len(self.rows), 4 * blocks))[:, :size]
-        z: Tensor = torch.special.ndtri(torch.from_numpy(_uniform(words)))
+        streams = zip(_words("seed", self.seed, n), _words("step", step, n), strict=True)
+        neighbours = groupby(enumerate(zip(streams, self.rows, strict=True)), lambda at: (at[1][0], at[1][1] - at[0]))
+        draw, words, low = _word("draw", draw), np.empty((n, 4 * blocks), np.uint64), 0
+        for ((key, number), offset), group in neighbours:
+            high = low + sum(1 for _ in group)
+            # as one integer, not as four words, of which the first would end at 2^64
+            counter = (offset + low) * blocks + (draw << 128) + (number << 192)
+            words[low:high] = np.random.Philox(key=key, counter=counter).random_raw((high - low, 4 * blocks))
+            low = high
+        z: Tensor = torch.special.ndtri(torch.from_numpy(_uniform(words[:, :size])))
         return z.reshape(-1, *self.shape).to(self.dtype).to(self.device)
 
 
-def _word(**given: int) -> None:
-    for name, value in given.items():
-        if not isinstance(value, SupportsIndex) or not 0 <= operator.index(value) < 2**64:
-            raise ValueError(f"{name}={value}: must be an integer from 0 to 2^64 - 1")
+def _word(name: str, value: Any) -> int:
+    if not isinstance(value, SupportsIndex) or not 0 <= operator.index(value) < 2**64:
+        raise ValueError(f"{name}={value}: must be an integer from 0 to 2^64 - 1")
+    return operator.index(value)
+
+
+def _words(name: str, values: int | Sequence[int] | Tensor, n: int) -> list[int]:
+    """A seed or a step for each of n samples."""
+    if isinstance(values, Tensor):
+        values = values.tolist()
+    if not isinstance(values, Sequence):
+        return [_word(name, values)] * n
+    if len(values) != n:
+        raise ValueError(f"{name} has {len(values)} values for {n} samples: give one for all, or one for each")
+    return [_word(name, value) for value in values]
 
 
 def _uniform(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
@@ -175,6 +191,7 @@ class State(NamedTuple):
         t, s: the times that the step went from and to, one for all or one each `[b]`.
         step: the number of this step, from 1.
         calls: calls of the denoiser so far.
+        memory: of the method, with a row for each sample; see `leapstep.core.transitions.memory`.
     """
 
     x: Tensor
@@ -183,6 +200,7 @@ class State(NamedTuple):
     s: Tensor
     step: int
     calls: int
+    memory: Memory = None
 
 
 def trajectory(
@@ -191,8 +209,15 @@ def trajectory(
     times: Tensor,
     transition: Transition | None = None,
     noise: Callable[..., Tensor] | None = None,
+    *,
+    memory: Memory = None,
+    taken: int | Tensor = 0,
 ) -> Iterator[State]:
     """Move x along the times, a step at a time. The only loop in this library; it holds no more than one state.
+
+    What becomes of a sample depends on its own row of x, times, noise and memory alone, but for the network's rounding.
+    So a trajectory may be left at any State and continued in another batch, with the `rows` of its x and memory and
+    those of samples at other steps, `join`ed (see `leapstep.core.transitions.memory`).
 
     Gradients flow through it: iterate it under `torch.no_grad()` unless you want them. At its end it warns
     (`NotFinite`) of samples that are not finite, and tells the first step after which they were not.
@@ -203,6 +228,9 @@ def trajectory(
             Decreasing samples, increasing encodes.
         transition: default `ddim()`.
         noise: called as noise(step, draw) -> `[b, *d]`; default `Noise` with seed 0.
+        memory: of the method, from the steps that the samples took before; None: none.
+        taken: how many steps they took before, one number for all or one each `[b]`, int64: noise is called with the
+            number of the step after these.
     Yields:
         a State after every step.
     """
@@ -210,7 +238,6 @@ def trajectory(
     noise = noise or Noise(0, range(len(x)), tuple(x.shape[1:]), x.dtype, x.device)
     times = as_time(times)
     calls = 0
-    memory: Memory = None
     broken: Tensor | None = None
 
     def counting(ask: Callable[[Tensor, Tensor], Any]) -> Callable[[Tensor, Tensor], Any]:
@@ -225,15 +252,19 @@ def trajectory(
         denoise=counting(diffusion.denoise), raw=None if diffusion.raw is None else counting(diffusion.raw)
     )
     for step, (t, s) in enumerate(pairwise(times), start=1):
-        x, x0, memory = transition(counted, x, t, s, memory, partial(noise, step))
+        moved = transition(counted, x, t, s, memory, partial(noise, taken + step))
+        if (waits := t == s).any():
+            x, memory = where(waits, x, moved.x), select(waits, memory, moved.memory)
+        else:
+            x, memory = moved.x, moved.memory
         broken = finite.noted(broken, x, step)
-        yield State(x, x0, t, s, step, calls)
+        yield State(x, moved.x0, t, s, step, calls, memory)
 
-    def where(step: int, row: int) -> str:
+    def ends(step: int, row: int) -> str:
         t, s = (u.expand(len(x))[row].item() for u in times[step - 1 : step + 1])
         return f"after step {step} of {len(times) - 1}, from t = {t:.4g} to {s:.4g}"
 
-    finite.tell(broken, "samples", where)
+    finite.tell(broken, "samples", ends)
 
 
 STARTS = ("marginal", "unit")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from leapstep.core.transitions.family import Memory, Noise, Step, Transition, ddim, ddpm, estimate, younger
+from leapstep.core.transitions.family import Noise, Step, Transition, ddim, ddpm, estimate, younger
+from leapstep.core.transitions.memory import Memory, join, rows, select
 from leapstep.core.transitions.multistep import deis, dpmpp_2m, dpmpp_2s, dpmpp_3m, sde_dpmpp_2m, unipc
 from leapstep.core.transitions.ode import heun, inverted, pf_euler, rk4, rk23, rk45
 from leapstep.core.transitions.stochastic import churned, corrected, edm, euler_maruyama, pc
@@ -34,12 +35,15 @@ __all__ = [
     "euler_maruyama",
     "heun",
     "inverted",
+    "join",
     "pc",
     "pf_euler",
     "rk4",
     "rk23",
     "rk45",
+    "rows",
     "sde_dpmpp_2m",
+    "select",
     "unipc",
     "younger",
 ]

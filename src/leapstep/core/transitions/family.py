@@ -18,22 +18,21 @@ kappa = alpha(s) - sqrt(sigma(s)^2 - std^2) alpha(t) / sigma(t). Among Gaussian 
 to the true reverse step adds what the estimate left out: a variance of std^2 + kappa^2 E tr Cov[x0 | x_t] / d
 (Analytic-DPM, Bao et al. 2022, theorem 1, arXiv:2201.06503).
 
-A transition keeps no state: memory of earlier steps and randomness come in, memory goes out.
+A transition keeps no state: memory of earlier steps and randomness come in, memory goes out. What becomes of a sample
+depends on its own row of x, t, s, memory and noise alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import Curve, Process, along, where
-
-Memory = Any
-"""What a method carries from step to step; None before the first."""
+from leapstep.core.transitions.memory import Memory
 
 Noise = Callable[..., Tensor]
 """Standard normal noise `[b, *d]` of this step; `noise(1)`, `noise(2)` ... are further independent draws."""

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,10 +33,23 @@ from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import Process, along, where
-from leapstep.core.transitions.family import Memory, Noise, Step, Transition, estimate, leap, posterior_std
+from leapstep.core.transitions.family import Noise, Step, Transition, estimate, leap, posterior_std
+from leapstep.core.transitions.memory import Memory
 
-Known = tuple[tuple[Tensor, Tensor], ...]
-"""Estimates `[b, *d]` of x0 or eps and the times they were made at, the newest first."""
+
+class Point(NamedTuple):
+    """An estimate that a polynomial goes through.
+
+    Attributes:
+        value: of x0 or eps, `[b, *d]`.
+        t: when it was made, one time for all samples `[]` or one each `[b]`.
+        exists: whether a sample has taken the step that made it, `[]` or `[b]`.
+    """
+
+    value: Tensor
+    t: Tensor
+    exists: Tensor
+
 
 VARIABLES = ("t", "log_snr")
 
@@ -109,16 +123,16 @@ def _multistep(kind: str, order: int, variable: str = "log_snr", eta: float = 0.
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
-        known = _remembered((x0 if kind == "x0" else eps, t), memory or (), t == s, order)
+        newest = _newest(x0 if kind == "x0" else eps, t)
+        points = [newest, *_remembered(memory, order - 1)]
         replaced = eta * posterior_std(process, t, s) if eta else None
-        averaged = _average(process, known, t, s, kind, variable)
+        averaged = _average(process, points, t, s, kind, variable)
+        used = x0, eps
         if averaged is not None:
-            # where there is no signal, x0 does not follow from eps
             x0_used, eps_used = process.split(averaged, x, t, kind)
-            x0_used = where(process.alpha(t) == 0, x0, x0_used)
-        else:
-            x0_used, eps_used = x0, eps
-        return Step(leap(process, x0_used, eps_used, s, noise, replaced), x0, known)
+            alone = ~(_smooth(process, t, s) & points[1].exists)  # not averaged, and x0 need not follow from eps
+            used = where(alone, x0, x0_used), where(alone, eps, eps_used)
+        return Step(leap(process, *used, s, noise, replaced), x0, _remember(newest, memory, order - 1))
 
     return transition
 
@@ -163,30 +177,55 @@ def unipc(order: int = 2) -> Transition:
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
         x0, _ = estimate(diffusion, x, t)
-        waits = t == s
-        last_x, last_t, earlier = memory or (x, t, ())
-        averaged = _average(process, (*earlier, (x0, t)), last_t, t, "x0", "log_snr")
-        if averaged is not None:
-            corrected = leap(process, *process.split(averaged, last_x, last_t, "x0"), t)
-            x = where(_smooth(process, last_t, t) & ~waits, corrected, x)
-        known = _remembered((x0, t), earlier, waits, order)
-        averaged = _average(process, known, t, s, "x0", "log_snr")
+        newest, earlier = _newest(x0, t), _remembered(memory, order)
+        if memory is not None and earlier:
+            last_t = earlier[0].t
+            averaged = _average(process, [*earlier, newest], last_t, t, "x0", "log_snr")
+            if averaged is not None:
+                corrected = leap(process, *process.split(averaged, memory["x"], last_t, "x0"), t)
+                x = where(_smooth(process, last_t, t) & earlier[0].exists, corrected, x)
+        averaged = _average(process, [newest, *earlier[: order - 1]], t, s, "x0", "log_snr")
         used = process.split(x0 if averaged is None else averaged, x, t, "x0")
-        return Step(leap(process, *used, s), x0, (where(waits, last_x, x), torch.where(waits, last_t, t), known))
+        return Step(leap(process, *used, s), x0, {**_remember(newest, memory, order), "x": x})
 
     return transition
 
 
-def _remembered(newest: tuple[Tensor, Tensor], earlier: Known, waits: Tensor, order: int) -> Known:
-    """What is known now, at most as many points as the order; a sample that waits keeps what it had."""
-    known: Known = (newest, *earlier)[:order]
-    if not earlier or not waits.any():
-        return known
-    kept = (*earlier, *known[len(earlier) :])
-    return tuple(
-        (where(waits, old, new), torch.where(waits, old_t, new_t))
-        for (old, old_t), (new, new_t) in zip(kept, known, strict=False)
-    )
+def _newest(value: Tensor, t: Tensor) -> Point:
+    return Point(value, t, torch.tensor(True))
+
+
+def _remembered(memory: Memory, most: int) -> list[Point]:
+    """The points in memory, the newest first: as many as the sample has that has the most."""
+    if memory is None:
+        return []
+    count = _shared(memory["count"])
+    return [
+        Point(memory[f"value_{j}"], _shared(memory[f"t_{j}"]), count > j) for j in range(min(most, int(count.max())))
+    ]
+
+
+def _remember(newest: Point, memory: Memory, most: int) -> dict[str, Tensor]:
+    """Memory with one more point for each sample, of which it keeps so many at most."""
+    batch, earlier = len(newest.value), memory or {}
+    shifted = {
+        f"{name}_{j + 1}": earlier[f"{name}_{j}"]
+        for j in range(most - 1)
+        for name in ("value", "t")
+        if f"{name}_{j}" in earlier
+    }
+    count = earlier["count"] if memory else torch.zeros(batch, dtype=torch.int64)
+    return {
+        "value_0": newest.value,
+        "t_0": newest.t.expand(batch).clone(),
+        **shifted,
+        "count": (count + 1).clamp(max=most),
+    }
+
+
+def _shared(values: Tensor) -> Tensor:
+    """The one value `[]` of a batch whose rows `[b]` agree, as curves know single times by heart; else all of them."""
+    return values[0] if (values == values[0]).all() else values
 
 
 def _smooth(process: Process, t: Tensor, s: Tensor) -> Tensor:
@@ -194,41 +233,45 @@ def _smooth(process: Process, t: Tensor, s: Tensor) -> Tensor:
     return (t != s) & torch.isfinite(process.log_snr(t)) & torch.isfinite(process.log_snr(s))
 
 
-def _average(process: Process, known: Known, t: Tensor, s: Tensor, kind: str, variable: str) -> Tensor | None:
-    """The polynomial through the known estimates, averaged from t to s; the first one where nothing else is of use.
+def _average(
+    process: Process, points: Sequence[Point], t: Tensor, s: Tensor, kind: str, variable: str
+) -> Tensor | None:
+    """The polynomial through the points, averaged from t to s; the first value where no other is of use.
 
-    A later point is left out, for each sample by itself, where it has no finite lambda or is a point that there already
-    is. Of two points of x0 the value in the middle of the step stands for the average, as published. None stands for
-    the first estimate.
+    A later point is left out, for each sample by itself, where it does not exist, has no finite lambda or coincides
+    with another. Of two points of x0 the value in the middle of the step stands for the average, as published. None
+    stands for the first value in all rows.
     """
     smooth = _smooth(process, t, s)
-    if len(known) == 1 or not smooth.any():
+    if len(points) == 1 or not smooth.any():
         return None
     start = torch.where(smooth, process.log_snr(t) / 2, 0.0)
     end = torch.where(smooth, process.log_snr(s) / 2, 1.0)
-    places = [process.log_snr(u) / 2 for _, u in known]
-    useful = [torch.isfinite(place) & smooth for place in places]
+    places = [process.log_snr(point.t) / 2 for point in points]
+    useful = [torch.isfinite(place) & smooth & point.exists for place, point in zip(places, points, strict=True)]
     if variable == "t":
-        places = [u for _, u in known]
+        places = [point.t for point in points]
     for j in range(1, len(places)):
         apart = [~useful[i] | ((places[j] - places[i]).abs() > 1e-12) for i in range(j)]
         useful[j] = functools.reduce(torch.logical_and, apart, useful[j])
 
     def shares(nodes: Tensor, mass: Tensor) -> list[Tensor]:
-        nodes, mass = (c.reshape(-1, *[1] * start.ndim) for c in (nodes, mass))
-        inside = start + nodes * (end - start)  # lambda, [quadrature] or [quadrature, b]
-        mass = mass * torch.exp((inside - end) if kind == "x0" else (start - inside))
+        inside = start[..., None] + nodes * (end - start)[..., None]  # lambda, [quadrature] or [b, quadrature]
+        mass = mass * torch.exp((inside - end[..., None]) if kind == "x0" else (start[..., None] - inside))
         at = process.time(2 * inside) if variable == "t" else inside
-        return _lagrange(at, mass / mass.sum(0), places, useful)
+        return _lagrange(at, mass / mass.sum(-1, keepdim=True), places, useful)
 
-    weights = shares(*(MIDDLE if kind == "x0" and len(known) == 2 else QUADRATURE))
-    if kind == "x0" and len(known) > 2:
-        two = functools.reduce(torch.add, (point.long() for point in useful)) == 2
-        if two.any():
-            weights = [torch.where(two, *pair) for pair in zip(shares(*MIDDLE), weights, strict=True)]
-    first = known[0][0]
-    others = [along(w, first) * (value - first) for w, (value, _) in zip(weights[1:], known[1:], strict=True)]
-    return first + torch.stack(others).sum(0)
+    two = functools.reduce(torch.add, (point.long() for point in useful)) == 2
+    middle = two if kind == "x0" else torch.tensor(False)
+    if middle.all():
+        weights = shares(*MIDDLE)
+    else:
+        weights = shares(*QUADRATURE)
+        if middle.any():
+            weights = [torch.where(middle, *pair) for pair in zip(shares(*MIDDLE), weights, strict=True)]
+    first = points[0].value
+    others = [along(w, first) * (point.value - first) for w, point in zip(weights[1:], points[1:], strict=True)]
+    return first + functools.reduce(torch.add, others)
 
 
 def _lagrange(at: Tensor, mass: Tensor, places: Sequence[Tensor], useful: Sequence[Tensor]) -> list[Tensor]:
@@ -239,6 +282,7 @@ def _lagrange(at: Tensor, mass: Tensor, places: Sequence[Tensor], useful: Sequen
         for i, other in enumerate(places):
             if i != j:
                 used = useful[i] & useful[j]
-                basis = basis * torch.where(used, (at - other) / torch.where(used, place - other, 1.0), 1.0)
-        averages.append(torch.where(useful[j], (mass * basis).sum(0), 0.0))
+                ratio = (at - other[..., None]) / torch.where(used, place - other, 1.0)[..., None]
+                basis = basis * torch.where(used[..., None], ratio, 1.0)
+        averages.append(torch.where(useful[j], (mass * basis).sum(-1), 0.0))
     return averages

@@ -15,6 +15,7 @@ There DDIM's own step, which is safe, takes the place of the solver's.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import Process, along, flat, where
-from leapstep.core.transitions.family import Memory, Noise, Step, Transition, estimate, leap
+from leapstep.core.transitions.family import Noise, Step, Transition, estimate, leap
+from leapstep.core.transitions.memory import Memory
 
 
 class Tableau(NamedTuple):
@@ -131,7 +133,7 @@ def _ahead(
     process: Process, x: Tensor, t: Tensor, u: Tensor, s: Tensor, slopes: list[Tensor], shares: tuple[float, ...]
 ) -> Tensor:
     """X at time u, from x at t along the slopes in their shares, over the whole step from t to s."""
-    slope = torch.stack([share * known for share, known in zip(shares, slopes, strict=True) if share]).sum(0)
+    slope = functools.reduce(torch.add, [share * known for share, known in zip(shares, slopes, strict=True) if share])
     rise = along(_rho(process, s) - _rho(process, t), x) * slope
     return along(process.alpha(u), x) * (x / along(process.alpha(t), x) + rise)
 
@@ -183,10 +185,11 @@ def adaptive(method: Tableau, rtol: float, atol: float) -> Transition:
         if moved.any():
             x = where(moved, leap(process, x0, eps, start), x)
             eps = where(moved, estimate(diffusion, x, start)[1], eps)
-        size = torch.full((len(x),), 0.5, dtype=torch.float64) if memory is None else memory
+        size = torch.zeros(len(x), dtype=torch.float64) if memory is None else memory["size"]
+        size = torch.where(size == 0, 0.5, size)
         x, eps, size = _integrate(diffusion, x, eps, (start, end), size, method, (rtol, atol))
         last = process.split(eps, x, end, "eps")[0]
-        return Step(where(end == s, x, leap(process, last, eps, s)), x0, size)
+        return Step(where(end == s, x, leap(process, last, eps, s)), x0, {"size": size})
 
     return transition
 
@@ -285,28 +288,32 @@ def inverted(transition: Transition, tolerance: float | None = None, limit: int 
         (a_t, a_s), (s_t, s_s) = ((curve(t), curve(s)) for curve in (process.alpha, process.sigma))
         gain = along((a_s**2 + s_s**2) / (a_t * a_s + s_t * s_s), x)
         x0, eps = estimate(diffusion, x, t)
-        found = best = leap(process, x0, eps, s)
+        guess = best = leap(process, x0, eps, s)
+        last_guess, last_move = torch.zeros_like(x), torch.zeros_like(x)
         least = torch.full((len(x),), torch.inf, dtype=torch.float64)
-        last: tuple[Tensor, Tensor] | None = None
-        still = 0  # tries since any sample came nearer by a tenth
-        for _ in range(limit):
-            miss = x - transition(diffusion, found, s, t, None, noise).x
+        still = torch.zeros(len(x), dtype=torch.int64)  # tries since a sample came nearer by a tenth
+        searching = torch.full((len(x),), True)
+        for attempt in range(limit):
+            miss = x - transition(diffusion, guess, s, t, None, noise).x
             size = _rms(miss) / _rms(x).clamp(min=1e-30)
-            still = 0 if (size < 0.9 * least).any() else still + 1
-            best, least = where(size < least, found, best), torch.minimum(size, least)
-            if (least <= (fair if still >= 5 else bound)).all() or not size.isfinite().any():
+            still = torch.where(size < 0.9 * least, 0, still + 1)
+            nearer = searching & (size < least)
+            best, least = where(nearer, guess, best), torch.where(nearer, size, least)
+            searching = searching & (least > torch.where(still >= 5, fair, bound)) & size.isfinite()
+            if not searching.any():
                 break
             move = gain * miss
-            ahead = found + move
-            if last is not None:
-                turn = move - last[1]
+            ahead = guess + move
+            if attempt:
+                turn = move - last_move
                 share = flat(turn * move).sum(1) / flat(turn).square().sum(1).clamp(min=1e-300)
                 share = share.double().cpu().nan_to_num(0.0)
-                ahead = ahead - along(share, x) * (ahead - last[0] - last[1])
-            last, found = (found, move), ahead
+                ahead = ahead - along(share, x) * (ahead - last_guess - last_move)
+            last_guess, last_move, guess = guess, move, ahead
         else:
             warnings.warn(
-                f"a step was inverted only to {least.max():.1e} of x: take more steps, the map may have no inverse",
+                f"a step was inverted only to {least[searching].max():.1e} of x: take more steps, the map may have no "
+                "inverse",
                 stacklevel=2,
             )
         return Step(best, x0)

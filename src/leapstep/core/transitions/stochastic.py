@@ -16,7 +16,6 @@ from torch import Tensor
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import along, where
 from leapstep.core.transitions.family import (
-    Memory,
     Noise,
     Step,
     Transition,
@@ -26,6 +25,7 @@ from leapstep.core.transitions.family import (
     leap,
     posterior_std,
 )
+from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.ode import heun
 
 
