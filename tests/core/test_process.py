@@ -195,6 +195,23 @@ def test_flow_velocity_and_v_are_what_they_are_called():
     torch.testing.assert_close(linear.combine(x0, eps, t, "flow"), slope, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shift", [3.0, 1 / 3])
+def test_a_shifted_flow_is_the_same_line_on_another_time_axis(shift):
+    """Its velocity is that of rectified flow at the same x, by whatever clock (Esser et al. 2024, eq. 23)."""
+    plain, process, t = leapstep.flow(), leapstep.flow(shift=shift), torch.linspace(0, 1, 11, dtype=F64)
+    even = shift * t / (1 + (shift - 1) * t)
+    torch.testing.assert_close(process.alpha(t), plain.alpha(even))
+    torch.testing.assert_close(process.sigma(t), plain.sigma(even))
+    x0, eps = torch.randn(2, 11, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    levels = torch.linspace(6, -6, 20, dtype=F64)
+    for other in (process, process._replace(timesteps=20), leapstep.from_log_snr(levels, "flow")):
+        torch.testing.assert_close(other.combine(x0, eps, t, "flow"), eps - x0)
+        x = other.add_noise(x0, t, eps)
+        torch.testing.assert_close(other.split(eps - x0, x, t, "flow")[0], x0)
+    with pytest.raises(ValueError, match="shift=0: must be above 0"):
+        leapstep.flow(shift=0)
+
+
 @pytest.mark.parametrize("kind", ["x0", "v", "flow"])
 def test_conversions_are_finite_without_signal(kind):
     """At alpha = 0 x0, v and flow still determine both x0 and eps."""

@@ -424,6 +424,17 @@ def test_euler_in_time_is_the_textbook_form(process, slope_of):
         torch.testing.assert_close(step.x, x + (s - t) * slope_of(x, eps, t), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("process", [leapstep.flow(shift=3), leapstep.cosine()], ids=["flow", "cosine"])
+def test_euler_in_time_and_ddim_agree_to_first_order_on_any_time_axis(process):
+    diffusion = MIXTURE.diffusion(process)
+    x = torch.randn(4, 2, dtype=F64, generator=torch.Generator().manual_seed(5))
+    steps = (
+        make()(diffusion, x, time(0.5), time(0.5 - 1e-5), None, silent) for make in (leapstep.pf_euler, leapstep.ddim)
+    )
+    euler, ddim = ((step.x - x) / -1e-5 for step in steps)
+    torch.testing.assert_close(euler, ddim, rtol=1e-3, atol=1e-3)
+
+
 def test_what_coordinates_cost():
     """DDIM is the same map on both clocks; Euler in t is not. On the straight line of `flow` Euler in t is DDIM."""
     z = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(6))

@@ -12,7 +12,9 @@ in two unknowns, so all conversions are one formula (`Process.split` and its inv
     eps     a = 0        b = 1
     x0      a = 1        b = 0
     v       a = -sigma   b = alpha      Salimans and Ho 2022, arXiv:2202.00512
-    flow    a = alpha'   b = sigma'     the velocity dx_t/dt; Lipman et al. 2023, arXiv:2210.02747
+    flow    a = alpha'   b = sigma'     the velocity dx_t/dt; Lipman et al. 2023, arXiv:2210.02747. On the straight
+                                        line, alpha + sigma = 1, a = -1 and b = 1 whatever its time axis, as rectified
+                                        flow trains it: the velocity in sigma; Liu et al. 2023, arXiv:2209.03003
     score   a = 0        b = -1/sigma   grad log q(x_t | x0); Song et al. 2021, arXiv:2011.13456
     F       a = sigma/(c d)  b = -alpha d/c   with d the data's standard deviation and c^2 = alpha^2 d^2 + sigma^2:
                                         -v once x_t and x0 are scaled to variance 1; Karras et al. 2022,
@@ -139,7 +141,9 @@ class Process(_Curves):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(self.timesteps) if self.schedule is not None else tuple.__hash__(self)
+        if self.schedule is not None:  # without its arguments, of which a table may be long
+            return hash((self.schedule.make, self.timesteps))
+        return tuple.__hash__(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.schedule is not None:
@@ -213,7 +217,9 @@ class Process(_Curves):
             case "v":
                 return -sigma, alpha
             case "flow":
-                return self.derivatives(t)
+                slopes = a, b = self.derivatives(t)
+                straight = ((alpha + sigma - 1).abs() < 1e-9) & ((a + b).abs() <= 1e-9 * b.abs())
+                return torch.where(straight, -1.0, slopes[0]), torch.where(straight, 1.0, slopes[1])
             case "score":
                 return torch.zeros_like(t), -1 / sigma
             case "F":

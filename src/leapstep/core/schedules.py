@@ -351,9 +351,20 @@ def from_log_snr(
 
 
 @_schedule
-def flow(timesteps: int | None = None) -> Process:
-    """The straight line alpha = 1 - t, sigma = t (rectified flow, Liu et al. 2023, arXiv:2209.03003)."""
-    return checked(Process(lambda t: 1 - t, lambda t: t, timesteps))
+def flow(timesteps: int | None = None, shift: float = 1.0) -> Process:
+    """The straight line alpha = 1 - sigma, sigma = s t / (1 + (s - 1) t); with s = 1 it is sigma = t (rectified flow).
+
+    A shift s above 1 spends more of the time on much noise, as large pictures need.
+
+    References:
+        Liu et al. 2023, arXiv:2209.03003; Esser et al. 2024, eq. 23 (shift), arXiv:2403.03206.
+    """
+    _numbers(shift=shift)
+    if shift == 1:
+        return checked(Process(lambda t: 1 - t, lambda t: t, timesteps))
+    return checked(
+        Process(lambda t: (1 - t) / (1 + (shift - 1) * t), lambda t: shift * t / (1 + (shift - 1) * t), timesteps)
+    )
 
 
 SCHEDULES: dict[str, Callable[..., Process]] = {

@@ -247,10 +247,10 @@ def _integrate(
 def pf_euler() -> Transition:
     """Euler's method in the time t on the probability-flow ODE, dx / dt = f x - g^2 score / 2. First order, one call.
 
-    With f = alpha' / alpha and g^2 = 2 sigma sigma' - 2 f sigma^2 the right-hand side is alpha' x0 + sigma' eps, the
-    velocity ("flow") of `core.process`. On `exponential()`, alpha = exp(-5 t^2), that is 10 t (eps / sigma - x); on
-    `exponential_s()`, the same process on the clock s = t^2, it is 5 (eps / sigma - x). DDIM's map is the same on both,
-    this is not, which shows what coordinates cost. Where x_t has no noise, and sigma' no bound, the step is DDIM's.
+    With f = alpha' / alpha and g^2 = 2 sigma sigma' - 2 f sigma^2 the right-hand side is alpha' x0 + sigma' eps. On
+    `exponential()`, alpha = exp(-5 t^2), that is 10 t (eps / sigma - x); on `exponential_s()`, the same process on the
+    clock s = t^2, it is 5 (eps / sigma - x). DDIM's map is the same on both, this is not, which shows what coordinates
+    cost. Where x_t has no noise, and sigma' no bound, the step is DDIM's.
 
     References:
         Song et al. 2021, eq. 13, arXiv:2011.13456.
@@ -259,7 +259,8 @@ def pf_euler() -> Transition:
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
-        euler = x + along(s - t, x) * process.combine(x0, eps, t, "flow")
+        slopes = process.derivatives(t)
+        euler = x + along((s - t) * slopes[0], x) * x0 + along((s - t) * slopes[1], x) * eps
         return Step(where(process.sigma(t) == 0, leap(process, x0, eps, s), euler), x0)
 
     return transition
