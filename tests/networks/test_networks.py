@@ -286,7 +286,7 @@ def test_what_diffusers_has_no_word_for() -> None:
         ({"time_features": 8}, "time_features=8"),
         ({"time_scale": 0.25}, "time_scale=0.25"),
     ):
-        with pytest.raises(ValueError, match=f"UNet2DModel cannot be given {named}"):
+        with pytest.raises(ValueError, match=f"UNet2DModel cannot express {named}"):
             to_diffusers(base | change)
     assert to_diffusers(base | {"heads": 2})["attention_head_dim"] == 12
     assert to_diffusers(base | {"time_features": 16}) == to_diffusers(base)
@@ -347,7 +347,7 @@ def test_incomplete_arguments_are_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention": (True,)}, "attention has 1 entries for 4 levels"),
+        ({"attention": (True,)}, "attention has 1 entries for 4 stages"),
         ({"groups": 48}, "not all multiples of groups=48"),
         ({"head_channels": 48}, "head_channels=48 does not divide"),
         ({"head_channels": 0}, "head_channels=0 does not divide"),

@@ -1,7 +1,7 @@
 """Networks that estimate noise from a noisy sample and a timestep; they need torch only and know nothing of diffusion.
 
-A network here is called as `net(x, timestep, class_labels=None)` and returns a tensor. Any other module that maps
-`(x, timestep)` serves leapstep as well.
+A network here is called as `net(x, timestep, class_labels=None)` and returns a tensor. leapstep samples any
+other module that maps `(x, timestep)` as well.
 """
 
 from torch import nn
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "mlp": MLP, "lucidrains": LucidUNet, "score_sde": ScoreUNet}
-"""Every network that a run folder can hold, by the name of its folder; each is made of the fields of its `.config`."""
+"""Every network that a run folder can hold, by the name of its folder; its `.config` has all arguments to build it."""
 
 CONFIGURATIONS: dict[str, type] = {
     "unet": UNetConfig,

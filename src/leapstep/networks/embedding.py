@@ -1,11 +1,11 @@
-"""How a network is told its timestep and its label.
+"""The embedding of a timestep and a label.
 
 A timestep k, an integer or a fraction, becomes c features in one of two ways:
 
     sinusoidal   sin(k f_i) and cos(k f_i) with f_i = 10000^(-i / (c/2 - shift)), i = 0 .. c/2 - 1
     learned      row k of a trained table
 
-A two-layer perceptron turns the features into one embedding a sample, the label's embedding is added, and every block
+A two-layer perceptron turns the features into one embedding per sample, the label's embedding is added, and every block
 of the network adds its own projection of the sum. Timesteps are float32 (float64 where the data is) until they are
 features, whatever the network's dtype: bfloat16 cannot hold integers above 256.
 
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Conditioned", "Conditioning", "Sinusoids", "Table", "zeroed"]
+__all__ = ["Conditioned", "Conditioning", "Sinusoids", "Table", "one_per_sample", "zeroed"]
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -32,7 +32,7 @@ class Conditioning:
     """What a network is conditioned on, and how.
 
     Arguments:
-        time_embedding: "sinusoidal", or "learned" for a table with one row a timestep.
+        time_embedding: "sinusoidal", or "learned" for a table with one row per timestep.
         timesteps: rows of the learned table; the timesteps are 0 .. timesteps - 1.
         classes: number of labels, or None for a network without labels.
         dropout: probability with which each feature inside a residual block is dropped in training.
@@ -139,7 +139,7 @@ class Conditioned(nn.Module):
         """Embed what the network is conditioned on.
 
         Arguments:
-            x: the network's input [b, *d]; it settles batch size, device and precision.
+            x: the network's input [b, *d]; it determines batch size, device and precision.
             timestep: [b], 0-dim or a number.
             class_labels: [b] or 0-dim, integers in 0 .. classes - 1; None for a network without labels.
 
@@ -149,7 +149,7 @@ class Conditioned(nn.Module):
         Raises:
             ValueError: if the timestep has another shape or is half precision; if labels are missing or not expected.
         """
-        embedding = self.time_embedding(self.time_proj(_one_per_sample(timestep, x)))
+        embedding = self.time_embedding(self.time_proj(one_per_sample(timestep, x)))
         if self.class_embedding is not None:
             if class_labels is None:
                 raise ValueError(
@@ -169,8 +169,8 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
-def _one_per_sample(timestep: Tensor | float, x: Tensor) -> Tensor:
-    """Return one timestep a sample, [b], in float32, or in float64 if x is."""
+def one_per_sample(timestep: Tensor | float, x: Tensor) -> Tensor:
+    """Return one timestep per sample, [b], in float32, or in float64 if x is."""
     batch = x.shape[0]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if not isinstance(timestep, Tensor):

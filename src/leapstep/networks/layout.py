@@ -1,8 +1,8 @@
 """The diffusers layout of a U-Net: its `config.json` and the keys of its state dict.
 
-`UNet` bears the parameter names of today's diffusers, so a state dict moves between the two unchanged; only old
-checkpoints (google/ddpm-cifar10-32 is one) need `modern_keys`. Configurations are translated by table: `NAMES` has the
-arguments that merely have another name over there, `FIXED` the settings that `UNet` has at one value only.
+`UNet` has the parameter names of today's diffusers, so a state dict moves between the two unchanged; only old
+checkpoints (google/ddpm-cifar10-32 is one) need `modern_keys`. Configurations are translated by tables: `NAMES` has the
+arguments whose name alone differs, `FIXED` the options of diffusers for which `UNet` has one value only.
 
 Plain dictionaries in and out; no network is built here.
 """
@@ -68,7 +68,7 @@ SCALE_SHIFT = {"default": False, "scale_shift": True}
 RESAMPLE = ("conv", "resnet")
 DOWN_BLOCKS = {"DownBlock2D": False, "ResnetDownsampleBlock2D": False, "AttnDownBlock2D": True}
 UP_BLOCKS = {"UpBlock2D": False, "ResnetUpsampleBlock2D": False, "AttnUpBlock2D": True}
-PLAIN_BLOCKS = {  # levels without attention
+PLAIN_BLOCKS = {  # stages without attention
     "conv": ("DownBlock2D", "UpBlock2D"),
     "resnet": ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
 }
@@ -92,7 +92,7 @@ def from_diffusers(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     full = {**FIXED, **DEFAULTS, **config}
     channels = tuple(_require(full, "block_out_channels"))
-    synonyms = {  # other ways to write what FIXED says
+    synonyms = {  # other spellings of the values in FIXED
         "act_fn": "swish",
         "time_embedding_dim": 4 * channels[0],
     }
@@ -126,10 +126,10 @@ def to_diffusers(arguments: Mapping[str, Any], sample_size: int | tuple[int, int
         The content of `config.json`: every argument of `UNet2DModel` and `_class_name`.
 
     Raises:
-        ValueError: if an argument is missing, or UNet2DModel has no word for it (see `obstacle`).
+        ValueError: if an argument is missing, or UNet2DModel cannot express it (see `obstacle`).
     """
-    if found := obstacle(arguments):
-        raise ValueError(f"diffusers' UNet2DModel cannot be given {found}")
+    if reason := obstacle(arguments):
+        raise ValueError(f"diffusers' UNet2DModel cannot express {reason}")
     config = FIXED | {theirs: _require(arguments, ours) for ours, theirs in NAMES.items()}
     attention, resample, scaled = (_require(arguments, name) for name in ("attention", "resample", "scale_shift"))
     if sizes := _head_sizes(arguments):
@@ -152,17 +152,17 @@ def to_diffusers(arguments: Mapping[str, Any], sample_size: int | tuple[int, int
 
 
 def obstacle(arguments: Mapping[str, Any]) -> str | None:
-    """Name the first argument of a `UNetConfig` that diffusers' `UNet2DModel` has no word for; None: it has for all.
+    """Name the first argument of a `UNetConfig` that diffusers' `UNet2DModel` cannot express, or None.
 
     Arguments:
         arguments: all fields of a `UNetConfig`.
     """
     if len(_head_sizes(arguments)) > 1:
-        return f"heads={arguments['heads']} at levels of several widths, only one size of head"
+        return f"heads={arguments['heads']} at stages of several widths, only one size of head"
     if _require(arguments, "resample") not in RESAMPLE:
         return f"resample={arguments['resample']}, only {' or '.join(RESAMPLE)}"
     if _require(arguments, "time_features") not in (None, _require(arguments, "channels")[0]):
-        return f"time_features={arguments['time_features']}, only as many as the first level has channels"
+        return f"time_features={arguments['time_features']}, only as many as the first stage has channels"
     if _require(arguments, "time_scale") != 1:
         return f"time_scale={arguments['time_scale']}, only 1"
     return None
@@ -200,7 +200,7 @@ def modern_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
-    """Read from the block types which levels have attention."""
+    """Read from the block types which stages have attention."""
     down, up = (
         tuple(_look_up(table, key, block) for block in _require(config, key))
         for key, table in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS))
@@ -211,10 +211,10 @@ def _attention(config: Mapping[str, Any]) -> tuple[bool, ...]:
 
 
 def _resample(config: Mapping[str, Any]) -> str:
-    """Read how the levels halve and double the size; blocks with attention have a key for it, others a name."""
+    """Read how the stages halve and double the size: blocks with attention have a key for it, others a name."""
     kinds = set()
     for key, plain, blocks in (
-        ("downsample_type", "DownBlock2D", config["down_block_types"][:-1]),  # the last level changes nothing
+        ("downsample_type", "DownBlock2D", config["down_block_types"][:-1]),  # the last stage changes nothing
         ("upsample_type", "UpBlock2D", config["up_block_types"][:-1]),
     ):
         for block in blocks:
@@ -245,5 +245,5 @@ def _require(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _unsupported(key: str, value: Any, supported: Iterable[Any]) -> ValueError:
-    """Say that a value cannot be translated, and what can."""
+    """The error for a value that cannot be translated; it lists those that can."""
     return ValueError(f"{key}={value!r} is not supported; supported: {', '.join(map(str, dict.fromkeys(supported)))}")

@@ -2,7 +2,7 @@
 
     init_conv -> downs -> mid_block1, mid_attn, mid_block2 -> ups -> final_res_block, final_conv
 
-Every level is two residual blocks, attention and a resampling; each block's and each attention's output meets its
+Every stage is two residual blocks, attention and a resampling; each block's and each attention's output meets its
 counterpart on the way up, and the first feature map meets the last. A block is modulated by the time,
 
     h = SiLU(norm(conv(x)) (1 + scale) + shift),        y = shortcut(x) + SiLU(norm(conv(h))).
@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .embedding import Sinusoids, _one_per_sample
+from .embedding import Sinusoids, one_per_sample
 
 __all__ = ["LucidUNet", "LucidUNetConfig"]
 
@@ -44,14 +44,14 @@ class LucidUNetConfig:
     Arguments:
         channels: channels of the data.
         out_channels: channels of the output; None for as many as the data. Twice as many hold a learned variance.
-        self_condition: whether the network was trained to take its last estimate of x0 besides x; it is given zeros,
+        self_condition: whether the network was trained to take its last estimate of x0 besides x; it gets zeros,
             as it was in half of its training.
         dim: the time embedding is four times as wide, and has as many sinusoids.
         first: channels of the first convolution; None for `dim`.
-        widths: the channels that each level ends with, finest first.
-        full: for each level, whether its attention is full rather than linear.
-        heads: heads of each level's attention; the middle has those of the last.
-        head_channels: channels of a head, for each level.
+        widths: the channels that each stage ends with, finest first.
+        full: for each stage, whether its attention is full rather than linear.
+        heads: heads of each stage's attention; the middle has those of the last.
+        head_channels: channels of a head, for each stage.
         memories: trained keys and values of each head.
         groups: groups of the blocks' normalisation; 0 for the root-mean-square norm.
         time_embedding: "sinusoidal", or "fourier" for trained or random frequencies.
@@ -83,13 +83,15 @@ class LucidUNetConfig:
         for name, value in vars(self).items():
             if isinstance(value, list):  # a configuration read from JSON, which has no tuples
                 object.__setattr__(self, name, tuple(value))
-        levels = len(self.widths)
+        stages = len(self.widths)
         for name in ("full", "heads", "head_channels"):
-            if len(getattr(self, name)) != levels:
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {levels} levels; give one a level")
-        positive = (self.channels, self.out_channels or 1, self.dim, self.first or 1, self.frequencies, levels)
+            if len(getattr(self, name)) != stages:
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries for {stages} stages; give one per stage"
+                )
+        positive = (self.channels, self.out_channels or 1, self.dim, self.first or 1, self.frequencies, stages)
         if min(*positive, *self.widths, *self.heads, *self.head_channels) < 1 or min(self.memories, self.groups) < 0:
-            raise ValueError("channels, widths, heads, frequencies and the number of levels must be at least 1")
+            raise ValueError("channels, widths, heads, frequencies and the number of stages must be at least 1")
         if self.groups and any(width % self.groups for width in (self.first or self.dim, *self.widths)):
             raise ValueError(f"widths {self.widths} are not all multiples of groups={self.groups}")
         if self.time_embedding not in ("sinusoidal", "fourier"):
@@ -98,8 +100,8 @@ class LucidUNetConfig:
             raise ValueError("a legacy network has group norms and no memories: give groups=8, memories=0")
 
     @property
-    def ways(self) -> tuple[int, ...]:
-        """The channels at each boundary between levels: one more than there are levels."""
+    def boundaries(self) -> tuple[int, ...]:
+        """The channels at each boundary between stages: one more than there are stages."""
         return (self.first or self.dim, *self.widths)
 
 
@@ -117,8 +119,8 @@ class LucidUNet(nn.Module):
     def __init__(self, config: LucidUNetConfig | None = None, **options: Any) -> None:
         super().__init__()
         self.config = config = replace(config or LucidUNetConfig(), **options)
-        ways, levels = config.ways, range(len(config.widths))
-        self.init_conv = nn.Conv2d(config.channels * (1 + config.self_condition), ways[0], 7, padding=3)
+        boundaries, stages = config.boundaries, range(len(config.widths))
+        self.init_conv = nn.Conv2d(config.channels * (1 + config.self_condition), boundaries[0], 7, padding=3)
         fourier = config.time_embedding == "fourier"
         self.time_mlp = nn.Sequential(
             Waves(config.frequencies) if fourier else Sinusoids(config.dim),
@@ -127,27 +129,27 @@ class LucidUNet(nn.Module):
             nn.Linear(4 * config.dim, 4 * config.dim),
         )
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
-        for level in levels:
-            fine, coarse, is_last = ways[level], ways[level + 1], level == levels[-1]
+        for stage in stages:
+            fine, coarse, is_last = boundaries[stage], boundaries[stage + 1], stage == stages[-1]
             blocks = (ResidualBlock(config, fine, fine) for _ in range(2))
             after = nn.Conv2d(fine, coarse, 3, padding=1) if is_last else halving(fine, coarse)
-            self.downs.append(DownLevel([*blocks, attention(config, level, fine), after]))
-        self.mid_block1 = ResidualBlock(config, ways[-1], ways[-1])
-        self.mid_attn = Attention(config, levels[-1], ways[-1])
-        self.mid_block2 = ResidualBlock(config, ways[-1], ways[-1])
-        for level in reversed(levels):
-            fine, coarse = ways[level], ways[level + 1]
+            self.downs.append(DownStage([*blocks, attention(config, stage, fine), after]))
+        self.mid_block1 = ResidualBlock(config, boundaries[-1], boundaries[-1])
+        self.mid_attn = Attention(config, stages[-1], boundaries[-1])
+        self.mid_block2 = ResidualBlock(config, boundaries[-1], boundaries[-1])
+        for stage in reversed(stages):
+            fine, coarse = boundaries[stage], boundaries[stage + 1]
             blocks = (ResidualBlock(config, coarse + fine, coarse) for _ in range(2))
-            after = doubling(coarse, fine) if level else nn.Conv2d(coarse, fine, 3, padding=1)
-            self.ups.append(UpLevel([*blocks, attention(config, level, coarse), after]))
-        self.final_res_block = ResidualBlock(config, 2 * ways[0], ways[0])
-        self.final_conv = nn.Conv2d(ways[0], config.out_channels or config.channels, 1)
+            after = doubling(coarse, fine) if stage else nn.Conv2d(coarse, fine, 3, padding=1)
+            self.ups.append(UpStage([*blocks, attention(config, stage, coarse), after]))
+        self.final_res_block = ResidualBlock(config, 2 * boundaries[0], boundaries[0])
+        self.final_conv = nn.Conv2d(boundaries[0], config.out_channels or config.channels, 1)
 
     def forward(self, x: Tensor, timestep: Tensor | float) -> Tensor:
         """Evaluate the network.
 
         Arguments:
-            x: images [b, c, h, w]; h and w multiples of 2^(levels - 1).
+            x: images [b, c, h, w]; h and w multiples of 2^(stages - 1).
             timestep: [b], 0-dim or a number.
 
         Returns:
@@ -157,18 +159,18 @@ class LucidUNet(nn.Module):
             ValueError: if x or the timestep has another shape.
         """
         self._check(x)
-        features = self.time_mlp[0](_one_per_sample(timestep, x))
+        features = self.time_mlp[0](one_per_sample(timestep, x))
         time = self.time_mlp[1:](features.to(self.init_conv.weight.dtype))
         if self.config.self_condition:
             x = torch.cat((torch.zeros_like(x), x), dim=1)
         first = x = self.init_conv(x)
         skips: list[Tensor] = []
-        for level in self.downs:
-            x = level(x, time, skips)
+        for stage in self.downs:
+            x = stage(x, time, skips)
         x = self.mid_block1(x, time)
         x = self.mid_block2(x + self.mid_attn(x), time)
-        for level in self.ups:
-            x = level(x, time, skips)
+        for stage in self.ups:
+            x = stage(x, time, skips)
         y: Tensor = self.final_conv(self.final_res_block(torch.cat((x, first), dim=1), time))
         return y
 
@@ -181,11 +183,11 @@ class LucidUNet(nn.Module):
             )
 
 
-class DownLevel(nn.ModuleList):
+class DownStage(nn.ModuleList):
     """Two residual blocks, attention and a resampling on the way down, under the keys 0 to 3."""
 
     def forward(self, x: Tensor, time: Tensor, skips: list[Tensor]) -> Tensor:
-        """Return the next level's input; two feature maps are appended to `skips`."""
+        """Return the next stage's input; two feature maps are appended to `skips`."""
         before, after, attend, resample = iter(self)
         skips.append(before(x, time))
         x = after(skips[-1], time)
@@ -194,11 +196,11 @@ class DownLevel(nn.ModuleList):
         return y
 
 
-class UpLevel(nn.ModuleList):
+class UpStage(nn.ModuleList):
     """Two residual blocks, attention and a resampling on the way up, under the keys 0 to 3."""
 
     def forward(self, x: Tensor, time: Tensor, skips: list[Tensor]) -> Tensor:
-        """Return the next level's input; two feature maps are taken from the end of `skips`."""
+        """Return the next stage's input; two feature maps are taken from the end of `skips`."""
         before, after, attend, resample = iter(self)
         x = before(torch.cat((x, skips.pop()), dim=1), time)
         x = after(torch.cat((x, skips.pop()), dim=1), time)
@@ -289,9 +291,9 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Full self-attention among the pixels and the memories."""
 
-    def __init__(self, config: LucidUNetConfig, level: int, channels: int) -> None:
+    def __init__(self, config: LucidUNetConfig, stage: int, channels: int) -> None:
         super().__init__()
-        self.heads, size = config.heads[level], config.head_channels[level]
+        self.heads, size = config.heads[stage], config.head_channels[stage]
         width = self.heads * size
         self.norm = LayerNorm(channels) if config.legacy else RMSNorm(channels)
         self.mem_kv: nn.Parameter | None = None
@@ -322,8 +324,8 @@ class Attention(nn.Module):
 class LinearAttention(Attention):
     """Attention at a cost that is linear in the number of pixels."""
 
-    def __init__(self, config: LucidUNetConfig, level: int, channels: int) -> None:
-        super().__init__(config, level, channels)
+    def __init__(self, config: LucidUNetConfig, stage: int, channels: int) -> None:
+        super().__init__(config, stage, channels)
         self.averages = config.legacy
         self.to_out = nn.Sequential(self.to_out, LayerNorm(channels) if config.legacy else RMSNorm(channels))
 
@@ -338,9 +340,9 @@ class LinearAttention(Attention):
         return y
 
 
-def attention(config: LucidUNetConfig, level: int, channels: int) -> Attention:
-    """Build the attention that a level has."""
-    return (Attention if config.full[level] else LinearAttention)(config, level, channels)
+def attention(config: LucidUNetConfig, stage: int, channels: int) -> Attention:
+    """Build the attention that a stage has."""
+    return (Attention if config.full[stage] else LinearAttention)(config, stage, channels)
 
 
 def halving(in_channels: int, out_channels: int) -> nn.Sequential:

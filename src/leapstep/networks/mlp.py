@@ -1,4 +1,4 @@
-"""A small network for points, vectors and whatever else is not an image: a residual multilayer perceptron.
+"""A small network for points, vectors and other data that are not images: a residual multilayer perceptron.
 
 The data [b, *d] is flattened, mapped to `width` features, refined by `depth` residual blocks
 
@@ -47,7 +47,7 @@ class MLPConfig(Conditioning):
 
 
 class MLP(Conditioned):
-    """A residual multilayer perceptron that is told the timestep.
+    """A residual multilayer perceptron conditioned on the timestep.
 
     Arguments:
         config: the network's shape; kept as `.config`.

@@ -3,17 +3,17 @@
 All layers are numbered in one list, `all_modules`, in the order in which they are called:
 
     time embedding, 2 dense layers, first convolution
-    every level on the way down: blocks with or without attention, and at its end a halving
+    every stage on the way down: blocks with or without attention, and at its end a halving
     two blocks around attention
-    every level on the way up: blocks, attention after the last, and at its end a doubling
+    every stage on the way up: blocks, attention after the last, and at its end a doubling
     last norm and convolution
 
-The images themselves may come along: a shrinking copy of the input joins each level on the way down (`inputs`), and
-with `outputs` every level on the way up contributes to an image that grows. Residual blocks are those of BigGAN, which
+The images themselves may come along: a shrinking copy of the input joins each stage on the way down (`inputs`), and
+with `outputs` every stage on the way up contributes to an image that grows. Residual blocks are those of BigGAN, which
 halve and double by themselves, or those of DDPM. Halving and doubling may filter by (1, 3, 3, 1) / 8 in each direction
 (`fir`), and sums may be divided by sqrt(2) (`rescale`), so that variances stay.
 
-A network with Fourier features is told sigma itself, and sees its logarithm; one with sinusoids is told a level. With
+A network with Fourier features takes sigma itself, and sees its logarithm; one with sinusoids takes a noise level. With
 `divide` the output is divided by sigma, which makes it a score.
 
 The network is for sampling: it has no dropout, which has no parameters.
@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .embedding import Sinusoids, _one_per_sample
+from .embedding import Sinusoids, one_per_sample
 
 __all__ = ["ScoreUNet", "ScoreUNetConfig"]
 
@@ -45,20 +45,20 @@ class ScoreUNetConfig:
     Arguments:
         channels: channels of the data.
         width: feature channels, which `multiples` multiplies; also the number of sinusoids or of frequencies.
-        multiples: of each level, finest first.
-        blocks: residual blocks a level on the way down; there is one more on the way up.
-        attention: for each level, whether it has self-attention; the middle always has.
+        multiples: of each stage, finest first.
+        blocks: residual blocks per stage on the way down; there is one more on the way up.
+        attention: for each stage, whether it has self-attention; the middle always has.
         residual: "biggan" or "ddpm" blocks.
         groups: groups of each normalisation; None for a quarter of the channels, but 32 at most.
         rescale: whether sums are divided by sqrt(2).
         fir: whether halving and doubling filter.
         inputs: how the shrinking input joins: "none", "input_skip" (through 1x1 convolutions) or "residual".
-        outputs: whether the output is the sum of what all levels contribute.
+        outputs: whether the output is the sum of what all stages contribute.
         time_embedding: "sinusoidal", or "fourier" for random frequencies of log sigma.
         unit: whether data is in [0, 1], which the network maps to [-1, 1] itself.
         divide: whether the output is divided by sigma.
-        sigmas: smallest and largest sigma, and the number of levels, for a network with sinusoids that was trained on
-            noise levels counted from the largest; its timesteps here still count from the smallest.
+        sigmas: smallest and largest sigma, and the number of noise levels, for a network with sinusoids that was
+            trained on levels counted from the largest; its timesteps here still count from the smallest.
 
     Raises:
         ValueError: if the values do not fit together.
@@ -88,10 +88,10 @@ class ScoreUNetConfig:
                 object.__setattr__(self, name, tuple(value))
         if len(self.attention) != len(self.multiples):
             raise ValueError(
-                f"attention has {len(self.attention)} entries for {len(self.multiples)} levels; give one flag a level"
+                f"attention has {len(self.attention)} entries for {len(self.multiples)} stages; give one flag per stage"
             )
         if min(self.channels, self.width, self.blocks, len(self.multiples), *self.multiples) < 1:
-            raise ValueError("channels, width, multiples, blocks and the number of levels must be at least 1")
+            raise ValueError("channels, width, multiples, blocks and the number of stages must be at least 1")
         for name, allowed in {
             "residual": ("biggan", "ddpm"),
             "inputs": ("none", "input_skip", "residual"),
@@ -100,9 +100,11 @@ class ScoreUNetConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}")
         if self.residual == "ddpm" and self.fir:
-            raise ValueError("'ddpm' blocks double by a convolution that nobody has with fir; use 'biggan' blocks")
+            raise ValueError("'ddpm' blocks resample by convolutions, which do not exist with fir; use 'biggan' blocks")
         if self.divide and self.time_embedding == "sinusoidal" and self.sigmas is None:
-            raise ValueError("a network with sinusoids that divides by sigma must know them: give sigmas")
+            raise ValueError(
+                "a network with sinusoids that divides by sigma needs sigmas: smallest, largest and their number"
+            )
 
     def norm(self, channels: int) -> nn.GroupNorm:
         """Build a normalisation."""
@@ -139,14 +141,14 @@ class ScoreUNet(nn.Module):
         """Append the layers of the way down; return the channels of every feature map that the way up meets again."""
         config, add = self.config, self.all_modules.append
         channels, shrunk, skips = config.width, config.channels, [config.width]
-        for level, multiple in enumerate(config.multiples):
+        for stage, multiple in enumerate(config.multiples):
             for _ in range(config.blocks):
                 add(ResidualBlock(config, channels, config.width * multiple))
                 channels = config.width * multiple
-                if config.attention[level]:
+                if config.attention[stage]:
                     add(Attention(config, channels))
                 skips.append(channels)
-            if level < len(config.multiples) - 1:
+            if stage < len(config.multiples) - 1:
                 biggan = config.residual == "biggan"
                 add(ResidualBlock(config, channels, channels, "down") if biggan else Halving(False, channels, channels))
                 if config.inputs == "input_skip":
@@ -161,18 +163,18 @@ class ScoreUNet(nn.Module):
     def _append_up(self, skips: list[int]) -> None:
         """Append the layers of the way up."""
         config, add, channels, last = self.config, self.all_modules.append, skips[-1], len(self.config.multiples) - 1
-        for level in range(last, -1, -1):
+        for stage in range(last, -1, -1):
             for _ in range(config.blocks + 1):
-                wide = config.width * config.multiples[level]
-                add(ResidualBlock(config, channels + skips.pop(), wide))
-                channels = wide
-            if config.attention[level]:
+                width = config.width * config.multiples[stage]
+                add(ResidualBlock(config, channels + skips.pop(), width))
+                channels = width
+            if config.attention[stage]:
                 add(Attention(config, channels))
             if config.outputs:
-                if level < last:
+                if stage < last:
                     add(Doubling(config.fir))
                 self._append_output(channels)
-            if level:
+            if stage:
                 biggan = config.residual == "biggan"
                 add(ResidualBlock(config, channels, channels, "up") if biggan else Doubling(False, channels))
         if not config.outputs:
@@ -186,8 +188,8 @@ class ScoreUNet(nn.Module):
         """Evaluate the network.
 
         Arguments:
-            x: images [b, c, h, w]; h and w multiples of 2^(levels - 1).
-            timestep: [b], 0-dim or a number: sigma for a network with Fourier features, else a level from 0.
+            x: images [b, c, h, w]; h and w multiples of 2^(stages - 1).
+            timestep: [b], 0-dim or a number: sigma for a network with Fourier features, else a noise level from 0.
 
         Returns:
             [b, c, h, w].
@@ -196,10 +198,10 @@ class ScoreUNet(nn.Module):
             ValueError: if x or the timestep has another shape.
         """
         self._check(x)
-        modules, timestep = iter(self.all_modules), _one_per_sample(timestep, x)
+        modules, timestep = iter(self.all_modules), one_per_sample(timestep, x)
         features, sigma = self._features(timestep, modules)
         first, second = next(modules), next(modules)
-        time = F.silu(second(F.silu(first(features.to(x.dtype)))))  # as every block begins by it
+        time = F.silu(second(F.silu(first(features.to(x.dtype)))))  # every block begins with this SiLU
         skips = self._down(2 * x - 1 if self.config.unit else x, time, modules)
         h = next(modules)(skips[-1], time)
         h = next(modules)(h)
@@ -219,11 +221,11 @@ class ScoreUNet(nn.Module):
 
     def _down(self, x: Tensor, time: Tensor, modules: Iterator[nn.Module]) -> list[Tensor]:
         config, shrunk, skips = self.config, x, [next(modules)(x)]
-        for level, attends in enumerate(config.attention):
+        for stage, attends in enumerate(config.attention):
             for _ in range(config.blocks):
                 h = next(modules)(skips[-1], time)
                 skips.append(next(modules)(h) if attends else h)
-            if level < len(config.attention) - 1:
+            if stage < len(config.attention) - 1:
                 h = next(modules)(skips[-1], time)
                 if config.inputs != "none":
                     shrunk = next(modules)(shrunk)
@@ -237,16 +239,16 @@ class ScoreUNet(nn.Module):
     def _up(self, h: Tensor, time: Tensor, skips: list[Tensor], modules: Iterator[nn.Module]) -> Tensor:
         config, last = self.config, len(self.config.attention) - 1
         image: Tensor | None = None
-        for level in range(last, -1, -1):
+        for stage in range(last, -1, -1):
             for _ in range(config.blocks + 1):
                 h = next(modules)(torch.cat((h, skips.pop()), dim=1), time)
-            if config.attention[level]:
+            if config.attention[stage]:
                 h = next(modules)(h)
             if config.outputs:
                 grown = None if image is None else next(modules)(image)
                 norm, convolution = next(modules), next(modules)
                 image = convolution(F.silu(norm(h))) + (0 if grown is None else grown)
-            if level:
+            if stage:
                 h = next(modules)(h, time)
         if image is not None:
             return image
@@ -293,16 +295,20 @@ class ResidualBlock(nn.Module):
     """Two normalised 3x3 convolutions with the time added in between, around a shortcut; perhaps resampling."""
 
     def __init__(
-        self, config: ScoreUNetConfig, in_channels: int, out_channels: int, way: Literal["down", "up"] | None = None
+        self,
+        config: ScoreUNetConfig,
+        in_channels: int,
+        out_channels: int,
+        direction: Literal["down", "up"] | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.resample = config, nn.Identity() if way is None else RESAMPLINGS[way](config.fir)
+        self.config, self.resample = config, nn.Identity() if direction is None else RESAMPLINGS[direction](config.fir)
         self.GroupNorm_0 = config.norm(in_channels)
         self.Conv_0 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.Dense_0 = nn.Linear(4 * config.width, out_channels)
         self.GroupNorm_1 = config.norm(out_channels)
         self.Conv_1 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.shortcut = in_channels != out_channels or way is not None
+        self.shortcut = in_channels != out_channels or direction is not None
         if self.shortcut and config.residual == "biggan":
             self.Conv_2 = nn.Conv2d(in_channels, out_channels, 1)
         elif self.shortcut:

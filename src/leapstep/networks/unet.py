@@ -2,9 +2,9 @@
 
     conv_in -> down_blocks -> mid_block -> up_blocks -> conv_norm_out, SiLU, conv_out
 
-Each level halves the height and width, then the way up doubles them again; every feature map on the way down is
-concatenated to its counterpart on the way up (skips). A level is a row of residual blocks, each one followed by
-self-attention where the level has it:
+Each stage halves the height and width, then the way up doubles them again; every feature map on the way down is
+concatenated to its counterpart on the way up (skips). A stage is a row of residual blocks, each one followed by
+self-attention where the stage has it:
 
     h = conv1(SiLU(norm1(x))) + time_emb_proj(embedding)
     y = shortcut(x) + conv2(dropout(SiLU(norm2(h))))
@@ -47,14 +47,14 @@ class UNetConfig(Conditioning):
     Arguments:
         in_channels: channels of the input.
         out_channels: channels of the output; None for as many as the input.
-        channels: feature channels of each level, finest first; the time embedding is four times as wide as the first.
-        blocks: residual blocks a level on the way down; there is one more on the way up.
-        attention: for each level, whether self-attention follows each residual block.
+        channels: feature channels of each stage, finest first; the time embedding is four times as wide as the first.
+        blocks: residual blocks per stage on the way down; there is one more on the way up.
+        attention: for each stage, whether self-attention follows each residual block.
         middle_attention: whether self-attention stands between the two residual blocks in the middle.
-        head_channels: channels of an attention head; None for one head as wide as the level.
-        heads: attention heads at every level, however wide; instead of `head_channels`.
+        head_channels: channels of an attention head; None for one head as wide as the stage.
+        heads: attention heads at every stage, however wide; instead of `head_channels`.
         scale_shift: the embedding scales and shifts what the second normalisation gives, instead of being added before.
-        resample: how a level halves and doubles the size: "conv" (a 3x3 convolution), "resnet" (a residual block around
+        resample: how a stage halves and doubles the size: "conv" (a 3x3 convolution), "resnet" (a residual block around
             averaging or repeating pixels), or "plain" (that alone).
         groups: groups of each group normalisation.
         norm_eps: what each group normalisation adds to the variance.
@@ -90,10 +90,10 @@ class UNetConfig(Conditioning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.in_channels, self.out_channels or 1, self.blocks, self.groups, len(self.channels)) < 1:
-            raise ValueError("in_channels, out_channels, blocks, groups and the number of levels must be at least 1")
+            raise ValueError("in_channels, out_channels, blocks, groups and the number of stages must be at least 1")
         if len(self.attention) != len(self.channels):
             raise ValueError(
-                f"attention has {len(self.attention)} entries for {len(self.channels)} levels; give one flag a level"
+                f"attention has {len(self.attention)} entries for {len(self.channels)} stages; give one flag per stage"
             )
         if any(width < 1 or width % self.groups for width in self.channels):
             raise ValueError(
@@ -127,9 +127,9 @@ class UNetConfig(Conditioning):
         return 4 * (self.time_features or self.channels[0])
 
     def _attending(self) -> list[int]:
-        """List the channels of the levels with attention, the middle's last."""
-        levels = [width for width, attends in zip(self.channels, self.attention, strict=True) if attends]
-        return levels + [self.channels[-1]] * self.middle_attention
+        """List the channels of the stages with attention, the middle's last."""
+        stages = [width for width, attends in zip(self.channels, self.attention, strict=True) if attends]
+        return stages + [self.channels[-1]] * self.middle_attention
 
 
 class UNet(Conditioned):
@@ -159,13 +159,13 @@ class UNet(Conditioned):
 
         self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1)
         skips = [first]  # the channels of every feature map that the way up will meet again
-        self.down_blocks = nn.ModuleList(DownBlock(config, level, skips) for level in range(len(config.channels)))
+        self.down_blocks = nn.ModuleList(DownBlock(config, stage, skips) for stage in range(len(config.channels)))
         self.mid_block = MiddleBlock(config)
         self.up_blocks = nn.ModuleList()
         width = last
-        for level in reversed(range(len(config.channels))):
-            self.up_blocks.append(UpBlock(config, level, width, skips))
-            width = config.channels[level]
+        for stage in reversed(range(len(config.channels))):
+            self.up_blocks.append(UpBlock(config, stage, width, skips))
+            width = config.channels[stage]
         self.conv_norm_out = nn.GroupNorm(config.groups, first, config.norm_eps)
         self.conv_out = zeroed(nn.Conv2d(first, config.out_channels or config.in_channels, 3, padding=1))
 
@@ -173,7 +173,7 @@ class UNet(Conditioned):
         """Evaluate the network.
 
         Arguments:
-            x: images [b, c, h, w]; h and w multiples of 2^(levels - 1).
+            x: images [b, c, h, w]; h and w multiples of 2^(stages - 1).
             timestep: [b], 0-dim or a number; integers, or fractions between them.
             class_labels: [b] or 0-dim, integers in 0 .. classes - 1; None for a network without labels.
 
@@ -196,30 +196,30 @@ class UNet(Conditioned):
         return y
 
     def _check(self, x: Tensor) -> None:
-        channels, levels = self.config.in_channels, len(self.config.channels)
-        multiple = 2 ** (levels - 1)
+        channels, stages = self.config.in_channels, len(self.config.channels)
+        multiple = 2 ** (stages - 1)
         if x.ndim != 4 or x.shape[1] != channels:
             raise ValueError(f"x has shape {list(x.shape)}; this network takes [batch, {channels}, height, width]")
         if x.shape[2] % multiple or x.shape[3] % multiple:
             raise ValueError(
-                f"x is {x.shape[2]} x {x.shape[3]} pixels; with {levels} levels height and width must be multiples"
-                f" of {multiple}: pad or resize x, or build the network with fewer levels"
+                f"x is {x.shape[2]} x {x.shape[3]} pixels; with {stages} stages height and width must be multiples"
+                f" of {multiple}: pad or resize x, or build the network with fewer stages"
             )
 
 
 class DownBlock(nn.Module):
-    """One level on the way down; appends the channels of its feature maps to `skips`."""
+    """One stage on the way down; appends the channels of its feature maps to `skips`."""
 
-    def __init__(self, config: UNetConfig, level: int, skips: list[int]) -> None:
+    def __init__(self, config: UNetConfig, stage: int, skips: list[int]) -> None:
         super().__init__()
-        width, attends = config.channels[level], config.attention[level]
+        width, attends = config.channels[stage], config.attention[stage]
         self.resnets = nn.ModuleList()
         for _ in range(config.blocks):
             self.resnets.append(ResidualBlock(config, skips[-1], width))
             skips.append(width)
         self.attentions = nn.ModuleList(attention(config, width, attends) for _ in self.resnets)
         self.downsamplers = nn.ModuleList()
-        if level < len(config.channels) - 1:
+        if stage < len(config.channels) - 1:
             residual = config.resample == "resnet"
             self.downsamplers.append(
                 ResidualBlock(config, width, width, halved) if residual else Downsample(config, width)
@@ -227,7 +227,7 @@ class DownBlock(nn.Module):
             skips.append(width)
 
     def forward(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
-        """Return all feature maps; the last one is the next level's input."""
+        """Return all feature maps; the last one is the next stage's input."""
         maps = []
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             x = attend(resnet(x, embedding))
@@ -238,7 +238,7 @@ class DownBlock(nn.Module):
 
 
 class MiddleBlock(nn.Module):
-    """A residual block, attention, and another residual block, at the coarsest level."""
+    """A residual block, attention, and another residual block, at the coarsest stage."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -254,25 +254,25 @@ class MiddleBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One level on the way up; takes the channels that it concatenates from the end of `skips`."""
+    """One stage on the way up; takes the channels that it concatenates from the end of `skips`."""
 
-    def __init__(self, config: UNetConfig, level: int, in_channels: int, skips: list[int]) -> None:
+    def __init__(self, config: UNetConfig, stage: int, in_channels: int, skips: list[int]) -> None:
         super().__init__()
-        width, attends = config.channels[level], config.attention[level]
+        width, attends = config.channels[stage], config.attention[stage]
         self.resnets = nn.ModuleList()
         for _ in range(config.blocks + 1):
             self.resnets.append(ResidualBlock(config, in_channels + skips.pop(), width))
             in_channels = width
         self.attentions = nn.ModuleList(attention(config, width, attends) for _ in self.resnets)
         self.upsamplers = nn.ModuleList()
-        if level > 0:
+        if stage > 0:
             residual = config.resample == "resnet"
             self.upsamplers.append(
                 ResidualBlock(config, width, width, doubled) if residual else Upsample(config, width)
             )
 
     def forward(self, x: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
-        """Map [b, in_channels, h, w] to the next level's input, taking feature maps from the end of `skips`."""
+        """Map [b, in_channels, h, w] to the next stage's input, taking feature maps from the end of `skips`."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
             x = attend(resnet(torch.cat((x, skips.pop()), dim=1), embedding))
         for upsample in self.upsamplers:
@@ -361,7 +361,7 @@ def doubled(x: Tensor) -> Tensor:
 
 
 class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2, or averaging alone; the embedding has no part in it."""
+    """A 3x3 convolution of stride 2, or averaging alone; the embedding is not used."""
 
     def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()
@@ -377,7 +377,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution if there is one; the embedding has no part in it."""
+    """Nearest-neighbour doubling, then a 3x3 convolution if there is one; the embedding is not used."""
 
     def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Weights: the files that hold them, and how they get into a network, all of them or none.
+"""Weights: reading them from files and loading them into a network, all of them or none.
 
-Nothing is believed before it is compared. A network is first made as a `sketch`, on the meta device, where a billion
-channels take no memory; only when the tensors of the file have the sketch's names and shapes is it made for real, so
-that it is never larger than the file. Weights are floating point and finite, or they are refused: one NaN would make
-every sample one, in silence.
+A configuration is not trusted before it is compared with the weights. A network is first built as a `sketch` on the
+meta device, where a billion channels take no memory. Only if the tensors of the file have the sketch's names and shapes
+is it built with memory, so it is never larger than the file. Weights that are not floating point or not finite are
+refused: one NaN would silently make every sample NaN.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Misfit(ValueError):
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a pickle that may hold tensors by name only.
+    """Read the tensors of a safetensors file, or of a pickle that holds nothing but tensors by name.
 
     Raises:
         OSError: the file is missing, or cannot be read.
@@ -37,14 +37,14 @@ def read(path: str | Path) -> dict[str, Tensor]:
     """
     path = regular(path)
     check_memory(path.stat().st_size, f"reading {path}")
-    if said := stands_in(path):
-        raise ValueError(said)
+    if placeholder := stands_in(path):
+        raise ValueError(placeholder)
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
-            said = one_line(str(error))
-            raise ValueError(f"{path} cannot be read ({said}): it is truncated or not a safetensors file") from error
+            message = one_line(str(error))
+            raise ValueError(f"{path} cannot be read ({message}): it is truncated or not a safetensors file") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds; none of them may run the file's code
@@ -56,10 +56,10 @@ def read(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_sizes(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Make sure that no tensor claims to be larger than what the file holds of it, by repeating its values.
+    """Refuse tensors whose shape exceeds what the file stores, which a view with repeated values can do.
 
     Raises:
-        ValueError: one does.
+        ValueError: such a tensor.
     """
     for name, tensor in tensors:
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
@@ -69,7 +69,7 @@ def check_sizes(tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def sketch(kind: type[Network], fields: Mapping[str, Any]) -> Network:
-    """A network that has names, shapes and a `config`, but no memory; `fill` makes a real one of it.
+    """Build a network with names, shapes and a `config` but without memory; `fill` makes a real one from it.
 
     Arguments:
         kind: one of `leapstep.networks.NETWORKS`.
@@ -87,14 +87,14 @@ def sketch(kind: type[Network], fields: Mapping[str, Any]) -> Network:
 
 
 def fill(network: Network, state: Mapping[str, Tensor], names: Mapping[str, str] | None = None) -> Network:
-    """The network that a sketch describes, with weights in it, on the CPU.
+    """Build the network that a sketch describes, on the CPU, with these weights.
 
     Arguments:
         network: as `sketch` made it.
         state: under the network's own names.
-        names: what the file calls each of them, for error messages; what is missing is called by the network's own.
+        names: their names in the file, for error messages; default: the network's own.
     Raises:
-        Misfit: names that are missing, left over or of another shape; the first of them are named.
+        Misfit: tensors that are missing, unexpected or of another shape; the message names the first.
         ValueError: values that are not floating point where the network's are, or not finite; the first is named.
     """
     names = names or {}
@@ -108,32 +108,32 @@ def fill(network: Network, state: Mapping[str, Tensor], names: Mapping[str, str]
 def compare(
     expected: Mapping[str, Tensor], state: Mapping[str, Tensor], names: Mapping[str, str] | None = None
 ) -> None:
-    """Make sure that tensors have the names, the shapes and the kind of those that a network expects.
+    """Compare tensors with those that a network expects: names, shapes, and floating point or not.
 
     Raises:
         ValueError: as `fill`.
     """
     names = names or {}
-    left_over = [one_line(names.get(key, key), 100) for key in state if key not in expected]
+    unexpected = [one_line(names.get(key, key), 100) for key in state if key not in expected]
     missing = [f"nothing for {key}" for key in expected if key not in state]
-    if wrong := left_over + missing:
+    if wrong := unexpected + missing:
         raise Misfit(f"{len(wrong)} keys did not fit, the first are {', '.join(wrong[:3])}")
     for key, value in expected.items():
-        there, name = state[key], names.get(key, key)
-        if there.shape != value.shape:
-            raise Misfit(f"{name} did not fit: it is {list(there.shape)}, where {list(value.shape)} is expected")
-        if value.is_floating_point() and not there.is_floating_point():
-            kind = str(there.dtype).removeprefix("torch.")
+        tensor, name = state[key], names.get(key, key)
+        if tensor.shape != value.shape:
+            raise Misfit(f"{name} did not fit: it is {list(tensor.shape)}, where {list(value.shape)} is expected")
+        if value.is_floating_point() and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(
                 f"{name} holds {kind}: weights are floating point; save the network before it is quantised"
             )
 
 
 def check_finite(network: nn.Module, names: Mapping[str, str] | None = None) -> None:
-    """Make sure that no weight or buffer of a network is NaN or infinite.
+    """Refuse a network with a weight or buffer that is NaN or infinite.
 
     Raises:
-        ValueError: some are; the first of them is named.
+        ValueError: some are; the message names the first tensor.
     """
     for key, value in network.state_dict().items():
         if value.is_floating_point() and not (finite := value.isfinite()).all():
