@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from leapstep.data import read
-from leapstep.training import Trainer, estimate, resizing, train
+from leapstep.data.dataset import resizing
+from leapstep.training import Trainer, estimate, train
 from leapstep.training.configuration import PRESETS, configure
 
 TINY = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 16, "warmup": 2}

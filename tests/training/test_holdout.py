@@ -1,5 +1,6 @@
 """What is held out is a property of each sample; a run remembers it, and whoever measures the run is handed it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -93,10 +94,10 @@ def run(tmp_path_factory):
 
 def test_training_never_sees_what_is_held_out(run):
     trainer = Trainer(settings(holdout="25%"), str(run / "photos"), device="cpu", progress=False)
-    kept, held = holdout.rows(trainer.data, trainer.held_out)
+    kept, held = holdout.rows(trainer.data, trainer.samples.holdout)
     seen = set()
     for trainer.step in range(20):
-        pictures, _ = trainer._batch(0)
+        pictures, _ = trainer.batch(0)
         seen |= {picture.numpy().tobytes() for picture in pictures}
     assert len(held) == 10
     assert seen == {trainer.data.batch([i])[0].numpy().tobytes() for i in kept}
@@ -155,7 +156,7 @@ def test_a_run_goes_on_with_what_it_held_out(run, tmp_path):
     for had in ("25%", None):
         record = details if had else {**details, "data": {**details["data"], "holdout": None}}
         trainer = Trainer(settings(), str(run / "photos"), "cpu", False, resumed=record)
-        assert len(trainer.rows) == (30 if had else 40)
+        assert len(trainer.samples.rows) == (30 if had else 40)
 
 
 def test_a_part_of_its_own_is_kept(tmp_path):
@@ -163,17 +164,17 @@ def test_a_part_of_its_own_is_kept(tmp_path):
         source = photos(tmp_path / "parts" / name, count, start)
     source = str(tmp_path / "parts")
     trainer = Trainer(settings(), source, device="cpu", progress=False)
-    assert (len(trainer.rows), len(trainer.test), trainer.held_out) == (120, 9, None)
+    assert (len(trainer.samples.rows), len(trainer.samples.test), trainer.samples.holdout) == (120, 9, None)
     with pytest.raises(ValueError, match="a part test of its own"):
         Trainer(settings(holdout="5"), source, device="cpu", progress=False)
-    assert Trainer(settings(holdout="no"), source, device="cpu", progress=False).test is None
+    assert Trainer(settings(holdout="no"), source, device="cpu", progress=False).samples.test is None
 
 
 def test_a_name_with_test_in_it_is_no_part(tmp_path):
     """`read` takes a source called so whole as the part test: it would be trained on and measured against."""
     source = photos(tmp_path / "contest", 120)
     assert holdout.own_test(read(source)) is None
-    assert len(Trainer(settings(), source, device="cpu", progress=False).rows) == 108
+    assert len(Trainer(settings(), source, device="cpu", progress=False).samples.rows) == 108
 
 
 @pytest.mark.parametrize(("given", "kept"), [("10%", "10%"), (31, "31"), (False, "no"), (0, "no"), ("0", "no")])
@@ -198,7 +199,7 @@ def test_the_loss_on_held_out_samples_is_the_same_question_each_time(run):
         assert asked.compare() == before
         assert plain.advance()["loss"] == asked.advance()["loss"]
         assert asked.compare() != before
-    asked.test, asked.rows = asked.data, np.arange(len(asked.data))
+    asked.samples = dataclasses.replace(asked.samples, test=asked.data, rows=np.arange(len(asked.data)))
     both = asked.compare()
     assert both["held_out"] == both["training"]
     for value in asked.ema.parameters():

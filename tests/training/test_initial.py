@@ -191,7 +191,7 @@ def test_labels_keep_their_numbers(tmp_path):
     train(str(tmp_path / "animals"), tmp_path / "run", config=configure({**TINY, "labels": True}), **QUICK)
     start = Start(checkpoint.load(tmp_path / "run"), {"source": "run"})
     trainer = Trainer(configure({"batch_size": 8}), str(tmp_path / "cats"), "cpu", False, start=start)
-    assert set(trainer._batch(0)[1].tolist()) == {1}
+    assert set(trainer.batch(0)[1].tolist()) == {1}
     assert trainer.model().classes == ("ant", "cat")
     assert (trainer.null_label, trainer.advance()["loss"] > 0) == (2, True)
     for other, words in (("more", "has classes dog that run does not know"), ("cats/cat", "has none")):

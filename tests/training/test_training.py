@@ -159,7 +159,7 @@ def test_accumulation_averages_the_parts(trainer):
     whole, grads = trainer(accumulate=2, clip_gradient=1e9), []
     sizes = []
     for part in range(2):
-        each, _ = whole._loss(part)
+        each, _ = whole.losses(part)
         sizes.append(len(each))
         grads.append(torch.autograd.grad(each.mean(), list(whole.network.parameters()), allow_unused=True))
     assert sizes == [8, 8]
@@ -246,9 +246,14 @@ def test_every_setting_changes_the_training(trainer, settings):
 
 def test_flip_mirrors_half_of_the_pictures(trainer, monkeypatch):
     run, seen = trainer(flip=True, batch_size=256), []
-    monkeypatch.setattr(training, "loss", lambda diffusion, x0, *rest: (seen.append(x0), x0.flatten(1).mean(1))[1])
-    plain, _ = run._batch(0)
-    run._loss(0)
+
+    def record(diffusion, x0, *rest):
+        seen.append(x0)
+        return x0.flatten(1).mean(1)
+
+    monkeypatch.setattr(training.objective, "loss", record)
+    plain, _ = run.batch(0)
+    run.losses(0)
     mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(seen[0], plain, strict=True)]
     assert 80 < sum(mirrored) < 176
     assert all(m or torch.equal(a, b) for m, a, b in zip(mirrored, seen[0], plain, strict=True))
@@ -258,8 +263,8 @@ def test_labels_are_dropped_as_often_as_asked(trainer):
     run, seen = trainer(labels=True, label_dropout=0.25, batch_size=1024), []
     forward = run.network.forward
     run.network.forward = lambda x, k, class_labels: (seen.append(class_labels), forward(x, k, class_labels))[1]
-    _, labels = run._batch(0)
-    run._loss(0)
+    _, labels = run.batch(0)
+    run.losses(0)
     dropped = seen[0] == 10
     assert 0.2 < dropped.double().mean() < 0.3
     assert torch.equal(seen[0][~dropped], labels[~dropped])
@@ -276,7 +281,7 @@ def test_every_sample_is_seen_once_an_epoch(trainer):
     )
     try:
         for run.step in range(-(-2 * n // 103)):
-            run._batch(0)
+            run.batch(0)
     finally:
         run.data.__class__.batch = original
     assert sorted(seen[:n]) == sorted(seen[n : 2 * n]) == list(range(n))
@@ -366,13 +371,13 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
 
 
 def test_not_finite_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
-    original = Trainer._loss
+    original = Trainer.losses
 
     def broken(self, part):
         each, t = original(self, part)
         return (each * math.nan if self.step == 5 else each), t
 
-    monkeypatch.setattr(Trainer, "_loss", broken)
+    monkeypatch.setattr(Trainer, "losses", broken)
     with pytest.raises(FloatingPointError, match="loss of step 6 is nan; the checkpoint of step 4 is kept"):
         train("digits", tmp_path / "run", config=tiny(steps=8, save_every=2), device="cpu", progress=False)
     monkeypatch.undo()
@@ -415,7 +420,7 @@ def test_changed_data_are_noticed(tmp_path):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_stopped_between_steps_and_saved(tmp_path, monkeypatch, name):
     """A signal amid a step waits for its end, so that the checkpoint is that of a whole step."""
-    original, number = Trainer._loss, getattr(signal, name)
+    original, number = Trainer.losses, getattr(signal, name)
     before = signal.signal(number, signal.default_int_handler)  # a process in the background may ignore it
 
     def interrupted(self, part):
@@ -423,7 +428,7 @@ def test_stopped_between_steps_and_saved(tmp_path, monkeypatch, name):
             os.kill(os.getpid(), number)
         return original(self, part)
 
-    monkeypatch.setattr(Trainer, "_loss", interrupted)
+    monkeypatch.setattr(Trainer, "losses", interrupted)
     with pytest.raises(stopping.Stopped) as caught:
         train("digits", tmp_path / "run", config=tiny(steps=8), device="cpu", progress=False)
     assert caught.value.number == number

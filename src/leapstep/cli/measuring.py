@@ -81,8 +81,8 @@ def reference(
         details: the content of the model's `leapstep.json`.
         source: the data.
     """
+    from leapstep.data.dataset import resizing
     from leapstep.data.holdout import relation
-    from leapstep.training.parts import resizing
 
     def found(split: str) -> Reference:
         data, labels = read(split)

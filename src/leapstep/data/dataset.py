@@ -89,6 +89,20 @@ def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
+def resizing(data: Data) -> str | None:
+    """How pictures were brought to one size, in a line; None where they had it."""
+    others = {size: count for size, count in data.originals.items() if size != data.shape[:0:-1]}
+    if not others:
+        return None
+    (width, height), _ = max(others.items(), key=lambda item: item[1])
+    sizes = f"{width}x{height}" if len(others) == 1 else f"{len(others)} sizes, most often {width}x{height},"
+    cropped = "cut to squares and " if any(w != h for w, h in others) else ""
+    _, h, w = data.shape
+    enlarged = sum(count for size, count in others.items() if min(size) < min(h, w))
+    note = f"; {enlarged} of them were smaller, and are blurred by it" if enlarged else ""
+    return f"{sum(others.values())} pictures of {sizes} are {cropped}made {w}x{h}{note}"
+
+
 def same_source(a: str, b: str) -> bool:
     """Whether two names are of one source of data: the same words, or the same file or folder."""
     return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))

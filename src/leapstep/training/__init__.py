@@ -10,9 +10,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     {
         "configuration": ["PRESETS", "TrainingConfig", "configure"],
         "estimate": ["usual_settings"],
+        "initial": ["Start"],
         "objective": ["WEIGHTS", "loss", "stratified_times"],
-        "parts": ["build_network", "ema_update", "largest", "learning_rate", "resizing"],
+        "parts": ["build_network", "ema_update", "largest", "learning_rate"],
         "run": ["train"],
-        "trainer": ["Start", "Trainer"],
+        "trainer": ["Trainer"],
     },
 )

@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,34 @@ OF_THE_NETWORK = (
     *("time_embedding", "schedule", "timesteps", "zero_terminal_snr", "predicts", "labels"),
 )
 """Settings that say how a network is made and called: they come with the weights."""
+
+
+class Start(NamedTuple):
+    """Weights that a run begins with, and what its record says of them."""
+
+    model: checkpoint.Model
+    record: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """Where they come from."""
+        return str(self.record["source"])
+
+
+def weights(run: Path, resumed: Mapping[str, Any] | None, source: str | None) -> Start | None:
+    """The weights that a run begins with; of one that is resumed, its own network and what it recorded of them."""
+    if resumed is not None:
+        if source is not None:
+            raise ValueError("--resume goes on with the run's own weights: leave --init-from out")
+        record = resumed.get("init_from")
+        return None if record is None else Start(checkpoint.load(run), record)
+    if source is None:
+        return None
+    if run.is_dir() and Path(source).is_dir() and run.samefile(source):
+        raise ValueError(f"{run} is where the weights come from: name another folder for the new run")
+    model = load(source)
+    step, sha256 = model.details.get("step"), checkpoint.fingerprint(model.network)
+    return Start(model, {"source": source, "step": step, "weights_sha256": sha256})
 
 
 def load(source: str) -> checkpoint.Model:
@@ -96,28 +124,31 @@ def configured(
     return configure(overrides, None, file, {**kept, **settings(model)})
 
 
-def fitted(config: TrainingConfig, model: checkpoint.Model, source: str) -> TrainingConfig:
+def fitted(config: TrainingConfig, start: Start) -> TrainingConfig:
     """A configuration with what comes with a model.
 
     Raises:
         ValueError: the configuration says otherwise where that cannot be.
     """
-    known = settings(model)
+    known = settings(start.model)
     fixed = {name: value for name, value in known.items() if name not in ("size", "grey")}
     for name in [name for name in (*OF_THE_NETWORK, "label_dropout") if name in config.model_fields_set]:
         said = getattr(config, name)
         if (name in fixed and said != fixed[name]) or (name in OF_THE_NETWORK and name not in fixed):
             has = f"{name}={fixed[name]}" if name in fixed else f"no {name}"
-            raise ValueError(f"{source} has {has}, not {said}, and its weights cannot do otherwise: leave {name} out")
+            raise ValueError(
+                f"{start.source} has {has}, not {said}, and its weights cannot do otherwise: leave {name} out"
+            )
     return config.model_copy(update=fixed)
 
 
-def fitting(data: Data, model: checkpoint.Model, source: str) -> Data:
+def fitting(data: Data, start: Start) -> Data:
     """Data as a model sees them: in its scaling, with its numbers for the classes.
 
     Raises:
         ValueError: samples or classes that the model's network does not take.
     """
+    model, source = start.model, start.source
     convolutional = isinstance(model.network, UNet) and data.shape[:1] == model.shape[:1] and len(data.shape) == 3
     if data.is_pictures != model.is_pictures or (data.shape != model.shape and not convolutional):
         raise ValueError(

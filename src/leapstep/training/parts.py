@@ -1,19 +1,21 @@
-"""What a training run is made of: its network, its learning rate, its averages, the order of its data."""
+"""What a training run is made of: its network, its devices, its learning rate, its averages."""
 
 from __future__ import annotations
 
-import functools
 import math
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from leapstep.data.dataset import Data
 from leapstep.networks import MLP, UNet
 from leapstep.training.configuration import TrainingConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
@@ -59,20 +61,6 @@ def check_sides(shape: tuple[int, ...], levels: int) -> None:
         )
 
 
-def resizing(data: Data) -> str | None:
-    """How pictures were brought to one size, in a line; None where they had it."""
-    others = {size: count for size, count in data.originals.items() if size != data.shape[:0:-1]}
-    if not others:
-        return None
-    (width, height), _ = max(others.items(), key=lambda item: item[1])
-    sizes = f"{width}x{height}" if len(others) == 1 else f"{len(others)} sizes, most often {width}x{height},"
-    cut = "cut to squares and " if any(w != h for w, h in others) else ""
-    _, h, w = data.shape
-    blown = sum(count for size, count in others.items() if min(size) < min(h, w))
-    larger = f"; {blown} of them were smaller, and are blurred by it" if blown else ""
-    return f"{sum(others.values())} pictures of {sizes} are {cut}made {w}x{h}{larger}"
-
-
 def largest(data: Data) -> float:
     """The largest absolute value of the data in model space."""
     parts = (range(i, min(i + 4096, len(data))) for i in range(0, len(data), 4096))
@@ -99,14 +87,26 @@ def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], N
     return update
 
 
-def native_bf16(device: torch.device) -> bool:
+def accelerator(config: TrainingConfig, device: str | None) -> Accelerator:
+    """What brings network and batches to the devices, in the precision that a configuration asks for.
+
+    Arguments:
+        device: "cpu" to leave a GPU alone; None: the best there is.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    # or else the precision and the device of an earlier run in this process would be in force
+    AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
+    bf16 = config.precision == "bf16"
+    if config.precision == "auto":
+        bf16 = _native_bf16(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    precision = "bf16" if bf16 else "no"
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision, gradient_accumulation_steps=config.accumulate)
+
+
+def _native_bf16(device: torch.device) -> bool:
     """Whether a device computes in bf16 without emulating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512_BF16"
-
-
-@functools.lru_cache(maxsize=2)  # a batch may lie across two epochs
-def order(seed: int, epoch: int, n: int) -> np.ndarray[Any, Any]:
-    """In which order an epoch takes n samples, a function of the seed and the epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(n)

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from leapstep import launch, stopping
-from leapstep.data.dataset import same_source
+from leapstep.data.dataset import resizing, same_source
 from leapstep.files import folders
 from leapstep.models import checkpoint
 from leapstep.progress import progress_bar
 from leapstep.training import estimate, initial
 from leapstep.training.configuration import TrainingConfig, configure, parameters
-from leapstep.training.parts import learning_rate, resizing
-from leapstep.training.trainer import Start, Trainer
+from leapstep.training.parts import learning_rate
+from leapstep.training.trainer import Trainer
 
 CHANGEABLE = {"steps", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
 """Settings that a resumed run may change."""
@@ -74,7 +74,7 @@ def train(
     run, source = Path(out), str(data)
     with folders.held(run) if launch.rank() == 0 else contextlib.nullcontext():
         resumed = checkpoint.find_state(run)[1] if resume else None
-        start = _weights(run, resumed, init_from)
+        start = initial.weights(run, resumed, init_from)
         chosen, notes = _configured(source, config, preset, settings, device, resumed or {}, start)
         if resumed is not None:
             _check_resumable(run, resumed, chosen, source)
@@ -97,7 +97,7 @@ def _configured(
     settings: Mapping[str, Any],
     device: str | None,
     resumed: Mapping[str, Any],
-    start: Start | None,
+    start: initial.Start | None,
 ) -> tuple[TrainingConfig, list[str]]:
     """The settings of a run, and a line that names the preset where it was chosen by the data and the machine."""
     if device not in (None, "cpu"):
@@ -118,22 +118,6 @@ def _configured(
     return chosen, [f"settings: --preset {usual}, but for those that were given"] if usual else []
 
 
-def _weights(run: Path, resumed: Mapping[str, Any] | None, source: str | None) -> Start | None:
-    """The weights that a run begins with; of one that is resumed, its own network and what it recorded of them."""
-    if resumed is not None:
-        if source is not None:
-            raise ValueError("--resume goes on with the run's own weights: leave --init-from out")
-        record = resumed.get("init_from")
-        return None if record is None else Start(checkpoint.load(run), record)
-    if source is None:
-        return None
-    if run.is_dir() and Path(source).is_dir() and run.samefile(source):
-        raise ValueError(f"{run} is where the weights come from: name another folder for the new run")
-    model = initial.load(source)
-    step, sha256 = model.details.get("step"), checkpoint.fingerprint(model.network)
-    return Start(model, {"source": source, "step": step, "weights_sha256": sha256})
-
-
 def _begin(
     trainer: Trainer, run: Path, resumed: Mapping[str, Any] | None, overwrite: bool, notes: Iterable[str]
 ) -> None:
@@ -141,7 +125,7 @@ def _begin(
     steps, done = trainer.config.steps, 0 if resumed is None else resumed["step"]
     if resumed is not None:
         trainer.check_unchanged(run, resumed)
-    for line in (*notes, *_facts(trainer, done)):
+    for line in (*trainer.samples.notes, *notes, *_facts(trainer, done)):
         trainer.say(line)
     if trainer.progress:  # on all processes, which take part
         estimate.foretell(trainer, steps - done)
@@ -167,13 +151,13 @@ def _facts(trainer: Trainer, done: int) -> Iterator[str]:
         yield f"skipped {broken} of {len(data) + broken} images, which could not be read"
     if line := resizing(data):
         yield line
-    if trainer.held_out is not None:
+    if (holdout := trainer.samples.holdout) is not None:
         yield (
-            f"{trainer.held_out.samples} of {trainer.held_out.of} samples are held out: never trained on, they tell "
+            f"{holdout.samples} of {holdout.of} samples are held out: never trained on, they tell "
             "whether the model copies (--holdout no trains on all)"
         )
     if trainer.start is not None and done == 0:
-        yield f"begins with the weights of {trainer.start.record['source']}"
+        yield f"begins with the weights of {trainer.start.source}"
     yield f"network: {sum(parameter.numel() for parameter in trainer.network.parameters()):,} weights"
 
 
@@ -207,7 +191,7 @@ def _loop(trainer: Trainer, run: Path) -> None:
             while trainer.step < config.steps and not trainer.any_process(bool(asked)):
                 result = trainer.advance()
                 quarter = (result["times"] * 4).ceil().long() - 1
-                np.add.at(quarters, (0, quarter), result["each"])
+                np.add.at(quarters, (0, quarter), result["losses"])
                 np.add.at(quarters, (1, quarter), 1)
                 bar.update()
                 last = trainer.step == config.steps

@@ -1,19 +1,26 @@
-"""Training a denoiser: the run, its checkpoints and its record. What is learned stands in `objective`.
+"""Training a denoiser: a step, its state, and what is kept of it. What is learned stands in `objective`.
 
-All randomness of step i is drawn anew from (seed, i, process), and the order of the data is a function of (seed,
-epoch): the step count is the whole state of the random numbers, so a resumed run goes on as if it had never stopped.
+Steps, averages and processes are PyTorch's and accelerate's: AdamW, AveragedModel, accumulation and clipping of
+gradients, mixed precision. Made by hand is what they do not offer, a run that goes on from any step, on the same number
+of processes, as if it had never stopped, bit for bit, from a state without pickles:
+
+- The order of the data is a function of (seed, position) alone, see `samples`. A sampler with a data loader has to be
+  wound forward within an epoch, and ends each with a short batch or drops it; winding forward has given the wrong
+  order (accelerate, issues 2823 and 4195).
+- All other randomness of step i is drawn anew from (seed, i, part of the batch, process): the step count is the whole
+  state of the random numbers, and no generator has to be kept.
+- The learning rate is a function of the step. A scheduler would be more state, and `steps` may change on the way.
+- `Accelerator.save_state` pickles the optimiser and the generators; `save` writes tensors alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import os
 import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,39 +33,19 @@ from leapstep.core.denoiser import Diffusion, from_network
 from leapstep.core.finite import NotFinite
 from leapstep.core.sampling import sample
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
-from leapstep.data import holdout
 from leapstep.data.dataset import Data
 from leapstep.data.pictures import grid, save_image
-from leapstep.data.readers import read
 from leapstep.files import folders
 from leapstep.models import checkpoint
 from leapstep.networks import UNet
-from leapstep.training import initial
+from leapstep.training import initial, objective
 from leapstep.training.configuration import TrainingConfig
-from leapstep.training.objective import loss, stratified_times
-from leapstep.training.parts import (
-    build_network,
-    check_sides,
-    ema_update,
-    largest,
-    learning_rate,
-    native_bf16,
-    order,
-)
+from leapstep.training.parts import accelerator, build_network, check_sides, ema_update, largest, learning_rate
 from leapstep.training.previews import first_samples, strip
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from leapstep.training.samples import read_samples
 
 COMPARED = 256
 """How many noised samples make a loss that is compared from step to step."""
-
-
-class Start(NamedTuple):
-    """Weights that a run begins with, and what its record says of them."""
-
-    model: checkpoint.Model
-    record: dict[str, Any]
 
 
 class Trainer:
@@ -71,48 +58,34 @@ class Trainer:
         device: str | None = None,
         progress: bool = True,
         resumed: Mapping[str, Any] | None = None,
-        start: Start | None = None,
+        start: initial.Start | None = None,
     ) -> None:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-
-        # or else the precision and the device of an earlier run in this process would be in force
-        AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
-        bf16 = config.precision == "bf16"
-        if config.precision == "auto":
-            bf16 = native_bf16(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-        self.accelerator: Accelerator = Accelerator(
-            cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no", gradient_accumulation_steps=config.accumulate
-        )
-        if start is not None:
-            config = initial.fitted(config, start.model, start.record["source"])
-        self.config, self.start = config, start
+        self.accelerator = accelerator(config, device)
+        self.config = config = config if start is None else initial.fitted(config, start)
+        self.start, self.step = start, 0
         self.progress, self.reports = progress, progress and self.accelerator.is_main_process
-        channels = None if config.grey is None else (1 if config.grey else 3)
-        self.data = read(source, size=config.size, channels=channels, strict=config.strict, progress=self.reports)
-        if start is not None:
-            self.data = initial.fitting(self.data, start.model, start.record["source"])
-        self.held_out, self.test = self._hold_out(resumed)
-        self.rows, held = holdout.rows(self.data, self.held_out)
-        self.test = self.data.subset(held) if self.held_out is not None else self.test
+        self.samples = read_samples(config, source, start, resumed, self.reports)
+        self.data = self.samples.data
         if config.flip and not self.data.is_pictures:
             raise ValueError(f"flip mirrors pictures, but {source} holds arrays: train without --flip")
-        if config.batch_size % (config.accumulate * self.accelerator.num_processes):
+        self.share, rest = divmod(config.batch_size, config.accumulate * self.accelerator.num_processes)
+        if rest:
             raise ValueError(
                 f"batch_size {config.batch_size} is not a multiple of accumulate {config.accumulate} times "
                 f"{self.accelerator.num_processes} processes"
             )
-        process = SCHEDULES[config.schedule](config.timesteps)
-        self.process = rescale_zero_terminal_snr(process) if config.zero_terminal_snr else process
         torch.manual_seed(config.seed)
-        self.network: nn.Module = build_network(config, self.data) if start is None else start.model.network
-        self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
-        if start is not None:
+        if start is None:
+            process = SCHEDULES[config.schedule](config.timesteps)
+            self.process = rescale_zero_terminal_snr(process) if config.zero_terminal_snr else process
+            self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
+            self.network: nn.Module = build_network(config, self.data)
+        else:
             self.process, self.null_label = start.model.process, start.model.null_label
+            self.network = start.model.network
             if isinstance(self.network, UNet):
                 check_sides(self.data.shape, len(config.channels))
-        chosen: Any = self.network.config
-        self.fractional = getattr(chosen, "time_embedding", None) == "sinusoidal"
+        self.fractional = getattr(self.network.config, "time_embedding", None) == "sinusoidal"
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(config.ema_decay), use_buffers=True)  # type: ignore[arg-type]
         self.ema.to(self.accelerator.device)
@@ -120,41 +93,6 @@ class Trainer:
         self.network, self.optimizer = self.accelerator.prepare(self.network, optimizer)
         # a posterior mean of x0 lies in the convex hull of the data, so no estimate has a reason to leave this range
         self.bound = 1.0 if self.data.is_pictures else largest(self.data)
-        self.step = 0
-
-    def _hold_out(self, resumed: Mapping[str, Any] | None) -> tuple[holdout.Holdout | None, Data | None]:
-        """What the run records of the samples that are held out, or else the data's own part `test`.
-
-        A run that is resumed holds out what it did.
-        """
-        config = self.config
-        if config.holdout == "no":
-            return None, None
-        try:
-            test = holdout.own_test(self.data, size=config.size, progress=self.reports)
-        except ValueError as error:
-            self.say(f"there is no loss on the part test, which cannot be read: {error}")
-            return None, None
-        if test is not None and config.holdout != "auto":
-            raise ValueError(
-                f"{self.data.source} has a part test of its own, which is never trained on: leave --holdout out"
-            )
-        if test is not None:
-            if self.start is not None:
-                test = initial.fitting(test, self.start.model, self.start.record["source"])
-            if test.shape != self.data.shape or test.classes != self.data.classes:
-                self.say("there is no loss on the part test, whose samples have another shape or other classes")
-                return None, None
-            return None, dataclasses.replace(test, scaling=self.data.scaling)
-        earlier = self.start.model.details if self.start is not None else {}
-        inherited = holdout.Holdout.recorded(earlier)
-        if resumed:
-            chosen = holdout.Holdout.recorded(resumed)
-        elif inherited and config.holdout in ("auto", earlier.get("training", {}).get("holdout")):
-            chosen = holdout.again(self.data, inherited)
-        else:
-            chosen = holdout.choose(self.data, config.holdout)
-        return chosen, None
 
     def say(self, line: str) -> None:
         """Tell whoever started the run, once however many processes it has."""
@@ -173,8 +111,8 @@ class Trainer:
         losses, times = [], []
         for part in range(self.config.accumulate):
             with self.accelerator.accumulate(self.network):
-                each, t = self._loss(part)
-                mean = each.mean()
+                loss, t = self.losses(part)
+                mean = loss.mean()
                 if not math.isfinite(mean.item()):
                     raise FloatingPointError(f"the loss of step {self.step + 1} is {mean.item()}")
                 self.accelerator.backward(mean)
@@ -186,16 +124,23 @@ class Trainer:
                     group["lr"] = learning_rate(self.config, self.step)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            losses.append(each.detach().cpu())
+            losses.append(loss.detach().cpu())
             times.append(t)
         self.ema.update_parameters(self.accelerator.unwrap_model(self.network))
         self.step += 1
-        each = torch.cat(losses)
-        return {"loss": each.mean().item(), "each": each, "times": torch.cat(times), "gradient_norm": float(norm)}
+        loss = torch.cat(losses)
+        return {"loss": loss.mean().item(), "losses": loss, "times": torch.cat(times), "gradient_norm": float(norm)}
 
-    def _loss(self, part: int) -> tuple[Tensor, Tensor]:
+    def batch(self, part: int) -> tuple[Tensor, Tensor | None]:
+        """This process's share of a part of the step's batch: samples [b, *d], and labels [b] where they are used."""
+        config, index = self.config, part * self.accelerator.num_processes + self.accelerator.process_index
+        x0, labels = self.samples.batch(config.seed, self.step * config.batch_size + index * self.share, self.share)
+        return x0, labels if config.labels else None
+
+    def losses(self, part: int) -> tuple[Tensor, Tensor]:
+        """The loss of each sample of `batch`, [b], and the times at which they were noised, [b]."""
         config, device = self.config, self.accelerator.device
-        x0, labels = self._batch(part)
+        x0, labels = self.batch(part)
         entropy = (config.seed, self.step, part, self.accelerator.process_index)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
         if config.flip:
@@ -205,7 +150,7 @@ class Trainer:
             if self.null_label is not None:
                 labels = torch.where(torch.rand(len(labels)) < config.label_dropout, self.null_label, labels)
             condition["class_labels"] = labels.to(device)
-        t = stratified_times(len(x0), config.timesteps)
+        t = objective.stratified_times(len(x0), config.timesteps)
         x0 = x0.to(device)
         return self._weighted(self.network, x0, t, torch.randn_like(x0), condition), t
 
@@ -217,7 +162,7 @@ class Trainer:
         diffusion = from_network(
             network, self.process, config.predicts, fractional=self.fractional, condition=condition
         )
-        return loss(diffusion, x0, t, eps, config.loss or config.predicts, config.min_snr_gamma)
+        return objective.loss(diffusion, x0, t, eps, config.loss or config.predicts, config.min_snr_gamma)
 
     def compare(self) -> dict[str, float]:
         """The loss of the averaged weights on samples that training never sees, and on as many that it does see.
@@ -228,11 +173,12 @@ class Trainer:
         Returns:
             "held_out" and "training"; nothing where the run has no held-out samples.
         """
-        if self.test is None:
+        test = self.samples.test
+        if test is None:
             return {}
         return {
-            "held_out": self._fixed_loss(self.test, np.arange(len(self.test))),
-            "training": self._fixed_loss(self.data, self.rows),
+            "held_out": self._fixed_loss(test, np.arange(len(test))),
+            "training": self._fixed_loss(self.data, self.samples.rows),
         }
 
     @torch.no_grad()
@@ -244,23 +190,13 @@ class Trainer:
         t = ((even * config.timesteps).floor() + 1) / config.timesteps
         eps = torch.randn(COMPARED, *data.shape, generator=chance)
         labels = torch.from_numpy(data.labels[chosen]) if config.labels and data.labels is not None else None
-        size = config.batch_size // (config.accumulate * self.accelerator.num_processes)
         network, total = self.ema.module.eval(), 0.0
-        for start in range(0, COMPARED, size):
-            part = slice(start, start + size)
+        for start in range(0, COMPARED, self.share):
+            part = slice(start, start + self.share)
             condition = {} if labels is None else {"class_labels": labels[part].to(device)}
             x0 = data.batch(chosen[part]).to(device)
             total += self._weighted(network, x0, t[part], eps[part].to(device), condition).sum().item()
         return total / COMPARED
-
-    def _batch(self, part: int) -> tuple[Tensor, Tensor | None]:
-        """This process's share of a part of the batch, from an endless stream of shuffled epochs."""
-        config, world = self.config, self.accelerator.num_processes
-        size, n = config.batch_size // (config.accumulate * world), len(self.rows)
-        start = self.step * config.batch_size + (part * world + self.accelerator.process_index) * size
-        chosen = self.rows[[order(config.seed, i // n, n)[i % n] for i in range(start, start + size)]]
-        labels = self.data.labels if config.labels else None
-        return self.data.batch(chosen), None if labels is None else torch.from_numpy(labels[chosen])
 
     # what is kept
 
@@ -293,7 +229,7 @@ class Trainer:
             "data": {
                 "source": data.source,
                 "samples": len(data),
-                "holdout": self.held_out and self.held_out.model_dump(),
+                "holdout": self.samples.holdout and self.samples.holdout.model_dump(),
                 "shape": list(data.shape),
                 "scaling": data.scaling._asdict(),
                 "classes": list(data.classes) if self.config.labels else [],
@@ -383,11 +319,10 @@ class Trainer:
         def diffusion(rows: range) -> Diffusion:
             return model.diffusion(torch.tensor(rows) % len(model.classes) if model.classes else None)
 
-        size = self.config.batch_size // (self.config.accumulate * self.accelerator.num_processes)
         steps = min(20, self.config.timesteps)
         with warnings.catch_warnings():
             warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
-            x = sample(diffusion, (n, *model.shape), steps, batch_size=size, device=self.accelerator.device)
+            x = sample(diffusion, (n, *model.shape), steps, batch_size=self.share, device=self.accelerator.device)
         folder = folders.inner(run, "samples")
         save_image(grid(model.scaling.to_pixels(x), period=period), folder / f"step-{self.step:08d}.png")
         if seen := first_samples(folder, self.step, model.shape, n, period):

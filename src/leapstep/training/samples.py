@@ -1,0 +1,125 @@
+"""What a run trains on, in which order, and what it never trains on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from leapstep.data.dataset import Data
+from leapstep.data.holdout import Holdout, again, choose, own_test, rows
+from leapstep.data.readers import read
+from leapstep.training import initial
+from leapstep.training.configuration import TrainingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """The samples of a run.
+
+    Attributes:
+        data: the whole source.
+        rows: those that are trained on, [n] indices into the data.
+        test: those that are not, held out or the source's own part `test`; None where there are none.
+        holdout: what the run records of samples of the source that are held out; None where none are.
+        notes: what whoever starts the run should know, in lines.
+    """
+
+    data: Data
+    rows: npt.NDArray[np.int64]
+    test: Data | None
+    holdout: Holdout | None
+    notes: tuple[str, ...] = ()
+
+    def batch(self, seed: int, start: int, size: int) -> tuple[Tensor, Tensor | None]:
+        """Samples from an endless stream of shuffled epochs, a function of the seed and of the position alone.
+
+        Arguments:
+            seed: of the order.
+            start: how many samples of the stream come before.
+            size: how many to take, b; they may lie across epochs.
+
+        Returns:
+            float32 [b, *d] in model space, and int64 [b] labels where the data have them.
+        """
+        n = len(self.rows)
+        chosen = self.rows[[order(seed, i // n, n)[i % n] for i in range(start, start + size)]]
+        labels = self.data.labels
+        return self.data.batch(chosen), None if labels is None else torch.from_numpy(labels[chosen])
+
+
+@functools.lru_cache(maxsize=2)  # a batch may lie across two epochs
+def order(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
+    """In which order an epoch takes n samples, a function of the seed and the epoch.
+
+    The samplers of PyTorch and accelerate shuffle by seed + epoch, so that a run with the next seed sees the same
+    orders one epoch earlier.
+    """
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def read_samples(
+    config: TrainingConfig,
+    source: str,
+    start: initial.Start | None = None,
+    resumed: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Samples:
+    """Read the data of a run and hold out a part.
+
+    Arguments:
+        config: the settings.
+        source: see `leapstep.data.read`.
+        start: the weights that the run begins with; the data are brought to what they take.
+        resumed: what the last checkpoint of a run says that is resumed: it holds out what it did.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: data that cannot be read, that do not fit the weights, or of which the part that was asked for
+            cannot be held out.
+    """
+    channels = None if config.grey is None else (1 if config.grey else 3)
+    data = read(source, size=config.size, channels=channels, strict=config.strict, progress=progress)
+    if start is not None:
+        data = initial.fitting(data, start)
+    whole = Samples(data, np.arange(len(data)), None, None)
+    if config.holdout == "no":
+        return whole
+    try:
+        test = own_test(data, size=config.size, progress=progress)
+    except ValueError as error:
+        note = f"there is no loss on the part test, which cannot be read: {error}"
+        return dataclasses.replace(whole, notes=(note,))
+    if test is not None:
+        return _with_test(whole, test, config, start)
+    chosen = Holdout.recorded(resumed) if resumed else _chosen(data, config, start)
+    kept, left = rows(data, chosen)
+    return Samples(data, kept, None if chosen is None else data.subset(left), chosen)
+
+
+def _with_test(whole: Samples, test: Data, config: TrainingConfig, start: initial.Start | None) -> Samples:
+    """The samples of a source that has a part `test` of its own."""
+    data = whole.data
+    if config.holdout != "auto":
+        raise ValueError(f"{data.source} has a part test of its own, which is never trained on: leave --holdout out")
+    if start is not None:
+        test = initial.fitting(test, start)
+    if test.shape != data.shape or test.classes != data.classes:
+        note = "there is no loss on the part test, whose samples have another shape or other classes"
+        return dataclasses.replace(whole, notes=(note,))
+    return dataclasses.replace(whole, test=dataclasses.replace(test, scaling=data.scaling))
+
+
+def _chosen(data: Data, config: TrainingConfig, start: initial.Start | None) -> Holdout | None:
+    """What a new run holds out: what the run did that made its weights, unless other settings are asked for."""
+    earlier = start.model.details if start is not None else {}
+    inherited = Holdout.recorded(earlier)
+    if inherited and config.holdout in ("auto", earlier.get("training", {}).get("holdout")):
+        return again(data, inherited)
+    return choose(data, config.holdout)
