@@ -109,3 +109,10 @@ def wait_for(condition, running, seconds=90):
 
 def cut(path, n):
     path.write_bytes(path.read_bytes()[:n])
+
+
+def forget_accelerator():
+    """accelerate keeps its first settings for a whole process; a command begins without any."""
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(True)
+        state.GradientState._reset_state()

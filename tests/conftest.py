@@ -6,7 +6,6 @@ Tests run side by side, so each process keeps to one thread; torch reads this wh
 import itertools
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from PIL import Image
 
-from commands import done, process
+from commands import done, forget_accelerator, process
 from leapstep.core.scaling import Scaling
 from leapstep.networks import MLP, UNet
 from random_models import CLASSES, saved
@@ -39,10 +38,22 @@ precision: float32
 
 @pytest.fixture(autouse=True)
 def _own_accelerator():
-    """accelerate keeps its first settings for a whole process."""
-    if state := sys.modules.get("accelerate.state"):
-        state.AcceleratorState._reset_state(True)
-        state.GradientState._reset_state()
+    forget_accelerator()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """The user's cache of feature spaces is left alone; tests share one, but for those that ask for an empty one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAPSTEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of feature spaces."""
+    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ def decoded(model, z, steps, spacing="trailing", transition=None, label=None):
 
 
 def near(a, b):
+    """The same pixels but for their rounding, which a batch of another size may change."""
     return a.shape == b.shape and abs(a.astype(int) - b.astype(int)).max() <= 1
 
 

@@ -10,18 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def filled(network, seed=0):
-    """Give every parameter a random value, so that none hides behind an initial zero or one."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
-            parameter.copy_(
-                torch.randn(parameter.shape, generator=generator) * fan_in**-0.5 + 0.5 * (parameter.ndim < 2)
-            )
-    return network.eval()
-
-
 def waves(k, features, last, cosine_first):
     """Sines and cosines whose frequencies fall from 1 to 1/10000 at index `last`."""
     frequencies = torch.exp(torch.arange(features // 2, dtype=k.dtype) * (-math.log(10000) / last))

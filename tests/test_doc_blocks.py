@@ -19,10 +19,11 @@ import torch
 import typer
 
 import leapstep
-from commands import done
-from foreign_layouts import Openai, filled
+from commands import done, forget_accelerator
+from foreign_layouts import Openai
 from leapstep.cli import JOURNEY, app
 from leapstep.data import read
+from random_models import filled
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,14 +72,6 @@ SHORT = "--steps 20 --batch-size 32 --timesteps 100 --channels 8,8 --attention 0
 # --- what documents speak of ---------------------------------------------------------------------------------------
 
 
-def alone():
-    """Accelerate keeps its first settings for a whole process."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-
-
 def pictures(folder, split, n):
     """Digits as files, in a folder for each class."""
     data = read("digits", split=split)
@@ -105,13 +98,13 @@ def shelf(tmp_path_factory):
     np.save(shelf / "data.npy", points)
     np.save(shelf / "mask.npy", np.ones_like(points))
     np.savez(shelf / "given.npz", y=np.zeros(len(points)))
-    alone()
+    forget_accelerator()
     done("train", "digits", "--out", shelf / "MODEL", *SHORT.split(), "--device", "cpu")
     for run in ("runs/digits", "runs/mnist", "runs/photos", "demo/run"):
         shutil.copytree(shelf / "MODEL", shelf / run, ignore=shutil.ignore_patterns("state", "log", "samples"))
     done("calibrate", shelf / "demo/run", "digits", "--per-level", 1)
     shutil.copytree(shelf / "MODEL" / "unet", shelf / "unet")
-    alone()
+    forget_accelerator()
     done("train", shelf / "signals.npy", "--out", shelf / "runs/signals", "--steps", 2, "--width", 8)
     torch.save(filled(Openai()).state_dict(), shelf / "ema_0.9999_500000.pt")
     network = leapstep.networks.UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=8)
@@ -144,7 +137,6 @@ def desk(shelf, tmp_path, monkeypatch):
     shutil.copytree(shelf, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
     monkeypatch.syspath_prepend(str(tmp_path / "desk"))
-    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
     sys.modules.pop("my_project", None)
     torch.save({"scale": torch.tensor(0.5)}, "net.pt")
     return tmp_path / "desk"
@@ -211,7 +203,7 @@ def run(words):
     if (command := parsed(words)) is None or any(need in word for word in words for need in ELSEWHERE):
         return
     name, args = command
-    alone()
+    forget_accelerator()
     if "--out" in args and "--resume" not in args:
         out = Path(args[args.index("--out") + 1])
         shutil.rmtree(out, ignore_errors=True) if out.is_dir() else out.unlink(missing_ok=True)

@@ -9,10 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from commands import invoke, refused
+from commands import invoke, needs_signals, refused
 from leapstep import stopping
-
-needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals for one process")
 
 SLOW_TORCH = "import os, time\nfor number in {numbers}:\n    os.kill(os.getpid(), number)\ntime.sleep(30)\n"
 """Stands in for torch, whose import takes seconds: the requests arrive in the midst of it."""

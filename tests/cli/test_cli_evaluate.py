@@ -24,11 +24,6 @@ from random_models import CLASSES
 FAST = ("--n", 12, "--k", 2, "--resamples", 4)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="session")
 def insects(place):
     """A folder of pictures; of testing, more ants than bees than cats."""
@@ -282,9 +277,7 @@ def swept(model, insects, out, *options):
 @pytest.fixture(scope="module")
 def folder(model, insects, tmp_path_factory):
     out = tmp_path_factory.mktemp("sweeps") / "sweep"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LEAPSTEP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        said = swept(model, insects, out)
+    said = swept(model, insects, out)
     (out.parent / "said.txt").write_text(said.stdout + "\n---\n" + said.stderr)
     return out
 

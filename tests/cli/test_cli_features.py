@@ -14,12 +14,6 @@ from leapstep.evaluation.features import Classifier, Recipe
 QUICK = ("--epochs", 1, "--batch-size", 256)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def asked(monkeypatch):
     """What the library was asked to train, in place of the training."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import leapstep
-from test_solvers import halved_3m
+from cases import halved_3m
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = [  # inside diffusers

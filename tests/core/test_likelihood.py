@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 
 import leapstep
+from cases import MIXTURE, time
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.likelihood import bits_per_dim, ode_log_likelihood, variational_bound
 from leapstep.core.scaling import PIXELS, Scaling
@@ -35,9 +36,6 @@ PATHS = {
 MEAN = torch.tensor([0.7, -0.4, 0.1], dtype=F64)
 COVARIANCE = torch.tensor([[1.0, 0.3, 0.1], [0.3, 0.4, -0.1], [0.1, -0.1, 0.2]], dtype=F64)
 GAUSSIAN = leapstep.GaussianMixture(MEAN[None], COVARIANCE[None])
-MIXTURE = leapstep.GaussianMixture(
-    torch.tensor([[1.5, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=F64), torch.tensor([0.3, 0.2, 0.25], dtype=F64)
-)
 
 
 def eight_dimensional():
@@ -47,10 +45,6 @@ def eight_dimensional():
 
 
 MIXTURES = {"2-D, isotropic": MIXTURE, "8-D, full": eight_dimensional()}
-
-
-def time(value):
-    return torch.tensor(value, dtype=F64)
 
 
 def curves(process, t):

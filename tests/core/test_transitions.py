@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import leapstep
+from cases import silent, time
 from leapstep.core.transitions import estimate, younger
 
 F64 = torch.float64
@@ -18,14 +19,6 @@ METHODS = {
     "ddpm(beta)": leapstep.ddpm("beta"),
     "ddpm(none)": leapstep.ddpm("none"),
 }
-
-
-def time(value):
-    return torch.tensor(value, dtype=F64)
-
-
-def silent(draw=0):
-    raise AssertionError("a deterministic step asked for noise")
 
 
 def curved(process):

@@ -1,4 +1,4 @@
-"""Data to measure, and a cache of feature spaces for each test."""
+"""Data to measure."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,7 @@ from leapstep.data import read
 from small_data import arrays, rng
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def digits():
     return read("digits"), read("digits", split="test")
 

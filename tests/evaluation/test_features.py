@@ -16,6 +16,8 @@ from leapstep.evaluation import distances as evaluation
 from leapstep.evaluation.features import Classifier, Recipe, fingerprint, load, pixels, save, train, training
 from small_data import arrays, pictures, rng
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):

@@ -15,11 +15,6 @@ from leapstep.evaluation import features, rotations
 from leapstep.evaluation.features import Recipe
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def landscapes():
     """Pictures with a bright sky, dark ground and a sun on the left: every quarter turn looks different."""

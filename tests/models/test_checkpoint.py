@@ -15,6 +15,8 @@ from leapstep import files
 from leapstep.core.scaling import Scaling
 from leapstep.models import checkpoint, conventions
 from leapstep.networks import MLP, UNet
+from pickles import Payload
+from random_models import filled
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
@@ -22,17 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 CHANNELS = {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4}
 
 
-def randomised(network, seed=0):
-    """A network without zeros, so that every weight matters."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(0.2 * torch.randn_like(parameter))
-    return network
-
-
 def model(process=None, **settings):
-    network = randomised(UNet(in_channels=3, **CHANNELS))
+    network = filled(UNet(in_channels=3, **CHANNELS))
     return checkpoint.Model(
         network, process or leapstep.linear(), **{"predicts": "eps", "shape": (3, 8, 8), **settings}
     )
@@ -100,7 +93,7 @@ def test_what_we_save_we_load(tmp_path, name, settings):
 def test_we_open_what_diffusers_saves(tmp_path, settings, scheduler):
     if scheduler == "DDIMScheduler" and settings.get("beta_schedule") == "sigmoid":
         pytest.skip("diffusers has no sigmoid schedule for DDIM")
-    network = randomised(
+    network = filled(
         diffusers.UNet2DModel(
             sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
             norm_num_groups=4, attention_head_dim=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
@@ -232,7 +225,7 @@ def test_samples_are_those_of_diffusers_ddim(folder, eta, predicts, steps):
 
 
 def test_an_mlp_keeps_its_units_and_classes(tmp_path):
-    network = randomised(MLP(shape=(5,), width=16, depth=1, classes=3))
+    network = filled(MLP(shape=(5,), width=16, depth=1, classes=3))
     details = {"data": {"scaling": {"shift": 7.0, "scale": 3.0}, "classes": ["a", "b"]}, "null_label": 2}
     saved = checkpoint.Model(network, leapstep.cosine(), "v", (5,), Scaling(7.0, 3.0), None, ("a", "b"), 2, details)
     checkpoint.save(tmp_path / "run", saved)
@@ -248,7 +241,7 @@ def test_an_mlp_keeps_its_units_and_classes(tmp_path):
 
 @pytest.fixture
 def labelled():
-    network = randomised(MLP(shape=(2,), width=16, depth=1, classes=4))
+    network = filled(MLP(shape=(2,), width=16, depth=1, classes=4))
     return checkpoint.Model(network, leapstep.cosine(), "v", (2,), Scaling(0, 1), None, ("a", "b", "c"), null_label=3)
 
 
@@ -280,16 +273,6 @@ def test_wrong_labels(labelled):
 
 
 # --- broken and hostile files ---
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def test_pickles_load_tensors_only(folder, tmp_path):
@@ -479,7 +462,7 @@ def test_a_clock_of_its_own_reaches_the_network(folder):
     "options", [{"heads": 4, "attention": (True, True)}, {"resample": "plain"}, {"time_scale": 0.5}]
 )
 def test_a_unet_that_diffusers_has_no_word_for(tmp_path, options):
-    network = randomised(UNet(in_channels=3, **CHANNELS | options))
+    network = filled(UNet(in_channels=3, **CHANNELS | options))
     saved = dataclasses.replace(model(), network=network, shape=(3, 8, 16))
     checkpoint.save(tmp_path / "run", saved)
     loaded = checkpoint.load(tmp_path / "run")

@@ -11,11 +11,13 @@ import torch
 
 import leapstep
 from commands import done, full_disk, invoke, refused, tree
-from foreign_layouts import Ddim, Openai, filled
+from foreign_layouts import Ddim, Openai
 from leapstep.cli import import_, info
 from leapstep.models import checkpoint
 from leapstep.models import importers as foreign
 from leapstep.networks import NETWORKS
+from pickles import Payload
+from random_models import filled
 
 F64 = torch.float64
 DDIM_SIZE = {"data": {"image_size": 8}}
@@ -311,16 +313,6 @@ def test_safetensors_and_old_pickles(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for name in ("model.safetensors", "old.pth"):
         assert_same(foreign.load(tmp_path / name, config=DDIM_SIZE).model.network, theirs.float())
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -15,7 +15,8 @@ from leapstep.evaluation import page as pages
 from leapstep.models import checkpoint
 from leapstep.networks import UNet
 from leapstep.views import report
-from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, saved, write_sweep
+from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, write_sweep
+from random_models import saved
 
 
 @pytest.fixture(scope="session")

@@ -12,21 +12,9 @@ import torch
 from PIL import Image
 
 import leapstep
-from leapstep.models import checkpoint
 
 HOSTILE = "<img src=x onerror=alert(1)>\"' $x_1$ `id`"
 CLASSES = ("ant", "-bee", HOSTILE)
-
-
-def saved(path, network, **options):
-    """A model whose weights are random but small, so that its flow is smooth."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not parameter.any():
-                parameter.normal_(0, 0.1, generator=generator)
-    checkpoint.save(path, leapstep.Model(network, **({"predicts": "v", "clip": None} | options)))
-    return path
 
 
 def write_sweep(path, weights, **changes):
@@ -102,11 +90,6 @@ def tiles(pixels, frames, side, columns, n):
     found = np.stack([canvas[:, i // columns, :side, i % columns, :side, 0] for i in range(n)], 1)
     opaque = (canvas[..., 3] == 255).sum()
     return found, opaque == frames * n * side**2
-
-
-def close(seen, expected):
-    """The same pixels but for their rounding, which a batch of another size may change."""
-    return seen.shape == expected.shape and abs(seen.astype(int) - expected.astype(int)).max() <= 1
 
 
 def drawn(model, n, steps, seed=SEED, transition=None):

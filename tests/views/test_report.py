@@ -20,6 +20,7 @@ import typer
 from PIL import Image
 
 import leapstep
+from expected_pictures import near
 from leapstep.cli import app
 from leapstep.core.interpolation import interpolation_grid
 from leapstep.data import read as read_data
@@ -35,18 +36,18 @@ from leapstep.models import checkpoint
 from leapstep.training import loss
 from leapstep.views import report
 from leapstep.views.report import figures, sections, words
-from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, close, decoded, drawn, tiles, write_sweep
+from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, decoded, drawn, tiles, write_sweep
 
 # --- numbers and pictures ------------------------------------------------------------------------------------------
 
 
 def test_samples_are_those_of_the_library(model, page, read):
     expected = model.scaling.to_pixels(drawn(model, 20, STEPS))
-    assert close(page.samples, expected)
+    assert near(page.samples, expected)
     assert page.labels == tuple(CLASSES[i % 3] for i in range(20))
     picture = decoded(read.all("img", alt=f"20 samples of the model, drawn in {STEPS} steps of ddim.")[0]["src"])
     seen, clear = tiles(picture, 1, 8, 6, 20)  # every class has its columns
-    assert close(seen[0], expected[:, 0])
+    assert near(seen[0], expected[:, 0])
     assert clear
 
 
@@ -58,7 +59,7 @@ def test_frames_of_the_slider_over_steps_are_the_same_noises(model, page, read):
     assert clear
     samples = [drawn(model, 16, count) for count in counts]
     for frame, x in zip(seen, samples, strict=True):
-        assert close(frame, model.scaling.to_pixels(x)[:, 0])
+        assert near(frame, model.scaling.to_pixels(x)[:, 0])
     for error, x in zip(page.consistency.errors, samples, strict=True):
         assert error == pytest.approx(((x - samples[-1]) / 2).double().square().mean().item(), rel=1e-4, abs=1e-12)
     flat = samples[-1].double().flatten(1) / 2
@@ -91,8 +92,8 @@ def test_the_way_goes_from_noise_to_the_samples(model, page):
             seen.append(state.x)
             estimates.append(state.x0)
     assert page.way.x.shape == (STEPS + 1, 8, 1, 8, 8)
-    assert close(page.way.x, model.scaling.to_pixels(torch.stack(seen)))
-    assert close(page.way.x0, model.scaling.to_pixels(torch.stack([*estimates, seen[-1]])))
+    assert near(page.way.x, model.scaling.to_pixels(torch.stack(seen)))
+    assert near(page.way.x0, model.scaling.to_pixels(torch.stack([*estimates, seen[-1]])))
 
 
 def test_a_long_way_is_shown_at_some_times_and_scaled(small):
@@ -101,7 +102,7 @@ def test_a_long_way_is_shown_at_some_times_and_scaled(small):
     assert len(made.way.times) == 25
     assert (made.way.times[0], made.way.times[-1]) == (1, 0)
     first = leapstep.Noise(0, range(2), loaded.shape)(0) * 50 / math.hypot(50, 1)
-    assert close(made.way.x[0], loaded.scaling.to_pixels(first))
+    assert near(made.way.x[0], loaded.scaling.to_pixels(first))
 
 
 def test_between_four_noises(model, page, read):
@@ -110,10 +111,10 @@ def test_between_four_noises(model, page, read):
     z = torch.cat([leapstep.Noise(seed, range(1), model.shape)(0) for seed in seeds])
     z = interpolation_grid(z * model.process.sigma(torch.tensor(1.0)), 9, 9).flatten(0, 1)
     expected = model.scaling.to_pixels(leapstep.decode(model.diffusion(), z, STEPS))
-    assert close(page.between.frames.reshape(81, 1, 8, 8), expected)
+    assert near(page.between.frames.reshape(81, 1, 8, 8), expected)
     (pad,) = (tag for tag in read.all("div") if tag.get("class") == "player pad")
     seen, _ = tiles(decoded(pad["style"]), 1, 8, 9, 81)
-    assert close(seen[0], expected[:, 0])
+    assert near(seen[0], expected[:, 0])
 
 
 def test_reconstructions_are_what_encoding_and_decoding_leaves(model, splits, page, read):
@@ -128,12 +129,12 @@ def test_reconstructions_are_what_encoding_and_decoding_leaves(model, splits, pa
         errors = ((back - x0).double() / 2).square().flatten(1).mean(1)
         assert found.errors[i] == pytest.approx(errors.mean().item(), rel=1e-4)
         assert found.deviations[i] == pytest.approx(errors.std().item() / 3, rel=1e-4)
-        assert close(found.samples[i], model.scaling.to_pixels(back[:8]))
+        assert near(found.samples[i], model.scaling.to_pixels(back[:8]))
         assert words.with_error(found.errors[i], found.deviations[i]) in read.text
     assert np.array_equal(found.originals, held.data.values[:8])
     rows = [decoded(tag["src"]) for tag in read.all("img") if "8 originals." in tag["alt"] or "back in" in tag["alt"]]
-    assert close(tiles(rows[0], 1, 8, 8, 8)[0][0], found.originals[:, 0])
-    assert close(tiles(rows[2], 1, 8, 8, 8)[0][0], found.samples[1][:, 0])
+    assert near(tiles(rows[0], 1, 8, 8, 8)[0][0], found.originals[:, 0])
+    assert near(tiles(rows[2], 1, 8, 8, 8)[0][0], found.samples[1][:, 0])
 
 
 def test_errors_by_noise_level_are_the_training_loss(model, splits, page):
@@ -172,7 +173,7 @@ def test_neighbours_are_those_of_the_evaluation(model, splits, page, read):
     assert np.array_equal(found.nearest, splits.train.data.values[known.index[order].numpy()])
     assert np.array_equal(found.samples, page.samples[order.numpy()])
     pairs = [decoded(tag["src"]) for tag in read.all("img") if "its nearest picture" in tag["alt"]]
-    assert close(tiles(pairs[3], 1, 8, 2, 2)[0][0], np.stack([found.samples[3, 0], found.nearest[3, 0]]))
+    assert near(tiles(pairs[3], 1, 8, 2, 2)[0][0], np.stack([found.samples[3, 0], found.nearest[3, 0]]))
     assert f"ratio {found.ratios[3]:.2f}" in read.text
 
 

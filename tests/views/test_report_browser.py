@@ -23,6 +23,7 @@ from leapstep.evaluation.page.extent import WHOLE
 from leapstep.networks import MLP, UNet
 from leapstep.views import report
 from leapstep.views.report import figures
+from random_models import small
 
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -35,20 +36,11 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium, 
 HOSTILE = '"><script>document.title = "broken"</script><img src=x onerror="document.title = 1">'
 
 
-def random(network):
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not parameter.any():
-                parameter.normal_(0, 0.1, generator=generator)
-    return network
-
-
 def pictures(place):
     """A page about pictures of two classes, with all that a page can have, and long names."""
     torch.manual_seed(0)
     model = leapstep.Model(
-        random(UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=4, timesteps=12, classes=3)),
+        small(UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=4, timesteps=12, classes=3)),
         leapstep.linear(12),
         "v",
         (1, 8, 8),
@@ -86,7 +78,7 @@ def pictures(place):
 def points(place):
     """A page of plots."""
     torch.manual_seed(0)
-    network = random(MLP(shape=(2,), width=16, depth=1, timesteps=2))
+    network = small(MLP(shape=(2,), width=16, depth=1, timesteps=2))
     model = leapstep.Model(network, leapstep.linear(2), "v", (2,), scaling=Scaling(100.0, 5.0), clip=None)
     return pages.gather(model, settings=pages.Settings(n=9, extent=WHOLE._replace(line=3)))
 

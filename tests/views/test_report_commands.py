@@ -15,6 +15,7 @@ from PIL import Image
 
 import leapstep
 from commands import done, invoke, refused, tree
+from expected_pictures import near
 from leapstep.cli import app
 from leapstep.data.pictures import grid
 from leapstep.evaluation import distances as evaluation
@@ -24,7 +25,7 @@ from leapstep.evaluation.page import folder, gathering
 from leapstep.models import checkpoint
 from leapstep.views import report
 from leapstep.views.report import commands, sections
-from pages import Reader, close, decoded, lines, tiles, write_sweep
+from pages import Reader, decoded, lines, tiles, write_sweep
 
 # --- the commands on the page --------------------------------------------------------------------------------------
 
@@ -95,9 +96,9 @@ def test_the_commands_repeat_the_figures(run, page, read, tmp_path):
     assert made == 1 + 6 + 1 + 1 + 1
     for name, expected in (("samples", page.samples), ("steps-3", page.consistency.samples[2])):
         written = [np.asarray(Image.open(path)) for path in sorted((tmp_path / name).glob("0*.png"))]
-        assert close(np.stack(written), expected[:, 0]), name
+        assert near(np.stack(written), expected[:, 0]), name
     between = np.asarray(Image.open(tmp_path / "between" / "grid.png"))
-    assert close(between, np.asarray(grid(page.between.frames.reshape(81, 1, 8, 8), 9)))
+    assert near(between, np.asarray(grid(page.between.frames.reshape(81, 1, 8, 8), 9)))
     results = json.loads((tmp_path / "there-and-back" / "results.json").read_text())["results"]
     assert [row["error"] for row in results] == pytest.approx(list(page.reconstructions.errors), rel=1e-4)
     times = json.loads((tmp_path / "trace-ant" / "manifest.json").read_text())["times"]
@@ -138,7 +139,7 @@ def test_the_command_writes_the_page(run, insects, tmp_path):
     picture = decoded(read.all("img", alt="5 samples of the model, drawn in 4 steps of unipc.")[0]["src"])
     diffusion = loaded.diffusion(torch.ones(5, dtype=torch.int64))
     x = leapstep.sample(diffusion, (5, 1, 8, 8), 4, leapstep.unipc(), seed=3)
-    assert close(tiles(picture, 1, 8, 5, 5)[0][0], loaded.scaling.to_pixels(x)[:, 0])
+    assert near(tiles(picture, 1, 8, 5, 5)[0][0], loaded.scaling.to_pixels(x)[:, 0])
     assert "test" in read.text
     again = shlex.split(read.commands[-1])
     assert again[:5] == ["leapstep", "report", str(run), "--data", str(insects)]
@@ -156,7 +157,7 @@ def test_batches_change_nothing_but_the_calls(small, tmp_path):
     pictures = [
         decoded(read.all("img", alt="7 samples of the model, drawn in 2 steps of ddim.")[0]["src"]) for read in reads
     ]
-    assert close(*pictures)
+    assert near(*pictures)
 
 
 def test_a_sweep_elsewhere_and_data_without_a_test_split(small, tmp_path):

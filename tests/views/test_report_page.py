@@ -14,6 +14,7 @@ from PIL import Image
 
 import leapstep
 from commands import done, invoke, refused
+from expected_pictures import near
 from leapstep.cli import options
 from leapstep.core.scaling import Scaling
 from leapstep.evaluation import page as pages
@@ -23,7 +24,8 @@ from leapstep.evaluation.page.extent import EXTENTS, WHOLE
 from leapstep.networks import MLP, UNet
 from leapstep.views import plots, report
 from leapstep.views.report import figures, sections, words
-from pages import HOSTILE, Reader, close, lines, saved
+from pages import HOSTILE, Reader, lines
+from random_models import saved
 
 
 def arrays(place, shape):
@@ -213,7 +215,7 @@ def test_noisy_methods_leave_the_ways_that_must_be_repeatable_to_ddim(small):
     assert np.array_equal(noisy.between.frames, plain.between.frames)
     assert not np.array_equal(noisy.samples, plain.samples)
     expected = leapstep.sample(loaded.diffusion(), (2, *loaded.shape), 6, leapstep.ddpm())
-    assert close(noisy.samples, loaded.scaling.to_pixels(expected))
+    assert near(noisy.samples, loaded.scaling.to_pixels(expected))
     heun = pages.gather(loaded, settings=pages.Settings(n=2, method="heun"))
     assert heun.between.method == "heun"
 
