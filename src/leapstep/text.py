@@ -1,7 +1,7 @@
-"""Text from elsewhere, on its way to a terminal or a page; names that are nearly right; and times as people write them.
+"""Text for people: untrusted text made safe for a terminal or a page, suggestions for misspelt names, and durations.
 
-A file can hold anything: escape sequences that recolour, clear or drive a terminal, and marks that turn the reading
-direction, so that a name reads as another. `clean` makes such characters visible.
+A file can contain escape sequences that recolour, clear or control a terminal, and marks that change the reading
+direction, so that one name looks like another. `clean` replaces such characters by visible escapes.
 """
 
 import contextlib
@@ -15,69 +15,69 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 UNUSUAL = re.compile(r"[^ -~]")
-ACTING = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Kinds of characters that act: Unicode categories."""
+CONTROLS = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+"""Unicode categories of characters that control a display instead of appearing on it."""
 
-OF_BARS = re.compile(r"\r|(?:\x1b\[A)+\Z")
-"""What progress bars of other libraries begin with: a way to the start of a line, where we are whenever we write."""
+BAR_START = re.compile(r"\r|(?:\x1b\[A)+\Z")
+"""How progress bars of other libraries begin: a return to the start of the line."""
 
 
 def clean(text: str, keep: str = "\n\t") -> str:
-    r"""A text without characters that act rather than show, each replaced by its escape, such as `\x1b`.
+    r"""Replace each control character of a text by its escape, such as `\x1b`.
 
-    Replaced are control characters (C0, C1, DEL), format characters (Unicode category Cf: bidirectional overrides and
+    These are control characters (C0, C1, DEL), format characters (Unicode category Cf: bidirectional overrides and
     isolates, zero-width marks), line and paragraph separators, lone surrogates and private-use characters.
 
     Arguments:
-        text: what is to be shown.
-        keep: characters that stay although they are of these kinds.
+        text: any text.
+        keep: control characters to keep.
     """
 
-    def shown(found: re.Match[str]) -> str:
-        c = found[0]
-        acts = c not in keep and unicodedata.category(c) in ACTING
-        return c.encode("unicode_escape").decode() if acts else c
+    def visible(match: re.Match[str]) -> str:
+        c = match[0]
+        controls = c not in keep and unicodedata.category(c) in CONTROLS
+        return c.encode("unicode_escape").decode() if controls else c
 
-    return UNUSUAL.sub(shown, text)
+    return UNUSUAL.sub(visible, text)
 
 
 class Cleaned:
-    """A text stream that shows whatever is written to it, and lets none of it act.
+    """A text stream that cleans whatever is written to it.
 
-    What draws by escape sequences of its own, such as a progress bar, writes to the stream beneath: see `acting`.
+    Code that needs escape sequences of its own, such as a progress bar, writes to the stream beneath: see `acting`.
     """
 
     def __init__(self, stream: Any) -> None:
         self.beneath = stream
 
     def write(self, text: str) -> int:
-        """Write a text, cleaned."""
-        start = OF_BARS.match(text)
-        whole = start[0] if start else ""
-        self.beneath.write(whole + clean(text[len(whole) :]))
+        """Write a text, cleaned, but for the start of a progress bar."""
+        match = BAR_START.match(text)
+        start = match[0] if match else ""
+        self.beneath.write(start + clean(text[len(start) :]))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write some texts, cleaned."""
+        """Write several texts, cleaned."""
         for line in lines:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("buffer", "beneath"):  # bytes would pass by `write`
+        if name in ("buffer", "beneath"):  # bytes would bypass `write`
             raise AttributeError(name)
         return getattr(self.beneath, name)
 
 
 def acting(stream: Any) -> Any:
-    """The stream beneath a `Cleaned` one, for text that is all our own and is meant to act; any other as it is."""
+    """Return the stream beneath a `Cleaned` one, for escape sequences of our own; any other stream as it is."""
     return stream.beneath if isinstance(stream, Cleaned) else stream
 
 
 @contextlib.contextmanager
 def cleaned_output() -> Iterator[None]:
-    """Let nothing that is printed act, and all of it be shown: stdout and stderr are `Cleaned`.
+    """Clean everything that is printed to stdout and stderr.
 
-    A character that the terminal's encoding does not have is shown by its escape.
+    A character that the terminal's encoding lacks is replaced by its escape.
     """
     before = sys.stdout, sys.stderr
     strict = [stream for stream in before if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict"]
@@ -93,13 +93,13 @@ def cleaned_output() -> Iterator[None]:
 
 
 def one_line(text: str, most: int = 300) -> str:
-    """A text that others wrote in one line, cleaned, and cut where it is longer than `most` characters."""
+    """Bring a text to one line: cleaned, and cut if it is longer than `most` characters."""
     text = clean(" ".join(text[: 4 * most].split()))
     return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} ..."
 
 
 def reason(error: BaseException) -> str:
-    """What an error of another library says, in one short line: its first; the kind of the error where it says none."""
+    """Summarise an error of another library by the first line of its message, or by its class if it has none."""
     return one_line(next(iter(str(error).strip().splitlines()), "")) or type(error).__name__
 
 
@@ -110,22 +110,22 @@ SYNONYMS = {
     "flow_prediction": "flow",
     "squaredcos_cap_v2": "cosine",
 }
-"""Words of diffusers for predictions and schedules, and ours, where they differ; theirs are understood as well."""
+"""Names of diffusers for predictions and schedules, and ours, where they differ; both are understood."""
 
 
 def near(name: str, names: Iterable[str]) -> str | None:
-    """The one of the names that was probably meant, or None."""
-    plain = {each.lower().replace("-", "_"): each for each in names}
+    """Return the name that was probably meant, or None."""
+    plain = {candidate.lower().replace("-", "_"): candidate for candidate in names}
     wanted = name.lower().replace("-", "_")
     if SYNONYMS.get(wanted) in plain:
         return plain[SYNONYMS[wanted]]
-    swapped = [each for each in plain if sorted(each) == sorted(wanted)]  # letters, of which difflib knows nothing
-    found = swapped or difflib.get_close_matches(wanted, plain, n=1, cutoff=0.6)
-    return plain[found[0]] if found else None
+    swapped = [candidate for candidate in plain if sorted(candidate) == sorted(wanted)]  # difflib misses these
+    matches = swapped or difflib.get_close_matches(wanted, plain, n=1, cutoff=0.6)
+    return plain[matches[0]] if matches else None
 
 
 def allowed(name: object, names: Iterable[str]) -> str:
-    """What to use in place of a name that is none of these, for an error: what was probably meant, and all of them."""
+    """Write the end of an error about an unknown name: what was probably meant, and all names."""
     names = list(names)
     meant = near(str(name), names)
     guess = "" if meant is None else f"did you mean {meant}? "
@@ -133,12 +133,12 @@ def allowed(name: object, names: Iterable[str]) -> str:
 
 
 def unknown(what: str, name: object, names: Iterable[str]) -> ValueError:
-    """The error for a name that is none of those there are: what arrived, what was probably meant, what is allowed."""
+    """Return the error for an unknown name: what arrived, what was probably meant, what is allowed."""
     return ValueError(f"unknown {what} {one_line(str(name), 60)!r}: {allowed(name, names)}")
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them: `12 ms`, `3.2 s`, `2 min 1 s`, `25 min`, `4 h 27 min`, `8 days`."""
+    """Format seconds for people: `12 ms`, `3.2 s`, `2 min 1 s`, `25 min`, `4 h 27 min`, `8 days`."""
     if seconds < 99.5:
         if 0 < seconds < 0.0995:
             return f"{1000 * seconds:.2g} ms"
@@ -154,10 +154,10 @@ def duration(seconds: float) -> str:
 
 
 def seconds(text: str) -> float:
-    """The seconds in a duration such as `30s`, `2m`, `1h`, `1h30m`, `1 h 30 min` or `90`.
+    """Parse a duration such as `30s`, `2m`, `1h`, `1h30m`, `1 h 30 min` or `90`, to seconds.
 
     Raises:
-        ValueError: it is no duration, or none that is positive.
+        ValueError: it is not a positive duration.
     """
     parts = re.fullmatch(r"(?:([\d.]+) ?h)? ?(?:([\d.]+) ?m(?:in)?)? ?(?:([\d.]+) ?s?)?", text.strip().lower())
     try:
@@ -166,5 +166,5 @@ def seconds(text: str) -> float:
         hours, minutes, rest = 0.0, 0.0, 0.0
     total = 3600 * hours + 60 * minutes + rest
     if not 0 < total < math.inf:
-        raise ValueError(f"{one_line(text, 60)!r} is no duration: write it as 30s, 2m or 1h")
+        raise ValueError(f"{one_line(text, 60)!r} is not a duration: write it as 30s, 2m or 1h")
     return total

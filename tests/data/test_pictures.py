@@ -87,7 +87,7 @@ def test_pictures_are_cut_out_of_a_grid_as_they_were(n, shape, period):
     pixels = rng.integers(0, 256, (n, *shape), dtype=np.uint8)
     np.testing.assert_array_equal(cut(grid(pixels, period=period), shape, n, period), pixels)
     for other in ((n + 40, shape), (n, (shape[0], 9, 9))):
-        with pytest.raises(ValueError, match=rf"{other[0]} pictures of shape \[{shape[0]}, .* take"):
+        with pytest.raises(ValueError, match=rf"{other[0]} images of shape \[{shape[0]}, .* take"):
             cut(grid(pixels, period=period), other[1], other[0], period)
 
 
@@ -103,7 +103,7 @@ def test_pictures_are_cut_out_of_a_grid_as_it_shrank_them():
 def test_what_is_no_picture(pixels):
     terminal = {"TERM": "xterm"}, (80, 24)
     for show in (grid, animation, lambda pixels: table({"row": pixels}), lambda pixels: selection(pixels, *terminal)):
-        with pytest.raises(ValueError, match=r"pictures are uint8 \[n, 1 or 3, h, w\]"):
+        with pytest.raises(ValueError, match=r"images are uint8 \[n, 1 or 3, h, w\]"):
             show(pixels)
 
 

@@ -1,4 +1,4 @@
-"""From arrays of pixels to what people look at: grids, tables with captions, animations, and pictures in a terminal."""
+"""Images for people from arrays of pixels: grids, captioned tables, animations, previews in a terminal."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 SHEET = 8_000_000
-"""How many pixels the pictures of a sheet may have together: more, and they are shrunk to what fits."""
+"""How many pixels a sheet may have; images that would exceed it are shrunk."""
 
 RATE = 10
-"""Frames a second."""
+"""Frames per second."""
 
 LINES = 12
-"""How many lines of a terminal a preview takes at most."""
+"""Lines of a terminal that a preview takes at most."""
 
 CELL = (10, 20)
-"""Width and height of a character, pixels, where a terminal shows images; what it makes of them depends on its font."""
+"""Width and height of a character in pixels, assumed for terminals that show images; fonts differ."""
 
 # --- sheets --------------------------------------------------------------------------------------------------------
 
@@ -42,45 +42,45 @@ CELL = (10, 20)
 def grid(
     pixels: Pixels, columns: int | None = None, padding: int = 2, zoom: int | None = None, period: int = 1
 ) -> Image.Image:
-    """Lay pictures out row by row on mid-grey.
+    """Lay out images row by row on mid-grey.
 
     Arguments:
         pixels: uint8 [n, c, h, w] with c = 1 or 3.
-        columns: pictures in a row; None makes the grid as square as can be.
-        padding: grey pixels around and between the pictures.
-        zoom: pixels of the grid for each pixel of a picture; None makes the longer side at least 40, or less where
-            there are so many or so large pictures that they would not fit on a sheet (see `SHEET`).
-        period: of how many kinds the pictures come in turns. Each column then has one kind, unless there are so many
-            kinds that the grid would be far from square.
+        columns: images in a row; None makes the grid as square as possible.
+        padding: grey pixels around and between the images.
+        zoom: pixels of the grid for each pixel of an image; None makes the longer side at least 40, or less if the
+            images would not fit on a sheet (see `SHEET`).
+        period: the number of classes, if images of different classes take turns. Each column then has one class,
+            unless that would make the grid far from square.
 
     Returns:
         A greyscale or RGB image.
 
     Raises:
-        ValueError: where the array does not hold pictures.
+        ValueError: the array does not hold images.
     """
     large = _scaled(pixels, 40, zoom)
     n, h, w, c = large.shape
     columns = columns or _columns(n, h, w, period)
     size = (math.ceil(n / columns) * (h + padding) + padding, columns * (w + padding) + padding)
     canvas = np.full((*size, c), 128, np.uint8)
-    for picture, (top, left) in zip(large, _places(n, h, w, columns, padding), strict=True):
-        canvas[top : top + h, left : left + w] = picture
+    for image, (top, left) in zip(large, _corners(n, h, w, columns, padding), strict=True):
+        canvas[top : top + h, left : left + w] = image
     return _image(canvas)
 
 
 def cut(sheet: Image.Image, shape: Sequence[int], n: int, period: int = 1, padding: int = 2) -> Pixels:
-    """Take the pictures out of a sheet again: the inverse of `grid`.
+    """Cut a sheet into its images: the inverse of `grid`.
 
     Arguments:
-        sheet: what `grid` made of n pictures of that shape, with that period and padding.
-        shape: (c, h, w) of a picture.
+        sheet: the result of `grid` for n images of this shape, with this period and padding.
+        shape: (c, h, w) of an image.
 
     Returns:
-        uint8 [n, c, h, w]; lower and narrower where the pictures were shrunk to fit on the sheet.
+        uint8 [n, c, h, w]; smaller than `shape` if the images were shrunk to fit on the sheet.
 
     Raises:
-        ValueError: where the sheet is of another size, and so of other pictures.
+        ValueError: the size of the sheet does not fit these arguments.
     """
     c, height, width = shape
     zoom, shrink = _scale(height, width, n, 40)
@@ -88,22 +88,22 @@ def cut(sheet: Image.Image, shape: Sequence[int], n: int, period: int = 1, paddi
     columns = _columns(n, h, w, period)
     size = (columns * (w + padding) + padding, math.ceil(n / columns) * (h + padding) + padding)
     if sheet.size != size:
-        raise ValueError(f"a sheet of {sheet.size} pixels: {n} pictures of shape {list(shape)} take {size}")
+        raise ValueError(f"a sheet of {sheet.size} pixels: {n} images of shape {list(shape)} take {size}")
     canvas = np.asarray(sheet.convert("L" if c == 1 else "RGB")).reshape(size[1], size[0], c)
-    places = _places(n, h, w, columns, padding)
-    return np.stack([canvas[y : y + h : zoom, x : x + w : zoom].transpose(2, 0, 1) for y, x in places])
+    corners = _corners(n, h, w, columns, padding)
+    return np.stack([canvas[y : y + h : zoom, x : x + w : zoom].transpose(2, 0, 1) for y, x in corners])
 
 
 def _columns(n: int, h: int, w: int, period: int) -> int:
-    """How many pictures of h by w pixels stand in a row of a nearly square sheet."""
+    """The number of images of h by w pixels in a row of a nearly square sheet."""
     columns = max(1, math.ceil(math.sqrt(n * h / w)))
     if period <= 2 * columns:
         columns = math.ceil(columns / period) * period
     return min(n, columns)
 
 
-def _places(n: int, h: int, w: int, columns: int, padding: int) -> Iterator[tuple[int, int]]:
-    """The top and the left of each picture of a grid."""
+def _corners(n: int, h: int, w: int, columns: int, padding: int) -> Iterator[tuple[int, int]]:
+    """The top and left edge of each image in a grid."""
     for i in range(n):
         yield i // columns * (h + padding) + padding, i % columns * (w + padding) + padding
 
@@ -111,7 +111,7 @@ def _places(n: int, h: int, w: int, columns: int, padding: int) -> Iterator[tupl
 def table(
     rows: Mapping[str, Pixels], columns: Sequence[str] = (), size: int = 14, side: int = 64, most: int = SHEET
 ) -> Image.Image:
-    """Lay pictures out in rows on white, each in a thin grey frame: captions before the rows and above the columns.
+    """Lay out images in rows on white, each in a thin grey frame: captions before the rows and above the columns.
 
     A caption may have several lines.
 
@@ -119,14 +119,14 @@ def table(
         rows: uint8 [n, c, h, w] with c = 1 or 3, by their captions, from top to bottom; all of one h and w.
         columns: captions of the columns, from left to right.
         size: height of the letters, pixels.
-        side: pictures are enlarged until the longer side is at least so many pixels ...
-        most: ... but shrunk where together they would have more pixels than this.
+        side: images are enlarged until the longer side has at least this many pixels ...
+        most: ... but shrunk if together they would have more pixels than this.
 
     Returns:
         An RGB image.
 
     Raises:
-        ValueError: where an array does not hold pictures.
+        ValueError: an array does not hold images.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -135,21 +135,21 @@ def table(
     count = sum(len(pixels) for pixels in rows.values())
     large = {caption: _scaled(pixels, side, None, count, most) for caption, pixels in rows.items()}
     _, h, w, _ = next(iter(large.values())).shape
-    wide = gap + max(w, _width(font, *columns))
+    pitch = gap + max(w, _width(font, *columns))
     left = 2 * gap + _width(font, *map(one_line, rows))
     top = size * (2 + max(caption.count("\n") for caption in columns)) if columns else gap
-    longest = max(len(pictures) for pictures in large.values())
-    canvas = Image.new("RGB", (left + longest * wide, top + len(rows) * (h + gap)), "white")
+    longest = max(len(images) for images in large.values())
+    canvas = Image.new("RGB", (left + longest * pitch, top + len(rows) * (h + gap)), "white")
     draw = ImageDraw.Draw(canvas)
     for i, caption in enumerate(columns):
-        draw.text((left + i * wide + (wide - gap) / 2, top / 2), caption, "black", font, anchor="mm")
-    for j, (caption, pictures) in enumerate(large.items()):
+        draw.text((left + i * pitch + (pitch - gap) / 2, top / 2), caption, "black", font, anchor="mm")
+    for j, (caption, images) in enumerate(large.items()):
         y = top + j * (h + gap)
         draw.text((gap, y + h / 2), one_line(caption), "black", font, anchor="lm")
-        for i, picture in enumerate(pictures):
-            x = left + i * wide + (wide - gap - w) // 2
+        for i, image in enumerate(images):
+            x = left + i * pitch + (pitch - gap - w) // 2
             draw.rectangle((x - 1, y - 1, x + w, y + h), "grey")
-            canvas.paste(_image(picture), (x, y))
+            canvas.paste(_image(image), (x, y))
     return canvas
 
 
@@ -188,17 +188,17 @@ def captioned(images: Mapping[str, Image.Image], size: int = 15) -> Image.Image:
 
 
 def animation(pixels: Pixels, hold: float = 0.0) -> bytes:
-    """Encode pictures as a GIF that shows them one after the other, ten a second, over and over.
+    """Encode images as a GIF that shows them in a loop, ten per second.
 
     Arguments:
         pixels: the frames, uint8 [n, c, h, w] with c = 1 or 3; enlarged until the longer side is at least 160.
-        hold: for how much longer the last frame is shown, seconds.
+        hold: how much longer the last frame is shown, seconds.
 
     Returns:
-        The file. Greys are exact; of colours, a frame has its own 256.
+        The file. Greys are exact; a colour frame has a palette of 256 of its own.
 
     Raises:
-        ValueError: where the array does not hold pictures.
+        ValueError: the array does not hold images.
     """
     images = [_image(frame) for frame in _scaled(pixels, 160, count=1)]
     durations = [1000 // RATE] * len(images)
@@ -209,18 +209,18 @@ def animation(pixels: Pixels, hold: float = 0.0) -> bytes:
 
 
 def video(pixels: Pixels, hold: float = 0.0) -> bytes:
-    """Encode pictures as an MP4 (H.264, yuv420p, which every browser plays) that shows them as `animation` does, once.
+    """Encode images as an MP4 (H.264, yuv420p, which every browser plays) that shows them once, ten per second.
 
     Arguments:
         pixels: the frames, uint8 [n, c, h, w] with c = 1 or 3; enlarged until the longer side is at least 160, and by
-            a row or a column more where that is odd.
-        hold: for how much longer the last frame is shown, seconds.
+            a row or a column more if that is odd.
+        hold: how much longer the last frame is shown, seconds.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: where the array does not hold pictures; where there is no ffmpeg, or it knows no H.264.
+        ValueError: the array does not hold images; there is no ffmpeg, or it lacks H.264.
     """
     program = ffmpeg()
     frames = _scaled(pixels, 160, count=1)
@@ -231,14 +231,14 @@ def video(pixels: Pixels, hold: float = 0.0) -> bytes:
     source = f"-f rawvideo -pix_fmt rgb24 -video_size {size} -framerate {RATE} -i -"
     colour = "-vf scale=out_color_matrix=bt709,format=yuv420p -colorspace bt709 -color_primaries bt709 -color_trc bt709"
     with tempfile.TemporaryDirectory() as folder:  # a file, since the index that players want first is written last
-        made = Path(folder) / "video.mp4"
+        path = Path(folder) / "video.mp4"
         encode = f"-c:v libx264 -crf 18 {colour} -movflags +faststart"
-        command = [program, "-hide_banner", "-loglevel", "error", *source.split(), *encode.split(), str(made)]
+        command = [program, "-hide_banner", "-loglevel", "error", *source.split(), *encode.split(), str(path)]
         result = subprocess.run(command, input=frames.tobytes(), capture_output=True)
         if result.returncode != 0:
-            said = result.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {result.returncode}"]
-            raise ValueError(f"{program} made no MP4 ({said[-1]}): install an ffmpeg with libx264, or make a GIF")
-        return made.read_bytes()
+            lines = result.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {result.returncode}"]
+            raise ValueError(f"{program} made no MP4 ({lines[-1]}): install an ffmpeg with libx264, or make a GIF")
+        return path.read_bytes()
 
 
 def ffmpeg() -> str:
@@ -248,30 +248,32 @@ def ffmpeg() -> str:
         Its path.
 
     Raises:
-        ValueError: where it is not on the PATH.
+        ValueError: it is not on the PATH.
     """
-    if (found := shutil.which("ffmpeg")) is None:
+    if (program := shutil.which("ffmpeg")) is None:
         raise ValueError(
-            "an MP4 is encoded by the program ffmpeg, which is not on the PATH: install it (apt install ffmpeg, "
+            "encoding an MP4 needs the program ffmpeg, which is not on the PATH: install it (apt install ffmpeg, "
             "brew install ffmpeg, winget install ffmpeg), or make a GIF"
         )
-    return found
+    return program
 
 
 # --- in a terminal -------------------------------------------------------------------------------------------------
 
 
 def preview(image: Image.Image, environment: Mapping[str, str], size: tuple[int, int]) -> str:
-    """Draw an image in a terminal: by kitty's or iTerm2's protocol where the environment names such a terminal, and
-    elsewhere with two pixels to a character, in 16 million colours or in 256.
+    """Draw an image in a terminal.
+
+    Uses the protocol of kitty or iTerm2 if the environment names such a terminal, otherwise characters of two pixels
+    each, in 16 million or in 256 colours.
 
     Arguments:
-        image: any; it is shrunk to the width of the terminal and to `LINES` lines.
+        image: any image; it is shrunk to the width of the terminal and to `LINES` lines.
         environment: the variables that describe the terminal, as in `os.environ`.
         size: its columns and lines.
 
     Returns:
-        What to print, ending with a new line; nothing where the terminal or the user (NO_COLOR) wants no colours.
+        The text to print, ending with a new line; empty if the terminal or the user (NO_COLOR) wants no colours.
 
     References:
         https://sw.kovidgoyal.net/kitty/graphics-protocol, https://iterm2.com/documentation-images.html,
@@ -279,10 +281,10 @@ def preview(image: Image.Image, environment: Mapping[str, str], size: tuple[int,
     """
     from PIL import Image
 
-    kind, wide, high = _room(environment, size)
+    kind, width, height = _room(environment, size)
     if not kind:
         return ""
-    scale = min(1, wide / image.width, high / image.height)
+    scale = min(1, width / image.width, height / image.height)
     small = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
     image = image.convert("RGB").resize(small, Image.Resampling.BOX)
     if kind == "blocks":
@@ -293,7 +295,7 @@ def preview(image: Image.Image, environment: Mapping[str, str], size: tuple[int,
     if kind == "iterm":
         return f"\x1b]1337;File=inline=1;size={len(encoded.getvalue())};width={columns};height=auto:{data}\a\n"
     parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]
-    keys = [f"a=T,f=100,q=2,c={columns},m=1", *["m=1"] * (len(parts) - 1)]  # q=2: the terminal is not to answer
+    keys = [f"a=T,f=100,q=2,c={columns},m=1", *["m=1"] * (len(parts) - 1)]  # q=2: no response from the terminal
     keys[-1] = keys[-1].replace("m=1", "m=0")
     return "".join(f"\x1b_G{key};{part}\x1b\\" for key, part in zip(keys, parts, strict=True)) + "\n"
 
@@ -301,46 +303,50 @@ def preview(image: Image.Image, environment: Mapping[str, str], size: tuple[int,
 def selection(
     pixels: Pixels, environment: Mapping[str, str], size: tuple[int, int], evenly: bool = False
 ) -> Image.Image:
-    """Lay out as many pictures as a preview in this terminal can show.
+    """Lay out as many images as a preview in this terminal can show.
 
     Arguments:
         pixels: uint8 [n, c, h, w] with c = 1 or 3.
         environment: as in `preview`.
         size: as in `preview`.
-        evenly: take them evenly from the first to the last, in one row, instead of the first ones.
+        evenly: choose them evenly from first to last, in one row, instead of the first ones.
 
     Returns:
         A greyscale or RGB image.
 
     Raises:
-        ValueError: where the array does not hold pictures.
+        ValueError: the array does not hold images.
     """
     from PIL import Image
 
-    kind, wide, high = _room(environment, size)
+    kind, width, height = _room(environment, size)
     padding, side = (1, 8) if kind == "blocks" else (2, 40)
     large = _scaled(pixels, side, count=1)
     n, h, w, _ = large.shape
-    scale = min(1, (high - 2 * padding) / h, (wide - 2 * padding) / w)
+    scale = min(1, (height - 2 * padding) / h, (width - 2 * padding) / w)
     h, w = max(1, int(h * scale)), max(1, int(w * scale))
-    columns = max(1, (wide - padding) // (w + padding))
-    rows = 1 if evenly else max(1, (high - padding) // (h + padding))
+    columns = max(1, (width - padding) // (w + padding))
+    rows = 1 if evenly else max(1, (height - padding) // (h + padding))
     count = min(n, rows * columns)
-    columns = math.ceil(count / math.ceil(count / columns))  # rows alike
+    columns = math.ceil(count / math.ceil(count / columns))  # rows of equal length
     chosen = np.linspace(0, n - 1, count).round().astype(int) if evenly else np.arange(count)
     small = [np.asarray(_image(large[i]).resize((w, h), Image.Resampling.BOX)).reshape(h, w, -1) for i in chosen]
     return grid(np.stack(small).transpose(0, 3, 1, 2), columns, padding, zoom=1)
 
 
 def _room(environment: Mapping[str, str], size: tuple[int, int]) -> tuple[str, int, int]:
-    """How a terminal shows images ("kitty", "iterm", "blocks", or not at all) and how many pixels there are for one."""
+    """How a terminal shows images ("kitty", "iterm", "blocks", or "" for not at all), and in which width and height."""
     term = environment.get("TERM") or ("windows" if "WT_SESSION" in environment else "dumb")
     program = environment.get("TERM_PROGRAM")
-    columns, lines = max(1, size[0] - 1), max(1, min(LINES, size[1] - 2))  # in a full line, some terminals wrap
+    columns, lines = max(1, size[0] - 1), max(1, min(LINES, size[1] - 2))  # some terminals wrap a full line
     if environment.get("NO_COLOR") or term == "dumb":
         return "", 0, 0
     if "TMUX" in environment or term.startswith(("tmux", "screen")):
-        return "blocks", columns, 2 * lines  # images do not pass, and the other variables may be of the outer terminal
+        return (
+            "blocks",
+            columns,
+            2 * lines,
+        )  # no images, and other variables may describe the outer terminal
     if term == "xterm-kitty" or "KITTY_WINDOW_ID" in environment:
         return "kitty", columns * CELL[0], lines * CELL[1]
     if program in ("iTerm.app", "WezTerm"):
@@ -349,7 +355,7 @@ def _room(environment: Mapping[str, str], size: tuple[int, int]) -> tuple[str, i
 
 
 def _half_blocks(pixels: Pixels, deep: bool) -> str:
-    """Pixels [h, w, 3] two to a character: the upper one is its colour, the lower one its background."""
+    """Draw pixels [h, w, 3], two per character: the upper one as its colour, the lower one as its background."""
     if deep:
         codes = [[f"8;2;{r};{g};{b}" for r, g, b in row] for row in pixels.tolist()]
     else:
@@ -363,12 +369,12 @@ def _half_blocks(pixels: Pixels, deep: bool) -> str:
 
 
 def _palette_codes(pixels: Pixels) -> npt.NDArray[np.int64]:
-    """The nearest of xterm's 256 colours to pixels [..., 3]: of its cube of 6 x 6 x 6, or of its 24 greys."""
-    wide, levels = pixels.astype(np.int64), np.array([0, 95, 135, 175, 215, 255])
-    nearest = abs(wide[..., None] - levels).argmin(-1)
-    grey = ((wide.mean(-1) - 8) / 10).round().clip(0, 23).astype(np.int64)
-    off_cube = ((wide - levels[nearest]) ** 2).sum(-1)
-    off_grey = ((wide - (8 + 10 * grey)[..., None]) ** 2).sum(-1)
+    """The nearest of xterm's 256 colours to pixels [..., 3], in its 6 x 6 x 6 cube or among its 24 greys."""
+    values, cube = pixels.astype(np.int64), np.array([0, 95, 135, 175, 215, 255])
+    nearest = abs(values[..., None] - cube).argmin(-1)
+    grey = ((values.mean(-1) - 8) / 10).round().clip(0, 23).astype(np.int64)
+    off_cube = ((values - cube[nearest]) ** 2).sum(-1)
+    off_grey = ((values - (8 + 10 * grey)[..., None]) ** 2).sum(-1)
     codes: npt.NDArray[np.int64] = np.where(off_grey < off_cube, 232 + grey, 16 + nearest @ [36, 6, 1])
     return codes
 
@@ -380,11 +386,11 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     """Save an image as PNG, whole or not at all.
 
     Arguments:
-        image: any that PNG can hold.
+        image: any image that PNG can store.
         path: a name that ends in .png.
 
     Raises:
-        ValueError: where the name ends otherwise.
+        ValueError: the name ends otherwise.
     """
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"cannot save an image as {path}: images are saved as PNG, pass a name that ends in .png")
@@ -394,10 +400,10 @@ def save_image(image: Image.Image, path: str | Path) -> None:
 
 
 def _scaled(pixels: Pixels, side: int, zoom: int | None = None, count: int | None = None, most: int = SHEET) -> Pixels:
-    """Pictures [n, h, w, c], enlarged or shrunk by a whole factor; see `_scale`. A zoom that is asked for is obeyed."""
+    """Images [n, h, w, c], enlarged by `zoom`, or enlarged or shrunk by a whole factor to fit; see `_scale`."""
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.size == 0:
         raise ValueError(
-            f"a {pixels.dtype} array of shape {list(pixels.shape)}: pictures are uint8 [n, 1 or 3, h, w], at least one"
+            f"a {pixels.dtype} array of shape {list(pixels.shape)}: images are uint8 [n, 1 or 3, h, w], at least one"
         )
     n, c, h, w = pixels.shape
     enlarge, shrink = (zoom, 1) if zoom else _scale(h, w, count or n, side, most)
@@ -405,13 +411,13 @@ def _scaled(pixels: Pixels, side: int, zoom: int | None = None, count: int | Non
     if shrink == 1:
         return pixels
     size = (n, math.ceil(h / shrink), math.ceil(w / shrink), c)
-    return np.stack([np.asarray(_image(picture).reduce(shrink)) for picture in pixels]).reshape(size)
+    return np.stack([np.asarray(_image(image).reduce(shrink)) for image in pixels]).reshape(size)
 
 
 def _scale(h: int, w: int, count: int, side: int, most: int = SHEET) -> tuple[int, int]:
-    """By what to enlarge pictures, and by what to shrink them; one of the two is 1.
+    """The factors by which to enlarge and to shrink images; one of them is 1.
 
-    They are enlarged until the longer side has `side` pixels, as far as `count` of them have `most` pixels at most.
+    They are enlarged until the longer side has `side` pixels, provided that `count` of them have `most` pixels at most.
     """
     room = math.sqrt(most / (count * h * w))
     if room < 1:
@@ -420,7 +426,7 @@ def _scale(h: int, w: int, count: int, side: int, most: int = SHEET) -> tuple[in
 
 
 def _image(pixels: Pixels) -> Image.Image:
-    """Pixels [h, w, c] as greyscale or RGB."""
+    """Convert pixels [h, w, c] to a greyscale or RGB image."""
     from PIL import Image
 
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
