@@ -1,4 +1,7 @@
-"""Progress bars on stderr: lively on a terminal, a word every half minute in a file or a pipe."""
+"""Progress bars: live on a terminal (stderr) and in a notebook, a line every half minute in a file or a pipe.
+
+Library functions that take long have an argument `progress`; False shows nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,10 @@ def progress_bar(
         done: how many were done before.
         show: False shows nothing.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
-    every = 0.5 if sys.stderr.isatty() else 30
+    in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+    every = 0.5 if in_notebook or sys.stderr.isatty() else 30
     return tqdm(
         items,
         total=total,

@@ -81,9 +81,9 @@ def test_a_source_without_a_test_split(tmp_path, points):
 
 
 def test_a_source_that_gives_the_same_for_every_split(tmp_path, points, asked):
-    """`latest` has the word test in it: such a source is its own test split, which would measure nothing."""
-    points.rename(tmp_path / "latest.npz")
-    done("features", "train", tmp_path / "latest.npz", "--out", tmp_path / "out")
+    """The name has the word test in it: such a source is its own test split, which would measure nothing."""
+    points.rename(tmp_path / "our-test.npz")
+    done("features", "train", tmp_path / "our-test.npz", "--out", tmp_path / "out")
     ((data, test, _, _),) = asked
     assert (len(data), test) == (40, None)
 

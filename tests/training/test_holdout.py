@@ -172,7 +172,7 @@ def test_a_part_of_its_own_is_kept(tmp_path):
 
 def test_a_name_with_test_in_it_is_no_part(tmp_path):
     """`read` takes a source called so whole as the part test: it would be trained on and measured against."""
-    source = photos(tmp_path / "contest", 120)
+    source = photos(tmp_path / "our-test", 120)
     assert holdout.own_test(read(source)) is None
     assert len(Trainer(settings(), source, device="cpu", progress=False).samples.rows) == 108
 

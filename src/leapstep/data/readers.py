@@ -358,8 +358,8 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 def _tables_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
     """The files that have the name of the split as a word of their path in the folder."""
-    names = {path: path.relative_to(source).as_posix().lower() for path in paths}
-    words = {path: set(re.split(r"[^a-z]+", name)) for path, name in names.items()}
+    names = {path: path.relative_to(source).as_posix() for path in paths}
+    words = {path: _words(name) for path, name in names.items()}
     if split == "all":
         return paths
     if not any(word in SPLITS for some in words.values() for word in some):
@@ -372,9 +372,13 @@ def _tables_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
 
 
 def _check_whole(source: str, split: str) -> None:
-    """A source without splits is the training set, unless its own name says otherwise."""
-    if split not in ("train", "all") and split not in Path(source).name:
+    """A source without splits is the training set, unless a word of its own name says otherwise."""
+    if split not in ("train", "all") and split not in _words(Path(source).name):
         raise NoSplit(f"{source} has no split {split!r}, it is one whole: pass train or all, or name another source")
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", name.lower()))
 
 
 def _datasets() -> Any:
