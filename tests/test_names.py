@@ -51,6 +51,7 @@ def test_near_misses_of_names_are_guessed(call, meant):
         ("num_steps", "steps"),
         ("num_inference_steps", "steps"),
         ("spacin", "spacing"),
+        ("scheduler", "transition"),
         ("eta", "transition=leapstep.ddim(eta=...)"),
         ("guidance_scale", "from_network(..., guidance=...)"),
     ],

@@ -1,5 +1,6 @@
 """Lists of times, per-sample noise, the loop; and the law of what comes out."""
 
+import io
 import math
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tqdm import tqdm
 
 import leapstep
 from leapstep.core.sampling import SPACINGS, _uniform
@@ -300,6 +302,61 @@ def test_bad_numbers_of_samples():
     for arguments in ({"shape": (0, 2)}, {"shape": (1, 2), "batch_size": 0}):
         with pytest.raises(ValueError, match="at least 1"):
             leapstep.sample(diffusion, steps=2, **arguments)
+
+
+@pytest.mark.parametrize("shape", [16, (2.5, 2), None])
+def test_what_is_no_shape_is_told_in_one_line(shape):
+    with pytest.raises(ValueError, match=r"^shape=.*: pass the number of samples and the shape of one, such as .*$"):
+        leapstep.sample(MIXTURE.diffusion(leapstep.linear()), shape)
+
+
+def test_samples_are_made_where_the_network_is():
+    """A network on a device without data ("meta") is enough to see where."""
+    seen = []
+
+    class Denoiser:
+        def __init__(self, **inner):
+            self.__dict__ |= inner
+
+        def __call__(self, x, t):
+            seen.append(str(x.device))
+            return torch.zeros_like(x, device="cpu")
+
+    diffusion = MIXTURE.diffusion(leapstep.linear())
+    there = diffusion._replace(denoise=Denoiser(denoise=Denoiser(net=torch.nn.Linear(2, 2, device="meta"))))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        leapstep.sample(there, (3, 2), 1)
+    leapstep.sample(there, (3, 2), 1, device="cpu")
+    leapstep.sample(diffusion._replace(denoise=Denoiser(net=torch.tanh)), (3, 2), 1)
+    leapstep.sample(diffusion._replace(denoise=Denoiser()), (3, 2), 1)
+    assert seen == ["meta", "cpu", "cpu", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("options", "shown", "total"),
+    [
+        ({}, True, 4 * 9),
+        ({"batch_size": None}, True, 9),
+        ({"steps": [1.0, 0.5]}, True, 4 * 2),
+        ({"progress": False}, False, 4 * 9),
+        ({"on_step": id}, False, 4 * 9),
+        ({"on_step": id, "progress": True}, True, 4 * 9),
+    ],
+)
+def test_progress_counts_the_steps_of_all_batches(monkeypatch, options, shown, total):
+    bars = []
+
+    def bar(total, what, unit, *, show):
+        bars.append((show, total, tqdm(total=total, file=io.StringIO())))
+        return bars[-1][-1]
+
+    monkeypatch.setattr("leapstep.core.sampling.progress_bar", bar)
+    diffusion = MIXTURE.diffusion(leapstep.linear())
+    leapstep.sample(diffusion, (11, 2), **{"steps": 9, "batch_size": 3, **options})
+    assert [(show, of, bar.n) for show, of, bar in bars] == [(shown, total, total)]
+    for travel in (leapstep.encode, leapstep.decode):
+        travel(diffusion, torch.zeros(2, 2), 5, progress=False)
+    assert [(show, of) for show, of, _ in bars[1:]] == [(False, 5)] * 2
 
 
 # --- the law of the samples ---

@@ -1,6 +1,9 @@
 """Transitions against the papers' own formulas and against closed forms, in float64."""
 
 import math
+import pickle
+import re
+from functools import partial
 
 import pytest
 import torch
@@ -263,3 +266,60 @@ def test_a_learned_variance_beyond_the_posterior_is_finite_for_finished_samples(
     diffusion, x = leapstep.from_network(net, PROCESSES["linear"]), torch.randn(3, 2, dtype=F64)
     step = leapstep.ddpm("learned")(diffusion, x, time([0.5, 0.5, 0.3]), time([0.0, 0.3, 0.3]), None, lambda draw=0: x)
     assert step.x.isfinite().all()
+
+
+# --- names ---
+
+MADE = {
+    "unipc(order=3)": lambda: leapstep.unipc(order=3),
+    "unipc()": lambda: leapstep.unipc(2),
+    "ddim(eta=0.5)": lambda: leapstep.ddim(0.5),
+    "ddpm(variance='beta')": lambda: leapstep.ddpm("beta"),
+    "edm(churn=1.0, high=20.0)": lambda: leapstep.edm(1.0, high=20.0),
+    "corrected(unipc(order=3), corrections=2)": lambda: leapstep.corrected(leapstep.unipc(3), 2),
+    "inverted(heun())": lambda: leapstep.inverted(leapstep.heun()),
+}
+
+
+@pytest.mark.parametrize("text", MADE)
+def test_transitions_print_pickle_and_compare_by_name_and_options(text):
+    transition = MADE[text]()
+    again = pickle.loads(pickle.dumps(transition))
+    assert repr(transition) == repr(again) == text
+    assert len({transition, again, MADE[text]()}) == 1
+    assert transition != leapstep.rk4()
+    if not text.startswith("inverted"):
+        noise = leapstep.Noise(0, range(2), (3,), F64)
+        step = partial(transition, curved(PROCESSES["linear"]), noise(0), time(0.5), time(0.4), None)
+        same = partial(again, curved(PROCESSES["linear"]), noise(0), time(0.5), time(0.4), None)
+        assert torch.equal(step(partial(noise, 1)).x, same(partial(noise, 1)).x)
+
+
+@pytest.mark.parametrize("method", ["unipc", leapstep.unipc, leapstep.unipc(), leapstep.TRANSITIONS["unipc"]])
+def test_a_method_goes_by_its_name_or_uncalled(method):
+    diffusion, x = curved(PROCESSES["linear"]), torch.randn(2, 3, dtype=F64)
+    path = leapstep.times(diffusion.process, 5)
+    calls = [
+        lambda transition: leapstep.sample(diffusion, (2, 3), 5, transition),
+        lambda transition: leapstep.encode(diffusion, x, 5, transition),
+        lambda transition: leapstep.decode(diffusion, x, 5, transition),
+        lambda transition: list(leapstep.trajectory(diffusion, x, path, transition))[-1].x,
+    ]
+    for call in calls:
+        assert torch.equal(call(method), call(leapstep.unipc()))
+        assert not torch.equal(call(method), call(None))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ("unipcc", "unknown transition 'unipcc': did you mean unipc?"),
+        (leapstep.churned, "transition=churned makes one of another: call it, as in leapstep.churned(leapstep.heun())"),
+        (5, "transition=5: pass a name such as 'unipc' (ddim, ddpm"),
+        (leapstep.Process, "a transition such as leapstep.unipc(order=3)"),
+    ],
+)
+def test_what_is_no_method_is_told_in_one_line(wrong, line):
+    with pytest.raises(ValueError, match=re.escape(line)) as error:
+        leapstep.sample(curved(PROCESSES["linear"]), (2, 3), 5, wrong)
+    assert "\n" not in str(error.value)

@@ -11,14 +11,15 @@ rounding of the network, to which methods that choose their own steps add their 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, pairwise
-from typing import Any, NamedTuple, SupportsIndex
+from itertools import chain, groupby, pairwise
+from typing import Any, NamedTuple, Never, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,9 @@ from torch import Tensor
 from leapstep.core import finite
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import Process, as_time, where
-from leapstep.core.transitions import Memory, Transition, ddim, select
-from leapstep.text import allowed, near
+from leapstep.core.transitions import Memory, Transition, as_transition, select
+from leapstep.progress import progress_bar
+from leapstep.text import allowed, near, one_line
 
 # --- times ---------------------------------------------------------------------------------------------------------
 
@@ -85,12 +87,8 @@ def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str 
     Raises:
         ValueError: steps out of range, unknown spacing, or a list that is not strictly decreasing in [0, 1].
     """
-    if not isinstance(steps, SupportsIndex) or isinstance(steps, Tensor) or np.ndim(steps):
-        given = as_time(steps)
-        if given.ndim != 1 or len(given) == 0 or (given.diff() >= 0).any() or given[0] == 0:
-            raise ValueError("a list of times must be strictly decreasing and lie in [0, 1]")
-        return given if given[-1] == 0 else torch.cat([given, given.new_zeros(1)])
-    steps = operator.index(steps)
+    if isinstance(steps := _number_or_times(steps), Tensor):
+        return steps
     if spacing not in SPACINGS:
         raise ValueError(f"unknown spacing {spacing!r}: {allowed(spacing, SPACINGS)}")
     if steps < 1:
@@ -107,6 +105,16 @@ def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str 
         level = (level + 1e-9).floor() if spacing in ("leading", "quad") else level.round()  # as in the papers
         level = place + (level - place).clamp(0, levels - steps).cummax(0).values
     return torch.cat([level.flip(0) / levels, level.new_zeros(1)]).double()
+
+
+def _number_or_times(steps: int | Sequence[float] | Tensor) -> int | Tensor:
+    """The number of steps, or their times, ending at 0, where they are listed."""
+    if isinstance(steps, SupportsIndex) and not isinstance(steps, Tensor) and not np.ndim(steps):
+        return operator.index(steps)
+    path = as_time(steps)
+    if path.ndim != 1 or len(path) == 0 or (path.diff() >= 0).any() or path[0] == 0:
+        raise ValueError("a list of times must be strictly decreasing and lie in [0, 1]")
+    return path if path[-1] == 0 else torch.cat([path, path.new_zeros(1)])
 
 
 # --- noise ---------------------------------------------------------------------------------------------------------
@@ -207,7 +215,7 @@ def trajectory(
     diffusion: Diffusion,
     x: Tensor,
     times: Tensor,
-    transition: Transition | None = None,
+    transition: Transition | str | None = None,
     noise: Callable[..., Tensor] | None = None,
     *,
     memory: Memory = None,
@@ -226,7 +234,7 @@ def trajectory(
         x: x at the first time, `[b, *d]`.
         times: `[n + 1]`, or `[n + 1, b]` when each sample goes its own way (repeat a time to let a sample wait).
             Decreasing samples, increasing encodes.
-        transition: default `ddim()`.
+        transition: the method, a transition or its name in `TRANSITIONS`; default `ddim()`.
         noise: called as noise(step, draw) -> `[b, *d]`; default `Noise` with seed 0.
         memory: of the method, from the steps that the samples took before; None: none.
         taken: how many steps they took before, one number for all or one each `[b]`, int64: noise is called with the
@@ -234,7 +242,7 @@ def trajectory(
     Yields:
         a State after every step.
     """
-    transition = transition or ddim()
+    transition = as_transition(transition)
     noise = noise or Noise(0, range(len(x)), tuple(x.shape[1:]), x.dtype, x.device)
     times = as_time(times)
     calls = 0
@@ -286,18 +294,42 @@ def beginning(diffusion: Diffusion, t: Tensor, eps: Tensor, start: str = "margin
     return x + diffusion.process.alpha(t) * torch.as_tensor(diffusion.origin).to(x)
 
 
-def _end(states: Iterator[State], on_step: Callable[[State], object] | None = None) -> Tensor:
+def _end(states: Iterator[State], on_step: Callable[[State], object]) -> Tensor:
     for state in states:
-        if on_step is not None:
-            on_step(state)
+        on_step(state)
     return state.x
+
+
+@contextlib.contextmanager
+def _progress(
+    what: str, total: int, show: bool | None, on_step: Callable[[State], object] | None
+) -> Iterator[Callable[[State], None]]:
+    """A progress bar over so many steps: what is to be called after each of them, which calls `on_step`."""
+    with progress_bar(total, what, "step", show=on_step is None if show is None else show) as bar:
+
+        def step(state: State) -> None:
+            bar.update()
+            if on_step is not None:
+                on_step(state)
+
+        yield step
+
+
+def network_device(diffusion: Diffusion) -> torch.device:
+    """Where the network of a diffusion lies, if it has one that knows; else the CPU."""
+    denoise: Any = diffusion.denoise
+    while hasattr(denoise, "denoise"):  # clipped, guided, scaled
+        denoise = denoise.denoise
+    net = getattr(denoise, "net", None)
+    tensors = chain(net.parameters(), net.buffers()) if isinstance(net, torch.nn.Module) else iter(())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def sample_in_batches(
     diffusion: Diffusion | Callable[[range], Diffusion],
     shape: Sequence[int],
     steps: int | Sequence[float] | Tensor = 20,
-    transition: Transition | None = None,
+    transition: Transition | str | None = None,
     *,
     spacing: str = "trailing",
     start: str = "marginal",
@@ -305,7 +337,7 @@ def sample_in_batches(
     batch_size: int | None = None,
     first: int = 0,
     dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     on_step: Callable[[State], object] | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
     """Draw samples batch by batch, for more of them than memory holds, or to go on where an earlier draw ended.
@@ -315,17 +347,29 @@ def sample_in_batches(
     Yields:
         the sample indices of a batch, and its samples, `[b, *d]`.
     """
-    n, *d = shape
+    n, *d = _checked_shape(shape)
     if n < 1 or first < 0 or (batch_size is not None and batch_size < 1):
         raise ValueError(f"n={n}, first={first}, batch_size={batch_size}: at least 1, 0 and 1")
+    transition = as_transition(transition)
     for low in range(first, first + n, batch_size or n):
         rows = range(low, min(first + n, low + (batch_size or n)))
         model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
-        noise = Noise(seed, rows, tuple(d), dtype, device)
+        noise = Noise(seed, rows, tuple(d), dtype, network_device(model) if device is None else device)
         path = times(model.process, steps, spacing)
         with torch.no_grad():
-            x = _end(trajectory(model, beginning(model, path[0], noise(0), start), path, transition, noise), on_step)
+            states = trajectory(model, beginning(model, path[0], noise(0), start), path, transition, noise)
+            x = _end(states, on_step or bool)
         yield rows, x
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(size) for size in shape)
+    except TypeError:
+        raise ValueError(
+            f"shape={one_line(repr(shape), 60)}: pass the number of samples and the shape of one, such as "
+            "(16, 3, 32, 32)"
+        ) from None
 
 
 ELSEWHERE = {
@@ -333,12 +377,13 @@ ELSEWHERE = {
     "n_steps": "steps",
     "num_inference_steps": "steps",
     "timesteps": "steps",
-    "method": "transition=leapstep.ddim()",
-    "sampler": "transition=leapstep.ddim()",
-    "scheduler": "transition=leapstep.ddim()",
+    "method": "transition",
+    "sampler": "transition",
+    "scheduler": "transition",
     "eta": "transition=leapstep.ddim(eta=...)",
     "n": "shape=(n, ...)",
     "num_samples": "shape=(n, ...)",
+    "first": "sample_in_batches(..., first=...)",
     "generator": "seed",
     "callback": "on_step",
     "guidance": "from_network(..., guidance=...)",
@@ -347,17 +392,21 @@ ELSEWHERE = {
 """Arguments of samplers elsewhere, and what does the same here."""
 
 
-def _instead(name: str) -> str:
-    meant = ELSEWHERE.get(name) or near(name, inspect.signature(sample_in_batches).parameters)
-    return "" if meant is None else f": did you mean {meant}?"
-
-
 def sample(
     diffusion: Diffusion | Callable[[range], Diffusion],
     shape: Sequence[int],
     steps: int | Sequence[float] | Tensor = 20,
-    transition: Transition | None = None,
-    **options: Any,
+    transition: Transition | str | None = None,
+    *,
+    spacing: str = "trailing",
+    start: str = "marginal",
+    seed: int = 0,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+    on_step: Callable[[State], object] | None = None,
+    **unknown: Never,
 ) -> Tensor:
     """Draw samples.
 
@@ -366,31 +415,48 @@ def sample(
             in a batch to the Diffusion that is conditioned for them.
         shape: `(n, *d)`.
         steps: their number, or the list of times; see `times`.
-        transition: the method, default `ddim()`.
-        spacing: see `times`; default "trailing".
-        start: one of `STARTS`: "marginal" (default), or "unit" as in pipelines of diffusers.
+        transition: the method, a transition such as `leapstep.unipc(order=3)` or a name in `TRANSITIONS`; default
+            `ddim()`.
+        spacing: see `times`.
+        start: one of `STARTS`: "marginal", or "unit" as in pipelines of diffusers.
         seed: sample i is a function of (seed, i), whatever n and batch_size are, to the rounding of the network (and,
-            where a method chooses its own steps, to its tolerance); default 0.
-        batch_size: how many samples to work on at a time; default: all.
-        dtype: of the state of the sampler, default float32. For a network in half precision leave it, and tell
-            `from_network` the network's dtype: a state in half precision loses what small steps add.
-        device: where the samples are made, default "cpu"; the network must be there.
-        on_step: called with each State of each batch, for progress and previews.
+            where a method chooses its own steps, to its tolerance).
+        batch_size: how many samples to work on at a time; None: all.
+        dtype: of the state of the sampler. For a network in half precision leave it, and tell `from_network` the
+            network's dtype: a state in half precision loses what small steps add.
+        device: where the samples are made; None: where the network is, or the CPU if the denoiser does not know.
+        progress: whether to show a progress bar, once the work has taken a second; None: where there is no on_step.
+        on_step: called with each State of each batch, for previews.
     Returns:
         `[n, *d]`.
     Raises:
         ValueError: n or batch_size below 1, and what `times` and the transition raise.
+        TypeError: an argument that there is not.
     Warns:
         NotFinite: samples that hold NaN or infinity, as of `trajectory`.
     """
-    for name in options:
-        if name not in inspect.signature(sample_in_batches).parameters:
-            raise TypeError(f"sample() has no argument {name!r}{_instead(name)}")
-    out: Tensor | None = None
-    for rows, x in sample_in_batches(diffusion, shape, steps, transition, **options):
-        out = x.new_empty(tuple(shape)) if out is None else out
-        out[rows.start : rows.stop] = x
-    assert out is not None
+    for name in unknown:
+        meant = ELSEWHERE.get(name) or near(name, inspect.signature(sample).parameters)
+        raise TypeError(f"sample() has no argument {name!r}" + ("" if meant is None else f": did you mean {meant}?"))
+    n, *_ = _checked_shape(shape)
+    number, out = _number_or_times(steps), torch.empty(0)
+    number = len(number) - 1 if isinstance(number, Tensor) else number
+    with _progress("sampling", number * -(-n // (batch_size or n or 1)), progress, on_step) as step:
+        for rows, x in sample_in_batches(
+            diffusion,
+            shape,
+            steps,
+            transition,
+            spacing=spacing,
+            start=start,
+            seed=seed,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            on_step=step,
+        ):
+            out = x.new_empty(tuple(shape)) if rows.start == 0 else out
+            out[rows.start : rows.stop] = x
     return out
 
 
@@ -399,13 +465,16 @@ def decode(
     diffusion: Diffusion,
     x: Tensor,
     steps: int | Sequence[float] | Tensor = 20,
-    transition: Transition | None = None,
+    transition: Transition | str | None = None,
     *,
     spacing: str = "trailing",
+    progress: bool | None = None,
     on_step: Callable[[State], object] | None = None,
 ) -> Tensor:
     """Turn a latent into data: x `[b, *d]` at the first of the times, to t = 0. The inverse of `encode`."""
-    return _end(trajectory(diffusion, x, times(diffusion.process, steps, spacing), transition), on_step)
+    path = times(diffusion.process, steps, spacing)
+    with _progress("decoding", len(path) - 1, progress, on_step) as step:
+        return _end(trajectory(diffusion, x, path, transition), step)
 
 
 @torch.no_grad()
@@ -413,9 +482,10 @@ def encode(
     diffusion: Diffusion,
     x0: Tensor,
     steps: int | Sequence[float] | Tensor = 20,
-    transition: Transition | None = None,
+    transition: Transition | str | None = None,
     *,
     spacing: str = "trailing",
+    progress: bool | None = None,
     on_step: Callable[[State], object] | None = None,
 ) -> Tensor:
     """Turn data x0 `[b, *d]` into its latent: the same loop, on the same times in reverse.
@@ -425,4 +495,6 @@ def encode(
     References:
         Song et al. 2021, section 4.3 and eq. 14, arXiv:2010.02502.
     """
-    return _end(trajectory(diffusion, x0, times(diffusion.process, steps, spacing).flip(0), transition), on_step)
+    path = times(diffusion.process, steps, spacing).flip(0)
+    with _progress("encoding", len(path) - 1, progress, on_step) as step:
+        return _end(trajectory(diffusion, x0, path, transition), step)

@@ -322,7 +322,8 @@ class Trainer:
         steps = min(20, self.config.timesteps)
         with warnings.catch_warnings():
             warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
-            x = sample(diffusion, (n, *model.shape), steps, batch_size=self.share, device=self.accelerator.device)
+            device = self.accelerator.device
+            x = sample(diffusion, (n, *model.shape), steps, batch_size=self.share, device=device, progress=False)
         folder = folders.inner(run, "samples")
         save_image(grid(model.scaling.to_pixels(x), period=period), folder / f"step-{self.step:08d}.png")
         if seen := first_samples(folder, self.step, model.shape, n, period):

@@ -33,6 +33,7 @@ from torch import Tensor
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import Curve, Process, along, where
 from leapstep.core.transitions.memory import Memory
+from leapstep.core.transitions.named import named
 
 Noise = Callable[..., Tensor]
 """Standard normal noise `[b, *d]` of this step; `noise(1)`, `noise(2)` ... are further independent draws."""
@@ -113,6 +114,7 @@ def posterior_std(process: Process, t: Tensor, s: Tensor) -> Tensor:
     return process.sigma(s) * younger(process, t, s).sqrt()
 
 
+@named
 def ddim(
     eta: float = 0.0,
     variance: str = "eta",
@@ -156,6 +158,7 @@ def ddim(
     return transition
 
 
+@named
 def ddpm(variance: str = "posterior", spread: Curve | None = None, last_std: float | None = None) -> Transition:
     """Ancestral sampling: the mean of the DDPM posterior q(x_s | x_t, x0), and a choice of noise. First order.
 

@@ -35,6 +35,7 @@ from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import Process, along, where
 from leapstep.core.transitions.family import Noise, Step, Transition, estimate, leap, posterior_std
 from leapstep.core.transitions.memory import Memory
+from leapstep.core.transitions.named import named
 
 
 class Point(NamedTuple):
@@ -61,6 +62,7 @@ MIDDLE = (torch.tensor([0.5], dtype=torch.float64), torch.ones(1, dtype=torch.fl
 """The same for the value in the middle."""
 
 
+@named
 def dpmpp_2m() -> Transition:
     """DPM-Solver++ 2M. Second order, one call.
 
@@ -70,6 +72,7 @@ def dpmpp_2m() -> Transition:
     return _multistep("x0", order=2)
 
 
+@named
 def dpmpp_3m() -> Transition:
     """DPM-Solver++ 3M. Third order, one call.
 
@@ -82,6 +85,7 @@ def dpmpp_3m() -> Transition:
     return _multistep("x0", order=3)
 
 
+@named
 def sde_dpmpp_2m(eta: float = 1.0) -> Transition:
     """SDE-DPM-Solver++ 2M: the average of `dpmpp_2m` in the stochastic step of `ddim(eta)`. Order 2 in law, one call.
 
@@ -97,6 +101,7 @@ def sde_dpmpp_2m(eta: float = 1.0) -> Transition:
     return _multistep("x0", order=2, eta=eta)
 
 
+@named
 def deis(order: int = 3, variable: str = "t") -> Transition:
     """DEIS: Adams-Bashforth for eps, exact in the linear part. Of the order that is chosen, one call.
 
@@ -137,6 +142,7 @@ def _multistep(kind: str, order: int, variable: str = "log_snr", eta: float = 0.
     return transition
 
 
+@named
 def dpmpp_2s() -> Transition:
     """DPM-Solver++ 2S: a DDIM step with the x0 estimate from its middle in lambda. Second order, two calls, no memory.
 
@@ -159,6 +165,7 @@ def dpmpp_2s() -> Transition:
     return transition
 
 
+@named
 def unipc(order: int = 2) -> Transition:
     """UniPC: a multistep prediction, and a correction of it by the call that the next step makes anyway.
 

@@ -26,6 +26,7 @@ from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import Process, along, flat, where
 from leapstep.core.transitions.family import Noise, Step, Transition, estimate, leap
 from leapstep.core.transitions.memory import Memory
+from leapstep.core.transitions.named import named
 
 
 class Tableau(NamedTuple):
@@ -83,6 +84,7 @@ next may be longer. Without a bound such steps leap over the noise levels at whi
 no estimate of the error, is there to see it."""
 
 
+@named
 def heun() -> Transition:
     """Heun's method: a DDIM step, then the slope averaged over both of its ends. Second order, two calls.
 
@@ -92,16 +94,19 @@ def heun() -> Transition:
     return runge_kutta(HEUN)
 
 
+@named
 def rk4() -> Transition:
     """The classical Runge-Kutta method. Fourth order, four calls."""
     return runge_kutta(RK4)
 
 
+@named
 def rk23(rtol: float = 1e-2, atol: float = 1e-2) -> Transition:
     """Bogacki and Shampine's pair, of orders 3 and 2, which chooses its own steps. See `adaptive`."""
     return adaptive(BOGACKI_SHAMPINE, rtol, atol)
 
 
+@named
 def rk45(rtol: float = 1e-3, atol: float = 1e-3) -> Transition:
     """Dormand and Prince's pair, of orders 5 and 4, which chooses its own steps. See `adaptive`."""
     return adaptive(DORMAND_PRINCE, rtol, atol)
@@ -244,6 +249,7 @@ def _integrate(
     return x, eps, size
 
 
+@named
 def pf_euler() -> Transition:
     """Euler's method in the time t on the probability-flow ODE, dx / dt = f x - g^2 score / 2. First order, one call.
 
@@ -266,6 +272,7 @@ def pf_euler() -> Transition:
     return transition
 
 
+@named
 def inverted(transition: Transition, tolerance: float | None = None, limit: int = 100) -> Transition:
     """The exact inverse of a deterministic transition: from x_t find the x_s that it would take from s to t.
 

@@ -26,9 +26,11 @@ from leapstep.core.transitions.family import (
     posterior_std,
 )
 from leapstep.core.transitions.memory import Memory
+from leapstep.core.transitions.named import named
 from leapstep.core.transitions.ode import heun
 
 
+@named
 def euler_maruyama() -> Transition:
     """Euler and Maruyama's step of the reverse SDE, dx = (f x - g^2 score) dt + g dw. Order 1 in law, one call.
 
@@ -61,6 +63,7 @@ def euler_maruyama() -> Transition:
     return transition
 
 
+@named
 def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transition:
     """Go up before every step: fresh noise raises x_t to a noisier time, and the transition leads to s from there.
 
@@ -99,6 +102,7 @@ def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: 
     return step
 
 
+@named
 def edm(churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transition:
     """EDM's stochastic sampler: `churned` Heun. Order 2 in law, two calls.
 
@@ -108,6 +112,7 @@ def edm(churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transit
     return churned(heun(), churn, low, high)
 
 
+@named
 def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -> Transition:
     """Rest after every step: Langevin dynamics at s, x <- x + h score + sqrt(2 h) z with h = 2 (snr sigma)^2.
 
@@ -141,6 +146,7 @@ def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -
     return step
 
 
+@named
 def pc(corrections: int = 1, snr: float = 0.16) -> Transition:
     """Predictor and corrector: the step of the DDPM posterior, `corrected`. One call and one for each correction.
 
