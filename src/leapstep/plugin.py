@@ -5,13 +5,62 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from leapstep.remedies import remedy
 from leapstep.text import one_line
+
+
+def parts(source: str) -> tuple[Path, str]:
+    """The file and the function that `file.py:function` names; with "" for the function, what is no Python file.
+
+    Raises:
+        ValueError: a Python file without a function, a file that does not exist, or one of another kind.
+    """
+    path, _, function = source.rpartition(":")
+    if function and path.endswith(".py"):
+        if not function.isidentifier():
+            raise ValueError(f"{source}: write it as file.py:function")
+        return Path(path), function
+    if source.endswith((".py", ".py:")):
+        file = Path(source.rstrip(":"))
+        if not file.is_file():
+            raise ValueError(f"there is no file {file}")
+        raise ValueError(f"{file}: name the function that returns the network as well, as in {file}:network")
+    if function and Path(f"{path}.py").is_file():
+        raise ValueError(f"{source}: the file is {path}.py, so write {path}.py:{function}")
+    if Path(source).is_file():
+        raise ValueError(
+            f"{source} is neither a folder nor file.py:function: name one of these, or owner/name on the Hub"
+        )
+    return Path(source), ""
+
+
+def network(path: Path, function: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Execute a Python file and call its function, which returns a network.
+
+    Arguments:
+        path, function: see `make`.
+
+    Returns:
+        the network, and the arguments of `leapstep.diagnose` that the function returns beside it, if it does.
+
+    Raises:
+        ValueError: in one line, as `make`; or the function returned something else.
+    """
+    made = make(path, function)
+    net, hints = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
+    if isinstance(net, type):
+        raise ValueError(f"{path}:{function} returned the class {net.__name__}: return an instance of it")
+    if not callable(net) or not isinstance(hints, Mapping):
+        raise ValueError(
+            f"{path}:{function} returned {type(made).__name__}: return the network, or (network, arguments of "
+            "leapstep.diagnose as a dict)"
+        )
+    return net, dict(hints)
 
 
 def make(path: Path, function: str) -> Any:
@@ -31,13 +80,13 @@ def make(path: Path, function: str) -> Any:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     module = execute(path, lambda: _imported(path))
-    found = getattr(module, function, None)
-    if not callable(found):
-        names = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    value = getattr(module, function, None)
+    if not callable(value):
+        names = [name for name, item in vars(module).items() if getattr(item, "__module__", "") == module.__name__]
         have = f"; it has {', '.join(names[:8])}" if names else ""
         raise ValueError(f"{path} has no function {function}{have}")
-    _check_needs_nothing(found, f"{path}:{function}")
-    return execute(path, found, f"{function}() raised ")
+    _check_needs_nothing(value, f"{path}:{function}")
+    return execute(path, value, f"{function}() raised ")
 
 
 def execute(path: Path, call: Callable[[], Any], what: str = "") -> Any:
@@ -54,15 +103,15 @@ def execute(path: Path, call: Callable[[], Any], what: str = "") -> Any:
     try:
         return call()
     except (Exception, SystemExit) as error:
-        places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
         if isinstance(error, SyntaxError):
-            places.append((error.filename or "", error.lineno))
-        own = [line for name, line in places if Path(name).resolve() == path.resolve()]
-        where = f"{path}, line {own[-1]}" if own else str(path)
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
+            lines.append((error.filename or "", error.lineno))
+        inside = [line for name, line in lines if Path(name).resolve() == path.resolve()]
+        where = f"{path}, line {inside[-1]}" if inside else str(path)
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
         if cure := remedy(error):
-            raise ValueError(f"{where}: {what}{type(error).__name__}: {one_line(said, 120)}; {cure}") from error
-        raise ValueError(f"{where}: {what}{type(error).__name__}: {one_line(said)}") from error
+            raise ValueError(f"{where}: {what}{type(error).__name__}: {one_line(text, 120)}; {cure}") from error
+        raise ValueError(f"{where}: {what}{type(error).__name__}: {one_line(text)}") from error
 
 
 def _check_needs_nothing(function: Callable[..., Any], name: str) -> None:

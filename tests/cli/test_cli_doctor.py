@@ -14,10 +14,9 @@ import leapstep.doctor
 from commands import refused
 from diagnoses import diagnosis
 from leapstep import plugin
-from leapstep.cli import doctor
 from leapstep.core.scaling import PIXELS
 from leapstep.data import read
-from leapstep.doctor.evidence import Finding, Level
+from leapstep.doctor.evidence import Concern, Finding, Level
 from leapstep.models import checkpoint
 from leapstep.networks import UNet
 
@@ -87,7 +86,7 @@ def asked(monkeypatch):
         calls.update(given, net=net, data=data, condition=condition)
         return calls["answer"]
 
-    monkeypatch.setattr(leapstep.doctor, "diagnose", diagnose, raising=False)
+    monkeypatch.setattr(leapstep.doctor.case, "diagnose", diagnose)
     return calls
 
 
@@ -142,9 +141,12 @@ def test_html_is_written(mine, asked):
 
 
 def test_a_terminal_without_the_marks_gets_plain_ones():
-    assert doctor._encodable("● sure\n◉ → │", "utf-8") == "● sure\n◉ → │"
-    assert doctor._encodable("● sure\n○ ◉ → │ é", "ascii") == "* sure\no @ -> | ?"
-    assert doctor._encodable("é ●", "latin-1") == "é *"
+    findings = (Finding("range", "é", "sure", ""), Finding("time", "index", "unsure", "", "1000t"))
+    made = diagnosis(findings=findings, concerns=(Concern(1, "é", "cure"),))
+    for encoding, marks, letter in (("utf-8", "●○│→", "é"), ("latin-1", "*o|>", "é"), ("ascii", "*o|>", "?")):
+        text = made.text(encoding=encoding)
+        assert text.encode(encoding)
+        assert all(mark in text for mark in (*marks, letter))
 
 
 # --- what goes in --------------------------------------------------------------------------------------------------
@@ -181,7 +183,7 @@ def test_where_the_answer_counts(mine, asked):
     np.savez(mine / "mask.npz", mask=np.eye(40, 2))
     refused(
         invoke("mine.py:network", "points.npy", "--counts", "mask.npz"),
-        "--counts mask.npz cannot be read as an npy file",
+        "counts mask.npz cannot be read as an npy file",
     )
     refused(invoke("mine.py:network", "points.npy", "--counts", "mine.py"), "mine.py cannot be read as an npy file")
     refused(invoke("mine.py:network", "points.npy", "--counts", "none.npy"), "there is no file none.npy")
@@ -300,8 +302,8 @@ def test_a_folder_that_says_something_else(folder, asked):
 
 
 def test_a_folder_speaks_for_itself(folder, asked, mine):
-    refused(invoke(folder, "digits", "--label-argument", "y"), "--label-argument is for file.py:function")
-    refused(invoke(folder, "digits", "--size", 8), "--size is for file.py:function")
+    refused(invoke(folder, "digits", "--label-argument", "y"), "label_argument is for file.py:function")
+    refused(invoke(folder, "digits", "--size", 8), "size is for file.py:function")
     refused(invoke(folder, "points.npy"), "shape")
     np.save("pictures.npy", np.random.default_rng(0).random((40, 8, 8)))
     refused(
@@ -340,15 +342,13 @@ def test_a_folder_speaks_for_itself(folder, asked, mine):
         (("mine.py:network", "--assume", "timesteps=0"), ("positive",)),
         (("mine.py:network", "--assume", "sigma_data=inf"), ("positive",)),
         (("mine.py:network", "--assume", "reverse=maybe"), ("true or false",)),
-        (("mine.py:network", "--assume", "range=0..1"), ("--assume range=0..1: use one of \\[-1, 1\\], ",)),
+        (("mine.py:network", "--assume", "range=0..1"), ("assumed range='0..1': use one of \\[-1, 1\\], ",)),
         (("mine.py:network", "--condition", "short.npz"), ("scale holds 7 rows, the data 40",)),
         (("mine.py:network", "--condition", "none.npz"), ("there is no file none.npz",)),
         (("mine.py:network", "--condition", "mine.py"), ("cannot be read as an npz file",)),
         (("mine.py:network", "--condition", "points.npy"), ("cannot be read as an npz file",)),
         (("mine.py:network", "--label-argument", "y"), ("points.npy has no labels",)),
         (("mine.py:with_condition", "--condition", "whole.npz"), ("condition is given twice",)),
-        (("mine.py:network", "--n", "19"), ("--n 19: at least 20",)),
-        (("mine.py:network", "--seed", "-1"), ("--seed -1",)),
         (("mine.py:network", "--budget", "soon"), ("--budget 'soon' is not a duration: write it as 30s, 2m or 1h",)),
         (("mine.py:network", "--budget", "0s"), ("--budget '0s' is not a duration",)),
         (("mine.py:network", "--out", "found.txt"), ("ends in .json",)),
@@ -365,6 +365,11 @@ def test_mistakes_are_one_line(mine, asked, args, words):
     (mine / "folder.html").mkdir()
     refused(invoke(args[0], "points.npy", *args[1:]), *words)
     assert "net" not in asked
+
+
+def test_limits_are_checked_by_what_they_limit(mine):
+    refused(invoke("mine.py:network", "points.npy", "--n", "19"), "n=19: at least 20")
+    refused(invoke("mine.py:network", "points.npy", "--seed", "-1"), "seed=-1")
 
 
 def test_a_name_given_twice(mine, asked):

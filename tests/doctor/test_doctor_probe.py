@@ -239,7 +239,7 @@ def test_mistakes_in_a_condition_are_not_the_networks():
         (RNG.random((5, 3)), {}, "give .n, .d. with n of 20 or more"),
         (RNG.random((50, 3)), {"assume": {"kind": "eps"}}, "kind cannot be assumed: use one of range, predicts"),
         (RNG.random((50, 3)), {"assume": {"predicts": "noise"}}, "assumed predicts='noise': use one of eps"),
-        (RNG.random((50, 3)), {"assume": {"range": "[0, 7]"}}, "for these data use one of"),
+        (RNG.random((50, 3)), {"assume": {"range": "standardised per channel"}}, "for these data use one of"),
     ],
 )
 def test_mistakes_get_one_line(data, options, message):

@@ -170,11 +170,12 @@ class Diagnosis:
 
     # --- for a terminal ---
 
-    def text(self, width: int = 100) -> str:
+    def text(self, width: int = 100, encoding: str = "utf-8") -> str:
         """The diagnosis for a terminal, without colours.
 
         Arguments:
             width: of the lines, in characters; lines of Python are never broken.
+            encoding: of the terminal; what it does not have is written in ASCII.
         Returns:
             the text, without a last line break.
         """
@@ -195,7 +196,12 @@ class Diagnosis:
         if self.code.strip():  # last, so that whoever copies to the end copies Python alone
             code = [_printable(line) for line in self.code.strip("\n").splitlines()]
             parts.append("\n".join([self.title_of_code().upper(), "", *code]))
-        return "\n\n".join(parts)
+        text = "\n\n".join(parts)
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            return text.translate(ASCII).encode(encoding, "replace").decode(encoding)
+        return text
 
 
 def _counted(number: int, noun: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html as markup
 import math
+from pathlib import Path
 
+from leapstep import files
 from leapstep.doctor.diagnosis import WEIGHTS, Diagnosis, sentence, short
 from leapstep.doctor.evidence import Concern, Finding
 from leapstep.text import clean
@@ -68,6 +70,11 @@ PAGE = """<!DOCTYPE html>
 """
 
 
+def write(path: Path, diagnosis: Diagnosis) -> None:
+    """Write the page of a diagnosis; see `html`."""
+    files.write_text(path, html(diagnosis))
+
+
 def html(diagnosis: Diagnosis) -> str:
     """Write a diagnosis as one HTML file: no script, nothing fetched, readable in light, in dark and on a telephone.
 
@@ -77,7 +84,7 @@ def html(diagnosis: Diagnosis) -> str:
     plots.require()
     parts = [f'<p class="lead">{_safe(diagnosis.verdict())}</p>']
     if diagnosis.contradictions:
-        lines = "".join(f"<li>{_safe(sentence(said))}</li>" for said in diagnosis.contradictions)
+        lines = "".join(f"<li>{_safe(sentence(text))}</li>" for text in diagnosis.contradictions)
         heading = "<h2>What you assumed, and what speaks against it</h2>"
         parts.append(f'<section class="wrong">{heading}<ul>{lines}</ul></section>')
     if diagnosis.findings:
@@ -118,50 +125,50 @@ def _schedule(diagnosis: Diagnosis) -> list[str]:
     curve = diagnosis.curve
     if not any(value is not None and math.isfinite(value) for value in (*curve.read, *curve.named)):
         return []
-    told = sum(value is not None for value in curve.low)
-    said = (
-        f"The noise level that each timestep stands for: read from the network at {told} of {len(curve.timesteps)} "
+    known = sum(value is not None for value in curve.low)
+    caption = (
+        f"The noise level that each timestep stands for: read from the network at {known} of {len(curve.timesteps)} "
         "timesteps, with the interval within which it cannot tell levels apart, and that of the schedule that was "
         "found. Where the curve stays away from filled points, the network was trained on another schedule. Hollow "
         "points do not count: at the two ends, with hardly any noise or hardly anything else, networks tell little."
     )
     picture = figures.schedule(curve, str(diagnosis.arguments.get("time", "index")))
-    return ["<h2>The schedule, as the network has it</h2>", _figure(picture, said)]
+    return ["<h2>The schedule, as the network has it</h2>", _figure(picture, caption)]
 
 
 def _denoising(diagnosis: Diagnosis) -> list[str]:
     levels = diagnosis.levels
     if not levels:
         return []
-    cells = [(each.timestep, each.log_snr, each.error, each.linear) for each in diagnosis.shown_levels()]
+    cells = [(level.timestep, level.log_snr, level.error, level.linear) for level in diagnosis.shown_levels()]
     rows = "".join(f"<tr>{''.join(f'<td>{short(value)}</td>' for value in row)}</tr>\n" for row in cells)
     heads = "".join(f"<th>{name}</th>" for name in ("timestep", "log-SNR", "network", "linear"))
     table = f"<details><summary>The numbers</summary><table><tr>{heads}</tr>\n{rows}</table></details>"
-    said = (
+    caption = (
         f"{diagnosis.errors()} A trained network is below the best linear denoiser at most levels. One that predicts "
         "eps may lie above 1 where there is almost nothing but noise, and one that predicts x0 above the linear one "
         "where there is almost none: neither costs much."
     )
-    return ["<h2>How well it denoises</h2>", _figure(figures.denoising(levels), said), table]
+    return ["<h2>How well it denoises</h2>", _figure(figures.denoising(levels), caption), table]
 
 
 def _sampling(diagnosis: Diagnosis) -> list[str]:
     parts = ["<h2>Whether samples follow the data</h2>", f"<p>{_safe(diagnosis.sampled())}</p>"]
     if diagnosis.passages:
-        said = (
+        caption = (
             "Samples on their way from noise to data, against data with as much noise on them. Above, their standard "
             "deviation over that of the data: 1 is right. Below, how far the variances along the data's principal axes "
             "are off, as the mean of |log of their ratio|; the shaded part is what luck alone does with so few, and up "
             "to the broken line they follow the data."
         )
-        parts.append(_figure(figures.sampling(diagnosis.passages, diagnosis.parted), said))
+        parts.append(_figure(figures.sampling(diagnosis.passages, diagnosis.parted), caption))
     return parts
 
 
-def _figure(picture: str, said: str) -> str:
-    return f"<figure>{picture}\n<figcaption>{_safe(said)}</figcaption></figure>"
+def _figure(picture: str, caption: str) -> str:
+    return f"<figure>{picture}\n<figcaption>{_safe(caption)}</figcaption></figure>"
 
 
-def _safe(said: str) -> str:
+def _safe(text: str) -> str:
     """Escaped, and without characters that act."""
-    return markup.escape(clean(said))
+    return markup.escape(clean(text))
