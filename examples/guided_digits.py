@@ -1,9 +1,9 @@
-"""Classifier-free guidance: a network that was trained with labels, and at times with none, on handwritten digits.
+"""Classifier-free guidance: a network of handwritten digits, trained with labels of which some were dropped.
 
     python examples/guided_digits.py      # about half a minute on one core
 
-Guidance draws samples towards their class; a classifier of real digits sees how far. It overshoots, too: `rescale`
-brings the contrast of each estimate back to that of the unguided one.
+Guidance pushes samples towards their class; a classifier of real digits measures how far. It also raises the contrast:
+`rescale` brings that of each estimate back to that of the conditional one.
 """
 
 import argparse
@@ -39,9 +39,9 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor, timestep: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The noise, `[b, 1, 8, 8]`."""
         angles = timestep[:, None] / T * 2.0 ** torch.arange(10)
-        told, h = self.time(torch.cat([angles.sin(), angles.cos()], 1)) + self.label(y), self.enter(x.flatten(1))
+        embedding, h = self.time(torch.cat([angles.sin(), angles.cos()], 1)) + self.label(y), self.enter(x.flatten(1))
         for norm, linear in zip(self.norms, self.linear, strict=True):
-            h = h + linear(nn.functional.silu(norm(h) + told))
+            h = h + linear(nn.functional.silu(norm(h) + embedding))
         return self.leave(h).reshape(x.shape)
 
 
@@ -66,30 +66,30 @@ def train(steps: int) -> Network:
 
 def main(training_steps: int, n: int) -> dict[tuple[float, float], tuple[float, float]]:
     torch.manual_seed(0)
-    net, wanted = train(training_steps), torch.arange(n) % 10
-    judge = LogisticRegression(C=0.1, max_iter=1000).fit(images.flatten(1).numpy(), labels.numpy())
+    net, classes = train(training_steps), torch.arange(n) % 10
+    classifier = LogisticRegression(C=0.1, max_iter=1000).fit(images.flatten(1).numpy(), labels.numpy())
 
-    found = {}
+    results = {}
     print(f"guidance  rescale   probability of the class   contrast (digits: {images.flatten(1).std(1).mean():.3f})")
     for guidance, rescale in ((0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0), (4.0, 0.7)):
         diffusion = leapstep.from_network(
             net,
             leapstep.linear(),
             predicts="eps",
-            condition={"y": wanted},
+            condition={"y": classes},
             null={"y": NONE},
-            guidance=guidance,  # 0: as without labels; 1: the condition alone; above: towards it
+            guidance=guidance,  # 0: no condition; 1: the condition; above 1: exaggerated
             rescale=rescale,
         )
         x = leapstep.sample(diffusion, shape=(n, 1, 8, 8), steps=20).flatten(1)
-        probability = judge.predict_proba(x.numpy())[torch.arange(n), wanted].mean()
-        found[guidance, rescale] = float(probability), x.std(1).mean().item()
-        print(f"{guidance:8.1f}{rescale:9.1f}{probability:27.3f}{found[guidance, rescale][1]:11.3f}")
-    return found
+        probability = classifier.predict_proba(x.numpy())[torch.arange(n), classes].mean()
+        results[guidance, rescale] = float(probability), x.std(1).mean().item()
+        print(f"{guidance:8.1f}{rescale:9.1f}{probability:27.3f}{results[guidance, rescale][1]:11.3f}")
+    return results
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw digits of the classes that are asked for.")
+    parser = argparse.ArgumentParser(description="Draw digits of given classes.")
     parser.add_argument("--training-steps", type=int, default=4000)
     parser.add_argument("--n", type=int, default=500, help="samples")
     arguments = parser.parse_args()

@@ -2,9 +2,9 @@
 
     python examples/imputer.py      # about half a minute on one core
 
-The series are two coupled channels of 24 hours, a Gaussian process whose law is known, so that what should be drawn is
-known as well: for each series, the mean and the standard deviation of its missing values given its observed ones. The
-network is conditioned on (observed, mask), arrays aligned with the samples; the observed values stay as they are.
+The series are two coupled channels of 24 hours, a Gaussian process. So the right answer is known: the mean and the
+standard deviation of the missing values of each series, given its observed ones. The network is conditioned on
+(observed, mask), arrays aligned with the samples; the observed values stay as they are.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ROOT = torch.linalg.cholesky(COVARIANCE)
 
 
 def series(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Complete series `[n, 2, 24]`, and masks of their kind, 1 where observed: single values and a gap are missing."""
+    """Complete series `[n, 2, 24]`, and masks of that shape, 1 where observed: single values and a gap are missing."""
     x, start = (torch.randn(n, 48) @ ROOT.T).reshape(n, 2, 24), torch.randint(0, 18, (n, 1, 1))
     gap = (hours >= start) & (hours < start + 6) & (torch.rand(n, 2, 1) < 0.7)
     return x, ((torch.rand(n, 2, 24) < 0.6) & ~gap).float()
@@ -45,12 +45,12 @@ class Imputer(nn.Module):
         self.leave = nn.Conv1d(width, 2, 1)
 
     def forward(self, x: torch.Tensor, k: torch.Tensor, observed: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """v, `[b, 2, 24]`; it is asked for where values are missing, and means nothing elsewhere."""
+        """v, `[b, 2, 24]`; trained where values are missing only, arbitrary elsewhere."""
         angles = k[:, None] / T * 2.0 ** torch.arange(8)
-        told = self.time(torch.cat([angles.sin(), angles.cos()], 1))[:, :, None]
+        embedding = self.time(torch.cat([angles.sin(), angles.cos()], 1))[:, :, None]
         h = self.enter(torch.cat([x * (1 - mask), observed * mask, mask], 1))
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = h + conv(nn.functional.silu(norm(h) + told))
+            h = h + conv(nn.functional.silu(norm(h) + embedding))
         return self.leave(h)
 
 
@@ -70,7 +70,7 @@ def train(steps: int) -> Imputer:
     return net.eval()
 
 
-def law(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def conditional(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of every value given the observed ones, `[2, 24]` each, for one series."""
     seen = mask.flatten().bool()
     gain = torch.linalg.solve(COVARIANCE[seen][:, seen], COVARIANCE[seen]).T
@@ -84,34 +84,34 @@ def law(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 def main(training_steps: int, n: int, draws: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     net, (x, mask) = train(training_steps), series(n)
-    observed, every = x * mask, mask.repeat_interleave(draws, 0)  # each series is imputed several times
-    given = observed.repeat_interleave(draws, 0)
+    observed = x * mask
+    known, known_mask = (part.repeat_interleave(draws, 0) for part in (observed, mask))  # impute each several times
 
     diffusion = leapstep.from_network(
         net,
         leapstep.from_betas(betas),
         predicts="v",
-        condition={"observed": given, "mask": every},
-        clip=lambda x0: torch.where(every.bool(), given, x0),  # what was observed is known: every estimate holds it
+        condition={"observed": known, "mask": known_mask},
+        clip=lambda x0: torch.where(known_mask.bool(), known, x0),  # every estimate has the observed values
     )
-    drawn = leapstep.sample(diffusion, shape=given.shape, steps=20, transition=leapstep.dpmpp_2m())
+    drawn = leapstep.sample(diffusion, shape=known.shape, steps=20, transition=leapstep.dpmpp_2m())
     drawn = drawn.reshape(n, draws, 2, 24)
 
-    mean, std = (torch.stack(part) for part in zip(*map(law, x, mask), strict=True))
+    mean, std = (torch.stack(part) for part in zip(*map(conditional, x, mask), strict=True))
     missing = mask == 0
-    off = ((drawn.mean(1) - mean)[missing].square().mean() / mean[missing].square().mean()).sqrt()
-    wide = (drawn.var(1)[missing].mean() / std[missing].square().mean()).sqrt()
-    kept = (drawn - observed[:, None]).abs().amax(1)[mask == 1].max()
-    print(f"missing: {missing.float().mean():.0%}; largest change to an observed value: {kept:.1e}")
-    print(f"mean of {draws} draws, error as a share of what is to be known: {off:.3f}")
-    print(f"their spread, as a share of the law's: {wide:.3f}")
+    error = ((drawn.mean(1) - mean)[missing].square().mean() / mean[missing].square().mean()).sqrt()
+    spread = (drawn.var(1)[missing].mean() / std[missing].square().mean()).sqrt()
+    change = (drawn - observed[:, None]).abs().amax(1)[mask == 1].max()
+    print(f"missing: {missing.float().mean():.0%}; largest change to an observed value: {change:.1e}")
+    print(f"error of the mean of {draws} draws, relative to the true mean: {error:.3f}")
+    print(f"standard deviation of the draws, relative to the true one: {spread:.3f}")
     return {"drawn": drawn, "observed": observed, "mask": mask, "mean": mean, "std": std}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Fill the holes of time series by draws from a network.")
+    parser = argparse.ArgumentParser(description="Fill in the missing values of time series with draws from a network.")
     parser.add_argument("--training-steps", type=int, default=3000)
     parser.add_argument("--n", type=int, default=50, help="series")
-    parser.add_argument("--draws", type=int, default=40, help="of each")
+    parser.add_argument("--draws", type=int, default=40, help="draws for each series")
     arguments = parser.parse_args()
     main(arguments.training_steps, arguments.n, arguments.draws)

@@ -1,8 +1,8 @@
-"""A network that knows nothing of leapstep, trained by a loop written by hand, sampled in 20 steps instead of 1000.
+"""A network written and trained without leapstep, sampled in 20 steps instead of 1000.
 
     python examples/own_network.py      # about half a minute on one core
 
-The first half is what people have: a DDPM of their own. The second half is what they add.
+The first half is what you have: a DDPM of your own. The second half is what you add.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main(training_steps: int, n: int) -> dict[int, float]:
         net,
         leapstep.from_betas(betas),  # the schedule that it was trained on
         predicts="eps",
-        reshape="[b, 1]",  # this network wants its timesteps as a column
+        reshape="[b, 1]",  # this network takes its timesteps as a column
     )
     distance = {}
     for steps, method in ((1000, leapstep.ddpm()), (50, leapstep.ddim()), (20, leapstep.ddim()), (10, leapstep.ddim())):

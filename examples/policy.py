@@ -1,10 +1,10 @@
-"""A policy: a network that draws actions for states, each sample for a state of its own.
+"""A policy: a network that draws actions for states, each sample for another state.
 
     python examples/policy.py      # about ten seconds on one core
 
-A vehicle at a place in [-1, 1]^2 heads for the origin and passes an obstacle on the left, with a probability that
-depends on the place, or on the right. The mean of the two leads straight into the obstacle, so actions must be drawn,
-not averaged. The law is known, and drawn actions are compared to it.
+A vehicle at a position in [-1, 1]^2 drives to the origin and passes an obstacle on the left or on the right, with
+probabilities that depend on the position. The mean of the two leads straight into the obstacle, so actions must be
+drawn, not averaged. The true distribution is known, and drawn actions are compared with it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ alphas_cumprod = (1 - betas).cumprod(0)
 
 
 def states(n: int) -> torch.Tensor:
-    """Places of the vehicle, `[n, 2]`, at least 0.3 from the origin."""
+    """Positions of the vehicle, `[n, 2]`, at least 0.3 from the origin."""
     angle, radius = 2 * torch.pi * torch.rand(n), 0.3 + 0.7 * torch.rand(n)
     return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
 
@@ -35,7 +35,7 @@ def share_left(state: torch.Tensor) -> torch.Tensor:
 
 
 def headings(state: torch.Tensor) -> torch.Tensor:
-    """The mean actions for passing on the left and on the right, `[n, 2, 2]`: 45 degrees off the way to the origin."""
+    """The mean actions for passing on the left and right, `[n, 2, 2]`: 45 degrees off the direction to the origin."""
     ahead, turn = -torch.view_as_complex(state), torch.tensor([1 + 1j, 1 - 1j])
     return torch.view_as_real((ahead / ahead.abs())[:, None] * turn / 2**0.5)
 
@@ -86,7 +86,7 @@ def main(training_steps: int, n: int) -> dict[str, torch.Tensor]:
     net, state = train(training_steps), states(n)
 
     def for_states(rows: range) -> leapstep.Diffusion:
-        """The policy for the states of one batch; without batches, `condition={"state": state}` is all."""
+        """The policy for the states of one batch; without batches, `condition={"state": state}` is enough."""
         return leapstep.from_network(
             net,
             leapstep.from_betas(betas),  # the schedule that it was trained on
@@ -101,8 +101,8 @@ def main(training_steps: int, n: int) -> dict[str, torch.Tensor]:
     print(f"spread about the nearer heading: {spread:.3f} (expert: 0.100); about those of another state: {others:.3f}")
     for low, high in ((-1.0, -0.3), (-0.3, 0.3), (0.3, 1.0)):
         here = (state[:, 0] >= low) & (state[:, 0] < high)
-        found, wanted = left[here].mean(), share_left(state)[here].mean()
-        print(f"x from {low:4.1f} to {high:4.1f}: passed on the left {found:.3f} (expert: {wanted:.3f})")
+        drawn, expected = left[here].mean(), share_left(state)[here].mean()
+        print(f"x from {low:4.1f} to {high:4.1f}: passed on the left {drawn:.3f} (expert: {expected:.3f})")
     return {"states": state, "actions": x, "left": left, "spread": spread, "others": others}
 
 

@@ -2,8 +2,8 @@
 
     python examples/signal_1d.py      # about half a minute on one core
 
-The data are damped oscillations about 100 mm, two channels of 32 values each, 25 ms apart: where a mass is, in mm, and
-how fast it moves, in mm per 0.1 s. So the second channel must be the slope of the first, in a sample as in the data.
+The data are damped oscillations about 100 mm, two channels of 32 values each, 25 ms apart: the position of a mass in
+mm, and its velocity in mm per 0.1 s. So the second channel must be the slope of the first, in samples as in the data.
 """
 
 import argparse
@@ -42,10 +42,10 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """v, `[b, 2, 32]`."""
         angles = timestep[:, None] / T * 2.0 ** torch.arange(8)
-        told = self.time(torch.cat([angles.sin(), angles.cos()], 1))[:, :, None]
+        embedding = self.time(torch.cat([angles.sin(), angles.cos()], 1))[:, :, None]
         h = self.enter(x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = h + conv(nn.functional.silu(norm(h) + told))
+            h = h + conv(nn.functional.silu(norm(h) + embedding))
         return self.leave(h)
 
 
@@ -68,7 +68,7 @@ def train(steps: int) -> Network:
 
 
 def slope_error(x: torch.Tensor) -> float:
-    """How far the velocities are from the slopes of the positions, as a share of the velocities' variance."""
+    """The difference between velocities and slopes of the positions, as a share of the variance of the velocities."""
     slope = (x[:, 0, 2:] - x[:, 0, :-2]) / (2 * 0.25)
     return ((slope - x[:, 1, 1:-1]).var() / x[:, 1].var()).item()
 

@@ -2,8 +2,8 @@
 
     python examples/volume_3d.py      # about half a minute on one core
 
-The data are balls of three densities in a cube of 8 x 8 x 8 voxels, with soft edges. A sample is a ball too: what is
-left of it when the ball that fits it best is taken away is little.
+The data are balls of three densities in a cube of 8 x 8 x 8 voxels, with soft edges. Samples must be balls, too:
+little may be left of one when the ball that fits it best is subtracted.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def balls(center: torch.Tensor, radius: torch.Tensor, density: torch.Tensor) -> 
 
 
 def volumes(n: int) -> torch.Tensor:
-    """Balls at random places, `[n, 1, 8, 8, 8]`."""
+    """Balls at random positions, `[n, 1, 8, 8, 8]`."""
     density = torch.tensor([1.0, 1.5, 2.0])[torch.randint(0, 3, (n,))]
     return balls(2.5 + 2 * torch.rand(n, 3), 1.5 + torch.rand(n), density)
 
@@ -43,9 +43,9 @@ class Network(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The velocity, `[b, 1, 8, 8, 8]`."""
-        told, h = self.time(t[:, None])[:, :, None, None, None], self.enter(x)
+        embedding, h = self.time(t[:, None])[:, :, None, None, None], self.enter(x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = h + conv(nn.functional.silu(norm(h) + told))
+            h = h + conv(nn.functional.silu(norm(h) + embedding))
         return self.leave(h)
 
 
@@ -68,7 +68,7 @@ def train(steps: int) -> Network:
 
 
 def residue(x: torch.Tensor) -> torch.Tensor:
-    """What is left of each volume `[n, 1, 8, 8, 8]` without the nearest of 10,000 balls, as a share of its square."""
+    """The rest of volumes `[n, 1, 8, 8, 8]` without the nearest of 10,000 balls, as a share of their squared norm."""
     torch.manual_seed(1)
     nearest = torch.cdist(x.flatten(1), volumes(10_000).flatten(1)).min(1).values
     return nearest.square() / x.flatten(1).square().sum(1)
@@ -79,7 +79,7 @@ def main(training_steps: int, n: int) -> dict[str, torch.Tensor]:
     diffusion = leapstep.from_network(
         train(training_steps),
         leapstep.flow(),  # x_t = (1 - t) x0 + t eps
-        predicts="flow",  # eps - x0; "-flow" for a network that points to the data
+        predicts="flow",  # eps - x0; "-flow" if the velocity points to the data
         time="fraction",
     )
     x = leapstep.sample(diffusion, shape=(n, 1, 8, 8, 8), steps=20, transition=leapstep.dpmpp_2m())

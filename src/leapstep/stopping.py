@@ -1,7 +1,7 @@
 """Requests to stop: Ctrl-C (SIGINT), a request to end (SIGTERM), a terminal that closes (SIGHUP).
 
-A request travels as a KeyboardInterrupt, so that `finally` and `with` do their work on the way. Whoever lets it pass
-and knows what is kept, and how to go on from there, says so with `add_note`.
+A request is raised as a KeyboardInterrupt, so that `finally` and `with` blocks run. Code that knows what is kept and
+how to continue adds this to the exception with `add_note`.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def stop(number: int) -> None:
 
 
 def exit_code(request: KeyboardInterrupt) -> int:
-    """What a process that was stopped returns, as shells count: 130 after Ctrl-C, 143 and 129 after the others."""
+    """The exit status of a stopped process, as shells count: 130 after Ctrl-C, 143 and 129 after the others."""
     return 128 + int(getattr(request, "number", signal.SIGINT))
 
 
 def told(request: KeyboardInterrupt) -> str:
-    """The line that ends a command: what is kept, if anything is."""
+    """The last line of a stopped command: what is kept, if anything."""
     return "; ".join(["leapstep: stopped", *getattr(request, "__notes__", ())])
 
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int], None]) -> Iterator[None]:
-    """Call a function with the number of each request, between two lines of Python, in place of what was in force.
+    """Call a function with the signal number of each request, instead of the handlers in force.
 
     A request that the process ignores stays ignored, as under `nohup` or for a job in the background. Outside the main
-    thread nothing changes, since only that one may catch signals.
+    thread nothing changes, since only the main thread may handle signals.
     """
 
     def act(number: int, _: FrameType | None) -> None:
@@ -69,10 +69,10 @@ def handled(handler: Callable[[int], None]) -> Iterator[None]:
 
 
 def _let_go_of_the_terminal() -> None:
-    """Send to nowhere what would be written to a terminal that has closed, where every write is now an error."""
+    """Redirect to the null device what would go to a closed terminal, where every write is an error."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
