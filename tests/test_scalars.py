@@ -4,9 +4,9 @@ import types
 
 import pytest
 import torch
+from leapstep.cli.latents import squared_error
 
 import leapstep
-from leapstep.cli.latents import squared_error
 from leapstep.core.calibration import calibrate
 from leapstep.core.likelihood import ode_log_likelihood, variational_bound
 from leapstep.training.objective import WEIGHTS, loss

@@ -123,7 +123,7 @@ def test_the_density_is_the_librarys(digits, monkeypatch, given):
         asked.append((args, options, ode_log_likelihood(*args, **options)))
         return asked[-1][-1]
 
-    monkeypatch.setattr("leapstep.core.likelihood.ode_log_likelihood", noting)
+    monkeypatch.setattr("leapstep.inference.likelihood.ode_log_likelihood", noting)
     found = figures(digits, "digits", "--method", "ode", "--n", 2, *given)
     [((diffusion, *tensors, noise), options, density)] = asked
     meant, x0, own_noise = of_digits(digits, 2, slice(0, 2))
@@ -273,11 +273,11 @@ def test_help_has_examples_and_describes_every_option():
     ("given", "words"),
     [
         ("--method nll", ["--method nll", "vlb or ode"]),
-        ("--method ode --variance beta", ["--variance does not apply to --method ode", "--tolerance, --probes"]),
-        ("--method ode --spacing quad", ["--spacing does not apply to --method ode"]),
-        ("--probes 2", ["--probes does not apply to --method vlb", "--steps, --spacing, --variance"]),
-        ("--tolerance 0.1", ["--tolerance does not apply to --method vlb"]),
-        ("--method ode --steps 5 --tolerance 0.1", ["--steps and --tolerance exclude each other"]),
+        ("--method ode --variance beta", ["--variance beta: does not apply to method ode", "tolerance, probes"]),
+        ("--method ode --spacing quad", ["--spacing quad: does not apply to method ode"]),
+        ("--probes 2", ["--probes 2: does not apply to method vlb", "steps, spacing, variance"]),
+        ("--tolerance 0.1", ["--tolerance 0.1: does not apply to method vlb"]),
+        ("--method ode --steps 5 --tolerance 0.1", ["steps and tolerance exclude each other"]),
         ("--method ode --steps 0", ["--steps 0", "at least 1"]),
         ("--method ode --tolerance 0", ["tolerance=0.0"]),
         ("--method ode --probes -1", ["probes=-1", "0 or more"]),
@@ -286,9 +286,9 @@ def test_help_has_examples_and_describes_every_option():
         ("--spacing even", ["spacing 'even'"]),
         ("--steps 1001", ["steps=1001", "1000"]),
         ("--steps 0", ["steps=0", "at least 1"]),
-        ("--n 1", ["n=1", "2"]),
-        ("--n 356", ["n=356", "holds 355 samples"]),
-        ("--batch-size 0", ["batch_size=0"]),
+        ("--n 1", ["--n 1", "2"]),
+        ("--n 356", ["--n 356", "holds 355 samples"]),
+        ("--batch-size 0", ["--batch-size 0"]),
         ("--seed -1", ["seed=-1"]),
         ("--split valid", ["no split 'valid'", "train, test, all"]),
         ("--device tpu", ["--device tpu", "cpu"]),
@@ -313,7 +313,7 @@ def test_ctrl_c_ends_it_and_leaves_everything_as_it_was(digits, monkeypatch):
         raise KeyboardInterrupt
 
     before = {path: path.read_bytes() for path in digits.rglob("*") if path.is_file()}
-    monkeypatch.setattr("leapstep.core.likelihood.variational_bound", stopped)
+    monkeypatch.setattr("leapstep.inference.likelihood.variational_bound", stopped)
     result = invoke(digits, "digits", *FAST)
     assert result.exit_code == 130
     assert "stopped" in result.stderr

@@ -16,13 +16,13 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-import leapstep
 from commands import done, full_disk, invoke, refused, tree
 from expected_pictures import decoded, near, noise, way
 from leapstep.cli import app
 from leapstep.core.interpolation import slerp
 from leapstep.data.pictures import captioned, grid, preview, selection, table
 from leapstep.files import folders
+from leapstep.inference import encoding, tracing
 
 
 @pytest.fixture(scope="session")
@@ -89,9 +89,9 @@ def test_results_are_replaced_if_told_to_and_nothing_else_ever_is(model, insects
     ("given", "words"),
     [
         ("--method euler", ["--method euler", "ddim, ddpm"]),
-        ("--set order=2", ["order does not apply to --method ddim"]),
-        ("--method dpmpp_2m --set eta=0", ["eta does not apply to --method dpmpp_2m"]),
-        ("--spacing even", ["spacing 'even'", "trailing"]),
+        ("--set order=2", ["order does not apply to method ddim"]),
+        ("--method dpmpp_2m --set eta=0", ["eta does not apply to method dpmpp_2m"]),
+        ("--spacing even", ["--spacing even", "trailing"]),
         ("--device tpu", ["--device tpu", "cpu"]),
     ],
 )
@@ -116,9 +116,9 @@ def test_steps_that_the_model_cannot_take(model, insects, tmp_path, command, ste
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("--method ddpm", ["--method ddpm injects noise", "use one of ddim, dpmpp_2m"]),
+        ("--method ddpm", ["--method ddpm: it injects noise", "use one of ddim, dpmpp_2m"]),
         ("--method ddim --set eta=0.5", ["must be deterministic"]),
-        ("--batch-size 0", ["batch_size=0", "at least 1"]),
+        ("--batch-size 0", ["--batch-size 0: must be at least 1"]),
     ],
 )
 def test_only_deterministic_methods_have_latents(model, insects, tmp_path, command, given, words):
@@ -279,10 +279,10 @@ def test_a_way_as_an_animation(model, tmp_path, n):
 
 
 def test_a_long_way_of_large_pictures_is_shown_in_so_many_frames_of_so_many_pixels(model, tmp_path, monkeypatch):
-    from leapstep.cli import trace
+    from leapstep.views import trajectory
 
-    monkeypatch.setattr(trace, "FRAMES", 5)
-    monkeypatch.setattr(trace, "FRAME", 2 * 8 * 8 * 3**2)
+    monkeypatch.setattr(trajectory, "FRAMES", 5)
+    monkeypatch.setattr(trajectory, "FRAME", 2 * 8 * 8 * 3**2)
     done("trace", model, "--steps", 40, "--consistency", 2, "--gif", "--out", tmp_path / "o")
     frames, _ = frames_in(tmp_path / "o" / "trace.gif")
     assert near(frames, frames_of_the_film(model, [0, 10, 20, 30, 40], 1, 2 * 8 * 8 * 3**2))
@@ -336,7 +336,7 @@ def test_ctrl_c_leaves_nothing_by_halves(model, tmp_path, monkeypatch, command):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(leapstep, "decode" if command == "interpolate" else "sample", stop)
+        patch.setattr(*((encoding, "decode") if command == "interpolate" else (tracing, "draw")), stop)
         result = invoke(*FIRST[command](model, None), "--out", tmp_path / "o")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "leapstep: stopped"

@@ -14,6 +14,7 @@ import leapstep
 from commands import done, invoke, refused, tree
 from expected_pictures import same_picture
 from leapstep.data.pictures import table
+from leapstep.inference import encoding
 from leapstep.models import checkpoint
 
 
@@ -51,7 +52,7 @@ def test_the_error_is_that_of_encode_and_decode(model, insects, test_data, tmp_p
         assert re.search(rf"^ *{row['steps']} +{row['calls']} +{row['error']:.3g} ", said, re.MULTILINE)
     about = results(tmp_path / "o")["reconstruction"]
     assert about["labels"]
-    assert about["n"] == 15
+    assert about["spec"]["n"] == 15
     assert about["unit"] == "squared pixel values from 0 to 1"
     assert about["weights_sha256"] == checkpoint.fingerprint(leapstep.load(model).network)
     assert "15 samples" in said
@@ -87,7 +88,7 @@ def test_samples_are_evenly_chosen(model, insects, test_data, tmp_path):
     assert errors(tmp_path / "o")[3] == pytest.approx(error, rel=1e-4)
     done("reconstruct", model, insects, "--out", tmp_path / "one", "--steps", 3, "--n", 1)
     assert results(tmp_path / "one")["results"][0]["standard_error"] is None
-    refused(invoke("reconstruct", model, insects, "--out", tmp_path / "p", "--n", 0), "n=0", "at least 1")
+    refused(invoke("reconstruct", model, insects, "--out", tmp_path / "p", "--n", 0), "--n 0: must be at least 1")
 
 
 def test_the_exact_inverse_loses_nothing(model, insects, tmp_path):
@@ -105,7 +106,7 @@ def test_a_step_without_an_exact_inverse_is_told(model, insects, tmp_path, monke
         warnings.warn("a step was inverted only to 1e-1 of x", stacklevel=1)
         return transition
 
-    monkeypatch.setattr(leapstep, "inverted", lambda transition: lambda *args: inverted(transition)(*args))
+    monkeypatch.setattr(encoding, "inverted", lambda transition: lambda *args: inverted(transition)(*args))
     said = done("reconstruct", model, insects, "--out", tmp_path / "o", "--steps", 3, "--exact").stdout
     assert results(tmp_path / "o")["results"][0]["notes"] == ["a step was inverted only to 1e-1 of x"]
     assert said.count("inverted only to 1e-1") == 1
@@ -113,7 +114,7 @@ def test_a_step_without_an_exact_inverse_is_told(model, insects, tmp_path, monke
 
 def test_methods_that_lean_on_earlier_steps_have_no_exact_inverse(model, insects, tmp_path):
     args = [model, insects, "--out", tmp_path / "o", "--method", "dpmpp_2m", "--steps", 5]
-    refused(invoke("reconstruct", *args, "--exact"), "--exact", "--method dpmpp_2m", "earlier")
+    refused(invoke("reconstruct", *args, "--exact"), "--method dpmpp_2m", "exact inverse", "earlier")
     assert not (tmp_path / "o").exists()
     done("reconstruct", *args)
 
@@ -125,7 +126,7 @@ def test_the_method_and_its_options(model, insects, test_data, tmp_path):
     method = leapstep.TRANSITIONS["unipc"].make(order=2)
     again = round_trip(model, x0, labels, 5, method, method)
     assert errors(tmp_path / "o")[5] == pytest.approx(((again - x0) / 2).square().mean().item(), rel=1e-3)
-    assert results(tmp_path / "o")["reconstruction"]["order"] == 2
+    assert results(tmp_path / "o")["reconstruction"]["spec"]["options"] == {}
 
 
 def test_the_spacing_is_leading_unless_told(model, insects, test_data, tmp_path):
@@ -147,20 +148,20 @@ def test_methods_with_steps_of_their_own_go_to_the_noise_and_back(model, insects
     transition = leapstep.TRANSITIONS[method].make()
     again = round_trip(model, x0, labels, [1.0], transition, transition)
     assert errors(tmp_path / "o") == {1: pytest.approx(((again - x0) / 2).square().mean().item(), rel=1e-3)}
-    assert results(tmp_path / "o")["reconstruction"]["spacing"] == "trailing"
+    assert results(tmp_path / "o")["reconstruction"]["spec"]["spacing"] == "trailing"
     assert results(tmp_path / "o")["results"][0]["calls"] > 20
 
 
 @pytest.mark.parametrize("given", [["--method", "rk45", "--spacing", "leading"], ["--steps", 1]])
 def test_a_round_trip_that_leaves_the_data_by_one_level_is_refused(model, insects, tmp_path, given):
-    said = "a single step with --spacing leading is between the data and the first of 40 noise levels"
-    refused(invoke("reconstruct", model, insects, "--out", tmp_path / "o", *given), said, "use --spacing trailing")
+    said = "--spacing leading: a single step would go from the first of 40 noise levels to the data"
+    refused(invoke("reconstruct", model, insects, "--out", tmp_path / "o", *given), said, "use trailing")
     assert not (tmp_path / "o").exists()
 
 
 def test_the_split(model, insects, tmp_path):
     done("reconstruct", model, insects, "--out", tmp_path / "o", "--steps", 2, "--split", "train")
-    assert results(tmp_path / "o")["reconstruction"]["n"] == 6
+    assert results(tmp_path / "o")["reconstruction"]["spec"]["n"] == 6
     refused(invoke("reconstruct", model, insects, "--out", tmp_path / "p", "--split", "valid"), "no split 'valid'")
     assert not (tmp_path / "p").exists()
 
@@ -200,17 +201,15 @@ def test_what_is_no_picture_is_measured_in_standard_deviations(points, array, tm
 
 
 def test_what_is_finished_is_kept(model, insects, tmp_path, monkeypatch):
-    from leapstep.cli import reconstruct
+    reconstruct, out = encoding.reconstruct, tmp_path / "o"
 
-    measure, out = reconstruct._measure, tmp_path / "o"
-
-    def stop(batches, steps, *rest):
-        if steps == 10:
+    def stop(model, spec, *rest, **options):
+        if spec.steps == 10:
             raise KeyboardInterrupt
-        return measure(batches, steps, *rest)
+        return reconstruct(model, spec, *rest, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reconstruct, "_measure", stop)
+        patch.setattr(encoding, "reconstruct", stop)
         stopped = invoke("reconstruct", model, insects, "--out", out, "--steps", 3, 10)
     assert stopped.exit_code == 130
     assert stopped.stderr.endswith(f"leapstep: stopped; the results of up to 3 steps are kept in {out}\n")

@@ -57,7 +57,7 @@ def test_options_change_the_way(model, tmp_path, given, options):
     before = table({"x_t": x[:, 0], "x0 estimate": x0[:, 0]}, [f"t = {t.item():.3g}" for t in times])
     assert not same_picture(tmp_path / "o" / "trace.png", before)
     kept = json.loads((tmp_path / "o" / "manifest.json").read_text())
-    assert all(kept[name] == value for name, value in options.items() if name in ("seed", "spacing", "n"))
+    assert all(kept["spec"][name] == value for name, value in options.items() if name in ("seed", "spacing", "n"))
 
 
 def test_the_end_of_the_way_is_the_sample(model, tmp_path):
@@ -99,14 +99,14 @@ def test_consistency_by_default_and_with_many_samples(model, tmp_path):
 
 def test_default_steps_of_a_trace(model, tmp_path):
     done("trace", model, "--consistency", 2, "--out", tmp_path / "o")
-    assert json.loads((tmp_path / "o" / "manifest.json").read_text())["steps"] == 20
+    assert json.loads((tmp_path / "o" / "manifest.json").read_text())["spec"]["steps"] == 20
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--n", 0], ["n=0", "at least 1"]),
-        (["--seed", -1], ["seed=-1"]),
+        (["--n", 0], ["--n 0: must be at least 1"]),
+        (["--seed", -1], ["--seed -1"]),
         (["--label", "dog"], ["--label dog"]),
         (["--consistency", 0], ["steps 0", "from 1 to 40"]),
         (["--consistency", 50, 60], ["steps 50, 60", "from 1 to 40"]),

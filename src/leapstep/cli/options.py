@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -89,13 +89,9 @@ ModelSource = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")]
-OwnSpacing = Annotated[
-    str | None,
-    typer.Option(
-        help="trailing | leading | linspace | quad | log_snr | karras; default: what the model says, or else trailing; "
-        "rk23, rk45: trailing."
-    ),
-]
+SPACINGS = "trailing | leading | linspace | quad | log_snr | karras"
+SPACING_DEFAULT = "what the model says, or else trailing; trailing for rk23 and rk45"
+OwnSpacing = Annotated[str | None, typer.Option(help=f"{SPACINGS}; default: {SPACING_DEFAULT}.")]
 MethodName = Annotated[str, typer.Option(help=METHODS)]
 Settings = Annotated[
     list[str] | None,
@@ -135,7 +131,7 @@ SAMPLING: dict[str, Any] = {
         ),
     ],
     "settings": Settings,
-    "spacing": OwnSpacing,
+    "spacing": Annotated[str | None, typer.Option(help=SPACINGS)],
     "start": Annotated[
         str | None,
         typer.Option(help="marginal (noise of the size at the first time) | unit (of size 1, as in diffusers)"),
@@ -159,6 +155,7 @@ DEFAULTS = {
     "first": "0",
     "steps": "20, or T where that is less; 1 for rk23 and rk45",
     "method": "ddim",
+    "spacing": SPACING_DEFAULT,
     "start": "marginal",
     "seed": "0",
     "guidance": "1",
@@ -438,6 +435,13 @@ def claim_file(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: --overwrite it, or name another file")
     held.enter_context(folders.held_file(path))
+
+
+def tell_left_out(model: Model, asked: Sequence[int], counts: Sequence[int]) -> None:
+    """Name the numbers of steps that the model cannot take, on stderr."""
+    if left := sorted(set(asked) - set(counts)):
+        levels = model.process.timesteps
+        typer.echo(f"left out {', '.join(map(str, left))} steps: the model has {levels} noise levels", err=True)
 
 
 NoPreview = Annotated[bool, typer.Option("--no-preview", help="Show no pictures in the terminal.")]

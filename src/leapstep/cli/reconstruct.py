@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import time
-import warnings
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from leapstep import files
-from leapstep.cli import latents, options
+from leapstep.cli import options
 from leapstep.cli.parsing import NUMBERS
 from leapstep.files import folders
 from leapstep.progress import progress_bar
@@ -21,9 +17,7 @@ from leapstep.progress import progress_bar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from leapstep.core.denoiser import Diffusion
-    from leapstep.core.sampling import State
-    from leapstep.data.dataset import Data
+    from leapstep.inference.encoding import Reconstruction
     from leapstep.models.checkpoint import Model
 
 EXAMPLES = """**Examples**
@@ -38,146 +32,100 @@ EXAMPLES = """**Examples**
 PAPER = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
 """Errors on CIFAR-10 by steps (Song et al. 2021, table 2, arXiv:2010.02502)."""
 
-SHOWN = 12
-"""How many samples the picture shows."""
-
 RESULTS = folders.Kind("results.json", "reconstruction", r"results\.json|reconstructions\.(png|npz)")
 
-Move = Callable[..., "Tensor"]
-"""`encode` or `decode`, which lacks only (diffusion, x, steps, on_step=)."""
 
-
+@options.sampling(
+    *("first", "steps", "eta", "variance", "start", "seed", "label", "guidance", "rescale"),
+    shown={"spacing": "leading, and trailing for rk23 and rk45"},
+)
 def command(
     model: options.ModelSource,
     data: Annotated[str, typer.Argument(help="What to encode: `digits`, a folder, a file, a name on the Hub.")],
     out: Annotated[Path, typer.Option(help="The folder to make: results and a picture.")],
+    spec: options.Spec,
     steps: Annotated[
         list[int] | None,
         typer.Option(
             metavar=NUMBERS, help="Numbers of steps, as in --steps 10 20 50; default: 10 to 1000; 1 for rk23, rk45."
         ),
     ] = None,
-    n: Annotated[int, typer.Option(help="How many samples, evenly chosen from the data.")] = 64,
-    method: options.MethodName = "ddim",
-    settings: options.Settings = None,
     exact: Annotated[bool, typer.Option("--exact", help="Encode with the exact inverse of each step.")] = False,
-    spacing: Annotated[
-        str | None,
-        typer.Option(help="leading (default) | trailing (default for rk23, rk45) | linspace | quad | log_snr | karras"),
-    ] = None,
     split: options.Split = None,
-    batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
-    """Encode data and decode it again: what is lost, by the number of steps, as in table 2 of the DDIM paper."""
-    import leapstep
-    from leapstep.models import checkpoint
+    """Encode data and decode it again: what is lost, by the number of steps, as in table 2 of the DDIM paper.
 
-    place = options.device(device)
-    loaded = checkpoint.load(model, place)
-    transition, used = options.transition(method, settings, loaded)
-    latents.check_reversible(method, transition, loaded, exact)
-    adaptive = leapstep.TRANSITIONS[method].calls == 0  # chooses its own steps
+    Its --n samples are evenly chosen from the data; each keeps its own label.
+    """
+    from leapstep.core.transitions import TRANSITIONS
+    from leapstep.inference.encoding import check_reversible, step_counts, unit
+    from leapstep.inference.provenance import provenance
+    from leapstep.models import checkpoint
+    from leapstep.models.data import evenly
+    from leapstep.views.encoding import write_reconstructions
+
+    loaded = checkpoint.load(model, options.device(device))
+    adaptive = spec.method in TRANSITIONS and TRANSITIONS[spec.method].calls == 0
     asked = steps or ([1] if adaptive else list(PAPER))
-    counts = latents.step_counts(loaded, asked)
-    _, spacing = options.path(loaded, method, counts[0], spacing, otherwise="leading")
-    split, (held, known) = options.part(lambda name: options.data_for(loaded, data, name), data, split)
-    x0, labels = _some(held, known, n)
-    batches = _batches(loaded, x0, labels, batch_size)
-    record = options.origin(model, loaded, method, used, place) | {
-        "exact": exact,
-        "spacing": spacing,
-        "data": data,
-        "split": split,
-        "n": len(x0),
-        "labels": labels is not None,
-        "unit": latents.unit(loaded),
-        "batch_size": batch_size,
-    }
+    counts = step_counts(loaded, asked)
+    spec = dataclasses.replace(spec, steps=counts[0], times=None).checked(loaded, spacing="leading")
+    check_reversible(loaded, spec, exact=exact)
+    split, (samples, known) = options.part(lambda name: options.data_for(loaded, data, name), data, split)
+    x0, labels = evenly(samples, known, spec.n)
+    spec = dataclasses.replace(spec, n=len(x0), labels=None if labels is None else tuple(labels.tolist()))
+    record = provenance(loaded, dataclasses.replace(spec, steps=None), source=model)
+    record |= {"exact": exact, "data": data, "split": split, "labels": labels is not None, "unit": unit(loaded)}
     options.claim(out, overwrite, RESULTS, {"reconstruction": record, "results": []})
-    latents.tell_left_out(loaded, asked, counts)
-    back = functools.partial(leapstep.decode, transition=transition, spacing=spacing)
-    upwards = leapstep.inverted(transition) if exact else transition
-    there = functools.partial(leapstep.encode, transition=upwards, spacing=spacing)
-    found: dict[str, Tensor] = {"original": x0}
+    options.tell_left_out(loaded, asked, counts)
+    shown: dict[str, Tensor] = {"original": x0}
     rows: list[dict[str, Any]] = []
     for count in counts:
         try:
-            again, row = _measure(batches, count, there, back)
+            result = _reconstruct(loaded, dataclasses.replace(spec, steps=count), x0, exact)
         except KeyboardInterrupt as request:
             if rows:
                 request.add_note(f"the results of up to {rows[-1]['steps']} steps are kept in {out}")
             raise
-        errors = latents.squared_error(loaded, again, x0)
-        spread = (errors.std() / len(errors) ** 0.5).item() if len(errors) > 1 else None
-        rows.append({"steps": count, "error": errors.mean().item(), "standard_error": spread, **row})
-        found[f"{count} steps"] = again
+        rows.append(_row(count, result))
+        shown[f"{count} steps"] = result.x
         files.write_json(out / "results.json", {"reconstruction": record, "results": rows})
-        _show(out, loaded, found)
+        write_reconstructions(out, loaded, shown)
         _print(record, rows)
     typer.echo(f"written: {out}")
     return {"reconstruction": record, "results": rows}
 
 
-def _some(data: Data, labels: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
-    """Samples in model space, `[n, *d]`, and their labels: n, or as many as there are, evenly chosen."""
-    if n < 1:
-        raise ValueError(f"n={n}: must be at least 1")
-    n = min(n, len(data))
-    chosen = np.arange(n) * len(data) // n
-    return data.batch(chosen), None if labels is None else labels[chosen]
+def _reconstruct(model: Model, spec: options.Spec, x0: Tensor, exact: bool) -> Reconstruction:
+    """Encode and decode with a progress bar."""
+    from leapstep.inference.encoding import reconstruct
+
+    total = 2 * (spec.steps or 1) * -(-len(x0) // spec.batch_size)
+    with progress_bar(total, f"{spec.steps} steps", "step") as bar:
+        return reconstruct(model, spec, x0, exact=exact, on_step=lambda _: bar.update())
 
 
-def _batches(model: Model, x0: Tensor, labels: Tensor | None, size: int) -> list[tuple[Diffusion, Tensor]]:
-    """The data in parts, each with the diffusion that knows its labels."""
-    if size < 1:
-        raise ValueError(f"batch_size={size}: must be at least 1")
-    parts, place = [slice(i, i + size) for i in range(0, len(x0), size)], next(model.network.parameters()).device
-    return [(model.diffusion(None if labels is None else labels[part]), x0[part].to(place)) for part in parts]
-
-
-def _measure(
-    batches: list[tuple[Diffusion, Tensor]], steps: int, there: Move, back: Move
-) -> tuple[Tensor, dict[str, Any]]:
-    """Encode and decode: the reconstructions, and what it took."""
-    import torch
-
-    began, parts, calls = time.perf_counter(), [], [0, 0]
-    with progress_bar(2 * steps * len(batches), f"{steps} steps", "step") as bar:
-
-        def note(direction: int, state: State) -> None:
-            calls[direction] = state.calls
-            bar.update()
-
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)  # those of `inverted`
-            for diffusion, x in batches:
-                for direction, move in enumerate((there, back)):
-                    x = move(diffusion, x, steps, on_step=functools.partial(note, direction))
-                parts.append(x.cpu())
-    seconds = round(time.perf_counter() - began, 3)
-    notes = sorted({str(warning.message) for warning in caught})
-    return torch.cat(parts), {"calls": sum(calls), "seconds": seconds, "notes": notes}
-
-
-def _show(out: Path, model: Model, found: dict[str, Tensor]) -> None:
-    """Write the pairs: a picture, or an array where samples are not pictures."""
-    from leapstep.data.pictures import save_image, table
-
-    if model.is_pictures:
-        rows = {caption: model.scaling.to_pixels(x[:SHOWN]) for caption, x in found.items()}
-        save_image(table(rows), out / "reconstructions.png")
-    else:
-        files.write_npz(out / "reconstructions.npz", {name: model.scaling.to_values(x) for name, x in found.items()})
+def _row(steps: int, result: Reconstruction) -> dict[str, Any]:
+    """The results of one number of steps, as JSON."""
+    errors, n = result.errors, len(result.errors)
+    return {
+        "steps": steps,
+        "error": errors.mean().item(),
+        "standard_error": (errors.std() / n**0.5).item() if n > 1 else None,
+        "calls": result.calls,
+        "seconds": result.seconds,
+        "notes": result.notes,
+    }
 
 
 def _print(record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """The newest row of the table, below its head if it is the first."""
-    compares = "pixel" in record["unit"] and record["method"] == "ddim" and not record["exact"]
+    method = record["spec"]["method"]
+    compares = "pixel" in record["unit"] and method == "ddim" and not record["exact"]
     if len(rows) == 1:
         typer.echo(
-            f"{record['n']} samples of {record['data']}, there and back with {record['method']}: squared error per "
+            f"{record['spec']['n']} samples of {record['data']}, there and back with {method}: squared error per "
             f"dimension, in {record['unit']}\n\n"
             f"{'steps':>6}{'network calls':>15}{'error':>11}{'std. error':>12}"
             + (f"{'DDIM paper, CIFAR-10':>23}" if compares else "")

@@ -46,9 +46,10 @@ def command(
 
     loaded = checkpoint.load(model, options.device(device))
     manifest = write_samples(loaded, spec, out, format=format, source=model, resume=resume, overwrite=overwrite)
-    typer.echo(f"{spec.n} samples in {manifest['seconds']} s, {manifest['calls']} network calls each: {out}")
-    if loaded.is_pictures:
-        shown = first_samples(out, min(spec.n, GRID))
+    shown = first_samples(out, min(spec.n, GRID)) if loaded.is_pictures else None
+    if shown is not None:
         options.show(shown, no_preview)
+    typer.echo(f"{spec.n} samples in {manifest['seconds']} s, {manifest['calls']} network calls each: {out}")
+    if shown is not None:
         typer.echo(f"the first {len(shown)} at a glance: {out / 'grid.png'}")
     return {"out": out, **manifest}

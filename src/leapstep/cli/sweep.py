@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from leapstep import files
-from leapstep.cli import latents, measuring, options
+from leapstep.cli import measuring, options
 from leapstep.core.finite import NotFinite
 from leapstep.files import folders, reading
 from leapstep.text import acting, allowed, clean, duration
@@ -117,7 +117,7 @@ def command(
     if earlier is None:
         folders.begin(out, overwrite, RESULTS, record | {"cells": cells})
     folders.tidy(out)
-    latents.tell_left_out(loaded, asked, [each.steps for each in plan])
+    options.tell_left_out(loaded, asked, [each.steps for each in plan])
     _write(out, record, cells, rule.spread)
 
     how_drawn: Any = {"labels": classes, "guidance": guidance, "batch_size": batch_size, "device": place}
@@ -151,6 +151,7 @@ def _plan(
     """All cells, those of few steps first, so that every column is whole before the next; and the steps asked for."""
     from leapstep.core.transitions import TRANSITIONS
     from leapstep.evaluation.quality import Setting
+    from leapstep.inference.encoding import step_counts
 
     rows: list[tuple[str, dict[str, Any]]] = []
     named = methods or ["ddim", "dpmpp_2m", "unipc"]
@@ -166,7 +167,7 @@ def _plan(
         numbers = [int(step) for step in steps or (5, 10, 20, 50, 100)]
     except ValueError:
         raise ValueError(f"--steps {','.join(steps or [])}: give integers, as in 5,10,20") from None
-    counts = latents.step_counts(model, numbers)
+    counts = step_counts(model, numbers)
     places = spacings or [model.spacing or "trailing"]
     return [Setting(*row, count, spacing) for count in counts for row in rows for spacing in places], numbers
 

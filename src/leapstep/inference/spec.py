@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from leapstep import files
+from leapstep.core.calibration import Calibration
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.sampling import SPACINGS, STARTS, times
 from leapstep.core.transitions import TRANSITIONS, Transition
@@ -161,13 +162,16 @@ class SamplingSpec:
 
     # --- against a model -------------------------------------------------------------------------------------------
 
-    def checked(self, model: Model, *, steps: int = 20, spacing: str | None = None) -> SamplingSpec:
+    def checked(
+        self, model: Model, *, steps: int = 20, adaptive_steps: int = 1, spacing: str | None = None
+    ) -> SamplingSpec:
         """Check everything against a model, once, and fill in what was left open.
 
-        A method that chooses its own steps goes the whole way in one step of the loop, from pure noise.
+        A method that chooses its own steps goes the whole way in one step of the loop, from pure noise (trailing).
 
         Arguments:
             steps: their number where the specification leaves it open, or T where that is less.
+            adaptive_steps: as `steps`, for methods that choose their own within each.
             spacing: where the specification leaves it open; None: the model's, or else "trailing".
         Returns:
             the specification with steps, spacing and numbers of classes, and without options at their defaults.
@@ -189,7 +193,8 @@ class SamplingSpec:
             raise SpecError("rescale", self.rescale, "applies to guidance, and guidance 1 is none: set one")
         labels = None if self.labels is None else tuple(_number(model, label) for label in self.labels)
         spec = dataclasses.replace(self, options=_not_default(self.method, self.options), labels=labels)
-        spec = spec._with_path(model, steps, spacing)
+        adaptive = TRANSITIONS[self.method].calls == 0
+        spec = spec._with_path(model, adaptive_steps if adaptive else steps, "trailing" if adaptive else spacing)
         spec.transition(model)
         spec.diffusion(model, range(spec.first, spec.first + 1))
         return spec
@@ -203,11 +208,11 @@ class SamplingSpec:
                     "steps", self.steps, f"the list of times has {len(path) - 1} steps: leave one of them out"
                 )
             return dataclasses.replace(self, times=path, steps=len(path) - 1, spacing=None)
-        adaptive, levels = TRANSITIONS[self.method].calls == 0, model.process.timesteps or 1000
-        count = (1 if adaptive else min(steps, levels)) if self.steps is None else self.steps
+        levels = model.process.timesteps or 1000
+        count = min(steps, levels) if self.steps is None else self.steps
         if not _is_whole(count):
             raise SpecError("steps", count, "give an integer, at least 1")
-        name = self.spacing or ("trailing" if adaptive else spacing or model.spacing or "trailing")
+        name = self.spacing or spacing or model.spacing or "trailing"
         if name not in SPACINGS:
             raise SpecError("spacing", name, allowed(name, SPACINGS))
         first = times(model.process, count, name)[0].item()
@@ -228,12 +233,7 @@ class SamplingSpec:
         """
         options: dict[str, Any] = {**_not_default(self.method, self.options)}
         if options.get("variance") == "optimal":
-            if model.calibration is None:
-                raise ValueError(
-                    "variance=optimal needs to know the errors of these weights: run leapstep calibrate MODEL DATA "
-                    "(again, if they have changed since)"
-                )
-            options["spread"] = model.calibration.spread(model.process)
+            options["spread"] = calibration(model).spread(model.process)
             options["last_std"] = LAST_STD if model.is_pictures else None
         return TRANSITIONS[self.method].make(**options)
 
@@ -276,6 +276,16 @@ class SamplingSpec:
             if name == "eta" or value != _defaults(self.method).get(name)
         ]
         return ", ".join([self.method, *named])
+
+
+def calibration(model: Model) -> Calibration:
+    """What the optimal variance needs. Raises ValueError for a model that was not calibrated."""
+    if model.calibration is None:
+        raise ValueError(
+            "variance=optimal needs to know the errors of these weights: run leapstep calibrate MODEL DATA (again, if "
+            "they have changed since)"
+        )
+    return model.calibration
 
 
 def _is_whole(value: object) -> bool:

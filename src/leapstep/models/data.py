@@ -116,3 +116,10 @@ def usual_part(
         more = ", training data too" if usual == "test" else ""
         tell(f"{source} has no part {usual}{nor}: all of it is taken{more}")
         return "all", data
+
+
+def evenly(data: Data, labels: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
+    """Samples in model space, `[n, *d]`, and their labels: n of the data, or as many as there are, evenly chosen."""
+    n = min(n, len(data))
+    rows = [i * len(data) // n for i in range(n)]
+    return data.batch(rows), None if labels is None else labels[rows]

@@ -1,0 +1,77 @@
+"""The way of samples from noise to data, and what the number of steps does to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from leapstep.core.sampling import Noise, State, beginning, trajectory
+from leapstep.inference.engine import device_of, draw, with_dtype
+from leapstep.inference.spec import DTYPES, SamplingSpec
+from leapstep.models.checkpoint import Model
+
+
+class Trace(NamedTuple):
+    """Samples on their way from noise to data.
+
+    Attributes:
+        times: `[n + 1]`.
+        x: x at each of the times, `[n + 1, b, *d]`.
+        x0: the estimates of x0 that were made of these, `[n + 1, b, *d]`; at the end, x itself.
+    """
+
+    times: Tensor
+    x: Tensor
+    x0: Tensor
+
+
+@torch.no_grad()
+def trace(
+    model: Model,
+    spec: SamplingSpec,
+    *,
+    device: torch.device | str | None = None,
+    on_step: Callable[[State], object] | None = None,
+) -> Trace:
+    """Draw the samples of a specification, all in one batch, and keep every state.
+
+    Arguments:
+        spec: its default are 20 steps, also of a method that chooses its own within each.
+        device: where samples are made; None: where the network is.
+        on_step: called with the State after each step.
+    Raises:
+        ValueError: what `SamplingSpec.checked` raises.
+    """
+    spec = spec.checked(model, adaptive_steps=20)
+    model = with_dtype(model, DTYPES[spec.dtype])
+    rows, times = range(spec.first, spec.first + spec.n), spec.times_for(model)
+    diffusion = spec.diffusion(model, rows)
+    noise = Noise(spec.seed, rows, model.shape, spec.state_dtype, device_of(model) if device is None else device)
+    x = beginning(diffusion, times[0], noise(0), spec.start)
+    states, estimates = [x], []
+    for state in trajectory(diffusion, x, times, spec.transition(model), noise):
+        states.append(state.x)
+        estimates.append(state.x0)
+        if on_step is not None:
+            on_step(state)
+    return Trace(times, torch.stack(states), torch.stack([*estimates, states[-1]]))
+
+
+def by_steps(
+    model: Model,
+    spec: SamplingSpec,
+    counts: Sequence[int],
+    *,
+    device: torch.device | str | None = None,
+    on_step: Callable[[State], object] | None = None,
+) -> dict[int, Tensor]:
+    """The samples of a specification, `[n, *d]`, in each of these numbers of steps from the same start noise."""
+    samples: dict[int, Tensor] = {}
+    for count in counts:
+        batches = draw(model, dataclasses.replace(spec, steps=count, times=None), device=device, on_step=on_step)
+        samples[count] = torch.cat([x for _, x in batches])
+    return samples
