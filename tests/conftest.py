@@ -41,6 +41,12 @@ def _own_accelerator():
     forget_accelerator()
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Draws without a generator are the same whichever tests run before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """The user's cache of feature spaces is left alone; tests share one, but for those that ask for an empty one."""

@@ -127,7 +127,7 @@ def test_a_broken_picture_is_skipped_and_named_or_with_strict_an_error(tmp_path,
     cut(data / "1.png", 40)
     (data / "2.jpg").write_text("not a picture")
     args = ["train", data, "--out", tmp_path / "run", "--config", settings, "--no-labels", "--steps", 1]
-    refused(invoke(*args, "--strict"), r"[12]\.(png|jpg)", "strict")
+    refused(invoke(*args, "--strict"), r"1\.png", "strict")
     assert not (tmp_path / "run").exists()
     result = done(*args)
     assert "1.png" in result.stderr

@@ -357,7 +357,7 @@ def test_rescaled_guidance_has_the_contrast_of_the_conditional_estimate():
     )
     torch.testing.assert_close(whole.std(1), conditional.std(1))
     torch.testing.assert_close(half, (plain + whole) / 2)
-    assert (plain.std(1) < 0.99 * conditional.std(1)).any() or (plain.std(1) > 1.01 * conditional.std(1)).any()
+    assert (plain.std(1) / conditional.std(1) - 1).abs().max() > 0.01  # so the test can tell
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

@@ -299,9 +299,12 @@ def test_no_colour_of_the_256_is_nearer():
     colours[::5] = colours[::5, :1] + rng.integers(-6, 7, (100, 3))  # nearly grey
     colours = colours.clip(0, 255)
     distance = ((colours[:, None] - np.array(palette)) ** 2).sum(2)
-    found = distance[np.arange(500), pictures._palette_codes(colours.astype(np.uint8)) - 16]
-    assert (found <= 1.3 * distance.min(1)).all()  # the cube is searched channel by channel
-    assert (found == distance.min(1)).mean() > 0.95
+    shown = preview(image_of(*colours.reshape(2, 250, 3)), PLAIN, (251, 24))
+    runs = re.findall(r"\x1b\[38;5;(\d+);48;5;(\d+)m(▀+)", shown)
+    codes = np.array([(int(upper), int(lower)) for upper, lower, blocks in runs for _ in blocks]).T.ravel()
+    nearest = distance[np.arange(500), codes - 16]
+    assert (nearest <= 1.3 * distance.min(1)).all()  # the cube is searched channel by channel
+    assert (nearest == distance.min(1)).mean() > 0.95
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,8 @@ def test_recovered_curves_fall_and_say_where_they_do_not_know():
     assert curve.told.tolist() == [True, True, True, False, True]
     torch.testing.assert_close(curve.log_snr, true, rtol=0, atol=0.1)
     assert (curve.high - curve.low)[0] < 0.2
-    assert math.isnan(curve.low[3]) or curve.high[3] - curve.low[3] > 3
+    assert math.isnan(curve.low[3])
+    assert math.isnan(curve.high[3])
     crossed = torch.tanh(levels - torch.tensor([6.0, 2.0, 3.0, -3.0, -6.0], dtype=F64)[:, None])
     curve = recover(dataclasses.replace(profile, product=crossed), 0.0, increasing=True)
     assert curve.log_snr[1] == curve.log_snr[2]  # which neither of the two was read as

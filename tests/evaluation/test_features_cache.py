@@ -70,7 +70,6 @@ def test_no_cache_neither_reads_nor_writes(cache, blobs):
         lambda path: path.write_bytes(b""),
         lambda path: safetensors.torch.save_file({"other": torch.zeros(240, 2)}, path),
         lambda path: safetensors.torch.save_file({"features": torch.zeros(10, 2)}, path),
-        lambda path: (path.unlink(), path.mkdir()),
     ],
 )
 def test_a_broken_cache_is_made_anew(cache, blobs, damage):
@@ -81,8 +80,18 @@ def test_a_broken_cache_is_made_anew(cache, blobs, damage):
     damage(path)
     assert torch.equal(reference(counted.space, blobs), expected)
     assert counted.seen == 2 * 240
-    if path.is_file():
-        assert path.read_bytes() == good
+    assert path.read_bytes() == good
+
+
+def test_a_folder_in_the_place_of_a_cached_file_is_left_alone(cache, blobs):
+    counted = Counted()
+    expected = reference(counted.space, blobs)
+    (path,) = cache.iterdir()
+    path.unlink()
+    path.mkdir()
+    assert torch.equal(reference(counted.space, blobs), expected)
+    assert counted.seen == 2 * 240
+    assert path.is_dir()
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path, blobs, monkeypatch):

@@ -93,6 +93,10 @@ def test_control_characters_do_not_reach_the_page(page):
     written.encode()
 
 
+def texts(page):
+    return {section.id: section.text for section in sections.sections(page)}
+
+
 def test_many_large_pictures_make_a_small_file(page):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (64, 3, 96, 96), dtype=np.uint8)
@@ -102,15 +106,15 @@ def test_many_large_pictures_make_a_small_file(page):
     seen = np.asarray(Image.open(io.BytesIO(sprite.png)))
     expected = noise[9].reshape(3, 48, 2, 48, 2).mean((2, 4)).round().transpose(1, 2, 0)
     assert np.array_equal(seen[51 : 51 + 48, 51 : 51 + 48, :3], expected)
-    assert "Shown at 1/2 of their size." in sections._samples(dataclasses.replace(page, samples=noise)).text
+    assert "Shown at 1/2 of their size." in texts(dataclasses.replace(page, samples=noise))["samples"]
 
 
 def test_small_pictures_that_are_blown_up_are_named(page, read):
-    texts = {section.id: section.text for section in sections.sections(page)}
+    said = texts(page)
     for name, times in {"samples": 7, "steps": 8, "way": 8, "between": 4, "back": 6, "neighbours": 8}.items():
-        assert texts[name].endswith(f" Shown enlarged, up to {times} times."), texts[name]
+        assert said[name].endswith(f" Shown enlarged, up to {times} times."), said[name]
     own = np.zeros((64, 1, 64, 64), np.uint8)
-    assert "Shown" not in sections._samples(dataclasses.replace(page, samples=own)).text
+    assert "Shown" not in texts(dataclasses.replace(page, samples=own))["samples"]
 
 
 def test_numbers_are_short():
