@@ -530,13 +530,12 @@ def previewed(trainer, tmp_path, monkeypatch):
     def make(steps, source="digits", **settings):
         run = trainer(source, **settings)
 
-        def painted(diffusion, shape, *rest, **options):
-            if run.config.labels:
-                assert diffusion(range(3)) is not None
-            values = torch.arange(shape[0]).view(-1, 1, 1, 1) / 100 + run.step / 1000
-            return (values * torch.ones(shape)).clamp(max=1)
+        def painted(model, spec, **options):
+            spec = spec.checked(model)
+            values = torch.arange(spec.n).view(-1, 1, 1, 1) / 100 + run.step / 1000
+            yield range(spec.n), (values * torch.ones(spec.n, *model.shape)).clamp(max=1)
 
-        monkeypatch.setattr(training, "sample", painted)
+        monkeypatch.setattr(previews, "draw", painted)
         for run.step in steps:
             run.preview(tmp_path)
         return run
@@ -650,6 +649,6 @@ def test_samples_that_are_not_finite_do_not_end_a_run(trainer, tmp_path):
         parameter.data.fill_(torch.nan)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("error", leapstep.NotFinite)
-        run.preview(tmp_path, n=2)
-    assert [each.category for each in told] == [leapstep.NotFinite]
+        run.preview(tmp_path)
+    assert {warning.category for warning in told} == {leapstep.NotFinite}
     assert len(list((tmp_path / "samples").iterdir())) == 2

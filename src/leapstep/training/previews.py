@@ -1,15 +1,22 @@
-"""The strip: what the same start noises became over the steps of a training, put together from its grids of samples."""
+"""What a training looks like on the way: a grid of samples, and the strip of what the same start noises became."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from leapstep.data.pictures import cut, table
+from leapstep.core.finite import NotFinite
+from leapstep.data.pictures import cut, grid, save_image, table
+from leapstep.files import folders
+from leapstep.inference.engine import draw, values
+from leapstep.inference.spec import SamplingSpec
+from leapstep.models.checkpoint import Model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,10 +25,36 @@ STRIP_COLUMNS, STRIP_ROWS, STRIP_PIXELS = 12, 10, 2_000_000
 """How many times and how many start noises the strip shows at most, and with how many pixels together."""
 
 
+def preview(model: Model, run: Path, step: int, batch_size: int, device: torch.device, n: int = 64) -> None:
+    """Write a grid of samples, always from the same start noise, by 20 DDIM steps.
+
+    With classes, they come in turns, and n is rounded down to whole turns. The first samples of this grid and of
+    earlier ones then make the strip.
+
+    Arguments:
+        model: a model of pictures.
+        run: the run folder.
+        step: of the training.
+        batch_size: samples drawn at a time.
+        device: where the network is.
+        n: how many samples to draw.
+    """
+    period = max(1, len(model.classes))
+    n -= n % period if n > period else 0
+    spec = SamplingSpec(n=n, labels=tuple(range(min(n, len(model.classes)))) or None, batch_size=batch_size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
+        pixels = np.concatenate([values(model, x) for _, x in draw(model, spec, device=device)])
+    folder = folders.inner(run, "samples")
+    save_image(grid(pixels, period=period), folder / f"step-{step:08d}.png")
+    if seen := first_samples(folder, step, model.shape, n, period):
+        save_image(strip(seen, model.classes), folder / "strip.png")
+
+
 def first_samples(
     folder: Path, step: int, shape: tuple[int, ...], n: int, period: int
 ) -> dict[int, npt.NDArray[np.uint8]]:
-    """The first samples of the grids that `Trainer.preview` made up to a step, by their steps: of a dozen at most.
+    """The first samples of the grids that `preview` made up to a step, by their steps: of a dozen at most.
 
     A grid that cannot be read, or that another version laid out otherwise, is left out: nothing that lies in the folder
     may end a training.

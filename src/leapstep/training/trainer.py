@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,19 +28,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from leapstep.core.denoiser import Diffusion, from_network
-from leapstep.core.finite import NotFinite
-from leapstep.core.sampling import sample
+from leapstep.core.denoiser import from_network
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.data.dataset import Data
-from leapstep.data.pictures import grid, save_image
-from leapstep.files import folders
 from leapstep.models import checkpoint
 from leapstep.networks import UNet
 from leapstep.training import initial, objective
 from leapstep.training.configuration import TrainingConfig
 from leapstep.training.parts import accelerator, build_network, check_sides, ema_update, largest, learning_rate
-from leapstep.training.previews import first_samples, strip
+from leapstep.training.previews import preview
 from leapstep.training.samples import read_samples
 
 COMPARED = 256
@@ -304,27 +299,7 @@ class Trainer:
         network: nn.Module = self.accelerator.unwrap_model(self.network)
         return network
 
-    def preview(self, run: Path, n: int = 64) -> None:
-        """Write a grid of samples, always from the same start noise, by 20 DDIM steps of the averaged weights.
-
-        With classes, they come in turns, and n is rounded down to whole turns. The first samples of this grid and of
-        earlier ones then make the strip.
-        """
-        if not self.accelerator.is_main_process or not self.data.is_pictures:
-            return
-        model = self.model()
-        period = max(1, len(model.classes))
-        n -= n % period if n > period else 0
-
-        def diffusion(rows: range) -> Diffusion:
-            return model.diffusion(torch.tensor(rows) % len(model.classes) if model.classes else None)
-
-        steps = min(20, self.config.timesteps)
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
-            device = self.accelerator.device
-            x = sample(diffusion, (n, *model.shape), steps, batch_size=self.share, device=device, progress=False)
-        folder = folders.inner(run, "samples")
-        save_image(grid(model.scaling.to_pixels(x), period=period), folder / f"step-{self.step:08d}.png")
-        if seen := first_samples(folder, self.step, model.shape, n, period):
-            save_image(strip(seen, model.classes), folder / "strip.png")
+    def preview(self, run: Path) -> None:
+        """Show samples of the averaged weights as they stand, where they are pictures; see `previews.preview`."""
+        if self.accelerator.is_main_process and self.data.is_pictures:
+            preview(self.model(), run, self.step, self.share, self.accelerator.device)
