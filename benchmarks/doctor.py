@@ -60,9 +60,8 @@ def zoo_verdict(case: zoo.Case, diagnosis: leapstep.doctor.Diagnosis) -> dict[st
     clock = told[0] == told[1] and arguments["reverse"] == truth["reverse"]
     shape = truth["reshape"] in (arguments["reshape"], "scalar")  # which takes a batch as well
     predicts = arguments["predicts"] == truth["predicts"] and near_size(arguments["sigma_data"], truth["sigma_data"])
-    theirs = leapstep.core.denoiser.clock(
-        truth["process"], truth["time"], truth["timesteps"] or truth["process"].timesteps, True, truth["reverse"]
-    )
+    names = ("process", "time", "timesteps", "reverse")
+    theirs = leapstep.Convention(**{name: truth[name] for name in names}, fractional=True).timestep
     t = torch.linspace(0.001, 1, 3000, dtype=torch.float64)
     steps, levels = theirs(t).double(), truth["process"].log_snr(t)
     order = steps.argsort()

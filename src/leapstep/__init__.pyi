@@ -20,6 +20,7 @@ from . import (
     views,
 )
 from .core.calibration import Calibration, calibrate
+from .core.convention import Condition, Convention
 from .core.denoiser import Denoiser, Diffusion, clipped, dynamic_threshold, from_network, guided, scaled
 from .core.exact import GaussianMixture, empirical
 from .core.finite import NotFinite
@@ -84,6 +85,8 @@ __all__ = [
     "TRANSITIONS",
     "Bound",
     "Calibration",
+    "Condition",
+    "Convention",
     "Denoiser",
     "Density",
     "Diagnosis",

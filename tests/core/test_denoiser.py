@@ -255,7 +255,7 @@ def test_any_shape_inside_inference_mode(shape):
         (
             lambda x, k, y: x,
             {"guidance": 2.0, "condition": {"y": torch.zeros(5)}, "null": {"y": 0}},
-            r"y is of shape \(5,\) for 2 samples: with guidance give a number",
+            r"y is of shape \(5,\) for 2 samples: give a number",
         ),
     ],
 )
@@ -287,22 +287,23 @@ def test_clipping_bounds_x0_and_eps_follows():
 
 
 def test_the_estimate_before_the_bound_is_of_the_same_call():
-    """Through bounds, ranges and guidance; where nothing bounds, there is none."""
+    """Through bounds and ranges; where nothing bounds, and with guidance, it is the estimate itself."""
     process, calls = leapstep.linear(), []
     net = lambda x, k: calls.append(k) or torch.tanh(x)  # noqa: E731
     x, t = torch.randn(6, 3, dtype=F64), torch.tensor(0.7, dtype=F64)
     free = leapstep.from_network(net, process)
-    assert free.raw is None
     bounded = leapstep.clipped(leapstep.clipped(free, (-1, 1)), (-0.5, 0.5))
     calls.clear()
-    x0, before = bounded.raw(x, t)
+    x0, before, learned = bounded.estimate(x, t)
+    assert learned is None
     assert len(calls) == 1
     torch.testing.assert_close(x0, free.denoise(x, t).clamp(-0.5, 0.5))
     torch.testing.assert_close(before, free.denoise(x, t))
     shift, scale = torch.tensor([1.0, 2.0, 3.0], dtype=F64), -4.0
     wide, plain = leapstep.scaled(bounded, shift, scale), leapstep.scaled(free, shift, scale)
-    torch.testing.assert_close(wide.raw(x, t), (wide.denoise(x, t), plain.denoise(x, t)))
-    assert leapstep.core.denoiser.guided(bounded, 2.0).raw is None
+    torch.testing.assert_close(wide.estimate(x, t)[:2], (wide.denoise(x, t), plain.denoise(x, t)))
+    mixed = leapstep.guided(bounded, 2.0).estimate(x, t)
+    assert mixed.unbounded is mixed.x0
 
 
 def test_dynamic_threshold_is_imagens():

@@ -235,8 +235,8 @@ def test_all_steps_from_the_betas_as_the_papers_wrote_it(variance):
 @pytest.mark.parametrize(("fraction", "variance"), [(0.0, "posterior"), (1.0, "beta")])
 def test_a_learned_variance_spans_from_posterior_to_beta(fraction, variance):
     _, x0 = pictures()
-    diffusion = leapstep.from_network(curved, PROCESSES["cosine"])
-    diffusion = diffusion._replace(learned=lambda x, t: torch.full_like(x, fraction))
+    net = lambda x, k: torch.cat([curved(x, k)[:, :1], torch.full_like(x, 2 * fraction - 1)], 1)  # noqa: E731
+    diffusion = leapstep.from_network(net, PROCESSES["cosine"])
     noise = leapstep.Noise(3, range(6), (1, 2, 2), F64)
     learned, fixed = (
         variational_bound(diffusion, x0, leapstep.times(diffusion.process, 5), noise, variance=kind, pixels=PIXELS)
@@ -343,7 +343,7 @@ def test_bits_per_dim():
         ({"variance": "most"}, "unknown variance='most': use one of posterior, beta, optimal, learned"),
         ({"variance": "optimal"}, "spread goes with 'optimal'"),
         ({"spread": torch.ones_like}, "spread goes with 'optimal'"),
-        ({"variance": "learned"}, "needs a network that learned its variance"),
+        ({"variance": "learned"}, "learned no variance"),
         ({"pixels": PIXELS}, "not all whole numbers from 0 to 255: pass pixels=None"),
         ({"pixels": Scaling(0.0, 1e-4)}, "not all whole numbers|inf"),
     ],

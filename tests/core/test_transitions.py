@@ -247,7 +247,7 @@ def test_learned_variance_of_a_network_without():
     diffusion, x = curved(PROCESSES["linear"]), torch.randn(2, 3, dtype=F64)
     with pytest.raises(ValueError, match="learned no variance"):
         leapstep.ddpm("learned")(diffusion, x, time(0.5), time(0.4), None, lambda draw=0: x)
-    with pytest.raises(ValueError, match="needs a network that learned"):
+    with pytest.raises(ValueError, match="learned no variance"):
         leapstep.ddpm("learned")(
             gaussian(PROCESSES["linear"], 1.0), x[:, :2], time(0.5), time(0.4), None, lambda draw=0: x
         )

@@ -189,7 +189,9 @@ def test_clocks_that_do_not_run_evenly_are_written_as_they_are_counted(warp):
                 told_so = Told(code, route.timestep, rounded)
                 written = eval(str(told_so), {"torch": torch, "numpy": np})(T)
                 torch.testing.assert_close(written, told_so(T), rtol=1e-12, atol=1e-9)
-                plain = leapstep.core.denoiser.clock(leapstep.flow(), time, levels, not whole, reverse)
+                plain = leapstep.Convention(
+                    leapstep.flow(), time=time, timesteps=levels, fractional=not whole, reverse=reverse
+                ).timestep
                 torch.testing.assert_close(plain(warp.counted(T)), told_so(T), check_dtype=False, rtol=0, atol=1e-9)
 
 

@@ -422,7 +422,8 @@ def test_a_learned_variance_and_labels_through_the_command(tmp_path, resample):
     assert_same(model.network, theirs, labels=labels)
     torch.testing.assert_close(levels(model.process), levels(leapstep.cosine()))
     diffusion = model.diffusion(labels[:2], dtype=torch.float64)
-    assert diffusion.learned(torch.randn(2, 3, 8, 8, dtype=F64), torch.tensor(0.5)).shape == (2, 3, 8, 8)
+    learned = diffusion.estimate(torch.randn(2, 3, 8, 8, dtype=F64), torch.tensor(0.5)).learned
+    assert learned.shape == (2, 3, 8, 8)
     x, k = torch.randn(3, 3, 8, 8), torch.tensor([3, 900, 5])
     assert (run / "model_index.json").exists() == (resample != "plain")
     if resample == "plain":

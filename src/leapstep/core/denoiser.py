@@ -4,16 +4,15 @@ The denoiser that minimises the squared error is the posterior mean, D(x, t) = E
 noise estimate eps = (x - alpha D) / sigma and the score -eps / sigma (Tweedie's formula), so a process and a denoiser
 together (`Diffusion`) are all that there is to know of a trained model. This module makes them
 
-- from anybody's network: `from_network` holds every convention (what is predicted, how timesteps are counted) so that
-  no other module meets an integer timestep;
-- from other denoisers: `clipped`, `guided`;
-- exactly: `GaussianMixture` and `empirical`, whose posterior means have closed forms. They are the yardstick that every
-  sampler is tested against.
+- from anybody's network: `from_network`, which calls it as its `Convention` says;
+- from other denoisers: `guided`, `clipped`, `scaled`.
+
+All of them are values: they can be pickled, and called by several threads, as far as the network can.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -21,34 +20,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.core.process import PREDICTIONS, Process, along, as_time, checked, flat
+from leapstep.core.convention import Clip, Condition, Convention, DynamicThreshold, as_range, as_scaling
+from leapstep.core.process import Process, along, as_time, flat
 from leapstep.core.scaling import Scaling
-from leapstep.text import SYNONYMS, allowed
-
-CLOCKS = {
-    "index": "k - 1, the trained levels counted from 0: most DDPM code, diffusers",
-    "index_from_1": "k, from 1 to T",
-    "fraction": "k / T, or t itself in continuous time",
-    "fraction_from_0": "(k - 1) / T",
-    "1000t": "1000 t in continuous time",
-    "999t": "999 t in continuous time, as score-based SDE code has it",
-    "sigma": "sigma(t)",
-    "log_sigma/4": "log(sigma / alpha) / 4, EDM's c_noise",
-    "log_snr": "log(alpha^2 / sigma^2)",
-    "-log_snr": "its negative, which grows towards noise",
-}
-"""How networks count time, by name: what they are told at time t = k / T."""
-
-SHAPES = ("[b]", "[b, 1]", "scalar")
-"""In which shape networks take the timestep."""
-
-Clip = tuple[float, float] | Callable[[Tensor], Tensor]
 
 
 class Denoiser(Protocol):
-    """E[x0 | x_t]: takes x_t `[b, *d]` and one time, or one per sample `[b]`; returns x0 `[b, *d]`."""
+    """E[x0 | x_t]: takes x_t `[b, *d]` and one time, or one per sample `[b]`; returns x0 `[b, *d]`.
+
+    One that knows more of the same call has a method `estimate` besides, which returns an `Estimate`.
+    """
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor: ...  # noqa: D102
+
+
+class Estimate(NamedTuple):
+    """What one call of a denoiser knows.
+
+    Attributes:
+        x0: the estimate, `[b, *d]`.
+        unbounded: the same before it was clipped, `[b, *d]`.
+        learned: where the network learned the variance of its reverse steps: in [0, 1] or near it, `[b, *d]`, where its
+            logarithm lies between those of the posterior's variance (0) and of beta (1). (Nichol and Dhariwal 2021,
+            eq. 15, arXiv:2102.09672.)
+    """
+
+    x0: Tensor
+    unbounded: Tensor
+    learned: Tensor | None = None
 
 
 class Diffusion(NamedTuple):
@@ -57,20 +56,33 @@ class Diffusion(NamedTuple):
     Attributes:
         process: the curves alpha and sigma.
         denoise: estimates x0.
-        learned: where the network learned the variance of its reverse steps, takes (x `[b, *d]`, t) and returns, in
-            [0, 1] or near it, `[b, *d]`, where its logarithm lies between those of the posterior's variance (0) and of
-            beta (1); None where it is known that it did not. (Nichol and Dhariwal 2021, eq. 15, arXiv:2102.09672.)
         origin: where the data lie, `[*d]` or a number: sampling starts from N(alpha(1) origin, sigma(1)^2 I), which
             matters where the process leaves some signal at t = 1.
-        raw: where the estimate is bounded, takes what `denoise` takes and returns two estimates of the same call of the
-            network: what `denoise` returns, and the same before it was bounded; None: nothing bounds it.
     """
 
     process: Process
     denoise: Denoiser
-    learned: Denoiser | None = None
     origin: Tensor | float = 0.0
-    raw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def estimate(self, x: Tensor, t: Tensor) -> Estimate:
+        """Everything that a single call of the denoiser knows of x0, of x_t `[b, *d]` at one time or one each."""
+        return estimate(self.denoise, x, t)
+
+
+def estimate(denoise: Denoiser, x: Tensor, t: Tensor) -> Estimate:
+    """Everything that a single call of a denoiser knows of x0."""
+    whole: Callable[[Tensor, Tensor], Estimate] | None = getattr(denoise, "estimate", None)
+    if whole is not None:
+        return whole(x, t)
+    x0 = denoise(x, t)
+    return Estimate(x0, x0)
+
+
+def needed(learned: Tensor | None) -> Tensor:
+    """The learned variance of an `Estimate`. Raises ValueError where there is none."""
+    if learned is None:
+        raise ValueError("the network learned no variance, which variance='learned' needs: use posterior or beta")
+    return learned
 
 
 # --- networks ------------------------------------------------------------------------------------------------------
@@ -78,7 +90,7 @@ class Diffusion(NamedTuple):
 
 def from_network(
     net: Callable[..., Any],
-    process: Process,
+    convention: Convention | Process | str,
     predicts: str = "eps",
     time: str | Callable[[Tensor], Tensor] = "index",
     *,
@@ -86,9 +98,11 @@ def from_network(
     fractional: bool = False,
     reverse: bool = False,
     reshape: str | Callable[[Tensor], Tensor] = "[b]",
-    scaling: Scaling | tuple[float, float] | None = None,
+    scaling: Scaling | tuple[Any, float] | None = None,
     sigma_data: float | None = None,
     clip: Clip | None = None,
+    learned_variance: bool | None = None,
+    origin: Any = 0.0,
     condition: Mapping[str, Any] | None = None,
     null: Mapping[str, Any] | None = None,
     guidance: float = 1.0,
@@ -101,23 +115,11 @@ def from_network(
         net: called as `net(x, timestep, **condition)` with x `[b, *d]` and timestep `[b]` on the device of x. Returns
             the prediction `[b, *d]`, or an object that holds it as `.sample`; a prediction with twice the channels
             `[b, 2c, ...]` is taken to carry a learned variance in its second half, from -1 (posterior) to 1 (beta).
-        process: the process it was trained on, e.g. `leapstep.linear()`.
-        predicts: "eps" (the noise), "x0", "v", "score", "flow" or EDM's "F", or one of them with a minus in front;
-            defined in `leapstep.core.process`. diffusers' words for them ("epsilon", "sample", ...) are understood.
-        time: how the network counts time: one of `CLOCKS` ("index" counts the trained levels from 0, as in the DDPM and
-            diffusers code), or a function from t (`[b]`, float64) to the timestep.
-        timesteps: number of trained levels, where the process does not say.
-        fractional: whether an index may lie between two integers (sinusoidal embedding: yes; embedding table: no). If
-            not, the nearest trained level is passed, as int64.
-        reverse: whether the clock counts from noise to data: 1 - t for t, T - 1 - k for k.
-        reshape: how the timestep is shaped, one of `SHAPES`, or a function of it `[b]` that touches it last. With
-            "scalar" it is 0-dim, and samples at different times go through the network one time after the other.
-        scaling: how the network's data relates to yours, (shift, scale) with network's = (yours - shift) / scale, such
-            as (127.5, 127.5) for pixels and a network on [-1, 1]. You then see your own range everywhere: in samples,
-            in `clip`, in the process of the result, whose sigma is `scale` times as large. The shift may be a tensor.
-        sigma_data: standard deviation of the data that the network was trained on (in its own range), for networks that
-            see x_t / sqrt(alpha^2 sigma_data^2 + sigma^2), of variance 1; "F" needs it. None: the network sees x_t.
-        clip: bound on the x0 estimate, see `clipped`; it acts after guidance.
+        convention: how the network is called; or the process it was trained on, e.g. `leapstep.linear()` or "linear",
+            with the other fields of a `Convention` as arguments of this function.
+        predicts, time, timesteps, fractional, reverse, reshape, scaling, sigma_data, clip, learned_variance, origin: as
+            of `Convention`. With a scaling you see your own range everywhere, also in the process of the result, whose
+            sigma is `scale` times as large.
         condition: keyword arguments for every call of the network; tensors `[b, ...]` hold a value for each sample.
         null: what takes the place of the condition in the free half of classifier-free guidance; arguments that are not
             named stay as they are, and 0-dim tensors and numbers stand for all samples.
@@ -128,193 +130,190 @@ def from_network(
     Returns:
         the Diffusion; its denoiser raises ValueError when the network's output does not fit x.
     Raises:
-        ValueError: an unknown prediction, clock or shape, a clock that counts levels that nobody has numbered, guidance
-            without the two conditions between which it leads, or a scale that is not one number.
-    References:
-        Karras et al. 2022, section 5 and table 1 (preconditioning), arXiv:2206.00364.
+        ValueError: fields that make no `Convention`, or guidance without the two conditions between which it leads.
     """
-    checked(process)
-    predicts = SYNONYMS.get(predicts, predicts)
-    if predicts.removeprefix("-") not in PREDICTIONS:
-        raise ValueError(f"unknown predicts={predicts!r}: {allowed(predicts, PREDICTIONS)}, or -flow and so on")
-    if predicts.removeprefix("-") == "F" and sigma_data is None:
-        raise ValueError("predicts='F' needs sigma_data, the standard deviation of the training data (EDM: 0.5)")
-    if timesteps is not None and process.timesteps not in (None, timesteps):
-        raise ValueError(f"timesteps={timesteps}, but the process has {process.timesteps} trained levels: leave it out")
-    counted = time if callable(time) else clock(process, time, timesteps or process.timesteps, fractional, reverse)
-    ask = _asking(net, reshape, _conditions(condition, null, guidance), dtype)
-
-    def call(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        timestep = counted(t.expand(len(x)))
-        if timestep.is_floating_point():
-            timestep = timestep.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        seen = x if sigma_data is None else x / along(process.size(t, sigma_data), x)
-        return ask(seen, timestep.to(x.device))
-
-    last: list[Any] = []  # x, t and the learned half of the last call: denoise and learned are asked in turn
-
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        t = as_time(t)
-        if predicts.removeprefix("-") in ("eps", "score") and (process.alpha(t) == 0).any():
-            raise ValueError(
-                f"at alpha = 0 (zero terminal SNR) an {predicts} prediction says nothing of x0: start from a list of "
-                "times below 1, or use a network that predicts v, x0 or flow"
-            )
-        value, half = call(x, t)
-        last[:] = [] if half is None else [x, t, half]
-        return process.split(value, x, t, predicts, sigma_data or 1.0)[0]
-
-    def learned(x: Tensor, t: Tensor) -> Tensor:
-        t = as_time(t)
-        half = last[2] if last and last[0] is x and torch.equal(last[1], t) else call(x, t)[1]
-        last.clear()
-        if half is None:
-            raise ValueError("the network learned no variance: its output has as many channels as x, not twice as many")
-        return (half + 1) / 2
-
-    diffusion = Diffusion(process, denoise, learned)
+    fields: dict[str, Any] = {
+        "predicts": predicts,
+        "time": time,
+        "timesteps": timesteps,
+        "fractional": fractional,
+        "reverse": reverse,
+        "reshape": reshape,
+        "scaling": scaling,
+        "sigma_data": sigma_data,
+        "clip": clip,
+        "learned_variance": learned_variance,
+        "origin": origin,
+    }
+    if not isinstance(convention, Convention):
+        convention = Convention(convention, **fields)  # type: ignore[arg-type]
+    elif changed := [name for name, value in fields.items() if repr(value) != repr(getattr(Convention, name))]:
+        raise ValueError(
+            f"{', '.join(changed)} beside a Convention, which has its own: use dataclasses.replace(convention, "
+            f"{changed[0]}=...)"
+        )
+    condition, null = _conditions(convention, condition, null, guidance)
+    denoise = NetworkDenoiser(net, convention, condition, null if guidance != 1 else None, dtype)
+    diffusion = Diffusion(convention.process, denoise, _number_or_tensor(convention.origin))
     if guidance != 1:
         diffusion = guided(diffusion, guidance, rescale)
-    if scaling is not None:
-        diffusion = scaled(diffusion, *scaling)
-    return diffusion if clip is None else clipped(diffusion, clip)
+    clip, early = convention.clip, isinstance(convention.clip, DynamicThreshold)
+    if clip is not None and early:
+        diffusion = clipped(diffusion, clip)
+    if convention.scaling is not None:
+        diffusion = scaled(diffusion, *convention.scaling)
+    return diffusion if clip is None or early else clipped(diffusion, clip)
 
 
-def clock(
-    process: Process, kind: str, timesteps: int | None, fractional: bool = False, reverse: bool = False
-) -> Callable[[Tensor], Tensor]:
-    """The one place where a time becomes a timestep: a function from t `[b]`, float64, to what the network is told.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class NetworkDenoiser:
+    """A network's estimate of x0, by its convention.
 
-    Nothing is ever asked below the first trained level, k = 1. Arguments as of `from_network`.
+    Attributes:
+        net: the network.
+        convention: how it is called; `clip` and `scaling` are applied around this.
+        condition: its keyword arguments.
+        null: what takes their place in the second half of every batch, where there is guidance; None: there is none.
+        dtype: what x is cast to for the network.
     """
-    if kind not in CLOCKS:
-        raise ValueError(f"unknown time={kind!r}: {allowed(kind, CLOCKS)}, or a function of t")
-    counts = kind.startswith("index") or kind == "fraction_from_0"
-    if counts and timesteps is None:
-        raise ValueError(
-            f"time={kind!r} counts trained levels, but the process has none: pass timesteps=, or time='fraction'"
-        )
-    if reverse and kind in ("sigma", "log_sigma/4", "log_snr", "-log_snr"):
-        raise ValueError(f"reverse is for clocks that count time, and {kind} measures noise: use a function of t")
-    levels = timesteps or 1
-    first = 0.0 if timesteps is None else 1 / timesteps
 
-    def index(t: Tensor) -> Tensor:
-        level = (t * levels).clamp(min=1) - int(kind == "index")
-        level = (levels + (1 if kind == "index_from_1" else -1)) - level if reverse else level
-        return level if fractional else level.round().long()
+    net: Callable[..., Any]
+    convention: Convention
+    condition: Mapping[str, Any]
+    null: Mapping[str, Any] | None = None
+    dtype: torch.dtype | None = None
 
-    def fraction(t: Tensor) -> Tensor:
-        since = t.clamp(min=first) - (first if kind == "fraction_from_0" else 0)
-        return (1 - first if kind == "fraction_from_0" else 1) - since if reverse else since
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Estimate x0 `[b, *d]`."""
+        return self.estimate(x, t).x0
 
-    return {
-        "index": index,
-        "index_from_1": index,
-        "1000t": lambda t: 1000 * fraction(t),
-        "999t": lambda t: 999 * fraction(t),
-        "sigma": lambda t: process.sigma(t.clamp(min=first)),
-        "log_sigma/4": lambda t: process.log_snr(t.clamp(min=first)) / -8,
-        "log_snr": lambda t: process.log_snr(t.clamp(min=first)),
-        "-log_snr": lambda t: -process.log_snr(t.clamp(min=first)),
-    }.get(kind, fraction)
-
-
-_Keywords = Callable[[int], dict[str, Any]]
-
-
-def _conditions(condition: Mapping[str, Any] | None, null: Mapping[str, Any] | None, guidance: float) -> _Keywords:
-    """The network's keyword arguments for a batch of so many: with guidance, the condition's half and the free half."""
-    given, free = dict(condition or {}), dict(null or {})
-    if unknown := sorted(set(free) - set(given)):
-        raise ValueError(f"null names {', '.join(unknown)}, which condition does not: name the same arguments in both")
-    if guidance == 1:
-        return lambda _: given
-    if not free:
-        raise ValueError(
-            f"guidance={guidance} leads from a null condition to a condition: pass both, as in "
-            "condition={'y': labels}, null={'y': 10}"
-        )
-
-    def rows(name: str, value: Any, n: int) -> Tensor:
-        try:
-            tensor = torch.as_tensor(value)
-            return tensor.expand(n, *tensor.shape[1:])
-        except (TypeError, ValueError, RuntimeError):
-            shape = getattr(value, "shape", None)
-            arrived = repr(value) if shape is None else f"of shape {tuple(shape)}"
+    def estimate(self, x: Tensor, t: Tensor) -> Estimate:
+        """Estimate x0 and, where the network learned it, the variance."""
+        process, convention, t = self.convention.process, self.convention, as_time(t)
+        if convention.predicts.removeprefix("-") in ("eps", "score") and (process.alpha(t) == 0).any():
             raise ValueError(
-                f"{name} is {arrived} for {n} samples: with guidance give a number, one value, or one for each sample"
-            ) from None
+                f"at alpha = 0 (zero terminal SNR) an {convention.predicts} prediction says nothing of x0: start from "
+                "a list of times below 1, or use a network that predicts v, x0 or flow"
+            )
+        value, half = self.predict(x, t)
+        x0 = process.split(value, x, t, convention.predicts, convention.sigma_data or 1.0)[0]
+        return Estimate(x0, x0, None if half is None else (half + 1) / 2)
 
-    def keywords(size: int) -> dict[str, Any]:
-        half, both = size // 2, {}
-        for name, value in given.items():
-            if name in free:
-                conditional = rows(name, value, half)
-                both[name] = torch.cat([conditional, rows(f"null {name}", free[name], half).to(conditional)])
+    def predict(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Call the network: its prediction `[b, *d]` in the dtype of x, and the half that is a learned variance."""
+        convention = self.convention
+        timestep = convention.timestep(t.expand(len(x)))
+        if timestep.is_floating_point():
+            timestep = timestep.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        if convention.sigma_data is not None:
+            x = x / along(convention.process.size(t, convention.sigma_data), x)
+        return _prediction(self._call(x, timestep.to(x.device), self._keywords(x)), x, convention.learned_variance)
+
+    def _call(self, x: Tensor, timestep: Tensor, keywords: dict[str, Any]) -> Any:
+        reshape, seen = self.convention.reshape, x if self.dtype is None else x.to(self.dtype)
+        if callable(reshape):
+            return self.net(seen, reshape(timestep), **keywords)
+        if reshape != "scalar":
+            return self.net(seen, timestep if reshape == "[b]" else timestep[:, None], **keywords)
+        if (timestep == timestep[0]).all():
+            return self.net(seen, timestep[0], **keywords)
+        output: Tensor | None = None
+        for value in torch.unique(timestep):
+            rows = timestep == value
+            those = {
+                name: entry[rows] if isinstance(entry, Tensor) and entry.ndim and len(entry) == len(x) else entry
+                for name, entry in keywords.items()
+            }
+            part = _tensor(self.net(seen[rows], value, **those))
+            output = part.new_empty(len(x), *part.shape[1:]) if output is None else output
+            output[rows] = part
+        return output
+
+    def _keywords(self, x: Tensor) -> dict[str, Any]:
+        """The keyword arguments for this batch: with guidance, for its conditional half and for its free half."""
+        declared = {condition.name for condition in self.convention.conditions}
+        if self.null is None:
+            return {
+                name: _rows(name, value, len(x)).to(x.device) if name in declared else value
+                for name, value in self.condition.items()
+            }
+        half, both = len(x) // 2, {}
+        for name, value in self.condition.items():
+            if name in self.null:
+                conditional = _rows(name, value, half)
+                free = _rows(f"null {name}", self.null[name], half).to(conditional)
+                both[name] = torch.cat([conditional, free])
+                both[name] = both[name].to(x.device) if name in declared else both[name]
                 continue
             shared = torch.as_tensor(value) if isinstance(value, np.ndarray | list) else value
             per_sample = isinstance(shared, Tensor) and shared.ndim > 0 and len(shared) == half
             both[name] = torch.cat([shared, shared]) if per_sample else value
         return both
 
-    return keywords
+    def __repr__(self) -> str:
+        name = (
+            type(self.net).__name__
+            if isinstance(self.net, torch.nn.Module)
+            else getattr(self.net, "__name__", type(self.net).__name__)
+        )
+        told = f", {', '.join(self.condition)}" if self.condition else ""
+        return f"{name}(x, {self.convention.time}{told}) -> {self.convention.predicts}"
 
 
-def _asking(
-    net: Callable[..., Any],
-    reshape: str | Callable[[Tensor], Tensor],
-    keywords: _Keywords,
-    dtype: torch.dtype | None,
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
-    """A call of the network on x `[b, *d]` and timesteps `[b]`, in the shape and the dtype that it wants."""
-    if not callable(reshape) and reshape not in SHAPES:
-        raise ValueError(f"unknown reshape={reshape!r}: {allowed(reshape, SHAPES)}, or a function of the timestep")
-
-    def once(x: Tensor, timestep: Tensor, extra: dict[str, Any]) -> Any:
-        return net(x if dtype is None else x.to(dtype), timestep, **extra)
-
-    def ask(x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor | None]:
-        extra = keywords(len(x))
-        if reshape == "[b]":
-            return _prediction(once(x, timestep, extra), x)
-        if reshape == "[b, 1]":
-            return _prediction(once(x, timestep[:, None], extra), x)
-        if callable(reshape):
-            return _prediction(once(x, reshape(timestep), extra), x)
-        if (timestep == timestep[0]).all():
-            return _prediction(once(x, timestep[0], extra), x)
-        output: Tensor | None = None
-        for value in torch.unique(timestep):
-            rows = timestep == value
-            own = {
-                name: entry[rows] if isinstance(entry, Tensor) and entry.ndim and len(entry) == len(x) else entry
-                for name, entry in extra.items()
-            }
-            part = _prediction_tensor(once(x[rows], value, own))
-            output = part.new_empty(len(x), *part.shape[1:]) if output is None else output
-            output[rows] = part
-        return _prediction(output, x)
-
-    return ask
+def _conditions(
+    convention: Convention, condition: Mapping[str, Any] | None, null: Mapping[str, Any] | None, guidance: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network's keyword arguments, and those of its free half: as given, or else as the convention has them."""
+    named: dict[str, Condition] = {entry.name: entry for entry in convention.conditions}
+    nulls = {name: entry.null for name, entry in named.items() if entry.null is not None}
+    if null and (unknown := sorted(set(null) - set(condition or {}))):
+        raise ValueError(f"null names {', '.join(unknown)}, which condition does not: name the same arguments in both")
+    values = nulls | dict(condition or {})
+    if missing := sorted(set(named) - set(values)):
+        raise ValueError(f"the network wants {', '.join(missing)}: pass condition={{{missing[0]!r}: ...}}")
+    free = {name: value for name, value in nulls.items() if name in (condition or {})} | dict(null or {})
+    if guidance != 1 and not free:
+        raise ValueError(
+            f"guidance={guidance} leads from a null condition to a condition: pass both, as in "
+            "condition={'y': labels}, null={'y': 10}"
+        )
+    return values, free
 
 
-def _prediction_tensor(output: Any) -> Tensor:
+def _rows(name: str, value: Any, n: int) -> Tensor:
+    """A value for each of n samples, of a number, of one value for all, or of as many."""
+    try:
+        tensor = torch.as_tensor(value)
+        return tensor.expand(n, *tensor.shape[1:])
+    except (TypeError, ValueError, RuntimeError):
+        shape = getattr(value, "shape", None)
+        arrived = repr(value) if shape is None else f"of shape {tuple(shape)}"
+        raise ValueError(
+            f"{name} is {arrived} for {n} samples: give a number, one value for all, or one for each"
+        ) from None
+
+
+def _tensor(output: Any) -> Tensor:
     value = output if isinstance(output, Tensor) else getattr(output, "sample", None)
     if not isinstance(value, Tensor):
         raise ValueError(f"the network returned {type(output).__name__}: return a tensor, or an object with .sample")
     return value
 
 
-def _prediction(output: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def _prediction(output: Any, x: Tensor, learned: bool | None) -> tuple[Tensor, Tensor | None]:
     """The prediction in the dtype of x, and the half that speaks of the variance, if there is one."""
-    value, half = _prediction_tensor(output), None
-    if value.ndim == x.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
+    value, half = _tensor(output), None
+    if learned is not False and value.ndim == x.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
         value, half = value.to(x.dtype).chunk(2, dim=1)
     if value.shape != x.shape:
         raise ValueError(f"the network returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
+    if learned and half is None:
+        raise ValueError("learned_variance=True, but the output has as many channels as x, not twice as many")
     return value.to(x.dtype), half
+
+
+def _number_or_tensor(value: Any) -> Tensor | float:
+    return value if isinstance(value, int | float) else torch.tensor(value, dtype=torch.float64)
 
 
 # --- denoisers from denoisers --------------------------------------------------------------------------------------
@@ -330,48 +329,28 @@ def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
     Raises:
         ValueError: a range with low >= high.
     """
-    if callable(clip):
-        bound = clip
-    else:
-        low, high = _range(clip)
-
-        def bound(x0: Tensor) -> Tensor:
-            return x0.clamp(low, high)
-
-    def raw(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        bounded, before = diffusion.raw(x, t) if diffusion.raw else (diffusion.denoise(x, t),) * 2
-        return bound(bounded), before
-
-    return diffusion._replace(denoise=lambda x, t: bound(diffusion.denoise(x, t)), raw=raw)
+    return diffusion._replace(denoise=_Clipped(diffusion.denoise, clip if callable(clip) else as_range(clip)))
 
 
-def _range(clip: Any) -> tuple[float, float]:
-    try:
-        low, high = (float(end) for end in clip)
-    except (TypeError, ValueError):
-        raise ValueError(f"clip={clip!r}: give a range (low, high), or a function of x0") from None
-    if not low < high:
-        raise ValueError(f"clip=({low:g}, {high:g}): the low end must lie below the high end")
-    return low, high
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Clipped:
+    denoise: Denoiser
+    clip: Clip
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._bound(self.denoise(x, t))
+
+    def estimate(self, x: Tensor, t: Tensor) -> Estimate:
+        inner = estimate(self.denoise, x, t)
+        return inner._replace(x0=self._bound(inner.x0))
+
+    def _bound(self, x0: Tensor) -> Tensor:
+        return self.clip(x0) if callable(self.clip) else x0.clamp(*self.clip)
 
 
-def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """Bound each x0 by its own quantile s of absolute values, then divide by s / limit, wherever s exceeds the limit.
-
-    Raises:
-        ValueError: quantile outside (0, 1], or a limit that is not positive.
-    References:
-        Saharia et al. 2022 (Imagen), section 2.3, arXiv:2205.11487.
-    """
-    if not 0 < quantile <= 1 or not limit > 0:
-        raise ValueError(f"dynamic_threshold({quantile}, {limit}): quantile must lie in (0, 1] and limit be above 0")
-
-    def bound(x0: Tensor) -> Tensor:
-        size = flat(x0).abs().float().quantile(quantile, dim=1).clamp(min=limit).to(x0.dtype)
-        size = size.reshape(-1, *[1] * (x0.ndim - 1))
-        return x0.clamp(-size, size) * (limit / size)
-
-    return bound
+def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> DynamicThreshold:
+    """Bound each x0 by its own quantile of absolute values, see `DynamicThreshold`: a `clip`."""
+    return DynamicThreshold(quantile, limit)
 
 
 def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusion:
@@ -394,25 +373,32 @@ def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusio
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale={rescale}: use a share from 0 (plain guidance) to 1")
+    return diffusion._replace(denoise=_Guided(diffusion.denoise, scale, rescale))
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Guided:
+    """It has no `estimate`: a learned variance is of one half, not of the mixture, and a bound acts after guidance."""
+
+    denoise: Denoiser
+    scale: float
+    rescale: float
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         twice = torch.cat([x, x]), t if t.ndim == 0 else torch.cat([t, t])
-        conditional, free = diffusion.denoise(*twice).chunk(2)
-        x0 = torch.lerp(free, conditional, scale)
-        if rescale == 0:
+        conditional, free = self.denoise(*twice).chunk(2)
+        x0 = torch.lerp(free, conditional, self.scale)
+        if self.rescale == 0:
             return x0
         if x0[:1].numel() == 1:
             raise ValueError(
-                f"rescale={rescale} is for the contrast within a sample, and a single number has none: use 0"
+                f"rescale={self.rescale} is for the contrast within a sample, and a single number has none: use 0"
             )
-        wanted, found = (along(flat(y).std(1), x) for y in (conditional, x0))
-        return torch.lerp(x0, x0 * (wanted / found.clamp(min=1e-12)), rescale)
-
-    # the learned variance is of one half, not of the mixture; a bound acts before guidance
-    return diffusion._replace(denoise=denoise, learned=None, raw=None)
+        wanted, actual = (along(flat(y).std(1), x) for y in (conditional, x0))
+        return torch.lerp(x0, x0 * (wanted / actual.clamp(min=1e-12)), self.rescale)
 
 
-def scaled(diffusion: Diffusion, shift: Tensor | float, scale: float) -> Diffusion:
+def scaled(diffusion: Diffusion, shift: Any, scale: float) -> Diffusion:
     """The same model for data in another range: yours = scale * the model's + shift.
 
     At every time, x_t = alpha x0 + sigma eps is scaled with it, to alpha (scale x0 + shift) + (scale sigma) eps: a
@@ -424,33 +410,45 @@ def scaled(diffusion: Diffusion, shift: Tensor | float, scale: float) -> Diffusi
     Raises:
         ValueError: a scale that is 0, or not one number.
     """
-    one = not isinstance(scale, str) and torch.as_tensor(scale).numel() == 1
-    if not one or not math.isfinite(scale) or scale == 0:
-        raise ValueError(
-            f"scale={scale}: one number that is not 0 is folded in; with a scale for each feature, sample in the "
-            "network's own range and multiply the samples"
-        )
-    scale = float(scale)
-    process, size = diffusion.process, abs(scale)
-    wide = process._replace(sigma=lambda t: size * process.sigma(t))
+    frozen, factor = as_scaling((shift, scale))
+    offset = _number_or_tensor(frozen)
+    denoise = _Scaled(diffusion.denoise, diffusion.process, offset, factor)
+    alpha, sigma = _CurveOf(diffusion.process, "alpha"), _CurveOf(diffusion.process, "sigma", abs(factor))
+    process = diffusion.process._replace(alpha=alpha, sigma=sigma)
+    return Diffusion(process, denoise, diffusion.origin * factor + offset)
 
-    def inside(x: Tensor, t: Tensor) -> Tensor:
-        return (x - along(process.alpha(as_time(t)), x) * torch.as_tensor(shift).to(x)) / scale
 
-    def outside(x0: Tensor) -> Tensor:
-        return x0 * scale + torch.as_tensor(shift).to(x0)
+class _CurveOf(NamedTuple):
+    """A curve of a process times a number; it can be pickled wherever the process can."""
 
-    learned, raw = diffusion.learned, diffusion.raw
+    process: Process
+    name: str
+    factor: float = 1.0
 
-    def both(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        assert raw is not None
-        bounded, before = raw(inside(x, t), t)
-        return outside(bounded), outside(before)
+    def __call__(self, t: Tensor) -> Tensor:
+        value: Tensor = self.factor * getattr(self.process, self.name)(t)
+        return value
 
-    return Diffusion(
-        wide,
-        lambda x, t: outside(diffusion.denoise(inside(x, t), t)),
-        None if learned is None else lambda x, t: learned(inside(x, t), t),
-        diffusion.origin * scale + torch.as_tensor(shift),
-        None if raw is None else both,
-    )
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Scaled:
+    denoise: Denoiser
+    process: Process
+    shift: Tensor | float
+    scale: float
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._outside(self.denoise(self._inside(x, t), t))
+
+    def estimate(self, x: Tensor, t: Tensor) -> Estimate:
+        inner = estimate(self.denoise, self._inside(x, t), t)
+        return Estimate(self._outside(inner.x0), self._outside(inner.unbounded), inner.learned)
+
+    def _inside(self, x: Tensor, t: Tensor) -> Tensor:
+        return (x - along(self.process.alpha(as_time(t)), x) * self._shift(x)) / self.scale
+
+    def _outside(self, x0: Tensor) -> Tensor:
+        return x0 * self.scale + self._shift(x0)
+
+    def _shift(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.shift).to(x)

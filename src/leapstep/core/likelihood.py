@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core import finite
-from leapstep.core.denoiser import Diffusion
+from leapstep.core.denoiser import Diffusion, needed
 from leapstep.core.process import Curve, Process, along, as_time, flat, where
 from leapstep.core.scaling import Scaling
 from leapstep.core.transitions import younger
@@ -72,7 +72,7 @@ def _sum(values: Tensor) -> Tensor:
 def _levels(x0: Tensor, pixels: Scaling) -> Tensor:
     """The whole numbers from 0 to 255 that x0 stands for, float64 on the CPU."""
     values = x0.cpu().double() * pixels.scale + pixels.shift
-    levels = values.round()
+    levels: Tensor = values.round()
     if not ((values - levels).abs() < 0.01).all() or levels.min() < 0 or levels.max() > 255:
         raise ValueError(
             f"x0 * {pixels.scale} + {pixels.shift} are not all whole numbers from 0 to 255: pass pixels=None for "
@@ -156,16 +156,16 @@ def variational_bound(
     broken: Tensor | None = None
     for step, (t, s) in enumerate(pairwise(path), start=1):
         x, f = process.add_noise(x0, t, noise(step)), younger(process, t, s)
-        estimate = diffusion.denoise(x, t)
+        estimate, _, learned = diffusion.estimate(x, t)
         if s > 0:
             log_q = 2 * process.sigma(s).log() + f.log()
-            log_p = log_variance(x, t, s, log_q)
+            log_p = log_variance(learned, t, s, log_q)
             excess = log_q - log_p  # log r
             error = (2 * (process.alpha(s) * f).log() - log_p).exp() * (x0 - estimate) ** 2
             terms.append(_sum(torch.expm1(excess) - excess + error) / 2)
         else:
             f_before = younger(process, path[-3], t) if step > 1 and variance == "learned" else f
-            std = (log_variance(x, t, s, 2 * process.sigma(t).log() + f_before.log()) / 2).exp()
+            std = (log_variance(learned, t, s, 2 * process.sigma(t).log() + f_before.log()) / 2).exp()
             terms.append(-_log_probability(x0, estimate, std, pixels))
         broken = finite.noted(broken, terms[-1], step)
         if on_term is not None:
@@ -174,27 +174,25 @@ def variational_bound(
     return Bound(prior, torch.stack([prior, *terms[:-1]])[1:], terms[-1])
 
 
-_LogVariance = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+_LogVariance = Callable[[Tensor | None, Tensor, Tensor, Tensor], Tensor]
 
 
 def _log_variance(diffusion: Diffusion, variance: str, spread: Curve | None) -> _LogVariance:
-    """Of (x_t, t, s, log of the posterior's variance): that of p(x_s | x_t), `[]`, or `[b, *d]` where it is learned."""
-    process, learned = diffusion.process, diffusion.learned
+    """Of (`Estimate.learned`, t, s, log of the posterior's variance): that of p(x_s | x_t), `[]`, or `[b, *d]`."""
+    process = diffusion.process
     if variance not in VARIANCES:
         raise ValueError(f"unknown variance={variance!r}: {allowed(variance, VARIANCES)}")
     if (variance == "optimal") != (spread is not None):
         raise ValueError(f"variance={variance!r}: spread goes with 'optimal', and only with it")
-    if variance == "learned" and learned is None:
-        raise ValueError("variance='learned' needs a network that learned its variance: use posterior or beta")
 
-    def log_variance(x: Tensor, t: Tensor, s: Tensor, posterior: Tensor) -> Tensor:
+    def log_variance(learned: Tensor | None, t: Tensor, s: Tensor, posterior: Tensor) -> Tensor:
         f = younger(process, t, s)
         beta = 2 * process.sigma(t).log() + f.log()
         if spread is not None:
             total = process.sigma(s) ** 2 * f + (process.alpha(s) * f) ** 2 * spread(t)
             return torch.where(total > 0, total.log(), posterior)
-        if variance == "learned" and learned is not None:
-            return posterior + (beta - posterior) * learned(x, t)
+        if variance == "learned":
+            return posterior + (beta - posterior) * needed(learned)
         return beta if variance == "beta" else posterior
 
     return log_variance

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core import finite
-from leapstep.core.denoiser import Diffusion
+from leapstep.core.denoiser import Denoiser, Diffusion, Estimate, estimate
 from leapstep.core.process import Process, as_time, where
 from leapstep.core.transitions import Memory, Transition, as_transition, select
 from leapstep.progress import progress_bar
@@ -245,34 +245,38 @@ def trajectory(
     transition = as_transition(transition)
     noise = noise or Noise(0, range(len(x)), tuple(x.shape[1:]), x.dtype, x.device)
     times = as_time(times)
-    calls = 0
     broken: Tensor | None = None
-
-    def counting(ask: Callable[[Tensor, Tensor], Any]) -> Callable[[Tensor, Tensor], Any]:
-        def asked(x: Tensor, t: Tensor) -> Any:
-            nonlocal calls
-            calls += 1
-            return ask(x, t)
-
-        return asked
-
-    counted = diffusion._replace(
-        denoise=counting(diffusion.denoise), raw=None if diffusion.raw is None else counting(diffusion.raw)
-    )
+    counted = _Counted(diffusion.denoise)
+    diffusion = diffusion._replace(denoise=counted)
     for step, (t, s) in enumerate(pairwise(times), start=1):
-        moved = transition(counted, x, t, s, memory, partial(noise, taken + step))
+        moved = transition(diffusion, x, t, s, memory, partial(noise, taken + step))
         if (waits := t == s).any():
             x, memory = where(waits, x, moved.x), select(waits, memory, moved.memory)
         else:
             x, memory = moved.x, moved.memory
         broken = finite.noted(broken, x, step)
-        yield State(x, moved.x0, t, s, step, calls, memory)
+        yield State(x, moved.x0, t, s, step, counted.calls, memory)
 
     def ends(step: int, row: int) -> str:
         t, s = (u.expand(len(x))[row].item() for u in times[step - 1 : step + 1])
         return f"after step {step} of {len(times) - 1}, from t = {t:.4g} to {s:.4g}"
 
     finite.tell(broken, "samples", ends)
+
+
+class _Counted:
+    """A denoiser that counts its calls."""
+
+    def __init__(self, denoise: Denoiser) -> None:
+        self.denoise, self.calls = denoise, 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.calls += 1
+        return self.denoise(x, t)
+
+    def estimate(self, x: Tensor, t: Tensor) -> Estimate:
+        self.calls += 1
+        return estimate(self.denoise, x, t)
 
 
 STARTS = ("marginal", "unit")

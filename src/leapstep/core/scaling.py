@@ -15,21 +15,31 @@ Array = npt.NDArray[Any]
 
 
 class Scaling(NamedTuple):
-    """The affine map between values and model space: x = (value - shift) / scale."""
+    """The affine map between values and model space: x = (value - shift) / scale.
 
-    shift: float
+    Attributes:
+        shift: a number, or nested tuples of the shape of one sample, or that broadcast to it.
+        scale: a number.
+    """
+
+    shift: Any
     scale: float
+
+    @property
+    def _offset(self) -> Any:
+        return np.asarray(self.shift) if isinstance(self.shift, tuple) else self.shift
 
     def to_model(self, values: Array) -> Tensor:
         """Map values of any shape to model space, float32."""
         exact = np.float32 if values.dtype == np.uint8 else np.float64  # float32 holds every pixel, and is faster
         wide: npt.NDArray[np.floating[Any]] = values.astype(exact)
-        return torch.from_numpy((wide - self.shift) / self.scale).to(torch.float32)
+        return torch.from_numpy((wide - self._offset) / self.scale).to(torch.float32)
 
     def to_values(self, x: Tensor) -> Array:
         """Map model space to values of the same shape, float64."""
         wide: npt.NDArray[np.float64] = x.detach().to("cpu", torch.float64).numpy()
-        return wide * self.scale + self.shift
+        values: Array = wide * self.scale + self._offset
+        return values
 
     def to_pixels(self, x: Tensor) -> npt.NDArray[np.uint8]:
         """Map model space to pixels of the same shape, rounded and clamped to uint8; NaN, as samplers tell, to 0."""

@@ -382,3 +382,10 @@ SCHEDULES: dict[str, Callable[..., Process]] = {
     "flow": flow,
 }
 """Every named schedule, by name; each takes `timesteps` first."""
+
+TABLES: dict[str, Callable[..., Process]] = {
+    "from_betas": from_betas,
+    "from_alphas_cumprod": from_alphas_cumprod,
+    "from_log_snr": from_log_snr,
+}
+"""What makes a process of the numbers of its levels, by name."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from leapstep.core.denoiser import CLOCKS, SHAPES
+from leapstep.core.convention import CLOCKS, SHAPES
 from leapstep.core.process import PREDICTIONS
 from leapstep.core.schedules import SCHEDULES
 from leapstep.doctor.ranges import RANGES

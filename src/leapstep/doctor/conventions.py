@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.core.denoiser import clock
+from leapstep.core.convention import Convention
 from leapstep.core.process import Process, along
 from leapstep.core.schedules import cosine, flow, karras, linear, ve
 from leapstep.doctor.ranges import F64, Range
@@ -47,7 +47,9 @@ class Route(NamedTuple):
     def timestep(self, t: Tensor) -> Tensor:
         """What the network is told at times `[b]`, float64."""
         counted = t if self.warp is None else self.warp.counted(t)
-        return clock(self.process, self.time, self.timesteps, True, self.reverse)(counted).to(F64)
+        free = self.process._replace(timesteps=None)
+        convention = Convention(free, time=self.time, timesteps=self.timesteps, fractional=True, reverse=self.reverse)
+        return convention.timestep(counted).to(F64)
 
     def seen(self, x: Tensor, t: Tensor) -> Tensor:
         """What the network is given for x_t `[b, *d]`."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from leapstep.core.denoiser import CLOCKS
+from leapstep.core.convention import CLOCKS
 from leapstep.core.schedules import SCHEDULES
 from leapstep.doctor.conventions import Route, family, level_of
 from leapstep.doctor.curve import counts

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leapstep.core.denoiser import SHAPES
+from leapstep.core.convention import SHAPES
 from leapstep.doctor.budget import Budget
 from leapstep.text import one_line
 

@@ -35,7 +35,8 @@ from torch import Tensor, nn
 
 from leapstep import files
 from leapstep.core.calibration import Calibration
-from leapstep.core.denoiser import Clip, Diffusion, clipped, from_network, guided
+from leapstep.core.convention import Clip
+from leapstep.core.denoiser import Diffusion, clipped, from_network, guided
 from leapstep.core.process import Curve, Process
 from leapstep.core.scaling import PIXELS, Scaling
 from leapstep.files import folders, reading

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.core.denoiser import CLOCKS, Clip, dynamic_threshold
+from leapstep.core.convention import CLOCKS, Clip
+from leapstep.core.denoiser import dynamic_threshold
 from leapstep.core.process import PREDICTIONS, Process
 from leapstep.core.schedules import SCHEDULES, cosine, flow, from_betas, rescale_zero_terminal_snr, sigmoid
 from leapstep.text import SYNONYMS, allowed

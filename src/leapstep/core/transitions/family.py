@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.core.denoiser import Diffusion
+from leapstep.core.denoiser import Diffusion, needed
 from leapstep.core.process import Curve, Process, along, where
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import named
@@ -57,13 +57,19 @@ def estimate(diffusion: Diffusion, x: Tensor, t: Tensor, raw: bool = False) -> t
     Arguments:
         raw: where x0 is bounded, return the eps of before; else that which follows from the bounded x0.
     """
+    return _estimate(diffusion, x, t, raw)[:2]
+
+
+def _estimate(diffusion: Diffusion, x: Tensor, t: Tensor, raw: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same, and the learned variance where the network has one (see `Estimate.learned`)."""
     alpha, clean = diffusion.process.alpha(t), diffusion.process.sigma(t) == 0
     if clean.all():
-        return x / along(alpha, x), torch.zeros_like(x)
+        return x / along(alpha, x), torch.zeros_like(x), torch.zeros_like(x)
     known = x / along(torch.where(clean, alpha, 1.0), x)
-    found = diffusion.raw(x, t) if raw and diffusion.raw else (diffusion.denoise(x, t),)
-    x0, source = where(clean, known, found[0]), where(clean, known, found[-1])
-    return x0, diffusion.process.split(source, x, t, "x0")[1]
+    network = diffusion.estimate(x, t)
+    x0 = where(clean, known, network.x0)
+    source = where(clean, known, network.unbounded) if raw else x0
+    return x0, diffusion.process.split(source, x, t, "x0")[1], network.learned
 
 
 def younger(process: Process, t: Tensor, s: Tensor) -> Tensor:
@@ -182,17 +188,15 @@ def ddpm(variance: str = "posterior", spread: Curve | None = None, last_std: flo
 
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
-        x0, eps = estimate(diffusion, x, t)
+        x0, eps, learned = _estimate(diffusion, x, t)
         added = posterior = posterior_std(process, t, s)
         if variance in ("beta", "learned"):
             added = beta = torch.where(process.sigma(s) == 0, 0.0, process.sigma(t) * younger(process, t, s).sqrt())
         if variance == "none":
             added = torch.zeros_like(posterior)
         elif variance == "learned":
-            if diffusion.learned is None:
-                raise ValueError("variance='learned' needs a network that learned its variance: use posterior or beta")
             ratio = torch.where(beta == 0, 1.0, beta / posterior)
-            added = along(posterior, x) * along(ratio, x) ** diffusion.learned(x, t)
+            added = along(posterior, x) * along(ratio, x) ** needed(learned)
         elif optimal is not None:
             added = optimal(process, t, s, posterior)
         return Step(leap(process, x0, eps, s, noise, posterior, added), x0)

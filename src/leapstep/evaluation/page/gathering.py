@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from leapstep.core.denoiser import Clip
+from leapstep.core.convention import Clip
 from leapstep.data.dataset import same_source
 from leapstep.evaluation.page import folder
 from leapstep.evaluation.page.contents import (

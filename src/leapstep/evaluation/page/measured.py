@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.core.denoiser import Clip, Diffusion, clipped
+from leapstep.core.convention import Clip
+from leapstep.core.denoiser import Diffusion, clipped
 from leapstep.core.process import flat
 from leapstep.core.sampling import Noise, decode, encode
 from leapstep.data.dataset import Data
