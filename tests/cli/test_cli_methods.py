@@ -185,7 +185,7 @@ def test_pictures_bound_the_last_step(model, insects, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--per-level", 0], ["--per-level 0 --batch-size 256: both must be at least 1"]),
+        (["--per-level", 0], ["--per-level 0: must be at least 1"]),
         (["--batch-size", 0], ["--batch-size 0"]),
         (["--split", "test"], ["split"]),
     ],

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from leapstep.cli import options
 from leapstep.progress import progress_bar
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from leapstep.core.denoiser import Diffusion
 
 EXAMPLES = """**Examples**
 
@@ -33,45 +28,27 @@ def command(
     device: options.Device = None,
 ) -> dict[str, Any]:
     """Measure a model's errors at every trained level, which --variance optimal needs, and keep them with the model."""
-    import numpy as np
-    import torch
-
-    import leapstep
     from leapstep.files import folders
+    from leapstep.inference.calibration import calibrate, levels
+    from leapstep.inference.provenance import versions
     from leapstep.models import checkpoint
 
     if not model.is_dir():
         raise ValueError(f"{model} is not a folder: a model on the Hub must be downloaded before it can be calibrated")
-    if per_level < 1 or batch_size < 1:
-        raise ValueError(f"--per-level {per_level} --batch-size {batch_size}: both must be at least 1")
-    place = options.device(device)
-    loaded = checkpoint.load(model, place)
+    loaded = checkpoint.load(model, options.device(device))
     options.hold(model)
     folders.tidy(model)
-    split, (x0, labels) = options.part(lambda name: options.data_for(loaded, data, name), data, split, "train")
-    levels = loaded.process.timesteps
-    assert levels is not None
-    needed = np.random.default_rng(seed).permutation(len(x0))[: levels * per_level]
-
-    def diffusion(rows: Tensor) -> Diffusion:
-        return loaded.diffusion(None if labels is None else labels[needed[rows.numpy()]])
-
-    with progress_bar(levels * per_level, "calibrating", "sample") as bar:
-        measured = leapstep.calibrate(
-            diffusion,
-            x0.batch(needed),
-            per_time=per_level,
-            batch_size=batch_size,
-            seed=seed,
-            device=place,
-            on_batch=lambda done: bar.update(done),
+    split, (samples, labels) = options.part(lambda name: options.data_for(loaded, data, name), data, split, "train")
+    with progress_bar(levels(loaded) * per_level, "calibrating", "sample") as bar:
+        measured = calibrate(
+            loaded, samples, labels, per_level=per_level, batch_size=batch_size, seed=seed, on_batch=bar.update
         )
-    versions = {"leapstep": leapstep.__version__, "torch": str(torch.__version__)}
-    details = {"data": data, "split": split, "per_level": per_level, "seed": seed, "versions": versions}
+    details = {"data": data, "split": split, "per_level": per_level, "seed": seed, "versions": versions()}
     checkpoint.save_calibration(model, loaded, measured, details)
     power, error = measured.power, measured.error
     typer.echo(
-        f"from the first to the last of {levels} levels, E||eps||^2 / d goes from {power[0]:.3f} to {power[-1]:.3f}\n"
+        f"from the first to the last of {len(power)} levels, E||eps||^2 / d goes from {power[0]:.3f} to "
+        f"{power[-1]:.3f}\n"
         f"and E||x0 - estimate||^2 / d from {error[0]:.4f} to {error[-1]:.4f}: {model / checkpoint.CALIBRATION}\n"
         "Now --variance optimal is there for ddpm and ddim."
     )

@@ -1,0 +1,63 @@
+"""The errors of a model at its noise levels, measured on data as the model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from leapstep.core import calibration
+from leapstep.core.calibration import Calibration
+from leapstep.core.denoiser import Diffusion
+from leapstep.data.dataset import Data
+from leapstep.inference.engine import device_of
+from leapstep.inference.spec import SpecError
+from leapstep.models.checkpoint import Model
+
+
+def calibrate(
+    model: Model,
+    data: Data,
+    labels: Tensor | None = None,
+    *,
+    per_level: int = 16,
+    batch_size: int = 256,
+    seed: int = 0,
+    on_batch: Callable[[int], object] | None = None,
+) -> Calibration:
+    """Measure what the optimal variance needs, as `leapstep.calibrate`, on samples drawn at random.
+
+    Arguments:
+        data: as the model sees them; see `leapstep.models.data`.
+        labels: the numbers of their classes, `[n]`, or None.
+        per_level: noisy samples at each trained level, or at each of 1000 times in continuous time.
+        batch_size: network evaluations at a time.
+        seed: of the samples and the noise.
+        on_batch: called with the number of evaluations of each batch.
+    Raises:
+        ValueError: per_level or batch_size below 1.
+        FloatingPointError: the network's output is not finite.
+    """
+    for name, value in (("per_level", per_level), ("batch_size", batch_size)):
+        if value < 1:
+            raise SpecError(name, value, "must be at least 1")
+    chosen = np.random.default_rng(seed).permutation(len(data))[: levels(model) * per_level]
+
+    def diffusion(rows: Tensor) -> Diffusion:
+        return model.diffusion(None if labels is None else labels[chosen[rows.numpy()]])
+
+    return calibration.calibrate(
+        diffusion,
+        data.batch(chosen),
+        per_time=per_level,
+        batch_size=batch_size,
+        seed=seed,
+        device=device_of(model),
+        on_batch=on_batch,
+    )
+
+
+def levels(model: Model) -> int:
+    """At how many times `calibrate` measures."""
+    return model.process.timesteps or 1000
