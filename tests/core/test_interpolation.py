@@ -162,7 +162,7 @@ def test_the_default_of_a_grid_is_slerp():
 @pytest.mark.parametrize(
     ("fraction", "message"),
     [
-        (-0.1, r"fraction=-0.1: it goes from 0, at z1, to 1, at z2"),
+        (-0.1, r"fraction=-0.1: must lie between 0 \(z1\) and 1 \(z2\)"),
         (1.1, r"fraction=1.1"),
         (math.nan, r"fraction=nan"),
         ([0.5, 2.0, 0.5], r"fraction=\[0.5, 2.0, 0.5\]"),

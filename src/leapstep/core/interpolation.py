@@ -1,9 +1,9 @@
-"""Between two latents there is an arc, not a line.
+"""Interpolation between latents, along an arc instead of a straight line.
 
-A latent z (what `encode` returns, or start noise) is a draw of N(0, sigma^2 I) in many dimensions: nearly all of them
-have the same norm, sigma sqrt(d), and nearly all pairs are at right angles. The middle of the straight line between two
-of them has 1 / sqrt(2) of that norm (the variance is (1 - f)^2 + f^2, so 1/2 at f = 1/2), which the network never saw
-at this noise level, and decodes to something flat. On an arc,
+A latent z (what `encode` returns, or start noise) is a draw from N(0, sigma^2 I). In many dimensions nearly all draws
+have the norm sigma sqrt(d), and nearly all pairs are at right angles. The middle of the straight line between two of
+them has 1 / sqrt(2) of that norm (its variance is (1 - f)^2 + f^2, so 1/2 at f = 1/2). The network never saw such an
+input at this noise level, and what it decodes to lacks contrast. On an arc,
 
     z = (sin((1 - f) theta) z1 + sin(f theta) z2) / sin(theta),        0 <= f <= 1,
 
@@ -11,11 +11,11 @@ the weights depend on the angle theta:
 
     slerp        theta is the angle between z1 and z2, so that a common norm is kept exactly     (eq. 67 of the DDIM
                  paper, Song et al. 2021, arXiv:2010.02502; Shoemake 1985)
-    spherical    theta = pi/2, z = cos(f pi/2) z1 + sin(f pi/2) z2, so that the law is kept exactly: for independent z1
-                 and z2 the variance is cos^2 + sin^2 = 1 of theirs
+    spherical    theta = pi/2, z = cos(f pi/2) z1 + sin(f pi/2) z2, so that the distribution is kept exactly: for
+                 independent z1 and z2 the variance is cos^2 + sin^2 = 1 times theirs
 
-In many dimensions they agree. Both are scale free, path(c z1, c z2, f) = c path(z1, z2, f), so a latent is interpolated
-as it stands at the first of its times, with whatever sigma it has there.
+In many dimensions they agree. Both are scale free, path(c z1, c z2, f) = c path(z1, z2, f), so latents can be
+interpolated at whatever sigma they have.
 """
 
 from __future__ import annotations
@@ -28,24 +28,23 @@ from torch import Tensor
 
 from leapstep.core.process import along, flat
 
-Way = Callable[[Tensor, Tensor, Tensor | float], Tensor]
+Interpolation = Callable[[Tensor, Tensor, Tensor | float], Tensor]
 """(z1 `[b, *d]`, z2 `[b, *d]`, fraction) -> `[b, *d]`, with z1 at fraction 0 and z2 at 1."""
 
 
 def slerp(z1: Tensor, z2: Tensor, fraction: Tensor | float) -> Tensor:
-    """Go along the great circle from z1 to z2, at constant speed; each sample by its own angle.
+    """Interpolate along the great circle from z1 to z2, at constant speed, for each sample by its own angle.
 
-    Where the norms differ, the norm goes over from one to the other. Where z1 and z2 point the same way, the arc is the
-    line between them.
+    If the norms differ, the norm changes gradually. If z1 and z2 have the same direction, the arc is a line.
 
     Arguments:
         z1, z2: latents, `[b, *d]`.
-        fraction: how far to go, in [0, 1]; one for all samples, or one each `[b]`.
+        fraction: position between z1 (0) and z2 (1), one for all samples or one for each, `[b]`.
     Returns:
         `[b, *d]`.
     Raises:
-        ValueError: shapes that differ, a fraction out of range, or z1 and z2 that are opposite, between which all arcs
-            are alike.
+        ValueError: different shapes, a fraction outside [0, 1], or opposite z1 and z2, between which no arc is the
+            shortest.
     References:
         Song et al. 2021, eq. 67, arXiv:2010.02502; Shoemake 1985, Animating rotation with quaternion curves.
     """
@@ -58,23 +57,23 @@ def slerp(z1: Tensor, z2: Tensor, fraction: Tensor | float) -> Tensor:
 
 
 def spherical(z1: Tensor, z2: Tensor, fraction: Tensor | float) -> Tensor:
-    """Go from z1 to z2 so that independent draws of N(0, sigma^2 I) stay draws of N(0, sigma^2 I).
+    """Interpolate so that between independent draws of N(0, sigma^2 I) lie draws of N(0, sigma^2 I).
 
     z = cos(f pi/2) z1 + sin(f pi/2) z2
 
     Arguments:
         z1, z2: latents, `[b, *d]`.
-        fraction: how far to go, in [0, 1]; one for all samples, or one each `[b]`.
+        fraction: position between z1 (0) and z2 (1), one for all samples or one for each, `[b]`.
     Returns:
         `[b, *d]`.
     Raises:
-        ValueError: shapes that differ, or a fraction out of range.
+        ValueError: different shapes, or a fraction outside [0, 1].
     """
     return _arc(z1, z2, _checked(z1, z2, fraction), torch.tensor(math.pi / 2, dtype=torch.float64))
 
 
-def interpolation_grid(corners: Tensor, rows: int, columns: int, path: Way = slerp) -> Tensor:
-    """Fill a grid between four latents: down its left and right edge, then along each row from edge to edge.
+def interpolation_grid(corners: Tensor, rows: int, columns: int, path: Interpolation = slerp) -> Tensor:
+    """Interpolate a grid between four latents: along its left and right edges, then along each row.
 
     Arguments:
         corners: top left, top right, bottom left, bottom right, `[4, *d]`.
@@ -83,10 +82,12 @@ def interpolation_grid(corners: Tensor, rows: int, columns: int, path: Way = sle
     Returns:
         `[rows, columns, *d]`.
     Raises:
-        ValueError: not four corners, or a grid without room for them.
+        ValueError: not four corners, or fewer than 2 rows or columns.
     """
     if len(corners) != 4 or rows < 2 or columns < 2:
-        raise ValueError(f"{len(corners)} corners, {rows} rows, {columns} columns: a grid has 4, 2 or more, 2 or more")
+        raise ValueError(
+            f"{len(corners)} corners, {rows} rows, {columns} columns: give 4 corners, 2 rows or more, 2 columns or more"
+        )
     down, across = (torch.linspace(0, 1, n, dtype=torch.float64) for n in (rows, columns))
     top, bottom = (pair.repeat(rows, *[1] * (corners.ndim - 1)) for pair in (corners[:2], corners[2:]))
     edges = path(top, bottom, down.repeat_interleave(2))
@@ -94,12 +95,12 @@ def interpolation_grid(corners: Tensor, rows: int, columns: int, path: Way = sle
     return path(left, right, across.repeat(rows)).reshape(rows, columns, *corners.shape[1:])
 
 
-PATHS: dict[str, Way] = {"slerp": slerp, "spherical": spherical}
-"""Every way between two latents, by the name that the command line uses."""
+PATHS: dict[str, Interpolation] = {"slerp": slerp, "spherical": spherical}
+"""Every interpolation between two latents, by name."""
 
 
 def _arc(z1: Tensor, z2: Tensor, fraction: Tensor, angle: Tensor) -> Tensor:
-    """The formula at the head of this module; for an angle of 0 its limit, the line."""
+    """The formula at the head of this module, and its limit, the line, for an angle of 0."""
     sine = angle.sin()
     weights = [
         along(torch.where(sine < 1e-6, share, (share * angle).sin() / sine), z1) for share in (1 - fraction, fraction)
@@ -108,7 +109,7 @@ def _arc(z1: Tensor, z2: Tensor, fraction: Tensor, angle: Tensor) -> Tensor:
 
 
 def _directions(z: Tensor) -> Tensor:
-    """Flat and of unit norm, `[b, D]`, in float64."""
+    """Flatten and normalise to unit norm, `[b, D]`, in float64."""
     rows = flat(z).to("cpu", torch.float64)
     unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     return unit
@@ -117,9 +118,9 @@ def _directions(z: Tensor) -> Tensor:
 def _checked(z1: Tensor, z2: Tensor, fraction: Tensor | float) -> Tensor:
     fraction = torch.as_tensor(fraction, dtype=torch.float64, device="cpu")
     if z1.shape != z2.shape:
-        raise ValueError(f"z1 has shape {list(z1.shape)} and z2 {list(z2.shape)}: there is a way between equals only")
+        raise ValueError(f"z1 has shape {list(z1.shape)} and z2 {list(z2.shape)}: they must be equal")
     if fraction.shape not in ((), z1.shape[:1]):
         raise ValueError(f"fraction has shape {list(fraction.shape)}: pass one number, or one for each of {len(z1)}")
     if not ((fraction >= 0) & (fraction <= 1)).all():
-        raise ValueError(f"fraction={fraction.tolist()}: it goes from 0, at z1, to 1, at z2")
+        raise ValueError(f"fraction={fraction.tolist()}: must lie between 0 (z1) and 1 (z2)")
     return fraction
