@@ -22,7 +22,7 @@ def main() -> None:
             if not asked:
                 raise
             request = error if isinstance(error, stopping.Stopped) else stopping.Stopped(asked[0])
-            print(stopping.told(request), file=sys.stderr)
+            print(stopping.message(request), file=sys.stderr)
             sys.exit(stopping.exit_code(request))
 
 

@@ -36,7 +36,7 @@ def exit_code(request: KeyboardInterrupt) -> int:
     return 128 + int(getattr(request, "number", signal.SIGINT))
 
 
-def told(request: KeyboardInterrupt) -> str:
+def message(request: KeyboardInterrupt) -> str:
     """The last line of a stopped command: what is kept, if anything."""
     return "; ".join(["leapstep: stopped", *getattr(request, "__notes__", ())])
 

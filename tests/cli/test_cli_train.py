@@ -82,7 +82,7 @@ DATA = {
     "one picture": (lambda at: folder_of(at / "one", 8), [], ["1 sample", "at least 2"]),
     "file of another kind": (lambda at: at / "note.txt", [], ["note.txt", "unknown kind"]),
     "pictures of two sizes": (lambda at: folder_of(at / "two", 8, 6), [], ["differ in size", "8x8", "6x6", "size"]),
-    "6x6 pictures, 3 levels": (lambda at: folder_of(at / "odd", 6, 6), [], ["6x6", "3 levels", "--size"]),
+    "6x6 pictures, 3 stages": (lambda at: folder_of(at / "odd", 6, 6), [], ["6x6", "3 stages", "--size"]),
     "NaN": (lambda at: array_of(at / "nan.npy", BAD), [], ["nan.npy", "NaN", r"\[3, 1\]"]),
     "constant": (lambda at: array_of(at / "flat.npy", np.ones((9, 2))), [], ["flat.npy", "1.0"]),
     "words": (lambda at: array_of(at / "words.npy", np.array(["a", "b"])), [], ["words.npy", "numbers"]),
@@ -169,7 +169,7 @@ def test_train_refuses_settings(run, given, words):
     ("given", "words"),
     [
         ("--channels 32,x", ["channels='x'", "integer"]),
-        ("--channels 8,8,8 --attention 0,1", ["attention", "2 entries", "3 levels"]),
+        ("--channels 8,8,8 --attention 0,1", ["attention", "2 entries", "3 stages"]),
         ("--attention maybe,0", ["attention='maybe'", "boolean"]),
     ],
 )

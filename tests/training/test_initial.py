@@ -115,7 +115,7 @@ def test_it_is_resumed_without_the_folder_that_it_began_with(run, tmp_path):
         ({"schedule": "linear"}, "has schedule=cosine"),
         ({"labels": True}, "has labels=False"),
         ({"dropout": 0.1}, r"has dropout=0.0"),
-        ({"size": 9}, "do not fit 2 levels"),
+        ({"size": 9}, "do not fit 2 stages"),
         ({"grey": True}, r"holds samples of shape \[1, 8, 8\], and the network of .* takes \[3, 8, 8\]"),
     ],
 )

@@ -452,7 +452,7 @@ def test_existing_runs_are_safe(tmp_path):
         (run, {"channels": (8, 8, 8), "attention": (0, 0, 1)}, {"resume": True}, "trained with channels"),
         (tmp_path / "other", {}, {"overwrite": True}, "holds something else"),
         (tmp_path / "other", {}, {"resume": True}, "no training state"),
-        (run, {"channels": (8, 8, 8, 8, 8), "attention": (0,) * 5}, {"overwrite": True}, "do not fit 5 levels"),
+        (run, {"channels": (8, 8, 8, 8, 8), "attention": (0,) * 5}, {"overwrite": True}, "do not fit 5 stages"),
     ]:
         with pytest.raises(ValueError, match=message):
             train("digits", out, config=tiny(**{"steps": 4, **settings}), device="cpu", progress=False, **options)

@@ -102,7 +102,7 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"leapstep: not enough memory: {_smaller(given)}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt as request:
-            typer.echo(stopping.told(request), err=True)
+            typer.echo(stopping.message(request), err=True)
             raise typer.Exit(stopping.exit_code(request)) from None
 
     return run

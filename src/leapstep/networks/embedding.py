@@ -22,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Conditioned", "Conditioning", "Sinusoids", "Table", "one_per_sample", "zeroed"]
+from .checks import check_fields, one_per_sample
+
+__all__ = ["Conditioned", "Conditioning", "Sinusoids", "Table", "zeroed"]
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -47,11 +49,7 @@ class Conditioning:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, list):  # a configuration read from JSON, which has no tuples
-                object.__setattr__(self, name, tuple(value))
-        if self.time_embedding not in ("sinusoidal", "learned"):
-            raise ValueError(f"time_embedding is {self.time_embedding!r}; use 'sinusoidal' or 'learned'")
+        check_fields(self)
         if self.timesteps < 1:
             raise ValueError(f"timesteps is {self.timesteps}; a network needs at least 1")
         if self.classes is not None and self.classes < 1:
@@ -167,19 +165,3 @@ def zeroed(layer: Layer) -> Layer:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
-
-
-def one_per_sample(timestep: Tensor | float, x: Tensor) -> Tensor:
-    """Return one timestep per sample, [b], in float32, or in float64 if x is."""
-    batch = x.shape[0]
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if not isinstance(timestep, Tensor):
-        return torch.full((batch,), timestep, dtype=dtype, device=x.device)
-    if timestep.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(f"timestep is {timestep.dtype}, too coarse for integers to 1000; pass integers or float32")
-    if timestep.ndim > 1 or (timestep.ndim == 1 and timestep.shape[0] != batch):
-        raise ValueError(
-            f"timestep has shape {list(timestep.shape)} for a batch of {batch};"
-            f" pass one of shape [{batch}], a 0-dim one or a number"
-        )
-    return timestep.to(x.device, dtype).expand(batch)

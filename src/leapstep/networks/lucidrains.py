@@ -32,7 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .embedding import Sinusoids, one_per_sample
+from .checks import check_fields, check_images, check_stages, one_per_sample
+from .embedding import Sinusoids
 
 __all__ = ["LucidUNet", "LucidUNetConfig"]
 
@@ -80,22 +81,14 @@ class LucidUNetConfig:
     legacy: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, list):  # a configuration read from JSON, which has no tuples
-                object.__setattr__(self, name, tuple(value))
+        check_fields(self)
         stages = len(self.widths)
-        for name in ("full", "heads", "head_channels"):
-            if len(getattr(self, name)) != stages:
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries for {stages} stages; give one per stage"
-                )
+        check_stages(self, stages, "full", "heads", "head_channels")
         positive = (self.channels, self.out_channels or 1, self.dim, self.first or 1, self.frequencies, stages)
         if min(*positive, *self.widths, *self.heads, *self.head_channels) < 1 or min(self.memories, self.groups) < 0:
             raise ValueError("channels, widths, heads, frequencies and the number of stages must be at least 1")
         if self.groups and any(width % self.groups for width in (self.first or self.dim, *self.widths)):
             raise ValueError(f"widths {self.widths} are not all multiples of groups={self.groups}")
-        if self.time_embedding not in ("sinusoidal", "fourier"):
-            raise ValueError(f"time_embedding is {self.time_embedding!r}; use 'sinusoidal' or 'fourier'")
         if self.legacy and (self.memories or not self.groups):
             raise ValueError("a legacy network has group norms and no memories: give groups=8, memories=0")
 
@@ -158,7 +151,7 @@ class LucidUNet(nn.Module):
         Raises:
             ValueError: if x or the timestep has another shape.
         """
-        self._check(x)
+        check_images(x, self.config.channels, len(self.config.widths))
         features = self.time_mlp[0](one_per_sample(timestep, x))
         time = self.time_mlp[1:](features.to(self.init_conv.weight.dtype))
         if self.config.self_condition:
@@ -173,14 +166,6 @@ class LucidUNet(nn.Module):
             x = stage(x, time, skips)
         y: Tensor = self.final_conv(self.final_res_block(torch.cat((x, first), dim=1), time))
         return y
-
-    def _check(self, x: Tensor) -> None:
-        channels, multiple = self.config.channels, 2 ** (len(self.config.widths) - 1)
-        if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(
-                f"x has shape {list(x.shape)}; this network takes [batch, {channels}, height, width], height and width"
-                f" multiples of {multiple}"
-            )
 
 
 class DownStage(nn.ModuleList):

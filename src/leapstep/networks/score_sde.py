@@ -33,7 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .embedding import Sinusoids, one_per_sample
+from .checks import check_fields, check_images, check_stages, one_per_sample
+from .embedding import Sinusoids
 
 __all__ = ["ScoreUNet", "ScoreUNetConfig"]
 
@@ -83,22 +84,10 @@ class ScoreUNetConfig:
     sigmas: tuple[float, float, int] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, list):  # a configuration read from JSON, which has no tuples
-                object.__setattr__(self, name, tuple(value))
-        if len(self.attention) != len(self.multiples):
-            raise ValueError(
-                f"attention has {len(self.attention)} entries for {len(self.multiples)} stages; give one flag per stage"
-            )
+        check_fields(self)
+        check_stages(self, len(self.multiples), "attention")
         if min(self.channels, self.width, self.blocks, len(self.multiples), *self.multiples) < 1:
             raise ValueError("channels, width, multiples, blocks and the number of stages must be at least 1")
-        for name, allowed in {
-            "residual": ("biggan", "ddpm"),
-            "inputs": ("none", "input_skip", "residual"),
-            "time_embedding": ("sinusoidal", "fourier"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}")
         if self.residual == "ddpm" and self.fir:
             raise ValueError("'ddpm' blocks resample by convolutions, which do not exist with fir; use 'biggan' blocks")
         if self.divide and self.time_embedding == "sinusoidal" and self.sigmas is None:
@@ -197,7 +186,7 @@ class ScoreUNet(nn.Module):
         Raises:
             ValueError: if x or the timestep has another shape.
         """
-        self._check(x)
+        check_images(x, self.config.channels, len(self.config.multiples))
         modules, timestep = iter(self.all_modules), one_per_sample(timestep, x)
         features, sigma = self._features(timestep, modules)
         first, second = next(modules), next(modules)
@@ -255,14 +244,6 @@ class ScoreUNet(nn.Module):
         norm, convolution = next(modules), next(modules)
         y: Tensor = convolution(F.silu(norm(h)))
         return y
-
-    def _check(self, x: Tensor) -> None:
-        channels, multiple = self.config.channels, 2 ** (len(self.config.multiples) - 1)
-        if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(
-                f"x has shape {list(x.shape)}; this network takes [batch, {channels}, height, width], height and width"
-                f" multiples of {multiple}"
-            )
 
 
 class Waves(nn.Module):

@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_images, check_stages
 from .embedding import Conditioned, Conditioning, Sinusoids, zeroed
 
 __all__ = ["UNet", "UNetConfig"]
@@ -91,18 +92,13 @@ class UNetConfig(Conditioning):
         super().__post_init__()
         if min(self.in_channels, self.out_channels or 1, self.blocks, self.groups, len(self.channels)) < 1:
             raise ValueError("in_channels, out_channels, blocks, groups and the number of stages must be at least 1")
-        if len(self.attention) != len(self.channels):
-            raise ValueError(
-                f"attention has {len(self.attention)} entries for {len(self.channels)} stages; give one flag per stage"
-            )
+        check_stages(self, len(self.channels), "attention")
         if any(width < 1 or width % self.groups for width in self.channels):
             raise ValueError(
                 f"channels {self.channels} are not all multiples of groups={self.groups};"
                 " give widths that are, or other groups"
             )
         self._check_heads()
-        if self.resample not in ("conv", "resnet", "plain"):
-            raise ValueError(f"resample is {self.resample!r}; use 'conv', 'resnet' or 'plain'")
         if self.time_embedding == "learned" and self.time_scale != 1:
             raise ValueError(f"time_scale={self.time_scale} does not apply to a learned table; leave it at 1")
         if self.downsample_padding not in (0, 1):
@@ -184,7 +180,7 @@ class UNet(Conditioned):
             ValueError: if x or the timestep has another shape, the timestep is half precision, or labels are missing
                 or not expected.
         """
-        self._check(x)
+        check_images(x, self.config.in_channels, len(self.config.channels))
         embedding = self.embed(x, timestep, class_labels)
         skips = [self.conv_in(x)]
         for block in self.down_blocks:
@@ -194,17 +190,6 @@ class UNet(Conditioned):
             h = block(h, embedding, skips)
         y: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
         return y
-
-    def _check(self, x: Tensor) -> None:
-        channels, stages = self.config.in_channels, len(self.config.channels)
-        multiple = 2 ** (stages - 1)
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise ValueError(f"x has shape {list(x.shape)}; this network takes [batch, {channels}, height, width]")
-        if x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(
-                f"x is {x.shape[2]} x {x.shape[3]} pixels; with {stages} stages height and width must be multiples"
-                f" of {multiple}: pad or resize x, or build the network with fewer stages"
-            )
 
 
 class DownBlock(nn.Module):

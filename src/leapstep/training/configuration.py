@@ -75,12 +75,12 @@ class TrainingConfig(BaseModel):
     min_snr_gamma: float = Field(5.0, gt=0, description="gamma of --loss min_snr")
     # network
     network: Literal["unet", "mlp"] | None = Field(None, description="default: unet for pictures, mlp for arrays")
-    channels: Widths = Field((64, 128, 128), description="U-Net: channels of each level")
+    channels: Widths = Field((64, 128, 128), description="U-Net: channels of each stage")
     attention: Flags = Field(
         (False, False, True),
-        description="U-Net: self-attention at each level, 0 or 1; for other numbers of levels, at the last",
+        description="U-Net: self-attention at each stage, 0 or 1; for other numbers of stages, at the last",
     )
-    blocks: int = Field(2, ge=1, description="U-Net: residual blocks a level")
+    blocks: int = Field(2, ge=1, description="U-Net: residual blocks per stage")
     head_channels: int | None = Field(None, ge=1, description="U-Net: channels of an attention head; default: one head")
     groups: int = Field(32, ge=1, description="U-Net: groups of a group normalisation; fewer where --channels need it")
     width: int = Field(256, ge=2, description="MLP: features of each layer")
@@ -238,9 +238,9 @@ def _fitting(settings: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, An
     except (TypeError, ValueError):  # told below
         return settings
     fields = TrainingConfig.model_fields
-    levels = len(_listed(settings.get("attention", fields["attention"].default)) or ())
+    stages = len(_listed(settings.get("attention", fields["attention"].default)) or ())
     fit: dict[str, Any] = {}
-    if levels != len(widths):
+    if stages != len(widths):
         fit["attention"] = [False] * (len(widths) - 1) + [True]
     groups = settings.get("groups", fields["groups"].default)
     if isinstance(groups, int) and any(width % groups for width in widths):

@@ -22,7 +22,7 @@ def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
     """Make the network that a configuration describes, for the data at hand, with fresh weights.
 
     Raises:
-        ValueError: pictures that the U-Net's levels do not divide, labels that the data does not have, and other
+        ValueError: pictures that the U-Net's stages do not divide, labels that the data does not have, and other
             settings that do not fit the data.
     """
     shared: dict[str, Any] = {
@@ -51,12 +51,12 @@ def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
     )
 
 
-def check_sides(shape: tuple[int, ...], levels: int) -> None:
-    """Raise ValueError where a U-Net of so many levels cannot halve pictures of this shape."""
-    multiple = 2 ** (levels - 1)
+def check_sides(shape: tuple[int, ...], stages: int) -> None:
+    """Raise ValueError where a U-Net of so many stages cannot halve pictures of this shape."""
+    multiple = 2 ** (stages - 1)
     if shape[1] % multiple or shape[2] % multiple:
         raise ValueError(
-            f"pictures of {shape[1]}x{shape[2]} pixels do not fit {levels} levels, which need "
+            f"pictures of {shape[1]}x{shape[2]} pixels do not fit {stages} stages, which need "
             f"multiples of {multiple}: pass another --size, or fewer --channels and --attention"
         )
 
