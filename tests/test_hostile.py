@@ -554,13 +554,11 @@ def mutated(content, rng):
 
 def used(run):
     """Load a model, say what it is, and sample it, as far as its files allow; what was wrong, or None."""
-    from leapstep.cli.info import _facts
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = checkpoint.load(run)
-            json.dumps(_facts(str(run)))
+            done("info", run, "--json")
             labels = torch.zeros(1, dtype=torch.long) if model.classes else None
             if np.prod(model.shape) < 10**6:
                 leapstep.sample(model.diffusion(labels), (1, *model.shape), steps=1)
