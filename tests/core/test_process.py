@@ -89,7 +89,7 @@ def test_from_log_snr_has_the_levels_that_it_was_given():
         torch.testing.assert_close(process.log_snr(t[1:]), levels)
         torch.testing.assert_close(total(process, t), torch.ones_like(t))
     for wrong in ([1.0, 2.0], {1: 3.0}, {0: 3.0, 5: 1.0}):
-        with pytest.raises(ValueError, match=r"fall strictly|two or more"):
+        with pytest.raises(ValueError, match=r"decrease strictly|two or more"):
             leapstep.from_log_snr(wrong)
     with pytest.raises(ValueError, match="unknown family"):
         leapstep.from_log_snr(levels, "v")
@@ -283,17 +283,17 @@ def test_bad_betas(bad):
         (lambda: leapstep.flow(-1), "timesteps=-1: must be an integer"),
         (lambda: leapstep.linear(beta_end=-0.1), "beta_end=-0.1: must be above 0 and at most 1"),
         (lambda: leapstep.sigmoid(beta_start=math.nan), "beta_start=nan: must be above 0"),
-        (lambda: leapstep.quadratic(beta_start=0.02, beta_end=1e-4), "beta_start=0.02, beta_end=0.0001: betas rise"),
+        (lambda: leapstep.quadratic(beta_start=0.02, beta_end=1e-4), "beta_end=0.0001: betas must not decrease"),
         (lambda: leapstep.cosine(offset=-1.0), "offset=-1.0: must be at least 0"),
         (lambda: leapstep.cosine(max_beta=2.0), "max_beta=2.0: must be above 0 and at most 1"),
         (lambda: leapstep.exponential(rate=-1.0), "rate=-1.0: must be above 0"),
         (lambda: leapstep.exponential_s(rate=math.inf), "rate=inf: must be above 0"),
         (lambda: leapstep.exponential(power=0.0), "power=0.0: must be above 0"),
         (lambda: leapstep.ve(sigma_min=-1.0), "sigma_min=-1.0: must be above 0"),
-        (lambda: leapstep.ve(sigma_min=5, sigma_max=1), "sigma_min=5, sigma_max=1: the first must be below the second"),
-        (lambda: leapstep.karras(sigma_min=80.0), "sigma_min=80.0, sigma_max=80.0: the first must be below"),
+        (lambda: leapstep.ve(sigma_min=5, sigma_max=1), "sigma_min=5, sigma_max=1: sigma_min must be below sigma_max"),
+        (lambda: leapstep.karras(sigma_min=80.0), "sigma_min=80.0, sigma_max=80.0: sigma_min must be below"),
         (lambda: leapstep.karras(rho=0), "rho=0: must be above 0"),
-        (lambda: leapstep.karras(rho=1e-3), r"sigma\(.*\) = inf: curves are finite"),
+        (lambda: leapstep.karras(rho=1e-3), r"sigma\(.*\) = inf: curves must be finite"),
         (lambda: leapstep.vp(beta_min=-1.0), "beta_min=-1.0: must be at least 0"),
         (lambda: leapstep.subvp(beta_max=math.nan), "beta_max=nan: must be above 0"),
     ],
@@ -324,8 +324,8 @@ def test_few_levels_end_in_the_noise_of_many(name, timesteps):
         (lambda t: 1 - t, lambda t: t * (1 - t), "sigma / alpha does not rise beyond t = 0.9961"),
         (lambda t: torch.ones_like(t), lambda t: t * (1.2 - t), "sigma / alpha does not rise beyond t = 0.6016"),
         (lambda t: torch.ones_like(t), lambda t: 0 * t, "does not rise beyond t = 0"),
-        (lambda t: 1 - 2 * t, lambda t: t, r"alpha\(0.5039\) = -0.007812: curves are finite and not negative"),
-        (lambda t: 1 / (1 - t), lambda t: t, r"alpha\(1\) = inf: curves are finite"),
+        (lambda t: 1 - 2 * t, lambda t: t, r"alpha\(0.5039\) = -0.007812: curves must be finite and not negative"),
+        (lambda t: 1 / (1 - t), lambda t: t, r"alpha\(1\) = inf: curves must be finite"),
     ],
 )
 def test_curves_that_make_no_process(alpha, sigma, message):

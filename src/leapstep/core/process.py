@@ -5,9 +5,9 @@ Data x0 seen at time t is a Gaussian around a shrunken copy of itself,
     q(x_t | x0) = N(alpha(t) x0, sigma(t)^2 I),        x_t = alpha(t) x0 + sigma(t) eps,
 
 with t = 0 the data and t = 1 the noise. Neither the training loss nor any sampler needs more than this marginal
-(Song et al. 2021, arXiv:2010.02502, section 3), so a process *is* the pair (alpha, sigma). A network may be trained to
-predict x0, eps, or any mixture a x0 + b eps of the two. With the equation above, each of these is two linear equations
-in two unknowns, so all conversions are one formula (`Process.split` and its inverse `Process.combine`):
+(Song et al. 2021, arXiv:2010.02502, section 3), so a process *is* the pair (alpha, sigma). A network may predict x0,
+eps, or any mixture a x0 + b eps of the two. Together with the equation above these are two linear equations in two
+unknowns, so all conversions are one formula (`Process.split` and its inverse `Process.combine`):
 
     eps     a = 0        b = 1
     x0      a = 1        b = 0
@@ -20,11 +20,11 @@ in two unknowns, so all conversions are one formula (`Process.split` and its inv
                                         -v once x_t and x0 are scaled to variance 1; Karras et al. 2022,
                                         eq. 7 and table 1, arXiv:2206.00364
 
-A minus in front, as in `-flow`, is the same prediction with the other sign.
+A minus in front, as in `-flow`, changes the sign of the prediction.
 
-A DDPM is trained at T discrete levels k = 1..T, which stand at the times t = k / T. Writing alpha = cos(phi) and
-sigma = sin(phi), a table of levels becomes a curve by interpolating the angle phi: exact at every level, monotone
-between them, and finite at both ends (phi = 0 is data, phi = pi/2 is zero signal).
+A DDPM is trained at T discrete levels k = 1..T, at the times t = k / T. With alpha = cos(phi) and sigma = sin(phi), a
+table of levels becomes a curve by interpolating the angle phi: exact at every level, monotone between levels, and
+finite at both ends (phi = 0 is data, phi = pi/2 is zero signal).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PREDICTIONS = ("eps", "x0", "v", "score", "flow", "F")
 
 
 def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
-    """Bring a time, or one time per sample, to float64 on the CPU, where all coefficients are computed.
+    """Convert a time, or one time per sample, to float64 on the CPU, where all coefficients are computed.
 
     Raises:
         ValueError: a time outside [0, 1], such as an integer timestep.
@@ -62,19 +62,19 @@ def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
 
 
 def along(coefficient: Tensor, x: Tensor) -> Tensor:
-    """Shape a coefficient, one for all samples `[]` or one per sample `[b]`, so that it multiplies x `[b, *d]`."""
+    """Reshape a coefficient, one for all samples `[]` or one for each `[b]`, to broadcast with x `[b, *d]`."""
     if coefficient.ndim == 0:
-        return coefficient  # a 0-dim tensor takes on the dtype and the device of x
+        return coefficient  # a 0-dim tensor takes the dtype and the device of x
     return coefficient.to(x.dtype).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def flat(x: Tensor) -> Tensor:
-    """Write each sample of x `[b, *d]` as a row, `[b, D]`, also a sample that is a single number, `[b]`."""
+    """Flatten each sample of x `[b, *d]` to a row, `[b, D]`; samples may be single numbers, `[b]`."""
     return x.flatten(1) if x.ndim > 1 else x[:, None]
 
 
 def where(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Take x `[b, *d]` where the mask, one for all samples `[]` or one each `[b]`, is set, and y elsewhere."""
+    """Select x `[b, *d]` where the mask, one for all samples `[]` or one for each `[b]`, is true, and y elsewhere."""
     if not mask.any():
         return y
     return torch.where(along(mask, y).bool().to(y.device), x, y)
@@ -113,21 +113,20 @@ class _Curves(NamedTuple):
 class Process(_Curves):
     """The marginals q(x_t | x0) = N(alpha(t) x0, sigma(t)^2 I) of a diffusion.
 
-    Processes that were made by a named schedule, or from a table, are equal where their schedules and levels are, and
-    can be pickled.
+    Processes made by a schedule or from a table can be pickled, and are equal if their schedules and levels are.
 
     Attributes:
-        alpha: signal scale, a curve on [0, 1] that does not increase.
-        sigma: noise scale, a curve on [0, 1] with sigma(0) = 0.
-        timesteps: T, the number of levels k = 1..T (at t = k / T) at which networks are trained; None for a process in
-            continuous time, on which any number of steps is allowed.
-        schedule: how it was made, where one of `leapstep.core.schedules` made it.
+        alpha: scale of the signal, a curve on [0, 1].
+        sigma: scale of the noise, a curve on [0, 1] with sigma(0) = 0; sigma / alpha does not decrease.
+        timesteps: T, the number of trained levels k = 1..T, at t = k / T; None for a process in continuous time, which
+            allows any number of steps.
+        schedule: the schedule that made it, one of `leapstep.core.schedules`; None for curves of your own.
     """
 
     __slots__ = ()
 
     def _replace(self, **changes: Any) -> Process:
-        """The process with other fields; one with another curve no longer has its schedule."""
+        """Replace fields; a process with another curve loses its schedule."""
         if not changes.keys().isdisjoint(("alpha", "sigma")):
             changes = {"schedule": None} | changes
         return super()._replace(**changes)
@@ -162,15 +161,15 @@ class Process(_Curves):
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        """Invert `log_snr`, to the last bit of a float64 time. Values out of range give 1, or 0 but for that bit.
+        """Invert `log_snr`, to the last bit of a float64 time. Values out of range give 1, or 0 up to that bit.
 
-        Each round cuts the interval in which the time lies into 64: as bisection, but in a sixth of the rounds.
+        A search like bisection that divides the interval by 64 in each round, and so needs a sixth of the rounds.
         """
         target = torch.as_tensor(log_snr, dtype=torch.float64, device="cpu")
-        cuts, high = torch.arange(1, 64, dtype=torch.float64) / 64, torch.ones(target.numel(), dtype=torch.float64)
+        nodes, high = torch.arange(1, 64, dtype=torch.float64) / 64, torch.ones(target.numel(), dtype=torch.float64)
         for power in range(9):
             width = 64.0**-power
-            inside = (high - width)[:, None] + width * cuts
+            inside = (high - width)[:, None] + width * nodes
             cleaner = 2 * (self.alpha(inside).log() - self.sigma(inside).log()) >= target.reshape(-1, 1)
             high = high - width * (63 - cleaner.sum(1)) / 64
         return high.reshape(target.shape)
@@ -197,10 +196,10 @@ class Process(_Curves):
         return slopes[0].detach(), slopes[1].detach()
 
     def mixture(self, kind: str, t: Tensor | float, sigma_data: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Look up (a, b) of the prediction a x0 + b eps that `kind` names (the table in the module's docstring).
+        """Return (a, b) of the prediction a x0 + b eps called `kind` in the table at the head of this module.
 
         Arguments:
-            sigma_data: d in the table's last row.
+            sigma_data: d in the last row of the table.
         Raises:
             ValueError: unknown kind.
         """
@@ -228,12 +227,12 @@ class Process(_Curves):
         raise ValueError(f"unknown prediction {kind!r}: {allowed(kind, PREDICTIONS)}")
 
     def size(self, t: Tensor | float, sigma_data: float = 1.0) -> Tensor:
-        """Root mean square of x_t, sqrt(alpha^2 d^2 + sigma^2), for centered data of standard deviation d."""
+        """Return the root mean square of x_t, sqrt(alpha^2 d^2 + sigma^2), for data of mean 0 and variance d^2."""
         t = as_time(t)
         return (self.alpha(t) ** 2 * sigma_data**2 + self.sigma(t) ** 2).sqrt()
 
     def combine(self, x0: Tensor, eps: Tensor, t: Tensor | float, kind: str) -> Tensor:
-        """Mix x0 and eps into what a network of this kind predicts, a x0 + b eps: the target it is trained on."""
+        """Combine x0 and eps to a x0 + b eps, the training target of a network that predicts this kind."""
         a, b = self.mixture(kind, t)
         return along(a, x0) * x0 + along(b, x0) * eps
 
@@ -242,16 +241,16 @@ class Process(_Curves):
     ) -> tuple[Tensor, Tensor]:
         """Solve x_t = alpha x0 + sigma eps and value = a x0 + b eps for (x0, eps).
 
-        Finite wherever the two equations determine the answer. At sigma = 0, x_t is x0 and says nothing of eps, which
-        is then 0, its limit for data with a smooth density. At alpha = 0, eps says nothing of x0, which is then not
-        finite.
+        The result is finite wherever the two equations determine it. At sigma = 0, x_t = x0 does not determine eps,
+        which is then 0, its limit for data with a smooth density. At alpha = 0, eps does not determine x0, which is
+        then not finite.
 
         Arguments:
             value: the prediction, `[b, *d]`.
             x: x_t, `[b, *d]`.
             t: one time, or one per sample `[b]`.
             kind: one of `PREDICTIONS`, or one of them with a minus in front.
-            sigma_data: the data's standard deviation, where the kind is "F".
+            sigma_data: the data's standard deviation, used if the kind is "F".
         Returns:
             (x0, eps), each `[b, *d]`.
         Raises:
@@ -275,7 +274,7 @@ class Process(_Curves):
         return (b * x - sigma * value) / determinant, (alpha * value - a * x) / determinant
 
     def convert(self, value: Tensor, x: Tensor, t: Tensor | float, source: str, target: str) -> Tensor:
-        """Convert a prediction at x_t from one kind to another; see `split` for shapes and for the ends."""
+        """Convert a prediction at x_t from one kind to another; see `split` for shapes and for alpha or sigma = 0."""
         if source == target:
             return value
         x0, eps = self.split(value, x, t, source)
@@ -283,14 +282,14 @@ class Process(_Curves):
 
 
 def checked(process: Process) -> Process:
-    """Return the process, if its curves are those of one: finite, without noise at t = 0, and ever noisier.
+    """Return the process, if its curves are finite, without noise at t = 0, and noisier with t.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are not, with the first time at which they are not.
     """
     try:
         hash(process)
-    except TypeError:  # curves that cannot be remembered are checked each time
+    except TypeError:  # unhashable curves are checked at each call
         _check.__wrapped__(process)
     else:
         _check(process)
@@ -305,9 +304,10 @@ def _check(process: Process) -> None:
     t = torch.linspace(0, 1, 257, dtype=torch.float64)
     alpha, sigma = process.alpha(t), process.sigma(t)
     for name, curve in (("alpha", alpha), ("sigma", sigma)):
-        wrong = ~curve.isfinite() | (curve < 0)
-        if wrong.any():
-            raise ValueError(f"{name}({t[wrong][0]:.4g}) = {curve[wrong][0]:.4g}: curves are finite and not negative")
+        invalid = ~curve.isfinite() | (curve < 0)
+        if invalid.any():
+            t_first, value = t[invalid][0], curve[invalid][0]
+            raise ValueError(f"{name}({t_first:.4g}) = {value:.4g}: curves must be finite and not negative")
     if sigma[0] != 0 or alpha[0] == 0:
         raise ValueError(
             f"alpha(0) = {alpha[0]:.4g} and sigma(0) = {sigma[0]:.4g}: t = 0 is the data, without noise: alpha must be "

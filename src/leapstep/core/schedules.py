@@ -1,7 +1,7 @@
-"""Processes by the names and the numbers that people train with.
+"""Noise schedules: processes by name and parameters, or from the numbers that a network was trained with.
 
-A *schedule* is the name of one of these functions with its parameters: it is how a process is written down, compared,
-pickled and made again.
+A *schedule* is the name of one of these functions with its parameters. Processes are written to files, compared and
+pickled by their schedule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ P = ParamSpec("P")
 
 
 def _schedule(make: Callable[P, Process]) -> Callable[P, Process]:
-    """Let a process remember the function that made it, and with which arguments."""
+    """Record in the process the function that made it, and its arguments."""
     signature = inspect.signature(make)
 
     @functools.wraps(make)
@@ -39,7 +39,7 @@ def _schedule(make: Callable[P, Process]) -> Callable[P, Process]:
 
 
 def _frozen(value: Any) -> Any:
-    """A table as a tuple of numbers, or of pairs (level, number); everything else as it is."""
+    """Convert a table to a tuple of numbers, or of pairs (level, number); return anything else unchanged."""
     if isinstance(value, Mapping):
         return tuple((int(level), float(number)) for level, number in sorted(value.items()))
     if isinstance(value, str) or not hasattr(value, "__len__"):
@@ -48,16 +48,16 @@ def _frozen(value: Any) -> Any:
     return tuple((int(row[0]), row[1]) if isinstance(row, list) else row for row in rows)
 
 
-def _count(**given: object) -> None:
-    """Raise ValueError for a number of levels that is none."""
-    for name, value in given.items():
+def _count(**numbers: object) -> None:
+    """Raise ValueError for a number of levels that is not an integer of at least 1."""
+    for name, value in numbers.items():
         if not isinstance(value, SupportsIndex) or operator.index(value) < 1:
             raise ValueError(f"{name}={value!r}: must be an integer of at least 1")
 
 
-def _numbers(low: float = 0.0, high: float = math.inf, *, with_low: bool = False, **given: float) -> None:
-    """Raise ValueError for a parameter that is not a finite number between low (itself excluded) and high."""
-    for name, value in given.items():
+def _numbers(low: float = 0.0, high: float = math.inf, *, with_low: bool = False, **numbers: float) -> None:
+    """Raise ValueError for a parameter that is not finite and in (low, high], or [low, high] with `with_low`."""
+    for name, value in numbers.items():
         if not (math.isfinite(value) and (low < value <= high or (with_low and value == low))):
             most = "" if high == math.inf else f" and at most {high:g}"
             raise ValueError(f"{name}={value}: must be {'at least' if with_low else 'above'} {low:g}{most}")
@@ -67,7 +67,7 @@ def _numbers(low: float = 0.0, high: float = math.inf, *, with_low: bool = False
 
 
 @_schedule
-@torch.inference_mode(False)  # so that the table can be differentiated along, wherever it was made
+@torch.inference_mode(False)  # so that the curves can be differentiated wherever they were made
 def from_alphas_cumprod(alphas_cumprod: Tensor | Sequence[float]) -> Process:
     """Make the variance-preserving process with alpha(k / T)^2 = alphas_cumprod[k - 1], sigma^2 = 1 - alpha^2.
 
@@ -83,7 +83,7 @@ def from_alphas_cumprod(alphas_cumprod: Tensor | Sequence[float]) -> Process:
         raise ValueError(f"alphas_cumprod has shape {tuple(table.shape)}: give a list of T >= 1 numbers")
     if (table.diff() >= 0).any() or table[-1] < 0 or table[0] >= 1:
         raise ValueError(
-            "alphas_cumprod must fall strictly, from below 1 to 0 or above: give the running product of 1 - beta"
+            "alphas_cumprod must decrease strictly, from below 1 to 0 or above: give the running product of 1 - beta"
         )
     angles = torch.cat([torch.zeros(1, dtype=torch.float64), torch.atan2((1 - table).sqrt(), table.sqrt())])
     timesteps = len(table)
@@ -99,7 +99,7 @@ def from_alphas_cumprod(alphas_cumprod: Tensor | Sequence[float]) -> Process:
 
 
 def _remembered(curve: Curve) -> Curve:
-    """Keep the values at single times: a sampler asks for the same few again and again, between small networks."""
+    """Cache the values at single times: samplers evaluate the same few again and again."""
 
     @lru_cache(maxsize=4096)
     @torch.inference_mode(False)
@@ -115,9 +115,9 @@ def from_betas(betas: Tensor | Sequence[float], falling: bool = False) -> Proces
 
     Arguments:
         betas: `[T]`, each in (0, 1]; only the last may be 1.
-        falling: allow betas that fall from each to the next, as no published schedule has them.
+        falling: allow betas that decrease throughout, which no published schedule does.
     Raises:
-        ValueError: a beta outside (0, 1]; a falling list that is not said to be one.
+        ValueError: a beta outside (0, 1]; a decreasing list without `falling`.
     References:
         Ho et al. 2020, eq. 2 and 4, arXiv:2006.11239.
     """
@@ -127,7 +127,7 @@ def from_betas(betas: Tensor | Sequence[float], falling: bool = False) -> Proces
     if not falling and len(betas) > 1 and (betas.diff() < 0).all():
         raise ValueError(
             f"betas fall from {betas[0]:.4g} to {betas[-1]:.4g}, so they are in reverse order: give them from data to "
-            "noise, or say falling=True"
+            "noise, or pass falling=True"
         )
     return from_alphas_cumprod((1 - betas).cumprod(0))
 
@@ -147,11 +147,11 @@ def rescale_zero_terminal_snr(process: Process) -> Process:
     return from_alphas_cumprod(alpha**2)
 
 
-# --- the schedules that have names ---------------------------------------------------------------------------------
+# --- named schedules -----------------------------------------------------------------------------------------------
 
 
 def _scaled(betas: Tensor) -> Process:
-    """Betas were published for T = 1000; with another T each step must do 1000 / T as much."""
+    """Scale betas published for T = 1000 to another T, at which each level adds 1000 / T times as much noise."""
     return from_betas((betas * (1000 / len(betas))).clamp(max=0.999))
 
 
@@ -160,7 +160,7 @@ def _betas(timesteps: int, beta_start: float, beta_end: float) -> None:
     _count(timesteps=timesteps)
     _numbers(0, 1, beta_start=beta_start, beta_end=beta_end)
     if beta_start > beta_end:
-        raise ValueError(f"beta_start={beta_start}, beta_end={beta_end}: betas rise, from data to noise")
+        raise ValueError(f"beta_start={beta_start}, beta_end={beta_end}: betas must not decrease from data to noise")
 
 
 @_schedule
@@ -209,7 +209,7 @@ def exponential(timesteps: int | None = None, rate: float = 5.0, power: float = 
 
     def sigma(t: Tensor) -> Tensor:
         exponent = 2 * rate * t**power
-        nonzero = torch.where(exponent == 0, 1.0, exponent)  # so that the slope at t = 0 is its limit, not 0 / 0
+        nonzero = torch.where(exponent == 0, 1.0, exponent)  # makes the slope at t = 0 its limit, not 0 / 0
         return t ** (power / 2) * (2 * rate * torch.where(exponent == 0, 1.0, -torch.expm1(-nonzero) / nonzero)).sqrt()
 
     return checked(Process(lambda t: (-rate * t**power).exp(), sigma, timesteps))
@@ -217,7 +217,7 @@ def exponential(timesteps: int | None = None, rate: float = 5.0, power: float = 
 
 @_schedule
 def exponential_s(timesteps: int | None = None, rate: float = 5.0) -> Process:
-    """The process of `exponential` on the clock s = t^2: alpha(s) = exp(-rate s), a constant-rate (OU) noising."""
+    """The process of `exponential` in the time s = t^2: alpha(s) = exp(-rate s), an Ornstein-Uhlenbeck process."""
     return exponential(timesteps, rate, power=1.0)
 
 
@@ -242,10 +242,10 @@ def ve(timesteps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) 
 
 
 def _least(timesteps: int | None, sigma_min: float, sigma_max: float) -> float:
-    """Sigma at the first level of many; a single level is the last. Raises ValueError for ends that do not rise."""
+    """Return sigma at the first level, or at the last if there is one only. Raises ValueError for ends out of order."""
     _numbers(sigma_min=sigma_min, sigma_max=sigma_max)
     if not sigma_min < sigma_max:
-        raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: the first must be below the second")
+        raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: sigma_min must be below sigma_max")
     return sigma_max if timesteps == 1 else sigma_min
 
 
@@ -253,10 +253,10 @@ def _least(timesteps: int | None, sigma_min: float, sigma_max: float) -> float:
 def karras(
     timesteps: int | None = None, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Process:
-    """Variance exploding, alpha = 1, with sigma^(1 / rho) even in t between its ends, which t = 0 undercuts with 0.
+    """Variance exploding, alpha = 1, with sigma^(1 / rho) linear in t between its ends, and sigma = 0 at t = 0.
 
-    Networks that are told sigma itself (`time="log_sigma/4"` or `"sigma"`) fit any curve sigma(t); this one spaces the
-    steps as their authors do.
+    Networks that take sigma itself (`time="log_sigma/4"` or `"sigma"`) fit any curve sigma(t); this one spaces steps as
+    their authors do.
 
     References:
         Karras et al. 2022, eq. 5, arXiv:2206.00364.
@@ -276,7 +276,7 @@ def karras(
 
 @_schedule
 def vp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
-    """The variance-preserving SDE, beta(t) linear: alpha = exp(-beta_min t / 2 - (beta_max - beta_min) t^2 / 4).
+    """The variance-preserving SDE with linear beta(t): alpha = exp(-beta_min t / 2 - (beta_max - beta_min) t^2 / 4).
 
     References:
         Song et al. 2021, eq. 33, arXiv:2011.13456.
@@ -296,13 +296,13 @@ def vp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20
 
 @_schedule
 def subvp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
-    """The sub-VP SDE: alpha of `vp`, and the noise scale that is its variance, sigma = 1 - alpha^2.
+    """The sub-VP SDE: the alpha of `vp`, and sigma = 1 - alpha^2.
 
     References:
         Song et al. 2021, eq. 29, arXiv:2011.13456.
     """
-    like = vp(timesteps, beta_min, beta_max)
-    return like._replace(sigma=lambda t: like.sigma(t) ** 2)
+    preserving = vp(timesteps, beta_min, beta_max)
+    return preserving._replace(sigma=lambda t: preserving.sigma(t) ** 2)
 
 
 @_schedule
@@ -311,12 +311,12 @@ def from_log_snr(
 ) -> Process:
     """Make the process whose trained level k has a known log-SNR.
 
-    This is how a schedule that nobody wrote down is used: `leapstep.diagnose` recovers these numbers from a network.
+    For a schedule without a name: `leapstep.diagnose` reads these numbers from a network.
 
     Arguments:
         levels: `[T]`, the log-SNRs of the levels 1..T, strictly decreasing; or those of some levels, as {k: log-SNR} or
             pairs, with T the largest k, between and below which it is linear in k.
-        family: what alpha and sigma do: "vp" alpha^2 + sigma^2 = 1, "ve" alpha = 1, "flow" alpha + sigma = 1.
+        family: how alpha and sigma are related: "vp" alpha^2 + sigma^2 = 1, "ve" alpha = 1, "flow" alpha + sigma = 1.
     Raises:
         ValueError: not finite, strictly decreasing numbers, or an unknown family.
     """
@@ -326,7 +326,7 @@ def from_log_snr(
     if isinstance(levels, Mapping):
         known = sorted(levels)
         if len(known) < 2 or known[0] < 1:
-            raise ValueError("levels must name two or more of the trained levels 1..T and their log-SNRs")
+            raise ValueError("levels must map two or more of the trained levels 1..T to their log-SNRs")
         k, values = (
             torch.arange(1, known[-1] + 1),
             torch.tensor([levels[level] for level in known], dtype=torch.float64),
@@ -337,7 +337,7 @@ def from_log_snr(
         levels = torch.lerp(values[right - 1], values[right], share.double())
     table = torch.as_tensor(levels, dtype=torch.float64, device="cpu")
     if table.ndim != 1 or len(table) == 0 or (table.diff() >= 0).any() or not table.isfinite().all():
-        raise ValueError("log-SNRs must be a list of T >= 1 finite numbers that fall strictly, from data to noise")
+        raise ValueError("log-SNRs must be a list of T >= 1 finite numbers that decrease strictly, from data to noise")
     preserving = from_alphas_cumprod(table.sigmoid())
     alpha, sigma = preserving.alpha, preserving.sigma
     if family == "vp":
@@ -354,7 +354,7 @@ def from_log_snr(
 def flow(timesteps: int | None = None, shift: float = 1.0) -> Process:
     """The straight line alpha = 1 - sigma, sigma = s t / (1 + (s - 1) t); with s = 1 it is sigma = t (rectified flow).
 
-    A shift s above 1 spends more of the time on much noise, as large pictures need.
+    A shift s above 1 spends more of the time at high noise, as large images need.
 
     References:
         Liu et al. 2023, arXiv:2209.03003; Esser et al. 2024, eq. 23 (shift), arXiv:2403.03206.
@@ -388,4 +388,4 @@ TABLES: dict[str, Callable[..., Process]] = {
     "from_alphas_cumprod": from_alphas_cumprod,
     "from_log_snr": from_log_snr,
 }
-"""What makes a process of the numbers of its levels, by name."""
+"""Every function that makes a process from the numbers of its levels, by name."""
