@@ -1,4 +1,4 @@
-"""A training run: how it begins, goes on or begins anew, when it saves and stops, and its record."""
+"""A training run: how it begins, continues or begins anew, and when it saves and stops."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import contextlib
 import inspect
 import signal
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from leapstep import launch, stopping
 from leapstep.data.dataset import resizing, same_source
 from leapstep.files import folders
 from leapstep.models import checkpoint
-from leapstep.progress import progress_bar
 from leapstep.training import estimate, initial
 from leapstep.training.configuration import TrainingConfig, configure, parameters
-from leapstep.training.parts import learning_rate
+from leapstep.training.record import Record
 from leapstep.training.trainer import Trainer
 
 CHANGEABLE = {"steps", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
@@ -177,35 +174,18 @@ def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfi
 
 
 def _loop(trainer: Trainer, run: Path) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    config = trainer.config
-    main = trainer.accelerator.is_main_process
-    writer = SummaryWriter(str(folders.inner(run, "log")), purge_step=trainer.step + 1) if main else None
-    bar = progress_bar(config.steps, "training", "step", done=trainer.step, show=trainer.reports)
-    shown: dict[str, str] = {}
-    quarters = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
-    saved, since = trainer.step, time.perf_counter()
+    """Train to the last step, or until a request to stop; keep the record, and save on the way."""
+    config, main = trainer.config, trainer.accelerator.is_main_process
+    record = Record(run, config, trainer.step, trainer.reports) if main else None
+    saved = trainer.step
     try:
-        with _requests(trainer.reports) as asked:
-            while trainer.step < config.steps and not trainer.any_process(bool(asked)):
+        with _requests(trainer.reports) as requests:
+            while trainer.step < config.steps and not trainer.any_process(bool(requests)):
                 result = trainer.advance()
-                quarter = (result["times"] * 4).ceil().long() - 1
-                np.add.at(quarters, (0, quarter), result["losses"])
-                np.add.at(quarters, (1, quarter), 1)
-                bar.update()
                 last = trainer.step == config.steps
-                if writer is not None and (trainer.step % config.holdout_every == 0 or last):
-                    compared = trainer.compare()
-                    for name, value in compared.items():
-                        writer.add_scalar(f"loss_alike/{name}", value, trainer.step)
-                    if compared:
-                        shown["held out"] = "{held_out:.4f} (training data {training:.4f})".format(**compared)
-                bar.set_postfix({"loss": f"{result['loss']:.4f}", **shown}, refresh=False)
-                if writer is not None and trainer.step % config.log_every == 0:
-                    speed = config.log_every * config.batch_size / (time.perf_counter() - since)
-                    _log(writer, trainer.step, result, quarters, learning_rate(config, trainer.step - 1), speed)
-                    quarters[:], since = 0, time.perf_counter()
+                if record is not None:
+                    compares = trainer.step % config.holdout_every == 0 or last
+                    record.add(trainer.step, result, trainer.compare() if compares else {})
                 if trainer.step % config.sample_every == 0 or last:
                     trainer.preview(run)
                 if trainer.step % config.save_every == 0 or last:
@@ -215,7 +195,7 @@ def _loop(trainer: Trainer, run: Path) -> None:
                 if trainer.step > saved:
                     trainer.save(run)
                     saved = trainer.step
-                raise stopping.Stopped(asked[0] if asked else signal.SIGINT)
+                raise stopping.Stopped(requests[0] if requests else signal.SIGINT)
     except KeyboardInterrupt as request:
         if saved:
             request.add_note(f"the checkpoint of step {saved} is kept in {run}: go on with --resume")
@@ -224,35 +204,22 @@ def _loop(trainer: Trainer, run: Path) -> None:
         kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
         raise FloatingPointError(f"{error}; {kept}: lower the learning rate, or look at the data") from error
     finally:
-        bar.close()
-        if writer is not None:
-            writer.close()
+        if record is not None:
+            record.close()
 
 
 @contextlib.contextmanager
-def _requests(tell: bool) -> Iterator[list[int]]:
+def _requests(report: bool) -> Iterator[list[int]]:
     """Note requests to stop in a list, which is looked at between two steps; the second of them acts at once."""
-    asked: list[int] = []
+    requests: list[int] = []
 
     def note(number: int) -> None:
-        if asked:
+        if requests:
             stopping.stop(number)
-        asked.append(number)
+        requests.append(number)
         with contextlib.suppress(OSError, RuntimeError):  # no terminal any more; in the midst of another line
-            if tell:
+            if report:
                 print("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
 
     with stopping.handled(note):
-        yield asked
-
-
-def _log(
-    writer: Any, step: int, result: Mapping[str, Any], quarters: np.ndarray[Any, Any], rate: float, speed: float
-) -> None:
-    scalars = {"loss": result["loss"], "gradient_norm": result["gradient_norm"], "learning_rate": rate}
-    scalars["samples_per_second"] = speed
-    for i, (total, count) in enumerate(quarters.T, start=1):
-        if count:
-            scalars[f"loss_by_time/quarter_{i}"] = total / count
-    for name, value in scalars.items():
-        writer.add_scalar(name, value, step)
+        yield requests

@@ -97,13 +97,16 @@ class Trainer:
     # one step
 
     def advance(self) -> dict[str, Any]:
-        """Take one optimiser step; return its loss, the loss of each sample with its time, and the gradient's norm.
+        """Take one optimiser step.
+
+        Returns:
+            "loss"; "losses" and "times" of its samples, [b]; "gradient_norm" before clipping; "learning_rate".
 
         Raises:
             FloatingPointError: a loss or a gradient that is not finite; the weights are then as they were.
         """
         self.network.train()
-        losses, times = [], []
+        losses, times, rate = [], [], learning_rate(self.config, self.step)
         for part in range(self.config.accumulate):
             with self.accelerator.accumulate(self.network):
                 loss, t = self.losses(part)
@@ -116,7 +119,7 @@ class Trainer:
                     if not math.isfinite(norm):
                         raise FloatingPointError(f"the gradient of step {self.step + 1} is not finite")
                 for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(self.config, self.step)
+                    group["lr"] = rate
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             losses.append(loss.detach().cpu())
@@ -124,7 +127,8 @@ class Trainer:
         self.ema.update_parameters(self.accelerator.unwrap_model(self.network))
         self.step += 1
         loss = torch.cat(losses)
-        return {"loss": loss.mean().item(), "losses": loss, "times": torch.cat(times), "gradient_norm": float(norm)}
+        result = {"loss": loss.mean().item(), "losses": loss, "times": torch.cat(times)}
+        return result | {"gradient_norm": float(norm), "learning_rate": rate}
 
     def batch(self, part: int) -> tuple[Tensor, Tensor | None]:
         """This process's share of a part of the step's batch: samples [b, *d], and labels [b] where they are used."""

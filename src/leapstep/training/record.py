@@ -1,0 +1,67 @@
+"""The record of a run: what TensorBoard shows of it, and its progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leapstep.files import folders
+from leapstep.progress import progress_bar
+from leapstep.training.configuration import TrainingConfig
+
+
+class Record:
+    """Scalars for TensorBoard in `log/` of a run folder, and a progress bar. Only the main process of a run keeps it.
+
+    Arguments:
+        run: the run folder.
+        config: of the run; how often scalars are written.
+        step: where the run stands; what an earlier process wrote beyond it is dropped.
+        bar: whether to show the progress bar.
+    """
+
+    def __init__(self, run: Path, config: TrainingConfig, step: int, bar: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.config = config
+        self.writer = SummaryWriter(str(folders.inner(run, "log")), purge_step=step + 1)
+        self.bar = progress_bar(config.steps, "training", "step", done=step, show=bar)
+        self.compared = ""
+        self.by_time = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
+        self.since = time.perf_counter()
+
+    def add(self, step: int, result: Mapping[str, Any], compared: Mapping[str, float]) -> None:
+        """Note a step.
+
+        Arguments:
+            step: how many there were, this one included.
+            result: what `Trainer.advance` returned.
+            compared: what `Trainer.compare` returned, if it was asked.
+        """
+        quarter = (result["times"] * 4).ceil().long() - 1
+        np.add.at(self.by_time, (0, quarter), result["losses"])
+        np.add.at(self.by_time, (1, quarter), 1)
+        scalars = {f"loss_alike/{name}": value for name, value in compared.items()}
+        if step % self.config.log_every == 0:
+            speed = self.config.log_every * self.config.batch_size / (time.perf_counter() - self.since)
+            scalars |= {name: result[name] for name in ("loss", "gradient_norm", "learning_rate")}
+            scalars["samples_per_second"] = speed
+            for i, (total, count) in enumerate(self.by_time.T, start=1):
+                if count:
+                    scalars[f"loss_by_time/quarter_{i}"] = total / count
+            self.by_time[:], self.since = 0, time.perf_counter()
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+        if compared:
+            self.compared = ", held out={held_out:.4f} (training data {training:.4f})".format(**compared)
+        self.bar.set_postfix_str(f"loss={result['loss']:.4f}{self.compared}", refresh=False)
+        self.bar.update()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.bar.close()
+        self.writer.close()
