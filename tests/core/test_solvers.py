@@ -10,6 +10,7 @@ from scipy import stats
 
 import leapstep
 from cases import MIXTURE, halved_3m, silent, time
+from leapstep.core import integrate
 from leapstep.core.transitions import ode
 
 F64 = torch.float64
@@ -23,8 +24,8 @@ SOME = ["linear", "flow", *(pytest.param(name, marks=pytest.mark.slow) for name 
 DETERMINISTIC = {name: method for name, method in leapstep.TRANSITIONS.items() if method.deterministic}
 STOCHASTIC = {name: method for name, method in leapstep.TRANSITIONS.items() if not method.deterministic}
 ORDERS = {name: (method.make(), method.order) for name, method in DETERMINISTIC.items()} | {
-    "rk23": (ode.runge_kutta(ode.BOGACKI_SHAMPINE), 3),  # at steps of a given length
-    "rk45": (ode.runge_kutta(ode.DORMAND_PRINCE), 5),
+    "rk23": (ode.runge_kutta(integrate.BOGACKI_SHAMPINE), 3),  # at steps of a given length
+    "rk45": (ode.runge_kutta(integrate.DORMAND_PRINCE), 5),
     "unipc(3)": (leapstep.unipc(3), 4),
     "deis(2)": (leapstep.deis(2), 2),
     "deis(2, log_snr)": (leapstep.deis(2, "log_snr"), 2),
@@ -54,7 +55,7 @@ def solved(name, transition, steps):
 
 @lru_cache
 def exact(name, steps=320):
-    return solved(name, ode.runge_kutta(ode.DORMAND_PRINCE), steps)
+    return solved(name, ode.runge_kutta(integrate.DORMAND_PRINCE), steps)
 
 
 def slope(counts, errors):
@@ -427,7 +428,7 @@ def test_what_coordinates_cost():
 @pytest.mark.parametrize("name", PROCESSES)
 def test_ddim_is_the_euler_step(name):
     """In x / alpha and sigma / alpha, to 1e-12: the tableau of one stage gives DDIM."""
-    euler = ode.runge_kutta(ode.Tableau(1, (0,), ((),), (1,)))
+    euler = ode.runge_kutta(integrate.Tableau(1, (0,), ((),), (1,)))
     diffusion = MIXTURE.diffusion(PROCESSES[name])
     x = torch.randn(4, 2, dtype=F64, generator=torch.Generator().manual_seed(7))
     for t, s in [(0.9, 0.6), (0.3, 0.31)]:

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -38,10 +37,11 @@ from torch import Tensor
 
 from leapstep.core import finite
 from leapstep.core.denoiser import Diffusion, needed
-from leapstep.core.process import Curve, Process, along, as_time, flat, where
+from leapstep.core.integrate import DORMAND_PRINCE, Controller, Equation, Values, integrate
+from leapstep.core.integrate import step as runge_kutta
+from leapstep.core.process import Curve, along, as_time, flat
 from leapstep.core.scaling import Scaling
 from leapstep.core.transitions import younger
-from leapstep.core.transitions.ode import DORMAND_PRINCE
 from leapstep.text import allowed
 
 VARIANCES = ("posterior", "beta", "optimal", "learned")
@@ -296,19 +296,13 @@ def ode_log_likelihood(
         values = _levels(x0, pixels) + torch.special.ndtr(noise(0).cpu().double()) - 0.5
         x0 = ((values - pixels.shift) / pixels.scale).to(x0.dtype).to(x0.device)
         offset = offset - size * math.log(pixels.scale)
-    x, stretch, calls = _integrate(
-        process, partial(_slope, diffusion, directions), angles[0].cos() * x0.detach(), angles, tolerance, on_step
-    )
+    x, stretch, calls = _transport(diffusion, directions, angles[0].cos() * x0.detach(), angles, tolerance, on_step)
     mean = angles[-1].cos() * torch.as_tensor(diffusion.origin, device=x.device)
     return Density(_log_probability(x, mean, angles[-1].sin(), None) + stretch + offset, calls)
 
 
-Slope = tuple[Tensor, Tensor]
-"""v `[b, *d]` and its divergence `[b]`, float64 on the CPU."""
-
-
-def _slope(diffusion: Diffusion, directions: Sequence[Tensor], x: Tensor, t: Tensor) -> Slope:
-    """The slope at x^, with the divergence as the sum of z . J z over the directions z."""
+def _slope(diffusion: Diffusion, directions: Sequence[Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """v at x^, `[b, *d]`, and its divergence `[b]`, float64 on the CPU: the sum of z . J z over the directions z."""
     alpha, sigma = diffusion.process.alpha(t), diffusion.process.sigma(t)
     norm = torch.hypot(alpha, sigma)
     with torch.enable_grad():
@@ -324,62 +318,51 @@ def _slope(diffusion: Diffusion, directions: Sequence[Tensor], x: Tensor, t: Ten
     return v.detach(), divergence
 
 
-def _integrate(
-    process: Process,
-    slope_at: Callable[[Tensor, Tensor], Slope],
+def _transport(
+    diffusion: Diffusion,
+    directions: Sequence[Tensor],
     x: Tensor,
     angles: Tensor,
     tolerance: float | None,
     on_step: Callable[[float], object] | None,
 ) -> tuple[Tensor, Tensor, int]:
     """Go from the first angle to the last; returns x^ there, the integral of the divergence `[b]`, and the calls."""
-    total, calls = torch.zeros(len(x), dtype=torch.float64), 1
-    broken: Tensor | None = None
+    calls, broken = 0, None
+
+    def slope_at(y: Values, t: Tensor) -> Values:
+        nonlocal calls
+        calls += 1
+        return _slope(diffusion, directions, y[0], t)
+
+    def progress(angle: Tensor) -> None:
+        if on_step is not None:
+            on_step(((angle.min() - angles[0]) / (angles[-1] - angles[0])).item())
+
+    equation = Equation(slope_at, lambda angle: diffusion.process.time(-2 * angle.tan().log()), lambda angle: angle)
     angles = angles if tolerance is None else angles[[0, -1]]
-    ends = process.time(-2 * angles.tan().log())
-    slope = slope_at(x, ends[0])
-    for step, (start, end) in enumerate(pairwise(angles), start=1):
-        angle = start if tolerance is None else start.expand(len(x))
-        size = end - start if tolerance is None else angle
-        while (angle != end).any():
-            ahead = torch.where(end - angle <= size * (1 + 1e-9), end, angle + size)
-            if ((ahead != end) & (ahead - angle < 1e-6 * (2 * angle).sin())).any():  # in log(sigma / alpha), 2e-6
-                raise FloatingPointError(
-                    f"the steps of the ODE shrink to nothing (tolerance={tolerance}): the network returns NaN, or jumps"
-                    " as time goes by, and then needs fixed steps or a larger tolerance"
-                )
-            new, rise, last, error = _step(process, slope_at, x, slope, angle, ahead)
-            calls += len(DORMAND_PRINCE.nodes) - 1
-            accepted = torch.full((len(x),), True) if tolerance is None else error <= tolerance
-            x, total = where(accepted, new, x), torch.where(accepted, total + rise, total)
-            slope = where(accepted, last[0], slope[0]), torch.where(accepted, last[1], slope[1])
-            ratio = (error / (tolerance or 1)).nan_to_num(torch.inf).clamp(min=1e-9)
-            size = (ahead - angle) * (0.9 * ratio ** (-1 / DORMAND_PRINCE.order)).clamp(0.2, 5.0)
-            angle = torch.where(accepted, ahead, angle)
-            if on_step is not None:
-                on_step(((angle.min() - angles[0]) / (angles[-1] - angles[0])).item())
-        broken = finite.noted(broken, _sum(x) + total, step)
-    finite.tell(broken, "likelihoods", lambda step, _: _between(ends[step - 1 : step + 1]))
-    return x, total, calls
+    y: Values = (x, torch.zeros(len(x), dtype=torch.float64))
+    slope = slope_at(y, equation.time(angles[0]))
+    for number, (start, end) in enumerate(pairwise(angles), start=1):
+        if tolerance is None:
+            times = equation.time(torch.stack([torch.lerp(start, end, node) for node in DORMAND_PRINCE.nodes[1:]]))
+            y, slope, _ = runge_kutta(DORMAND_PRINCE, slope_at, y, slope, end - start, times)
+            progress(end)
+        else:
+            first, last = start.expand(len(x)), end.expand(len(x))
+            controller = _controller(tolerance)
+            y, slope, _ = integrate(DORMAND_PRINCE, equation, controller, y, slope, first, last, first, progress)
+        broken = finite.noted(broken, _sum(y[0]) + y[1], number)
+    ends = equation.time(angles)
+    finite.tell(broken, "likelihoods", lambda number, _: _between(ends[number - 1 : number + 1]))
+    return y[0], y[1], calls
 
 
-def _step(
-    process: Process, slope_at: Callable[[Tensor, Tensor], Slope], x: Tensor, first: Slope, angle: Tensor, ahead: Tensor
-) -> tuple[Tensor, Tensor, Slope, Tensor]:
-    """One step of Dormand and Prince's pair: x^, the integral of the divergence, the slope at the end, the error."""
-    method, size = DORMAND_PRINCE, ahead - angle
-    assert method.embedded is not None
-    t = process.time(-2 * torch.stack([angle + node * size for node in method.nodes[1:]]).tan().log())
-    slopes = [first]
+def _controller(tolerance: float) -> Controller:
+    """Errors of x^, relative to 1 + |x^|, and of the integral of the divergence for each value."""
 
-    def sum_of(shares: Sequence[float]) -> Slope:
-        used = [(share, slope) for share, slope in zip(shares, slopes, strict=True) if share]
-        moves, rises = (sum(share * slope[part] for share, slope in used) for part in (0, 1))
-        return along(size, x) * moves, size * rises
+    def error(y: Values, t: Tensor, ahead: Values, s: Tensor, wrong: Values) -> Tensor:
+        size = y[0][0].numel()
+        off, scale = ((_sum(value**2) / size).sqrt() for value in (wrong[0], y[0]))
+        return (off / (1 + scale) + wrong[1].abs() / size) / tolerance
 
-    for shares, u in zip(method.stages[1:], t, strict=True):
-        slopes.append(slope_at(x + sum_of(shares)[0], u))
-    move, rise = sum_of(method.weights)
-    wrong, off = sum_of([weight - other for weight, other in zip(method.weights, method.embedded, strict=True)])
-    rms, scale = ((_sum(value**2) / x[0].numel()).sqrt() for value in (wrong, x))
-    return x + move, rise, slopes[-1], rms / (1 + scale) + off.abs() / x[0].numel()
+    return Controller(error, f"tolerance={tolerance}", lambda angle: 1e-6 * (2 * angle).sin())  # 2e-6 in log(rho)

@@ -15,66 +15,29 @@ There DDIM's own step, which is safe, takes the place of the solver's.
 
 from __future__ import annotations
 
-import functools
 import warnings
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
+from leapstep.core.integrate import (
+    BOGACKI_SHAMPINE,
+    DORMAND_PRINCE,
+    HEUN,
+    RK4,
+    Controller,
+    Equation,
+    Tableau,
+    Values,
+    integrate,
+    step,
+)
 from leapstep.core.process import Process, along, flat, where
 from leapstep.core.transitions.family import Noise, Step, Transition, estimate, leap
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import named
-
-
-class Tableau(NamedTuple):
-    """An explicit Runge-Kutta method.
-
-    Attributes:
-        order: of convergence.
-        nodes: where in the step each slope is taken, 0 to 1.
-        stages: for each slope, how much of each earlier one leads to it.
-        weights: of the slopes in the step.
-        embedded: the weights of a second solution, one order lower, by which the error is judged; or None.
-    """
-
-    order: int
-    nodes: tuple[float, ...]
-    stages: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
-    embedded: tuple[float, ...] | None = None
-
-
-HEUN = Tableau(2, (0, 1), ((), (1,)), (1 / 2, 1 / 2))
-
-RK4 = Tableau(4, (0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
-
-BOGACKI_SHAMPINE = Tableau(
-    order=3,
-    nodes=(0, 1 / 2, 3 / 4, 1),
-    stages=((), (1 / 2,), (0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
-    weights=(2 / 9, 1 / 3, 4 / 9, 0),
-    embedded=(7 / 24, 1 / 4, 1 / 3, 1 / 8),
-)
-
-DORMAND_PRINCE = Tableau(
-    order=5,
-    nodes=(0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1),
-    stages=(
-        (),
-        (1 / 5,),
-        (3 / 40, 9 / 40),
-        (44 / 45, -56 / 15, 32 / 9),
-        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-        (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-    ),
-    weights=(35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0),
-    embedded=(5179 / 57600, 0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40),
-)
-
 
 LONGEST = 1.0
 """The longest adaptive step in log(rho): at most a factor of e.
@@ -121,26 +84,9 @@ def _rho(process: Process, t: Tensor) -> Tensor:
     return torch.exp(-process.log_snr(t) / 2)
 
 
-def _slopes(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, eps: Tensor, method: Tableau) -> list[Tensor]:
-    """The slopes eps `[b, *d]` of one Runge-Kutta step, of which the first is known."""
-    process, slopes = diffusion.process, [eps]
-    start, end = _rho(process, t), _rho(process, s)
-    inner = [node for node in method.nodes if 0 < node < 1]
-    between = [torch.lerp(start, end, node).log() for node in inner]
-    times = dict(zip(inner, process.time(-2 * torch.stack(between)), strict=True)) if inner else {}
-    for node, shares in zip(method.nodes[1:], method.stages[1:], strict=True):
-        u = times.get(node, s)
-        slopes.append(estimate(diffusion, _ahead(process, x, t, u, s, slopes, shares), u)[1])
-    return slopes
-
-
-def _ahead(
-    process: Process, x: Tensor, t: Tensor, u: Tensor, s: Tensor, slopes: list[Tensor], shares: tuple[float, ...]
-) -> Tensor:
-    """X at time u, from x at t along the slopes in their shares, over the whole step from t to s."""
-    slope = functools.reduce(torch.add, [share * known for share, known in zip(shares, slopes, strict=True) if share])
-    rise = along(_rho(process, s) - _rho(process, t), x) * slope
-    return along(process.alpha(u), x) * (x / along(process.alpha(t), x) + rise)
+def _slope(diffusion: Diffusion, y: Values, t: Tensor) -> Values:
+    """D(x / alpha) / d rho = eps, of x / alpha at time t."""
+    return (estimate(diffusion, along(diffusion.process.alpha(t), y[0]) * y[0], t)[1],)
 
 
 def runge_kutta(method: Tableau) -> Transition:
@@ -157,8 +103,14 @@ def runge_kutta(method: Tableau) -> Transition:
         if plain.all():
             return Step(euler, x0)
         start, end = torch.where(plain, 0.5, t), torch.where(plain, 0.5, s)  # any time, where it does not count
-        slopes = _slopes(diffusion, x, start, end, eps, method)
-        return Step(where(plain, euler, _ahead(process, x, start, end, end, slopes, method.weights)), x0)
+        rho, rho_s = _rho(process, start), _rho(process, end)
+        inner = [node for node in method.nodes if 0 < node < 1]
+        between = [torch.lerp(rho, rho_s, node).log() for node in inner]
+        known = dict(zip(inner, process.time(-2 * torch.stack(between)), strict=True)) if inner else {}
+        times = [known.get(node, end) for node in method.nodes[1:]]
+        y = (x / along(process.alpha(start), x),)
+        (y_s,), _, _ = step(method, partial(_slope, diffusion), y, (eps,), rho_s - rho, times)
+        return Step(where(plain, euler, along(process.alpha(end), x) * y_s), x0)
 
     return transition
 
@@ -190,13 +142,30 @@ def adaptive(method: Tableau, rtol: float, atol: float) -> Transition:
         if moved.any():
             x = where(moved, leap(process, x0, eps, start), x)
             eps = where(moved, estimate(diffusion, x, start)[1], eps)
+        goes = start != end
+        low, high = (torch.where(goes, process.log_snr(u) / -2, 0.0) for u in (start, end))  # log(rho)
+        y = (x / along(torch.where(goes, process.alpha(start), 1.0), x),)
         size = torch.zeros(len(x), dtype=torch.float64) if memory is None else memory["size"]
         size = torch.where(size == 0, 0.5, size)
-        x, eps, size = _integrate(diffusion, x, eps, (start, end), size, method, (rtol, atol))
+        equation = Equation(partial(_slope, diffusion), lambda rho: process.time(-2 * rho.log()), torch.exp)
+        controller = _controller(process, rtol, atol)
+        (y_end,), (eps,), size = integrate(method, equation, controller, y, (eps,), low, high, size)
+        x = where(goes, along(process.alpha(end), x) * y_end, x)
         last = process.split(eps, x, end, "eps")[0]
         return Step(where(end == s, x, leap(process, last, eps, s)), x0, {"size": size})
 
     return transition
+
+
+def _controller(process: Process, rtol: float, atol: float) -> Controller:
+    """The root mean square over a sample's values, of errors in x in units of atol + rtol |x|."""
+
+    def error(y: Values, t: Tensor, y_s: Values, s: Tensor, wrong: Values) -> Tensor:
+        alpha, alpha_s = along(process.alpha(t), y[0]), along(process.alpha(s), y[0])
+        allowed = atol + rtol * torch.maximum((alpha * y[0]).abs(), (alpha_s * y_s[0]).abs())
+        return _rms(alpha_s * wrong[0] / allowed)
+
+    return Controller(error, f"rtol={rtol}, atol={atol}", lambda _: 1e-6, LONGEST)
 
 
 def _inner(process: Process, t: Tensor, s: Tensor, samples: int) -> tuple[Tensor, Tensor]:
@@ -210,43 +179,6 @@ def _inner(process: Process, t: Tensor, s: Tensor, samples: int) -> tuple[Tensor
     start, end = torch.where(down, farthest, nearest), torch.where(down, nearest, farthest)
     still = (t == s) | ~_noisy_signal(process, start)
     return torch.where(still, t, start), torch.where(still, t, end)
-
-
-def _integrate(
-    diffusion: Diffusion,
-    x: Tensor,
-    eps: Tensor,
-    way: tuple[Tensor, Tensor],
-    size: Tensor,
-    method: Tableau,
-    tolerance: tuple[float, float],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Lead each sample along its way from start to end; returns x and eps there, and the next size of step."""
-    process, (u, end), (rtol, atol) = diffusion.process, way, tolerance
-    assert method.embedded is not None
-    while (active := u != end).any():
-        here, rest = process.log_snr(u) / 2, torch.where(active, process.log_snr(end) - process.log_snr(u), 0.0) / 2
-        ends = rest.abs() <= size * (1 + 1e-9)
-        tried = torch.where(ends, rest.abs(), size)
-        if (stuck := active & ~ends & (tried < 1e-6)).any():
-            raise FloatingPointError(
-                f"no step from t = {u[stuck][0]:.4g} is small enough for rtol={rtol}, atol={atol}: the network's "
-                "output is not finite there, or jumps"
-            )
-        next_u = torch.where(ends, end, process.time(2 * (here + torch.sign(rest) * tried)))
-        next_u = torch.where(active, next_u, u)
-        slopes = _slopes(diffusion, x, u, next_u, eps, method)
-        new = _ahead(process, x, u, next_u, next_u, slopes, method.weights)
-        wrong = new - _ahead(process, x, u, next_u, next_u, slopes, method.embedded)
-        allowed = atol + rtol * torch.maximum(x.abs(), new.abs())
-        error = _rms(wrong / allowed).nan_to_num(torch.inf)
-        accepted = active & (error <= 1)
-        x, eps = where(accepted, new, x), where(accepted, slopes[-1], eps)
-        u = torch.where(accepted, next_u, u)
-        factor = (0.9 * error.clamp(min=1e-9) ** (-1 / method.order)).clamp(0.2, 5.0)
-        grown = torch.where(accepted & ends, torch.maximum(size, tried * factor), tried * factor)
-        size = torch.where(active, grown, size).clamp(max=LONGEST)
-    return x, eps, size
 
 
 @named
