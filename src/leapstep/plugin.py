@@ -1,4 +1,4 @@
-"""`file.py:function`: a user's own code, executed, with errors of one line that name the user's line."""
+"""`file.py:function`: execution of a user's own code, with one-line errors that name the user's line."""
 
 import importlib.util
 import inspect

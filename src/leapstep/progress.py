@@ -1,4 +1,4 @@
-"""Progress bars: live on a terminal (stderr) and in a notebook, a line every half minute in a file or a pipe.
+"""Progress bars: live on a terminal and in a notebook, a line every half minute in a file or a pipe.
 
 Library functions that take long have an argument `progress`; False shows nothing.
 """

@@ -1,4 +1,4 @@
-"""Weights that do not load: what is wrong, and what to do about it, for files of strangers.
+"""Weights that do not load: what is wrong with them, and what to do about it.
 
 Nothing here reads weights. It looks at the first bytes of a file, at the names in it, and at what torch said.
 """

@@ -1,4 +1,4 @@
-"""`leapstep compare`: results of `evaluate` and `sweep` in one table, with a mark on whatever is not comparable."""
+"""`leapstep compare`: results of `evaluate` and `sweep` in one table that marks what is not comparable."""
 
 from __future__ import annotations
 

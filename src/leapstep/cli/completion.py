@@ -1,4 +1,4 @@
-"""What the shell offers for the value of an option: the names that its help lists, as in `png | npz`."""
+"""Shell completion for the values of options, which are the names listed in their help, as in `png | npz`."""
 
 from __future__ import annotations
 

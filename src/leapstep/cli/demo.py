@@ -1,4 +1,4 @@
-"""`leapstep demo`: the whole idea on real data, in a few minutes."""
+"""`leapstep demo`: train, sample and compare on real data, in a few minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`leapstep doctor`: find out how a network was trained, from the network itself, and what is wrong with it."""
+"""`leapstep doctor`: find the convention of a network from the network itself, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`leapstep features train`: a feature space from labelled data."""
+"""`leapstep features train`: learn a feature space from data."""
 
 from __future__ import annotations
 

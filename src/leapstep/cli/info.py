@@ -1,4 +1,4 @@
-"""`leapstep info`: what a model is."""
+"""`leapstep info`: describe a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`leapstep interpolate`: the way from one sample or picture to another, through the latents between theirs."""
+"""`leapstep interpolate`: interpolate between samples or images through their latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands that measure samples (evaluate, sweep) share."""
+"""Options shared by the commands that measure samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several commands parse alike."""
+"""Options and checks shared by several commands."""
 
 from __future__ import annotations
 

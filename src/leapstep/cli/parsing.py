@@ -1,4 +1,4 @@
-"""How a line of words becomes a call of a command, and how its result becomes JSON: what all commands share.
+"""Parsing of all command lines, and the result of a command as JSON.
 
 An option that takes several values takes them in a row, with commas, or one at a time: `--steps 10 20`, `--steps 10,20`
 and `--steps 10 --steps 20` are the same. The words that a command cannot do without may stand behind a row at the end

@@ -1,4 +1,4 @@
-"""`leapstep reconstruct`: how much of data is left after encoding and decoding, by the number of steps."""
+"""`leapstep reconstruct`: what encoding and decoding loses, by the number of steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`leapstep report`: one page about a model, to look at without a network."""
+"""`leapstep report`: one HTML page about a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`leapstep sweep`: the table of quality against steps and noise."""
+"""`leapstep sweep`: quality by method, noise and number of steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`leapstep trace`: the way of a sample from noise to data, and what the number of steps does to it."""
+"""`leapstep trace`: the trajectory of a sample, and the effect of the number of steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`leapstep train`: its options are the fields of `TrainingConfig`."""
+"""`leapstep train`: train a network; the options are the fields of `TrainingConfig`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far x0 spreads around its estimate, measured on data: what the optimal variance of a reverse step needs.
+"""The variance of x0 around its estimate, measured on data, for the optimal variance of reverse steps.
 
 Two measures of the same thing, for a network that has learned the posterior mean (Tweedie's formula; Bao et al. 2022,
 theorem 1, arXiv:2201.06503): with power(t) = E ||eps(x_t, t)||^2 / d,

@@ -1,4 +1,4 @@
-"""How a network is called: everything that one must know of a network besides its weights.
+"""How a network is called, and what its output means: everything one must know of a network besides its weights.
 
 A network that predicts noise on 1000 trained levels and counts them from 0 is `Convention(linear())`. A `Convention` is
 the only place in this library that knows of timesteps: `timestep` turns a time t in [0, 1] into what the network is

@@ -1,4 +1,4 @@
-"""A denoiser estimates x0 from x_t, and everything that samples needs only that.
+"""Denoisers: estimates of x0 from x_t, which are all that samplers need, made from any network.
 
 The denoiser that minimises the squared error is the posterior mean, D(x, t) = E[x0 | x_t = x]. From it follow the
 noise estimate eps = (x - alpha D) / sigma and the score -eps / sigma (Tweedie's formula), so a process and a denoiser

@@ -1,4 +1,4 @@
-"""Exact denoisers: data with a known law, whose posterior mean has a closed form.
+"""Exact denoisers, for data whose posterior mean has a closed form.
 
 They are the yardstick that every sampler is tested against.
 """

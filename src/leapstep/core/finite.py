@@ -1,4 +1,4 @@
-"""Results that hold NaN or infinity are told of, once, with where it began.
+"""A single warning about results that hold NaN or infinity, with the step at which they first did.
 
 Where results arise step by step, each step is looked at on the device it runs on, and nothing waits for the answer
 before the end:

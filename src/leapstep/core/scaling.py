@@ -1,4 +1,4 @@
-"""How values relate to model space: x = (value - shift) / scale.
+"""The affine map between data and model space: x = (value - shift) / scale.
 
 For pictures, uint8 [n, c, h, w], shift and scale are 127.5, so that x lies in [-1, 1]; for other arrays they are the
 mean and the standard deviation over all values.

@@ -1,4 +1,4 @@
-"""What the file of a convention may say."""
+"""The schema of a convention's JSON file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets, the part of them that training never sees, and pictures as people look at them."""
+"""Data sets, their held-out parts, and images for people."""
 
 import pkgutil
 

@@ -1,4 +1,4 @@
-"""A data set: samples in memory or mapped from a file, their labels, and how they map to model space."""
+"""A data set: samples in memory or mapped from a file, their labels, and their scaling to model space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures from encoded images: decoded once, upright, with 8 bits, at one size, as a data set."""
+"""Decoding of image files: upright, 8 bits, one size."""
 
 from __future__ import annotations
 

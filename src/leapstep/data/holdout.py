@@ -1,4 +1,4 @@
-"""Samples that a training run never sees: what tells a model that has learned its data from one that copies them.
+"""Samples that a training run never sees, to tell learning from copying.
 
 Whether a sample is held out is a property of the sample alone: its hash, of its values as the run reads them, is at
 most a threshold. So every run on the same data holds out the same samples, a sample that is held out stays so whatever

@@ -1,4 +1,4 @@
-"""Readers of data sets.
+"""Readers of data sets: folders of images, tables, arrays, the Hub.
 
 A source is `digits`, a folder of images, a parquet, arrow, npy or npz file, a folder of parquet or arrow files, or the
 name of a data set on the Hugging Face Hub. Pictures are decoded once. A source that names no splits is the split

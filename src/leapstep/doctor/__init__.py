@@ -1,4 +1,4 @@
-"""Which convention does a network follow? `leapstep.diagnose` asks the network.
+"""The doctor: finds the convention of a network from the network itself.
 
 It needs the network as a callable and a few hundred real samples; no labels, gradients or training code. `conventions`
 lists what networks are like, `probe` finds how this one is called, `search` which convention explains its answers,

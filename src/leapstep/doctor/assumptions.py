@@ -1,4 +1,4 @@
-"""What somebody believes of a network: the arguments of a convention that can be assumed, and their values."""
+"""What the user assumes about a network: the arguments that can be assumed, and their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a diagnosis may ask of a network: what a sample costs is measured first, and the counts follow from it.
+"""The budget of a diagnosis: the cost of a sample is measured, and the counts follow from it.
 
 Each part of a diagnosis (`SHARES`) has a share of the time that is left when it begins, so that what one part saves the
 next may spend, and calls that turn out slower cost counts, not minutes. Where there is time for everything nothing is

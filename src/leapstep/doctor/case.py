@@ -1,4 +1,4 @@
-"""A network and its data by their names, as the command line has them: `open_case(MODEL, DATA).diagnose()`."""
+"""A network and its data opened by name, as on the command line: `open_case(MODEL, DATA).diagnose()`."""
 
 from __future__ import annotations
 

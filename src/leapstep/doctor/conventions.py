@@ -1,4 +1,4 @@
-"""Every process and clock that the doctor considers, and which noise level a timestep stands for on each."""
+"""Every process and clock that the doctor tries, and the noise level of a timestep on each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which noise level a timestep stands for, read from the network.
+"""The noise level of each timestep, read from the network.
 
 A network that was trained on a squared error predicts its target y = a x0 + b eps by f = E[y | x_t], and a posterior
 mean is orthogonal to its own error,

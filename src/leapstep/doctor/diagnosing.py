@@ -1,4 +1,4 @@
-"""`diagnose`: the convention of a network, and how well it does, from the network itself."""
+"""`diagnose`: find the convention of a network, and how well it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The diagnosis of a network, and how it reads: in a sentence, and as the text of the terminal.
+"""The result of a diagnosis, and its text: in one sentence, and in full for a terminal.
 
 What contradicts the reader comes first, then what was found and how sure it is, what is wrong and its cure, how well
 the network denoises, whether sampling stays with the data, and the lines to paste.

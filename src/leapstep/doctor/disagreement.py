@@ -1,4 +1,4 @@
-"""Where a network contradicts what its folder says of it."""
+"""Contradictions between a network and the files it was loaded from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a diagnosis rests on: findings, concerns, the schedule's curve, errors by level, and the check of sampling."""
+"""The parts of a diagnosis: findings, concerns, the schedule, errors by level, and the check of sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check-up of a network whose convention is known: its errors, its behaviour as a module, and its samples."""
+"""The examination of a network whose convention is known: its errors, its behaviour as a module, its samples."""
 
 from __future__ import annotations
 

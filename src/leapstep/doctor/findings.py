@@ -1,4 +1,4 @@
-"""What a search found, in words and in Python."""
+"""The result of a search as findings and as Python."""
 
 from __future__ import annotations
 

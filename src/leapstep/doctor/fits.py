@@ -1,4 +1,4 @@
-"""The noise schedules that have names, and how far each is from what was read of a network."""
+"""Named noise schedules, and their distance from the schedule read from a network."""
 
 from __future__ import annotations
 

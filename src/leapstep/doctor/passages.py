@@ -1,4 +1,4 @@
-"""Whether samples follow the data on their way from noise.
+"""Whether samples follow the noised data on their trajectory.
 
 A batch goes from noise to data, and at each level its mean, its spread and its variances along the data's principal
 axes are held against those of q(x_t), and against how far as many draws of q(x_t) miss them.

@@ -1,4 +1,4 @@
-"""How a network is called: the shape and type of its timesteps, how many there are, and whether it answers alike twice.
+"""How a network is called: shape, type and number of its timesteps, and whether it is deterministic.
 
 Nothing here knows of noise. The network is called on data, and what it does with a timestep is watched from outside.
 """

@@ -1,4 +1,4 @@
-"""The ranges in which data may have been scaled for training, and their linear denoiser, the unit of all errors."""
+"""The data ranges that the doctor tries, each with its linear denoiser, the unit of all errors."""
 
 from __future__ import annotations
 

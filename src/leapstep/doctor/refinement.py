@@ -1,4 +1,4 @@
-"""One convention with its schedule, which is read from the network, named if it has a name, and measured again."""
+"""The refinement of a convention: its schedule is read from the network, named if possible, and measured again."""
 
 from __future__ import annotations
 

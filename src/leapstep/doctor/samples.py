@@ -1,4 +1,4 @@
-"""What of somebody's data the doctor asks about: some rows, their conditions, and where in them the answer counts."""
+"""The samples with which the doctor calls a network: rows of the data, their conditions and masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines of Python to paste: they define all that they use, but for what was given to the doctor.
+"""The lines of Python to paste, complete but for what was passed to the doctor.
 
 What was given has the names that it has there, `net`, `data`, `condition` and `counts`; the first line says which of
 them are used. The command puts lines that load them in its place (`loaded`).

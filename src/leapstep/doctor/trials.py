@@ -1,4 +1,4 @@
-"""How far a convention explains a network's answers.
+"""The error of a network under a convention.
 
 A *convention* is complete when it says what the network is given (data in which range, noised by which process, at
 which timestep) and what it gives back. Whether it is the right one is a matter of measurement: put noise on real data

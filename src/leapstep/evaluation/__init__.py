@@ -1,4 +1,4 @@
-"""How good samples are: distances between sets, the features in which they are measured, tables of settings."""
+"""How good samples are: metrics, feature spaces, sweeps, and the contents of a page."""
 
 import pkgutil
 

@@ -1,4 +1,4 @@
-"""The quality of samples against real data, in one setting of a sampler or in many; and tables of it.
+"""The quality of samples against real data, for one setting or many, and tables of it.
 
 A number says nothing without what it depends on: the reference and the features, how many samples, their seed and
 labels. So a `Yardstick` carries its conditions, every result repeats them, and where results of different conditions

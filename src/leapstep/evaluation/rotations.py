@@ -1,4 +1,4 @@
-"""A task for pictures without labels, and what a feature space makes of pictures that are damaged.
+"""Learning from images without labels by rotations, and a test of feature spaces on damaged images.
 
 A network that tells by how much a picture was turned must know what is in it (Gidaris et al. 2018, arXiv:1803.07728);
 it needs no labels, since whoever turns the picture knows the answer. That says nothing yet of whether its features are

@@ -1,4 +1,4 @@
-"""What the results of sweeps and evaluations may say, and the record of a feature network."""
+"""The schemas of the results of sweeps and evaluations, and of a feature space's record."""
 
 from __future__ import annotations
 

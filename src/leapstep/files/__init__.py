@@ -1,4 +1,4 @@
-"""Writes that never harm what was there.
+"""Atomic writes: a file has its old contents or its new ones, never a part.
 
 Whatever happens while a file is written (an exception, a full disk, a crash, a power cut), its final name
 holds either all of the old contents or all of the new, and never a part. The bytes go to a temporary name beside the

@@ -1,4 +1,4 @@
-"""Folders of results: one process writes at a time, and nothing but earlier results is ever removed.
+"""Result folders: one process writes at a time, and only earlier results are removed.
 
 Whoever writes into a folder holds its lock, `.leapstep-lock`, an advisory lock of the operating system that ends with
 its process, however that ends. Where a file system cannot lock, a warning says so and the work goes on.

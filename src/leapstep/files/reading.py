@@ -1,4 +1,4 @@
-"""Reads that files from elsewhere cannot harm: of regular files alone, bounded in memory, wrong in one line.
+"""Safe reading of files from elsewhere: regular files only, bounded memory, errors in one line.
 
 A path may lead to a pipe that nobody writes to or to a device without an end; a small archive may unpack to more than
 there is memory; JSON and YAML may be nested until the parser breaks. Here each of these is a ValueError of one line.

@@ -1,4 +1,4 @@
-"""What a file that we read may say: its schema, checked before its values meet any code.
+"""Schemas: the contents of files are checked before they are used.
 
 The schemas themselves stand in the packages that read the files: `models.schema`, `inference.schema` and
 `evaluation.schema`; here is what they have in common.

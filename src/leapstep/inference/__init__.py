@@ -1,4 +1,4 @@
-"""From a model and the specification of a job to samples, and where they are kept."""
+"""From a model and the specification of a job to samples, latents and likelihoods."""
 
 import pkgutil
 

@@ -1,4 +1,4 @@
-"""The errors of a model at its noise levels, measured on data as the model sees them."""
+"""Calibration of a model: its errors at each noise level, measured on data."""
 
 from __future__ import annotations
 

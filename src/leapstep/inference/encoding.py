@@ -1,4 +1,4 @@
-"""From data to noise and back: reconstructions, and what lies between samples."""
+"""Encoding, reconstruction and interpolation with a model."""
 
 from __future__ import annotations
 

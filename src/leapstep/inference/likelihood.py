@@ -1,4 +1,4 @@
-"""How likely a model finds data: -log p in bits or nats per dimension, by the variational bound or the ODE."""
+"""The likelihood of data under a model, in bits or nats per dimension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: the model by the hash of its weights, its data, the device, and the versions."""
+"""The provenance of a result: the hash of the weights, the data, the device and the versions of libraries."""
 
 from __future__ import annotations
 

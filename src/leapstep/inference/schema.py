@@ -1,4 +1,4 @@
-"""What the files of sampling jobs may say: specifications, and manifests of folders of samples."""
+"""The schemas of specifications and manifests."""
 
 from __future__ import annotations
 

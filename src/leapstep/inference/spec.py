@@ -1,4 +1,4 @@
-"""What to draw, and how: the specification of a sampling job, apart from the model.
+"""What to draw and how: the specification of a sampling job, apart from the model.
 
 Sample i is a function of the model, the specification and i alone. So a specification with the hash of the weights is
 all that is needed to repeat samples, on any machine and in any batches; a manifest is a specification with provenance.

@@ -1,4 +1,4 @@
-"""Samples on their way into a folder, batch by batch, so that a drawing that was stopped can go on.
+"""Samples written to a folder batch by batch, so that a stopped job can be resumed.
 
 How many samples a folder holds is read from its samples, never from what was noted of them: pictures are counted,
 and an array in growth says its length itself, which it does only after what it speaks of is on the disk.

@@ -1,4 +1,4 @@
-"""The way of samples from noise to data, and what the number of steps does to them."""
+"""Trajectories of samples, and the effect of the number of steps."""
 
 from __future__ import annotations
 

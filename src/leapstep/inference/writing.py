@@ -1,4 +1,4 @@
-"""Samples of a model into a folder, which can be stopped at any time and gone on with."""
+"""Drawing samples into a folder, resumable at any time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks with all that is known of them: run folders, the formats of diffusers, and checkpoints of other projects."""
+"""Models: networks with their conventions, run folders, diffusers' formats, and importers."""
 
 import pkgutil
 

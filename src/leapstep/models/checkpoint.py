@@ -1,4 +1,4 @@
-"""Run folders: what is on disk between training, sampling and other people's tools.
+"""Run folders: reading and writing models and training states.
 
     model_index.json                                a diffusers pipeline folder: DDPMPipeline.from_pretrained opens it
     unet/config.json

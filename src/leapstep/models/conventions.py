@@ -1,4 +1,4 @@
-"""How a network is to be used, as files say it: diffusers' `scheduler_config.json`, and `leapstep.json` beside it.
+"""Conventions in files: diffusers' `scheduler_config.json`, and `leapstep.json` beside it.
 
 The first has words for variance-preserving processes on trained levels and three predictions; what it cannot say is
 under `conventions` in the second. Here are dictionaries alone, which `leapstep.models.schema` has checked;

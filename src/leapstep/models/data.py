@@ -1,4 +1,4 @@
-"""Data as a model sees them: in the size and the channels of its samples, with its scaling and its numbers of classes.
+"""Data as a model sees them: its size, channels, scaling and numbers of classes.
 
 Of the data that it was trained on, "train" is what it saw and "test" what it did not (see `leapstep.data.holdout`).
 """

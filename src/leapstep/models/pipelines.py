@@ -1,4 +1,4 @@
-"""Pipelines of diffusers that are no run folders: what they are, and the lines that sample their networks.
+"""Pipelines of diffusers that are not run folders, and the lines of Python that sample their networks.
 
 A `Model` is a network of pixels or values and a scheduler. A latent pipeline has more: an autoencoder around the
 network, and something that makes its conditions. What leapstep samples of it is the network alone, by `from_network`,

@@ -1,4 +1,4 @@
-"""What the files of run folders and of diffusers' pipeline folders may say."""
+"""The schemas of run folders and of diffusers' pipeline folders."""
 
 from __future__ import annotations
 

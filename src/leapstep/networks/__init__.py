@@ -1,4 +1,4 @@
-"""Networks that estimate noise from a noisy sample and a timestep; they need torch only and know nothing of diffusion.
+"""Networks from a noisy sample and a timestep to a prediction; they need torch only and know nothing of diffusion.
 
 A network here is called as `net(x, timestep, class_labels=None)` and returns a tensor. leapstep samples any
 other module that maps `(x, timestep)` as well.

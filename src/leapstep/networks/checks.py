@@ -1,4 +1,4 @@
-"""What all networks check: the fields of their configurations, and what they are called with."""
+"""Checks shared by all networks: their configurations and their inputs."""
 
 import dataclasses
 from typing import Any, Literal, get_args, get_origin

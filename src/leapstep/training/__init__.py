@@ -1,4 +1,4 @@
-"""Training a denoiser: what is learned, how a run is set up, and the run itself."""
+"""Training of a denoiser: the loss, the configuration, and the run."""
 
 import pkgutil
 

@@ -1,4 +1,4 @@
-"""What a training run can be told, in one place: the settings, their checks, and presets that are known to work.
+"""The configuration of a training run: its fields, their checks, and presets.
 
 A setting comes from, later ones first: the command line, a YAML file, a preset, the defaults below. The same fields
 make the options of `leapstep train`, the keys of the YAML file and the record in the run folder.

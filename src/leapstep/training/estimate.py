@@ -1,4 +1,4 @@
-"""What suits this machine: settings by the data and the device, and a step on trial that tells how long a run takes."""
+"""Defaults for this machine and data, and an estimate of the run time from a trial step."""
 
 from __future__ import annotations
 

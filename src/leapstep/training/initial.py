@@ -1,4 +1,4 @@
-"""Beginning with weights that exist: what they decide about a training, and what of it does not fit them."""
+"""Starting from existing weights: what they determine, and which options contradict them."""
 
 from __future__ import annotations
 

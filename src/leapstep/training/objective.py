@@ -1,4 +1,4 @@
-"""What a denoiser is trained to do well: the squared error of its x0 estimate, weighted by noise level,
+"""The training loss: the squared error of the x0 estimate, weighted by noise level,
 
     L(t) = w(t) |x0 - D(x_t, t)|^2,        x_t = alpha(t) x0 + sigma(t) eps.
 

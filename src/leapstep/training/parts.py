@@ -1,4 +1,4 @@
-"""What a training run is made of: its network, its devices, its learning rate, its averages."""
+"""The parts of a training run: network, devices, learning rate, averaged weights."""
 
 from __future__ import annotations
 

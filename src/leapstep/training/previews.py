@@ -1,4 +1,4 @@
-"""What a training looks like on the way: a grid of samples, and the strip of what the same start noises became."""
+"""Previews during training: grids of samples, and the strip of the same start noise over the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run: how it begins, continues or begins anew, and when it saves and stops."""
+"""A training run: start, resumption, checkpoints, stopping, and its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run trains on, in which order, and what it never trains on."""
+"""The samples of a training run: their order, and those that it never sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training a denoiser: a step, its state, and what is kept of it. What is learned stands in `objective`.
+"""The trainer: a step, its state, and what is saved of it; the loss is in `objective`.
 
 Steps, averages and processes are PyTorch's and accelerate's: AdamW, AveragedModel, accumulation and clipping of
 gradients, mixed precision. Made by hand is what they do not offer, a run that goes on from any step, on the same number

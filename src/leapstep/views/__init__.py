@@ -1,4 +1,4 @@
-"""What people look at: tables, plots and pages."""
+"""Output for people: tables, plots and pages."""
 
 import pkgutil
 

@@ -1,4 +1,4 @@
-"""Data beside their reconstructions, and what lies between samples, as pictures, films and arrays."""
+"""Reconstructions and interpolations as images, animations and arrays."""
 
 from __future__ import annotations
 

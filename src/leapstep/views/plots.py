@@ -1,4 +1,4 @@
-"""Plots: as SVG that takes its colours from the page, light or dark, whichever it is; and as PNG.
+"""Plots: as SVG that follows a page's light or dark colours, and as PNG.
 
 Inside a page the colours are CSS variables, which `STYLE` defines. Those of series can be told apart by the
 colour-blind (after Okabe and Ito 2008), and what colours tell, markers and dashes must tell as well.

@@ -1,4 +1,4 @@
-"""Samples on their way from noise to data, as pictures, films and arrays."""
+"""Trajectories of samples as images, animations and arrays."""
 
 from __future__ import annotations
 

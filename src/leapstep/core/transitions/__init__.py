@@ -1,4 +1,4 @@
-"""Every sampling method, as transitions of the one loop.
+"""Sampling methods, each of which makes a transition for the one loop.
 
 `family` has the formula that all rest on, and DDIM's family; `ode`, solvers of the deterministic one; `multistep`,
 those that use estimates of earlier steps; `stochastic`, other ways to inject noise.

@@ -1,4 +1,4 @@
-"""A transition moves x from time t to time s, and the choice of transition is the choice of sampler.
+"""DDIM's family: the formula of a step from time t to time s, on which all methods rest.
 
 DDIM's observation: any joint law with the right marginals q(x_t | x0) is as good as the Markovian one. Given x_t and x0
 (hence eps), x_s may be drawn from

@@ -1,4 +1,4 @@
-"""What a method carries from step to step, as rows.
+"""The memory of a method, with a row for each sample.
 
 A memory maps names to tensors whose first axis is the batch, so samples may join a batch, leave it, or keep what they
 had while others move on, whatever steps they stand at. A row of zeros, or a name that is missing, is the memory of a

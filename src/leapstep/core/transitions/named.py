@@ -1,4 +1,4 @@
-"""Transitions that know what made them: they print, compare and pickle by its name and its options."""
+"""Transitions that print, compare and pickle by the method that made them and its options."""
 
 from __future__ import annotations
 

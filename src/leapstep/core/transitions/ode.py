@@ -1,4 +1,4 @@
-"""The deterministic map as an ordinary differential equation, and solvers of it.
+"""Deterministic methods: solvers of the probability-flow ODE, and exact inverses of steps.
 
 In the coordinates x / alpha and rho = sigma / alpha, DDIM's step is Euler's on
 

@@ -1,4 +1,4 @@
-"""Methods that inject noise, beside DDIM's family: the reverse SDE, and two ways to stir a deterministic one.
+"""Methods that inject noise besides DDIM's family: the reverse SDE, EDM's churn and predictor-corrector.
 
 Every marginal q(x_t) is left alone by a step that takes some noise away and puts as much back. So noise may be injected
 in the step itself (`euler_maruyama`, after Anderson 1982), before it, going up a little in order to come down from

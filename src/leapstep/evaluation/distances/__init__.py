@@ -1,4 +1,4 @@
-"""Distances between two sets of samples, which may be of any kind: nothing here knows of diffusion.
+"""Metrics of samples against a reference, of any kind of data; nothing here knows diffusion.
 
 Everything is computed in float64. Sets of 10,000 samples with 2048 features are no trouble: what would take a matrix of
 all pairs goes block by block.

@@ -1,4 +1,4 @@
-"""Samples as they arrive: checked, and as vectors in float64."""
+"""Checks of features and probabilities, and their conversion to float64."""
 
 from typing import Any
 

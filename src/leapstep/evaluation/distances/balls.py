@@ -1,4 +1,4 @@
-"""Nearest neighbours, and the metrics that count who lies within reach of whom."""
+"""Nearest neighbours: precision, recall, density and coverage."""
 
 from collections.abc import Iterator
 

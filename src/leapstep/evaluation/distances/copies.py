@@ -1,4 +1,4 @@
-"""How near samples come to what a model was trained on."""
+"""Copies: how near samples are to the training data."""
 
 import math
 from dataclasses import dataclass

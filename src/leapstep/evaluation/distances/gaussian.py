@@ -1,4 +1,4 @@
-"""The Fréchet distance: how far apart the Gaussians are that two sets of samples are summed up by."""
+"""The Fréchet distance."""
 
 import torch
 from torch import Tensor

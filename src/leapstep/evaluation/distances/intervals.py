@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals: from a bootstrap without replacement, and of shares."""
+"""Estimates with 95 % intervals: a bootstrap without replacement, and shares."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""All metrics of samples against a reference at once, each with its interval."""
+"""All metrics of samples against a reference, each with its interval."""
 
 import math
 import warnings

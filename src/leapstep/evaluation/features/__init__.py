@@ -1,4 +1,4 @@
-"""Feature spaces: maps from samples to vectors between which distances mean something.
+"""Feature spaces, in which distances between samples are measured.
 
 Distances between sets of samples (`evaluation.distances`) see a data set through features. There are four kinds:
 

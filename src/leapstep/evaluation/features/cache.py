@@ -1,4 +1,4 @@
-"""What was computed before, on the disk."""
+"""A cache of computed features on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps that functions in Python files make."""
+"""Feature spaces from functions in Python files."""
 
 from __future__ import annotations
 

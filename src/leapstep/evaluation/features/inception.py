@@ -1,4 +1,4 @@
-"""The pool of the Inception network by which the FID is defined, through torch-fidelity."""
+"""The features of FID and KID: the pooling layer of Inception, from torch-fidelity."""
 
 from __future__ import annotations
 

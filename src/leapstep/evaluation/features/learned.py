@@ -1,4 +1,4 @@
-"""Classifiers on the disk, and the feature spaces that they are."""
+"""Learned feature spaces on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Principal components of the values in model space."""
+"""The feature space `pixels`: principal components of the values in model space."""
 
 from __future__ import annotations
 

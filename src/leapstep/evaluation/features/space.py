@@ -1,4 +1,4 @@
-"""A feature space, and what all of them are made of: values in batches, and hashes of what determines a map."""
+"""A feature space: a map applied in batches, with a hash of everything that determines it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of a classifier whose last layer is to be a feature space."""
+"""Training of a classifier whose last layer becomes a feature space."""
 
 from __future__ import annotations
 

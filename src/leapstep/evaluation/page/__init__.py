@@ -1,4 +1,4 @@
-"""What a page about a model shows: what it is, what few steps cost it, and what it makes of data.
+"""The contents of a page about a model: the model, the effect of few steps, and what it does with data.
 
 `gather` runs the model and collects numbers and arrays; `leapstep.views.report.render` writes them as one HTML file.
 """

@@ -1,4 +1,4 @@
-"""What a page about a model shows: numbers and arrays, before anything is drawn.
+"""The contents of a page as numbers and arrays.
 
 Arrays hold what the data would: uint8 pixels for pictures, and float64 values in the data's own units for all else.
 """

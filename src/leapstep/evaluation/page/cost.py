@@ -1,4 +1,4 @@
-"""What a page costs, and how much of it can be had in a given time."""
+"""The cost of a page, and how much of it fits into a given time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page shows of samples alone: the way from noise to data, few steps, what lies between noises."""
+"""What a page shows of samples alone: the trajectory, numbers of steps, an interpolation."""
 
 from __future__ import annotations
 

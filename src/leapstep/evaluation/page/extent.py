@@ -1,4 +1,4 @@
-"""How much a page asks of a network. Where a call is dear, it shows less, rather than never ending."""
+"""How much a page shows: less, if a call of the network is expensive."""
 
 from __future__ import annotations
 

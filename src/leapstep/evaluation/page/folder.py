@@ -1,4 +1,4 @@
-"""What lies in a run folder beside the model: the log of its training, pictures of that time, a sweep."""
+"""What a page reads from a run folder: the training log, sample grids, a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gathering of a page: the model is run, and numbers and arrays are collected."""
+"""The computation of a page's contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good samples are, beside real data: what the opening of a page says.
+"""The opening of a page: how good samples are beside real data.
 
 A distance means little alone, and few samples make it too large. So as many real samples are held against the same
 reference, again and again, and a model that draws nothing but the mean of the data is the other end of the scale.

@@ -1,4 +1,4 @@
-"""A model at work for a page: its settings, the classes of its samples, and how often its network was called."""
+"""The model of a page with its options, the classes of its samples, and a count of network calls."""
 
 from __future__ import annotations
 

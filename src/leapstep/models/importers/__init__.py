@@ -1,4 +1,4 @@
-"""Checkpoints of other projects: told by their keys, read without running anything, turned into a `Model`.
+"""Import of checkpoints of other projects, recognised by their keys and read without executing anything.
 
 A checkpoint file is a safetensors file or a torch pickle that may hold tensors and plain values only. What is in it
 goes through three steps:

@@ -1,4 +1,4 @@
-"""Checkpoints of the DDIM code (ermongroup/ddim), and of the DDPM networks converted to it (pesser/pytorch_diffusion).
+"""Checkpoints of the DDIM code (ermongroup/ddim), and DDPM networks converted to it (pesser/pytorch_diffusion).
 
     temb.dense.0, temb.dense.1                      the time embedding
     conv_in

@@ -1,4 +1,4 @@
-"""Models of diffusers: a pipeline folder, which says all there is to know, or the weights of its UNet2DModel alone.
+"""Models of diffusers: a pipeline folder, or the weights of a UNet2DModel alone.
 
 Weights alone need their `config.json`, which lies beside them or is given as `config`; in it under `scheduler`, is what
 their `scheduler_config.json` says. What it does not say is as diffusers makes it by default.

@@ -1,4 +1,4 @@
-"""What all readers share: what they return, and what the user says of a checkpoint."""
+"""What all importers share: their result, and the configuration given by the user."""
 
 from __future__ import annotations
 

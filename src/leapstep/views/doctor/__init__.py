@@ -1,1 +1,1 @@
-"""The doctor's diagnosis as a page with figures."""
+"""The diagnosis as an HTML page with figures."""

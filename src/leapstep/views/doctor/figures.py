@@ -1,4 +1,4 @@
-"""The figures of a diagnosis: the network in the first colour, what it is compared with in the second."""
+"""The figures of a diagnosis: the network in the first colour, its comparison in the second."""
 
 from __future__ import annotations
 

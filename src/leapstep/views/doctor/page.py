@@ -1,4 +1,4 @@
-"""The page of a diagnosis: one HTML file with figures, which contains what the text of the terminal does."""
+"""The page of a diagnosis: one HTML file with the contents of the terminal's text and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One page about a model, as one HTML file that needs nothing else.
+"""The page about a model, as one HTML file without dependencies.
 
 model = leapstep.load("runs/digits")
 page = leapstep.evaluation.page.gather(model, source="runs/digits")

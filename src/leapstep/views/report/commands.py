@@ -1,4 +1,4 @@
-"""The commands that repeat the figures of a page, as one pastes them into a shell."""
+"""The commands that repeat the figures of a page, to paste into a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a page: plots as SVG, and pictures as sprites, of which a page shows a part at a time."""
+"""The figures of a page: plots as SVG, and images as sprites."""
 
 from __future__ import annotations
 

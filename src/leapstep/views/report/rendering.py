@@ -1,4 +1,4 @@
-"""A page as one HTML file, by the template `page.html`. Whatever comes from files is text, which it escapes."""
+"""The page as one HTML file, from the template `page.html`, which escapes all text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a page: their words, figures and commands.
+"""The sections of a page: their text, figures and commands.
 
 A section holds blocks, and a block is what the template has a macro for: {"type": "facts" | "plots" | "picture" |
 "strip" | "player" | "pad" | "rows" | "pairs" | "remarks" | "table", ...}.

@@ -1,4 +1,4 @@
-"""Numbers and sentences as a page, and the command that writes it, says them."""
+"""Numbers and sentences for a page and for the command that writes it."""
 
 from __future__ import annotations
 
