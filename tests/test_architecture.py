@@ -88,6 +88,17 @@ def test_import_is_light(module):
     assert fresh(f"import leapstep, sys; leapstep.sample; print([m for m in {heavy} if m in sys.modules])") == "[]"
 
 
+def test_a_model_is_sketched_without_the_compiler():
+    """torch._dynamo takes longer to import than everything else that a model is loaded with."""
+    program = """if True:
+        import sys
+        from leapstep.networks import UNet, weights
+        weights.sketch(UNet, {"channels": (8,), "attention": (False,), "groups": 8, "classes": 3})
+        print("torch._dynamo" in sys.modules)
+    """
+    assert fresh(program) == "False"
+
+
 def test_modules_and_names_are_there_once_they_are_asked_for():
     """Every module of the library is listed in the stub, and every name that it lists exists."""
     modules = {room(module) for module in FILES} - {"", "__main__"}

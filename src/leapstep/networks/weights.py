@@ -16,6 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from leapstep.files.reading import check_memory, regular
 from leapstep.remedies import stands_in
@@ -68,6 +69,17 @@ def check_sizes(tensors: Iterable[tuple[str, Tensor]]) -> None:
             )
 
 
+class _WithoutNormal(TorchFunctionMode):
+    """Leave out `torch.nn.init.normal_`: a tensor without memory has no values, and there the call imports
+    torch._dynamo, which takes longer than all else that it takes to load a model."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
+
+
 def sketch(kind: type[Network], fields: Mapping[str, Any]) -> Network:
     """Build a network with names, shapes and a `config` but without memory; `fill` makes a real one from it.
 
@@ -78,7 +90,7 @@ def sketch(kind: type[Network], fields: Mapping[str, Any]) -> Network:
         ValueError: fields that do not fit together.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutNormal():
             return kind(**fields)
     except (RuntimeError, ArithmeticError, TypeError) as error:  # as of more values than can be counted
         raise ValueError(
