@@ -116,7 +116,10 @@ def test_it_is_resumed_without_the_folder_that_it_began_with(run, tmp_path):
         ({"labels": True}, "has labels=False"),
         ({"dropout": 0.1}, r"has dropout=0.0"),
         ({"size": 9}, "do not fit 2 stages"),
-        ({"grey": True}, r"holds samples of shape \[1, 8, 8\], and the network of .* takes \[3, 8, 8\]"),
+        (
+            {"grey": True},
+            r"samples of shape \[1, 8, 8\]: the model's are \[3, 8, 8\]: bring the data to .*, or train",
+        ),
     ],
 )
 def test_what_the_weights_cannot_do(run, tmp_path, settings, words):
@@ -194,7 +197,7 @@ def test_labels_keep_their_numbers(tmp_path):
     assert set(trainer.batch(0)[1].tolist()) == {1}
     assert trainer.model().classes == ("ant", "cat")
     assert (trainer.null_label, trainer.advance()["loss"] > 0) == (2, True)
-    for other, words in (("more", "has classes dog that run does not know"), ("cats/cat", "has none")):
+    for other, words in (("more", "has classes dog that the model does not know"), ("cats/cat", "has none")):
         with pytest.raises(ValueError, match=words):
             Trainer(configure({"batch_size": 8}), str(tmp_path / other), "cpu", False, start=start)
 

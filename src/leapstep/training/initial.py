@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from leapstep.core.process import Process
@@ -16,6 +15,7 @@ from leapstep.core.scaling import PIXELS
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.data.dataset import Data
 from leapstep.models import checkpoint
+from leapstep.models import data as models_data
 from leapstep.networks import MLP, UNet
 from leapstep.training.configuration import PRESETS, TrainingConfig, configure
 
@@ -148,19 +148,15 @@ def fitting(data: Data, start: Start) -> Data:
     Raises:
         ValueError: samples or classes that the model's network does not take.
     """
-    model, source = start.model, start.source
-    convolutional = isinstance(model.network, UNet) and data.shape[:1] == model.shape[:1] and len(data.shape) == 3
-    if data.is_pictures != model.is_pictures or (data.shape != model.shape and not convolutional):
+    model = start.model
+    if model.classes and data.labels is None:
         raise ValueError(
-            f"{data.source} holds samples of shape {list(data.shape)}, and the network of {source} takes "
-            f"{list(model.shape)}: bring the data to it, or train without --init-from"
+            f"{start.source} was trained on labels, and {data.source} has none: put its pictures in sub-folders"
         )
-    data = dataclasses.replace(data, scaling=model.scaling)
-    if not model.classes:
-        return data
-    if data.labels is None:
-        raise ValueError(f"{source} was trained on labels, and {data.source} has none: put its pictures in sub-folders")
-    if unknown := sorted(set(data.classes) - set(model.classes)):
-        raise ValueError(f"{data.source} has classes {', '.join(unknown[:5])} that {source} does not know")
-    numbers = np.array([model.classes.index(name) for name in data.classes])
-    return dataclasses.replace(data, labels=numbers[data.labels], classes=model.classes)
+    if isinstance(model.network, UNet) and len(data.shape) == 3 and data.shape[0] == model.shape[0]:
+        model = dataclasses.replace(model, shape=data.shape)  # a U-Net takes pictures of any size
+    try:
+        data, labels = models_data.fitted(model, data)
+    except ValueError as error:
+        raise ValueError(f"{error}: bring the data to {start.source}, or train without --init-from") from error
+    return data if labels is None else dataclasses.replace(data, labels=labels.numpy(), classes=model.classes)
