@@ -16,7 +16,7 @@ import torch
 import leapstep
 from commands import done, invoke, refused
 from leapstep import data, networks
-from leapstep.core.sampling import SPACINGS
+from leapstep.core.spacing import SPACINGS
 from leapstep.evaluation import distances as evaluation
 from leapstep.evaluation import features, quality
 from leapstep.evaluation.distances import arrival

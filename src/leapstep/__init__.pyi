@@ -26,8 +26,9 @@ from .core.exact import GaussianMixture, empirical
 from .core.finite import NotFinite
 from .core.interpolation import interpolation_grid, slerp, spherical
 from .core.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
+from .core.noise import Noise
 from .core.process import Process
-from .core.sampling import SPACINGS, Noise, State, decode, encode, sample, sample_in_batches, times, trajectory
+from .core.sampling import State, decode, encode, sample, sample_in_batches, trajectory
 from .core.schedules import (
     SCHEDULES,
     cosine,
@@ -47,6 +48,7 @@ from .core.schedules import (
     ve,
     vp,
 )
+from .core.spacing import SPACINGS, times
 from .core.transitions import (
     TRANSITIONS,
     Method,

@@ -5,7 +5,8 @@ from typer.testing import CliRunner
 
 from leapstep.cli import app, options
 from leapstep.cli.completion import listed
-from leapstep.core.sampling import SPACINGS, STARTS
+from leapstep.core.sampling import STARTS
+from leapstep.core.spacing import SPACINGS
 from leapstep.core.transitions import TRANSITIONS
 from leapstep.training.configuration import PRESETS
 

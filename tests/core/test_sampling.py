@@ -11,7 +11,8 @@ from scipy import stats
 from tqdm import tqdm
 
 import leapstep
-from leapstep.core.sampling import SPACINGS, _uniform
+from leapstep.core.noise import _uniform
+from leapstep.core.spacing import SPACINGS
 
 F64 = torch.float64
 MIXTURE = leapstep.GaussianMixture(

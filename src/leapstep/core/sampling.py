@@ -13,181 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import chain, groupby, pairwise
-from typing import Any, NamedTuple, Never, SupportsIndex
+from itertools import chain, pairwise
+from typing import Any, NamedTuple, Never
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from leapstep.core import finite
 from leapstep.core.denoiser import Denoiser, Diffusion, Estimate, estimate
-from leapstep.core.process import Process, as_time, where
+from leapstep.core.noise import Noise
+from leapstep.core.process import as_time, where
+from leapstep.core.spacing import number_or_times, times
 from leapstep.core.transitions import Memory, Transition, as_transition, select
 from leapstep.progress import progress_bar
-from leapstep.text import allowed, near, one_line
-
-# --- times ---------------------------------------------------------------------------------------------------------
-
-
-def _ramp(n: int) -> Tensor:
-    """0 to 1 in n numbers; a single number is the noisy end, 1."""
-    return torch.linspace(1, 0, n, dtype=torch.float64).flip(0)
-
-
-def _even_in_noise(process: Process, n: int, levels: int, rho: float = math.inf) -> Tensor:
-    """Levels evenly spaced in (sigma / alpha)^(1 / rho), or in its logarithm where rho is infinite."""
-    ends = torch.tensor([1 / levels, 1.0], dtype=torch.float64)
-    if process.alpha(ends[1]) == 0:  # no signal, sigma / alpha is infinite: space from the level before
-        ends[1] -= ends[0]
-    low, high = -process.log_snr(ends) / 2
-    if rho == math.inf:
-        noise = torch.lerp(low, high, _ramp(n))
-    else:
-        noise = rho * torch.lerp((low / rho).exp(), (high / rho).exp(), _ramp(n)).log()
-    level = process.time(-2 * noise) * levels
-    level[-1] = levels
-    return level
-
-
-SPACINGS: dict[str, Callable[[Process, int, int], Tensor]] = {
-    "trailing": lambda _, n, levels: torch.arange(1, n + 1, dtype=torch.float64) * levels / n,
-    "leading": lambda _, n, levels: 1 + torch.arange(n, dtype=torch.float64) * levels / n,
-    "linspace": lambda _, n, levels: 1 + (levels - 1) * _ramp(n),
-    "quad": lambda _, n, levels: 1 + 0.8 * levels * _ramp(n) ** 2,
-    "log_snr": _even_in_noise,
-    "karras": partial(_even_in_noise, rho=7.0),
-}
-"""How to choose n of T levels, by name; each (process, n, T) -> n levels in [1, T], ascending, before rounding.
-
-trailing: every (T / n)th, counted from T down, so it starts at pure noise. leading: every (T / n)th, counted from 1 up,
-the DDIM paper's uniform subsequence (it starts below T). linspace: evenly, with both ends. quad: floor(c i^2), the DDIM
-paper's quadratic subsequence, up to 0.8 T. log_snr: even in log-SNR (Lu et al. 2022, arXiv:2206.00927). karras: even in
-(sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5, arXiv:2206.00364)."""
-
-
-def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str = "trailing") -> Tensor:
-    """List the times of a sampler that takes exactly `steps` steps.
-
-    On a process with trained levels every time is one of them (k / T), no two alike: where rounding would let levels
-    coincide, they move to the nearest free ones.
-
-    Arguments:
-        steps: number of steps n, from 1 to T, or the list of times itself, strictly decreasing in [0, 1] (a final 0 is
-            added where it is missing).
-        spacing: one of `SPACINGS`; does not apply to an explicit list.
-    Returns:
-        `[n + 1]`, float64, strictly decreasing, ending at 0.
-    Raises:
-        ValueError: steps out of range, unknown spacing, or a list that is not strictly decreasing in [0, 1].
-    """
-    if isinstance(steps := _number_or_times(steps), Tensor):
-        return steps
-    if spacing not in SPACINGS:
-        raise ValueError(f"unknown spacing {spacing!r}: {allowed(spacing, SPACINGS)}")
-    if steps < 1:
-        raise ValueError(f"steps={steps}: at least 1 step is needed")
-    if process.timesteps is not None and steps > process.timesteps:
-        raise ValueError(
-            f"steps={steps}: the network was trained on {process.timesteps} levels, so at most as many steps"
-        )
-    levels = process.timesteps or max(1000, steps)
-    level = SPACINGS[spacing](process, steps, levels)
-    if process.timesteps is not None:
-        # level j = 1..n must leave room for j - 1 below and n - j above it
-        place = torch.arange(1, steps + 1)
-        level = (level + 1e-9).floor() if spacing in ("leading", "quad") else level.round()  # as in the papers
-        level = place + (level - place).clamp(0, levels - steps).cummax(0).values
-    return torch.cat([level.flip(0) / levels, level.new_zeros(1)]).double()
-
-
-def _number_or_times(steps: int | Sequence[float] | Tensor) -> int | Tensor:
-    """The number of steps, or their times, ending at 0, where they are listed."""
-    if isinstance(steps, SupportsIndex) and not isinstance(steps, Tensor) and not np.ndim(steps):
-        return operator.index(steps)
-    path = as_time(steps)
-    if path.ndim != 1 or len(path) == 0 or (path.diff() >= 0).any() or path[0] == 0:
-        raise ValueError("a list of times must be strictly decreasing and lie in [0, 1]")
-    return path if path[-1] == 0 else torch.cat([path, path.new_zeros(1)])
-
-
-# --- noise ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Standard normal noise of which every sample has its own, the same on every device.
-
-    Attributes:
-        seed: an integer from 0 to 2^64 - 1, one for all samples or one each.
-        rows: the indices i of the samples in this batch, integers from 0 on.
-        shape: `d`, the shape of one sample.
-        dtype: floating-point type of the noise.
-        device: where it is put.
-    """
-
-    seed: int | Sequence[int]
-    rows: Sequence[int]
-    shape: tuple[int, ...]
-    dtype: torch.dtype = torch.float32
-    device: torch.device | str = "cpu"
-
-    def __post_init__(self) -> None:
-        _words("seed", self.seed, len(self.rows))
-        if len(self.rows) and min(self.rows) < 0:
-            raise ValueError(f"rows={self.rows}: the indices of samples are integers from 0 on")
-
-    def __call__(self, step: int | Sequence[int] | Tensor, draw: int = 0) -> Tensor:
-        """Draw `[b, *d]` for this step, one for all samples or one each; step 0 is the start noise.
-
-        Raises:
-            ValueError: a step or a draw that is not an integer from 0 to 2^64 - 1.
-        """
-        n, size = len(self.rows), math.prod(self.shape)
-        blocks = -(-size // 4)  # Philox makes four words a count, and row i owns the counts from i * blocks on
-        streams = zip(_words("seed", self.seed, n), _words("step", step, n), strict=True)
-        neighbours = groupby(enumerate(zip(streams, self.rows, strict=True)), lambda at: (at[1][0], at[1][1] - at[0]))
-        draw, words, low = _word("draw", draw), np.empty((n, 4 * blocks), np.uint64), 0
-        for ((key, number), offset), group in neighbours:
-            high = low + sum(1 for _ in group)
-            # as one integer, not as four words, of which the first would end at 2^64
-            counter = (offset + low) * blocks + (draw << 128) + (number << 192)
-            words[low:high] = np.random.Philox(key=key, counter=counter).random_raw((high - low, 4 * blocks))
-            low = high
-        z: Tensor = torch.special.ndtri(torch.from_numpy(_uniform(words[:, :size])))
-        return z.reshape(-1, *self.shape).to(self.dtype).to(self.device)
-
-
-def _word(name: str, value: Any) -> int:
-    if not isinstance(value, SupportsIndex) or not 0 <= operator.index(value) < 2**64:
-        raise ValueError(f"{name}={value}: must be an integer from 0 to 2^64 - 1")
-    return operator.index(value)
-
-
-def _words(name: str, values: int | Sequence[int] | Tensor, n: int) -> list[int]:
-    """A seed or a step for each of n samples."""
-    if isinstance(values, Tensor):
-        values = values.tolist()
-    if not isinstance(values, Sequence):
-        return [_word(name, values)] * n
-    if len(values) != n:
-        raise ValueError(f"{name} has {len(values)} values for {n} samples: give one for all, or one for each")
-    return [_word(name, value) for value in values]
-
-
-def _uniform(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Numbers strictly inside (0, 1) of the first 53 bits of words; the largest would round to 1."""
-    numbers: npt.NDArray[np.float64] = np.minimum(((words >> np.uint64(11)) + 0.5) * 2.0**-53, 1 - 2.0**-53)
-    return numbers
-
-
-# --- the loop ------------------------------------------------------------------------------------------------------
+from leapstep.text import near, one_line
 
 
 class State(NamedTuple):
@@ -443,7 +285,7 @@ def sample(
         meant = ELSEWHERE.get(name) or near(name, inspect.signature(sample).parameters)
         raise TypeError(f"sample() has no argument {name!r}" + ("" if meant is None else f": did you mean {meant}?"))
     n, *_ = _checked_shape(shape)
-    number, out = _number_or_times(steps), torch.empty(0)
+    number, out = number_or_times(steps), torch.empty(0)
     number = len(number) - 1 if isinstance(number, Tensor) else number
     with _progress("sampling", number * -(-n // (batch_size or n or 1)), progress, on_step) as step:
         for rows, x in sample_in_batches(

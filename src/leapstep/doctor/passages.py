@@ -16,7 +16,9 @@ from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.finite import NotFinite
-from leapstep.core.sampling import Noise, beginning, times, trajectory
+from leapstep.core.noise import Noise
+from leapstep.core.sampling import beginning, trajectory
+from leapstep.core.spacing import times
 from leapstep.core.transitions import Transition
 from leapstep.doctor.denoising import BOUND
 from leapstep.doctor.evidence import Concern, Passage

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.interpolation import PATHS, interpolation_grid
+from leapstep.core.noise import Noise
 from leapstep.core.process import flat
-from leapstep.core.sampling import Noise, State, beginning, decode, encode
+from leapstep.core.sampling import State, beginning, decode, encode
 from leapstep.core.transitions import TRANSITIONS, Transition, inverted
 from leapstep.inference.engine import device_of, with_dtype
 from leapstep.inference.spec import DTYPES, SamplingSpec, SpecError

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.likelihood import VARIANCES, bits_per_dim, ode_log_likelihood, variational_bound
-from leapstep.core.sampling import Noise, times
+from leapstep.core.noise import Noise
+from leapstep.core.spacing import times
 from leapstep.inference.engine import device_of
 from leapstep.inference.spec import SpecError, calibration
 from leapstep.models.checkpoint import Model

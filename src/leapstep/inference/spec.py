@@ -20,7 +20,8 @@ from torch import Tensor
 from leapstep import files
 from leapstep.core.calibration import Calibration
 from leapstep.core.denoiser import Diffusion
-from leapstep.core.sampling import SPACINGS, STARTS, times
+from leapstep.core.sampling import STARTS
+from leapstep.core.spacing import SPACINGS, times
 from leapstep.core.transitions import TRANSITIONS, Transition
 from leapstep.files import reading
 from leapstep.models.checkpoint import Model

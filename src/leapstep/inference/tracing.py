@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.core.sampling import Noise, State, beginning, trajectory
+from leapstep.core.noise import Noise
+from leapstep.core.sampling import State, beginning, trajectory
 from leapstep.inference.engine import device_of, draw, with_dtype
 from leapstep.inference.spec import DTYPES, SamplingSpec
 from leapstep.models.checkpoint import Model

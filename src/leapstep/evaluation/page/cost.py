@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from leapstep.core.sampling import Noise
+from leapstep.core.noise import Noise
 from leapstep.core.transitions import TRANSITIONS
 from leapstep.evaluation.page.contents import (
     Settings,

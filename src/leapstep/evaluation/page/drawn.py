@@ -10,7 +10,9 @@ from torch import Tensor
 
 from leapstep.core.finite import NotFinite
 from leapstep.core.interpolation import interpolation_grid, slerp
-from leapstep.core.sampling import Noise, State, beginning, decode, sample, times
+from leapstep.core.noise import Noise
+from leapstep.core.sampling import State, beginning, decode, sample
+from leapstep.core.spacing import times
 from leapstep.evaluation.page.contents import (
     Between,
     Consistency,

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from leapstep.core.convention import Clip
 from leapstep.core.denoiser import Diffusion, clipped
+from leapstep.core.noise import Noise
 from leapstep.core.process import flat
-from leapstep.core.sampling import Noise, decode, encode
+from leapstep.core.sampling import decode, encode
 from leapstep.data.dataset import Data
 from leapstep.evaluation.distances import median_ratio, nearest
 from leapstep.evaluation.page.contents import (

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
+from leapstep.core.noise import Noise
 from leapstep.core.process import flat
-from leapstep.core.sampling import Noise, State, times
+from leapstep.core.sampling import State
+from leapstep.core.spacing import times
 from leapstep.core.transitions import TRANSITIONS, Transition
 from leapstep.data.dataset import Data
 from leapstep.evaluation.page.contents import (
