@@ -18,7 +18,7 @@ from commands import done, invoke, refused
 from leapstep import data, networks
 from leapstep.core.spacing import SPACINGS
 from leapstep.evaluation import distances as evaluation
-from leapstep.evaluation import features, quality
+from leapstep.evaluation import features, results
 from leapstep.evaluation.distances import arrival
 from leapstep.files import reading
 from leapstep.files.schema import checked
@@ -27,6 +27,7 @@ from leapstep.models import importers as foreign
 from leapstep.models.schema import Conventions
 from leapstep.networks import weights
 from leapstep.text import clean
+from leapstep.views import tables
 
 SMALL = {"in_channels": 1, "channels": (8,), "attention": (False,), "blocks": 1, "groups": 4}
 
@@ -373,7 +374,7 @@ def test_checkpoints_with_hostile_keys(tmp_path, form):
 def cell(**fields):
     measured = {"frechet": {"value": 1.0, "low": 0.9, "high": 1.1}}
     return {
-        "method": "ddim", "settings": {"eta": 0}, "label": "ddim", "steps": 5, "spacing": "trailing", "calls": 5,
+        "method": "ddim", "options": {"eta": 0}, "label": "ddim", "steps": 5, "spacing": "trailing", "calls": 5,
         "seconds": 1.0, "n": 10, "metrics": measured,
     } | fields  # fmt: skip
 
@@ -395,21 +396,21 @@ def test_results_with_hostile_text(tmp_path):
     "change",
     [
         {"label": EVIL}, {"method": 3}, {"steps": "5"}, {"calls": None}, {"seconds": "x"}, {"metrics": []},
-        {"metrics": {"frechet": 1.0}}, {"metrics": {"frechet": {"value": "1", "low": 0, "high": 1}}}, {"settings": 1},
+        {"metrics": {"frechet": 1.0}}, {"metrics": {"frechet": {"value": "1", "low": 0, "high": 1}}}, {"options": 1},
         {"spacing": None}, {"replicates": {"frechet": ["x"]}},
     ],
 )  # fmt: skip
 def test_cells_are_checked(tmp_path, change):
     folder = swept(tmp_path / "a", cells=[cell(**change)])
     with pytest.raises(ValueError, match=rf"results\.json is not a result .*: cells\.0\.{next(iter(change))}"):
-        quality.results(folder / "results.json")
+        results.read(folder / "results.json")
     result = invoke("compare", folder)
     refused(result, f"is not a result of leapstep evaluate or sweep: cells.0.{next(iter(change))}")
 
 
 def test_no_cell_is_a_formula():
     cells = [cell(label=text) for text in ("=1+1", "+1", "-1", "@a", "plain", "a\t\r=b")]
-    rows = list(csv.DictReader(io.StringIO(quality.spreadsheet(cells))))
+    rows = list(csv.DictReader(io.StringIO(tables.spreadsheet(cells))))
     assert [row["label"][0] for row in rows[:4]] == ["'"] * 4
     assert [row["label"] for row in rows[4:]] == ["plain", r"a\t\r=b"]
     assert rows[0]["frechet_low"] == "0.9"

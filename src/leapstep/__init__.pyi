@@ -75,6 +75,9 @@ from .core.transitions import (
     unipc,
 )
 from .doctor import Diagnosis, diagnose
+from .evaluation.evaluate import Evaluation, evaluate
+from .evaluation.sweep import Sweep, sweep
+from .evaluation.yardstick import Measure
 from .inference.spec import SamplingSpec
 from .models.checkpoint import Model, load
 from .training.run import train
@@ -93,7 +96,9 @@ __all__ = [
     "Density",
     "Diagnosis",
     "Diffusion",
+    "Evaluation",
     "GaussianMixture",
+    "Measure",
     "Method",
     "Model",
     "Noise",
@@ -102,6 +107,7 @@ __all__ = [
     "SamplingSpec",
     "State",
     "Step",
+    "Sweep",
     "Transition",
     "bits_per_dim",
     "calibrate",
@@ -126,6 +132,7 @@ __all__ = [
     "empirical",
     "encode",
     "euler_maruyama",
+    "evaluate",
     "evaluation",
     "exponential",
     "exponential_s",
@@ -167,6 +174,7 @@ __all__ = [
     "spherical",
     "stopping",
     "subvp",
+    "sweep",
     "text",
     "times",
     "train",

@@ -13,12 +13,14 @@ from PIL import Image
 
 import leapstep
 from commands import done, invoke, refused, tree
-from leapstep.cli import sweep as sweep_command
 from leapstep.data import holdout, read
+from leapstep.evaluation import cells as quality
 from leapstep.evaluation import distances as evaluation
-from leapstep.evaluation import features, quality
+from leapstep.evaluation import drawing, features, yardstick
+from leapstep.evaluation import sweep as sweeping
 from leapstep.files import folders
 from leapstep.models import checkpoint
+from leapstep.views import tables
 from random_models import CLASSES
 
 FAST = ("--n", 12, "--k", 2, "--resamples", 4)
@@ -48,7 +50,7 @@ def result(*args):
 def test_it_measures_what_the_library_measures_and_says_under_which_conditions(model, insects):
     found = result(model, insects, *FAST, "--steps", 3, "--method", "heun", "--seed", 5)
     loaded, held = checkpoint.load(model), read(insects, split="test")
-    labels = torch.from_numpy(held.labels)[torch.from_numpy(quality.interleaved(held.labels))][:12]
+    labels = torch.from_numpy(held.labels)[torch.from_numpy(yardstick.interleaved(held.labels))][:12]
     assert torch.bincount(labels).tolist() == [6, 4, 2]  # as often as in the reference
     states = []
     x = leapstep.sample(loaded.diffusion(labels), (12, 1, 8, 8), 3, leapstep.heun(), seed=5, on_step=states.append)
@@ -97,7 +99,7 @@ def test_samples_in_a_folder_are_measured_as_those_of_the_model(model, insects, 
         folder = result(tmp_path / form, insects, *FAST)
         direct = result(model, insects, *FAST, "--steps", 3, "--seed", 5, "--label", "bee")
         assert folder["metrics"]["frechet"]["value"] == pytest.approx(direct["metrics"]["frechet"]["value"], rel=1e-2)
-        assert folder["evaluation"]["method"] == "ddim"
+        assert folder["evaluation"]["spec"]["method"] == "ddim"
         assert folder["evaluation"]["weights_sha256"] == direct["evaluation"]["weights_sha256"]
         assert (folder["conditions"]["n"], folder["conditions"]["seed"]) == (12, 5)
     again = result(tmp_path / "npz", insects, *FAST, "--n", 7)
@@ -128,7 +130,7 @@ def test_copies_of_training_data_are_found_and_drawn(insects, tmp_path):
     assert found["memorisation"]["share"]["value"] == pytest.approx(0.5)
     with Image.open(tmp_path / "pairs.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 20
-    assert "50.0%" in done("evaluate", copies, insects, *FAST).stdout
+    assert "Copies: 50 % of" in done("evaluate", copies, insects, *FAST).stdout
     relative = found["memorisation"]["relative"]
     assert 0 <= relative["low"] <= relative["value"] <= relative["high"]
     plain = result(copies, insects / "train", *FAST, "--pairs", tmp_path / "plain.png")["memorisation"]
@@ -301,7 +303,7 @@ def test_every_cell_is_what_evaluate_measures(model, insects, folder):
 def test_it_leaves_a_table_a_spreadsheet_a_plot_and_advice(folder):
     found = json.loads((folder / "results.json").read_text())
     table, told = (folder / "table.md").read_text().rsplit("\n\n", len(found["warnings"]) + 1)[:2]
-    assert table == quality.markdown(found["cells"], "frechet").rstrip()
+    assert table == tables.markdown(found["cells"], "frechet").rstrip()
     assert "12 samples a cell against" in told
     assert "features pixels" in told
     assert len(list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))) == 6
@@ -318,7 +320,7 @@ def test_it_leaves_a_table_a_spreadsheet_a_plot_and_advice(folder):
 
 def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, folder, tmp_path, monkeypatch):
     out, whole = tmp_path / "sweep", json.loads((folder / "results.json").read_text())
-    keep, kept = sweep_command._keep, []
+    keep, kept = sweeping.save_part, []
 
     def stop(*args):
         keep(*args)
@@ -326,7 +328,7 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, 
         if len(kept) == 8:  # in the middle of the third cell
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep_command, "_keep", stop)
+    monkeypatch.setattr(sweeping, "save_part", stop)
     args = ["sweep", model, insects, "--out", out, *SWEEP, "--batch-size", 4]
     stopped = invoke(*args)
     assert stopped.exit_code == 130
@@ -335,15 +337,15 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, 
     half = json.loads((out / "results.json").read_text())
     assert (len(half["cells"]), half["finished"]) == (2, False)
     drawn = []
-    draw = quality.draw
-    monkeypatch.setattr(sweep_command, "_keep", keep)
+    draw = drawing.draw
+    monkeypatch.setattr(sweeping, "save_part", keep)
     monkeypatch.setattr(
-        quality,
+        drawing,
         "draw",
-        lambda *args, **options: (drawn.append((args[1].steps, options.get("first"))), draw(*args, **options))[1],
+        lambda model, spec, **options: (drawn.append((spec.steps, spec.first)), draw(model, spec, **options))[1],
     )
     done(*args)
-    assert drawn == [(1, None), (2, 8), (4, 0), (4, 0), (4, 0)]  # the first warms up
+    assert drawn == [(1, 0), (2, 8), (4, 0), (4, 0), (4, 0)]  # the first warms up
     again = json.loads((out / "results.json").read_text())
     for one, other in zip(again["cells"], whole["cells"], strict=True):
         assert one["label"] == other["label"]
@@ -363,14 +365,14 @@ def test_what_another_process_writes_is_left_to_it(model, insects, tmp_path):
 
 def test_a_damaged_part_is_made_anew(model, insects, tmp_path, monkeypatch):
     args = ["sweep", model, insects, "--out", tmp_path / "s", "--methods", "unipc", "--steps", 2, *FAST]
-    keep = sweep_command._keep
+    keep = sweeping.save_part
 
     def stop(*args):
         keep(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_command, "_keep", stop)
+        patch.setattr(sweeping, "save_part", stop)
         assert invoke(*args, "--batch-size", 4).exit_code == 130
     part = tmp_path / "s" / "part.npz"
     part.write_bytes(part.read_bytes()[:100])

@@ -9,18 +9,20 @@ import torch
 from PIL import Image
 
 import leapstep
+from leapstep.evaluation import cells as quality
 from leapstep.evaluation import distances as evaluation
-from leapstep.evaluation import quality
+from leapstep.evaluation import drawing, results, yardstick
 from leapstep.evaluation.distances import Estimate
-from leapstep.evaluation.quality import Setting
+from leapstep.inference.spec import SamplingSpec
 from leapstep.networks import MLP
-from leapstep.views import plots
+from leapstep.views import plots, tables
+from leapstep.views.quality import plot
 
 
 def cell(label="ddim", steps=10, value=1.0, calls=None, half=0.1, spacing="trailing", seconds=2.0, metric="frechet"):
     return {
         "method": "ddim",
-        "settings": {},
+        "options": {},
         "label": label,
         "steps": steps,
         "spacing": spacing,
@@ -44,12 +46,12 @@ def cell(label="ddim", steps=10, value=1.0, calls=None, half=0.1, spacing="trail
     ],
 )
 def test_a_label_says_the_noise_and_what_is_not_as_by_default(method, options, label):
-    assert Setting(method, options, 5, "trailing").label == label
+    assert SamplingSpec(method, options).label == label
 
 
 def test_every_beginning_of_the_interleaved_order_has_the_proportions_of_the_whole():
     labels = np.repeat([0, 1, 2], [60, 30, 10])
-    seen = labels[quality.interleaved(labels)]
+    seen = labels[yardstick.interleaved(labels)]
     assert sorted(seen) == sorted(labels)
     for count in (10, 20, 50, 90):
         assert np.bincount(seen[:count], minlength=3) == pytest.approx(np.array([0.6, 0.3, 0.1]) * count, abs=1)
@@ -65,19 +67,10 @@ def model():
     )
 
 
-def drawn(model, **options):
+def drawn(model, **fields):
     calls = []
-    batches = list(
-        quality.draw(
-            model,
-            Setting("heun", {}, 4, "trailing"),
-            leapstep.heun(),
-            10,
-            labels=torch.arange(10) % 3,
-            on_calls=calls.append,
-            **options,
-        )
-    )
+    spec = SamplingSpec("heun", steps=4, labels=(0, 1, 2), **{"n": 10} | fields)
+    batches = list(drawing.batches(model, spec, calls.append))
     return np.concatenate([each.values for each in batches]), [each.calls for each in batches], sum(calls)
 
 
@@ -89,7 +82,7 @@ def test_samples_are_those_of_the_library_in_values_and_each_keeps_its_label_and
     leapstep.sample(model.diffusion(torch.zeros(1, dtype=torch.long)), (1, 2), 4, leapstep.heun(), on_step=seen.append)
     assert calls == [seen[-1].calls] * 3
     assert counted == seen[-1].calls * 10
-    rest, _, more = drawn(model, batch_size=4, first=7)
+    rest, _, more = drawn(model, batch_size=4, first=7, n=3)
     assert rest == pytest.approx(values[7:], abs=1e-5)
     assert more == seen[-1].calls * 3
 
@@ -108,13 +101,13 @@ class Space:
 
 @pytest.mark.parametrize("classify", [False, True])
 def test_gathering_goes_on_where_a_part_ends(classify):
-    rule = quality.Yardstick(Space(classify), torch.zeros(4, 2), {})
+    rule = yardstick.Yardstick(Space(classify), torch.zeros(4, 2), {})
     normal, timing = np.random.default_rng(0).normal, torch.arange(16, dtype=torch.float64).reshape(4, 2, 2) + 1
-    batches = [quality.Batch(normal(size=(3, 2)), 8 + i, timing[i]) for i in range(4)]
-    *_, whole = quality.gather(rule, iter(batches))
-    *_, half = quality.gather(rule, iter(batches[:2]))
+    batches = [drawing.Batch(normal(size=(3, 2)), 8 + i, timing[i]) for i in range(4)]
+    *_, whole = drawing.gather(rule, iter(batches))
+    *_, half = drawing.gather(rule, iter(batches[:2]))
     assert len(half.seen) == 6
-    *_, both = quality.gather(rule, iter(batches[2:]), half)
+    *_, both = drawing.gather(rule, iter(batches[2:]), half)
     assert torch.equal(both.seen, torch.from_numpy(np.concatenate([each.values for each in batches])) * 2)
     assert torch.equal(both.seen, whole.seen)
     assert both.calls == whole.calls == 11
@@ -135,11 +128,11 @@ def test_seconds_are_calls_at_their_median_pace_and_a_hiccup_does_not_count(mode
         made += 1
         now += {1: 100.0, 10: 60.0}.get(made, 3.0)  # starting up, and a hiccup
 
-    monkeypatch.setattr(quality.time, "perf_counter", lambda: now)
-    setting, rule = Setting("heun", {}, 4, "trailing"), quality.Yardstick(Space(False), torch.zeros(4, 2), {})
+    monkeypatch.setattr(drawing.time, "perf_counter", lambda: now)
+    rule = yardstick.Yardstick(Space(False), torch.zeros(4, 2), {})
+    spec = SamplingSpec("heun", steps=4, n=18, labels=(0, 1, 2), batch_size=6)
     hook = model.network.register_forward_pre_hook(work)
-    batches = quality.draw(model, setting, leapstep.heun(), 18, labels=torch.arange(18) % 3, batch_size=6)
-    *_, part = quality.gather(rule, batches)
+    *_, part = drawing.gather(rule, drawing.batches(model, spec))
     hook.remove()
     quiet = [[6, 12], [6, 12], [6, 12], [3, 6]]
     assert part.timing.tolist() == [[103, 12], *quiet[1:], quiet[0], [63, 12], *quiet[2:], *quiet]
@@ -148,20 +141,20 @@ def test_seconds_are_calls_at_their_median_pace_and_a_hiccup_does_not_count(mode
 
 def test_quantiles_count_values_by_their_weights():
     values, weights = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([2.0, 1.0, 1.0])
-    assert quality.quantiles(values, weights, (0.25, 0.5, 0.51, 1.0)) == [1.0, 2.0, 3.0, 3.0]
-    assert quality.quantiles(torch.tensor([0.1] * 10), torch.full((10,), 0.1), (1.0,)) == [pytest.approx(0.1)]
+    assert drawing.quantiles(values, weights, (0.25, 0.5, 0.51, 1.0)) == [1.0, 2.0, 3.0, 3.0]
+    assert drawing.quantiles(torch.tensor([0.1] * 10), torch.full((10,), 0.1), (1.0,)) == [pytest.approx(0.1)]
 
 
 def test_a_yardstick_measures_what_the_library_does():
     generator = torch.Generator().manual_seed(0)
     samples, reference = (torch.randn(60, 2, generator=generator) + shift for shift in (0, 1))
-    rule = quality.Yardstick(Space(False), reference, {}, ("frechet", "recall"), k=3, resamples=20)
+    rule = yardstick.Yardstick(Space(False), reference, {}, ("frechet", "recall"), k=3, resamples=20)
     found, doubts = rule.measure(samples)
     assert doubts == []
     assert list(found) == ["frechet", "recall"]
     assert found["frechet"].value == pytest.approx(evaluation.frechet_distance(samples, reference))
     assert found["recall"].value == pytest.approx(evaluation.neighbours(samples, reference, 3)["recall"])
-    (doubt,) = quality.Yardstick(Space(False), reference, {}, ("frechet",)).measure(samples[:3])[1]
+    (doubt,) = yardstick.Yardstick(Space(False), reference, {}, ("frechet",)).measure(samples[:3])[1]
     assert "3" in doubt
     assert quality.as_json({"a": Estimate(1.0, 0.5, None)}) == {"a": {"value": 1.0, "low": 0.5, "high": None}}
 
@@ -176,7 +169,7 @@ CELLS = [
 
 
 def test_the_markdown_table_has_a_row_for_each_method_and_the_best_of_each_column_in_bold():
-    lines = quality.markdown(CELLS, "frechet").splitlines()
+    lines = tables.markdown(CELLS, "frechet").splitlines()
     assert lines[0] == "| Fréchet distance | 5 steps | 20 steps | 100 steps |"
     assert lines[2].startswith("| ddim, η = 0 | **2.00 ± 0.10**<br>5 calls, 2 s | **1.01 ± 0.10**<br>20 calls, 12 s |")
     assert lines[2].endswith("| **1.0000 ± 0.0040**<br>100 calls, 15 min |")
@@ -186,7 +179,7 @@ def test_the_markdown_table_has_a_row_for_each_method_and_the_best_of_each_colum
 
 def test_rows_name_their_spacing_where_they_differ_in_it():
     cells = [cell(), cell(spacing="quad")]
-    assert [line.split("|")[1].strip() for line in quality.markdown(cells, "frechet").splitlines()[2:]] == [
+    assert [line.split("|")[1].strip() for line in tables.markdown(cells, "frechet").splitlines()[2:]] == [
         "ddim, trailing",
         "ddim, quad",
     ]
@@ -203,7 +196,7 @@ def test_of_distances_the_least_is_best_and_of_all_else_the_most():
 
 
 def test_the_spreadsheet_holds_every_number():
-    rows = list(csv.DictReader(io.StringIO(quality.spreadsheet(CELLS))))
+    rows = list(csv.DictReader(io.StringIO(tables.spreadsheet(CELLS))))
     assert len(rows) == 5
     assert rows[0]["label"] == "ddim, η = 0"
     assert [float(rows[4][f"frechet{part}"]) for part in ("", "_low", "_high")] == [1.0, 0.996, 1.004]
@@ -238,7 +231,7 @@ def test_cells_are_even_where_the_difference_of_their_replicates_may_be_none():
     assert quality.behind(close, best, "frechet").low == pytest.approx(0.1 - 1.96 * 0.01 * (4 / 3) ** 0.5, rel=1e-3)
     assert quality.behind(unknown, best, "frechet") is None
     assert quality.even(cells, "frechet") == [wide]
-    lines = quality.markdown(cells, "frechet").splitlines()
+    lines = tables.markdown(cells, "frechet").splitlines()
     assert "| ≈ 1.20 ±" in lines[4]
     assert not any("≈" in line for line in (*lines[:4], lines[5]))
     assert lines[-1] == quality.EVEN
@@ -266,7 +259,7 @@ def test_the_plot_over_seconds_shows_their_spread_and_no_line_runs_backwards():
     for each in cells:
         each |= {"seconds_low": 0.5 * each["seconds"], "seconds_high": 1.25 * each["seconds"]}
     figure = Figure()
-    quality.plot(cells, "frechet")(figure, plots.LIGHT)
+    plot(cells, "frechet")(figure, plots.LIGHT)
     drawn = figure.axes[1].containers[0]  # at the paces 0.6, 0.25 and 0.45 seconds a call
     assert list(drawn.lines[0].get_xdata()) == pytest.approx([2.25, 4.5, 9.0])
     across = drawn.lines[2][0].get_segments()
@@ -292,7 +285,7 @@ def test_the_plot_shows_every_cell_over_calls_and_over_seconds():
     from matplotlib.figure import Figure
 
     figure = Figure()
-    quality.plot(CELLS, "frechet")(figure, plots.LIGHT)
+    plot(CELLS, "frechet")(figure, plots.LIGHT)
     for axes, over in zip(figure.axes, ("calls", "seconds"), strict=True):
         drawn = [line for line in axes.get_lines() if len(line.get_xdata()) and line.get_marker() in plots.MARKERS]
         points = {(x, y) for line in drawn for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
@@ -300,15 +293,15 @@ def test_the_plot_shows_every_cell_over_calls_and_over_seconds():
         if over == "calls":
             assert {(each["calls"], each["metrics"]["frechet"]["value"]) for each in CELLS} == points
         assert axes.get_xlabel()
-    assert Image.open(io.BytesIO(plots.png(quality.plot(CELLS, "frechet"), (9, 4.5)))).width == 1800
+    assert Image.open(io.BytesIO(plots.png(plot(CELLS, "frechet"), (9, 4.5)))).width == 1800
 
 
 def test_results_of_other_conditions_are_marked_and_explained():
     first = {"n": 5000, "split": "test", "features_sha256": "a" * 64}
-    marked, notes = quality.marks([first, dict(first), first | {"n": 500}, first | {"n": 500, "split": "train"}])
+    marked, notes = results.marks([first, dict(first), first | {"n": 500}, first | {"n": 500, "split": "train"}])
     assert marked == ["", "", "a", "a b"]
     assert notes == ["a: n is 500, not 5000", "b: split is train, not test"]
-    _, (note,) = quality.marks([first, first | {"features_sha256": "b" * 64}])
+    _, (note,) = results.marks([first, first | {"features_sha256": "b" * 64}])
     assert note == "a: features_sha256 is bbbbbbbbbbbb..., not aaaaaaaaaaaa..."
 
 
@@ -316,7 +309,7 @@ def test_where_nothing_is_good_nothing_is_praised_unsaid():
     """The mean of the data, drawn again and again, is as far from them as they are spread; beyond that is worse."""
     random = np.random.default_rng(0).standard_normal((400, 3)) * [1, 2, 3] + 5
     known = torch.from_numpy(random)
-    rule = quality.Yardstick(None, known, {})
+    rule = yardstick.Yardstick(None, known, {})
     assert evaluation.frechet_distance(known.mean(0).expand(400, 3), known) == pytest.approx(rule.spread, rel=0.01)
     cells = [cell(value=15.0), cell(steps=20, value=14.5)]
     first, *rest = quality.advice(cells, "frechet", spread=14.0)

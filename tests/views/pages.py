@@ -23,7 +23,7 @@ def write_sweep(path, weights, **changes):
     cells = [
         {
             "method": method,
-            "settings": settings,
+            "options": options,
             "label": label,
             "steps": steps,
             "spacing": "trailing",
@@ -33,7 +33,7 @@ def write_sweep(path, weights, **changes):
             "metrics": {"frechet": {"value": value / steps, "low": value / steps - 0.02, "high": value / steps + 0.02}},
         }
         for steps in (5, 10)
-        for method, settings, label, calls, value in (
+        for method, options, label, calls, value in (
             ("ddim", {"eta": 0.5}, f"ddim, η = 0.5 {HOSTILE}", 1, 3.0),
             ("ddpm", {"variance": "beta"}, "_ddpm, σ̂", 1, 30.0),
             ("heun", {}, "heun", 2, 2.0),

@@ -7,6 +7,7 @@ import base64
 import dataclasses
 import io
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ import leapstep
 from leapstep.core.scaling import Scaling
 from leapstep.data import read
 from leapstep.evaluation import page as pages
-from leapstep.evaluation.distances import Estimate
-from leapstep.evaluation.page.contents import Cell, Curve, Strip, Sweep
+from leapstep.evaluation.page.contents import Curve, Strip
 from leapstep.evaluation.page.extent import WHOLE
+from leapstep.evaluation.sweep import Sweep
 from leapstep.networks import MLP, UNet
 from leapstep.views import report
 from leapstep.views.report import figures
@@ -56,21 +57,21 @@ def pictures(place):
     page = pages.gather(model, splits, pages.Settings(n=20, steps=6))
     strips = [Strip(step, figures.sprite(values[None, step : step + 4, None], 2).png) for step in (1, 3, 5)]
     cells = [
-        Cell(
-            "ddim",
-            {"eta": 0.0},
-            HOSTILE,
-            "trailing",
-            steps,
-            steps,
-            Estimate(1.5 * steps),
-            9 / steps,
-            8 / steps,
-            10 / steps,
-        )
+        {
+            "method": "ddim",
+            "options": {},
+            "label": HOSTILE,
+            "spacing": "trailing",
+            "steps": steps,
+            "calls": steps,
+            "seconds": 1.5 * steps,
+            "n": 500,
+            "metrics": {"frechet": {"value": 9 / steps, "low": 8 / steps, "high": 10 / steps}},
+        }
         for steps in (5, 10, 20, 50, 100, 200, 500, 1000)
     ]
-    swept = Sweep("s" * 70, "frechet", tuple(cells), (HOSTILE,), (), {"n": 500, "data": HOSTILE})
+    conditions = {"n": 500, "data": HOSTILE}
+    swept = Sweep("m", None, conditions, cells=cells, advice=[HOSTILE], finished=True, folder=Path("s" * 70))
     curve = Curve(tuple(range(1, 101)), tuple(1 / step for step in range(1, 101)))
     return dataclasses.replace(page, curves={"loss": curve}, strips=strips, sweep=swept, source="r" * 70)
 

@@ -57,10 +57,18 @@ def test_no_more_neighbours_are_asked_for_than_there_are_samples(page):
     assert "--n 6 " in commands.neighbours(dataclasses.replace(page, neighbours=enough))[0]
 
 
+def measured(page, *metrics):
+    """The cells of a page's sweep with these metrics."""
+    nothing = {"value": 1.0, "low": None, "high": None}
+    return [{**cell, "metrics": dict.fromkeys(metrics, nothing)} for cell in page.sweep.cells]
+
+
 def test_a_sweep_is_repeated_with_its_options(page):
     features = {"features": "learned", "features_source": "my features"}
     changed = features | {"k": 3, "resamples": 50, "guidance": 2.5, "labels": ["-bee", "ant"], "split": "all"}
-    said = commands.sweep(page, page.sweep._replace(conditions=changed, metrics=("frechet", "recall")))
+    said = commands.sweep(
+        page, dataclasses.replace(page.sweep, conditions=changed, cells=measured(page, "frechet", "recall"))
+    )
     for option in (
         "--k 3",
         "--resamples 50",
@@ -72,14 +80,14 @@ def test_a_sweep_is_repeated_with_its_options(page):
     ):
         assert f" {option} " in said
     usual = {"features": "pixels", "k": 5, "resamples": 100, "guidance": 1.0, "labels": "every class in turn"}
-    found = page.sweep._replace(conditions=usual, metrics=evaluation.METRICS[:-1])
+    found = dataclasses.replace(page.sweep, conditions=usual, cells=measured(page, *evaluation.METRICS[:-1]))
     assert "--steps 5,10 --features pixels --metric frechet --out" in commands.sweep(page, found)
 
 
 def test_a_sweep_is_repeated_with_its_methods(page):
     said = commands.sweep(page, page.sweep)
     assert "--methods ddim,heun --etas 0.5,beta --steps 5,10 --n 500 --features" in said
-    learned = page.sweep._replace(conditions={"features": "learned", "data": "there"})
+    learned = dataclasses.replace(page.sweep, conditions={"features": "learned", "data": "there"})
     assert f"{page.source} there --methods" in commands.sweep(page, learned)
     assert "--features FOLDER" in commands.sweep(page, learned)
 
@@ -212,7 +220,7 @@ def test_only_what_the_model_was_trained_on_is_called_training_data(run, splits,
 
 
 def test_the_page_says_where_a_sweep_was_measured_on_training_data(tmp_path, page):
-    found = folder.sweep(write_sweep(tmp_path / "s", "w", relation="training"))
+    found, _ = folder.sweep(write_sweep(tmp_path / "s", "w", relation="training"))
     html = report.render(dataclasses.replace(page, sweep=found, curves={}, levels=None))
     assert "The reference are data which the model was trained on: a copy of them would do best." in html
 

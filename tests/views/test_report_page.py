@@ -15,6 +15,7 @@ from PIL import Image
 import leapstep
 from commands import done, invoke, refused
 from expected_pictures import near
+from leapstep import text
 from leapstep.cli import options
 from leapstep.core.scaling import Scaling
 from leapstep.evaluation import page as pages
@@ -119,15 +120,15 @@ def test_small_pictures_that_are_blown_up_are_named(page, read):
 
 def test_numbers_are_short():
     said = {0.00004084: "4.08e-05", 12345.6: "12,346", -0.25: "−0.25", math.nan: "–", math.inf: "∞", 1e-9: "1e-09"}
-    assert {value: words.short(value) for value in said} == said
-    assert words.short(-math.inf) == "−∞"
-    assert words.with_error(0.00657, 0.000595) == "0.00657 ± 0.00060"
-    assert words.with_error(123.4, 17.3) == "123 ± 17"
-    assert words.with_error(0.0000809, 0.0000034) == "(8.09 ± 0.34)e-05"
-    assert words.with_error(-0.0000009, 0.0000034) == "(−0.9 ± 3.4)e-06"
-    assert words.with_error(3.0, 0.0000034) == "3.0000000 ± 0.0000034"
-    assert words.with_error(1.5, None) == words.with_error(1.5, math.nan) == "1.5"
-    assert [words.percent(share) for share in (0.0051, 0.123, 0, 1e-6, math.nan)] == [
+    assert {value: text.short(value) for value in said} == said
+    assert text.short(-math.inf) == "−∞"
+    assert text.with_error(0.00657, 0.000595) == "0.00657 ± 0.00060"
+    assert text.with_error(123.4, 17.3) == "123 ± 17"
+    assert text.with_error(0.0000809, 0.0000034) == "(8.09 ± 0.34)e-05"
+    assert text.with_error(-0.0000009, 0.0000034) == "(−0.9 ± 3.4)e-06"
+    assert text.with_error(3.0, 0.0000034) == "3.0000000 ± 0.0000034"
+    assert text.with_error(1.5, None) == text.with_error(1.5, math.nan) == "1.5"
+    assert [text.percent(share) for share in (0.0051, 0.123, 0, 1e-6, math.nan)] == [
         "0.51 %",
         "12 %",
         "0 %",
@@ -180,7 +181,7 @@ def test_what_is_no_picture(place, shape, sliders, tables):
         assert [part.count("<svg") for part in frames] == [2, 3, 3, 3]
         assert frames[1].split("<svg")[start].rstrip().endswith('<div class="on">')
     else:
-        assert words.short(float(expected.mean())) in read.text
+        assert text.short(float(expected.mean())) in read.text
 
 
 @pytest.mark.parametrize("spread", [0.004, 1.3, 40_000.0])

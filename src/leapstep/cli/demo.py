@@ -29,7 +29,7 @@ ROWS = [("ddpm", 1000), ("ddim", 20), ("ddim", 10)]
 
 RESULTS = folders.Kind("results.json", "demo", r"run|sweep|report\.html|(real|comparison|dd.m-\d+)\.png")
 
-SWEEP = ["ddim", "unipc"], ["0", "1"], ["5", "10", "20"]
+SWEEP: dict[str, Any] = {"methods": ("ddim", "unipc"), "etas": (0, 1), "steps": (5, 10, 20)}
 
 
 def command(
@@ -43,6 +43,9 @@ def command(
     from leapstep import files
     from leapstep.data.pictures import captioned, grid, save_image
     from leapstep.data.readers import read
+    from leapstep.evaluation.sweep import Run, plan
+    from leapstep.evaluation.yardstick import Measure
+    from leapstep.inference.spec import SamplingSpec
     from leapstep.training.run import train
 
     if n < 3:
@@ -68,8 +71,9 @@ def command(
     files.write_json(out / "results.json", {"demo": results})
     _print(results, out)
     typer.echo("\nThe same by method, noise and steps, as leapstep sweep measures it (in principal components):")
-    model_folder, to = str(out / "run"), out / "sweep"
-    sweep.command(model_folder, to, "digits", *SWEEP, metrics=["frechet"], n=n, seed=seed, device="cpu")
+    specs = plan(model, SamplingSpec(n=n, seed=seed, batch_size=250), **SWEEP)
+    measure = Measure(metrics=["frechet"])
+    sweep.show(Run(model, "digits", specs, measure, source=str(out / "run")), out / "sweep")
     _draw_page(model, out, seed)
     return {"out": out, "demo": results}
 

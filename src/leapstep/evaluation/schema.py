@@ -8,6 +8,7 @@ from pydantic import Field
 
 from leapstep.files.reading import CLASSES
 from leapstep.files.schema import LEVELS, Count, Line, Name, Plain, Schema, Seconds, Side, Word
+from leapstep.inference.schema import SamplingSpec
 from leapstep.models.schema import Scaling
 
 
@@ -23,7 +24,7 @@ class Cell(Schema):
     """What a sweep measured of one setting."""
 
     method: Word
-    settings: dict[Word, Plain]
+    options: dict[Word, Plain]
     label: Word
     steps: Annotated[int, Field(ge=1, le=LEVELS)]
     spacing: Word
@@ -40,6 +41,7 @@ class Sweep(Schema):
     """`results.json` of `leapstep sweep`."""
 
     model: Name | None = None
+    spec: SamplingSpec | None = None
     conditions: dict[Word, Any]
     metric: Word
     finished: bool = False
@@ -54,8 +56,8 @@ class Evaluated(Schema):
 
     model: Name | None = None
     samples: Name | None = None
+    spec: SamplingSpec | None = None
     label: Word | None = None
-    steps: Count | None = None
     calls: Annotated[float, Field(ge=0)] | None = None
     seconds: Seconds | None = None
 

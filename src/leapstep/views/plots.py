@@ -183,6 +183,8 @@ def at_one_pace(calls: Sequence[float], seconds: Sequence[Estimate]) -> list[Est
         calls, seconds: of each measurement [n], the calls positive.
     """
     pairs = list(zip(calls, seconds, strict=True))
+    if not pairs:
+        return []
     paces = sorted(each.value / number for number, each in pairs)
     low = min((each.value if each.low is None else each.low) / number for number, each in pairs)
     high = max((each.value if each.high is None else each.high) / number for number, each in pairs)

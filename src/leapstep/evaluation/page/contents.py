@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from leapstep.evaluation.distances import Estimate
 from leapstep.evaluation.page.extent import WHOLE, Extent
+from leapstep.evaluation.sweep import Sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,50 +235,6 @@ class Neighbours(NamedTuple):
     among: int
 
 
-class Cell(NamedTuple):
-    """One cell of a sweep.
-
-    `seconds` are those of all its samples, with what its faster and its slower calls would make of them. `low` and
-    `high` are None where there is no interval; `even` says that its samples do not tell it from the best of its column.
-    """
-
-    method: str
-    settings: Mapping[str, Any]
-    label: str
-    spacing: str
-    steps: int
-    calls: float
-    seconds: Estimate | None
-    value: float
-    low: float | None
-    high: float | None
-    even: bool = False
-
-
-class Sweep(NamedTuple):
-    """What `leapstep sweep` found.
-
-    Attributes:
-        folder: where it lies.
-        metric: by which the cells are judged.
-        cells: in the order of the file.
-        advice: a line each.
-        remarks: what a reader must know of them, a line each.
-        conditions: everything that a result depends on.
-        metrics: what was measured, by name.
-        relation: of the reference to the model, see `holdout.relation`.
-    """
-
-    folder: str
-    metric: str
-    cells: tuple[Cell, ...]
-    advice: tuple[str, ...]
-    remarks: tuple[str, ...]
-    conditions: Mapping[str, Any]
-    metrics: tuple[str, ...] = ()
-    relation: str = "?"
-
-
 @dataclass(frozen=True)
 class Page:
     """Everything that a page shows; `render` writes it down.
@@ -296,6 +253,8 @@ class Page:
         held: the part of them that the model was not trained on; "train" where there is none.
         samples: the grid, `[n, *d]`.
         labels: the names of their classes, or empty.
+        sweep: of the model, by `leapstep sweep`.
+        left_out: why a sweep that lies in the folder is not shown.
         seconds, calls, evaluations: what the page took: calls of the network, and samples that went through it.
         versions: by name.
         created: date and time.
@@ -324,6 +283,7 @@ class Page:
     standing: Standing | None = None
     neighbours: Neighbours | None = None
     sweep: Sweep | None = None
+    left_out: str = ""
     seconds: float = 0.0
     calls: int = 0
     evaluations: int = 0

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from leapstep.evaluation import quality
-from leapstep.evaluation.distances import Estimate
-from leapstep.evaluation.page.contents import Cell, Curve, Strip, Sweep, chosen
+from leapstep.evaluation.page.contents import Curve, Strip, chosen
+from leapstep.evaluation.sweep import Sweep
 from leapstep.files.reading import read_bytes
 
 CURVES = {"loss": "loss", "gradient_norm": "gradient norm", "learning_rate": "learning rate"}
@@ -63,57 +61,25 @@ def strips(run: Path) -> list[Strip]:
     return [Strip(found[i][0], read_bytes(found[i][1])) for i in (chosen(len(found), STRIPS) if found else [])]
 
 
-def sweep(folder: Path, weights: str = "", named: bool = True) -> Sweep:
+def sweep(folder: Path, weights: str = "", named: bool = True) -> tuple[Sweep | None, str]:
     """Read the results of `leapstep sweep`.
 
     Arguments:
         folder: where `results.json` is.
         weights: the SHA-256 of the weights that the page is about.
         named: somebody asked for this folder. One that only lies in the run folder may be of weights that were trained
-            on since: then its cells are left out, with a remark.
+            on since: then it is left out.
+    Returns:
+        the sweep, or None and why it is left out.
     Raises:
         ValueError: the file is missing, is no such thing, or is of other weights though it was named.
     """
-    path = folder / "results.json"
     try:
-        content = quality.results(path)
+        results = Sweep.read(folder)
     except FileNotFoundError:
-        raise ValueError(f"there is no {path}: name a folder that `leapstep sweep` made") from None
-    if "cells" not in content:
-        raise ValueError(f"{path} holds one result, of `leapstep evaluate`: name a folder that `leapstep sweep` made")
-    metric, conditions = content["metric"], content["conditions"]
-    alike = quality.even(content["cells"], metric)
-    cells = [
-        cell._replace(even=each in alike) for each in content["cells"] if (cell := _cell(each, metric)) is not None
-    ]
-    if len({cell.spacing for cell in cells}) > 1:
-        cells = [cell._replace(label=f"{cell.label}, {cell.spacing}") for cell in cells]
-    remarks = [] if content.get("finished") else ["The sweep is not finished: cells are missing."]
-    advice = tuple(content.get("advice", ()))
-    others, model = str(conditions.get("model_sha256", weights)), content.get("model")
-    metrics = tuple(dict.fromkeys(name for each in content["cells"] for name in each["metrics"]))
-    if weights and others != weights:
-        if named:
-            raise ValueError(f"{folder} is a sweep of {model} with other weights: name a sweep of this model")
-        left_out = f"{folder} holds a sweep of other weights than those of this page, so it is not shown: repeat it."
-        return Sweep(str(folder), metric, (), (), (left_out,), {})
-    return Sweep(
-        str(folder), metric, tuple(cells), advice, tuple(remarks), conditions, metrics, content.get("relation") or "?"
-    )
-
-
-def _cell(cell: Mapping[str, Any], metric: str) -> Cell | None:
-    """A cell, or None where it has no value."""
-    measured = cell.get("metrics", {}).get(metric)
-    if measured is None or measured.get("value") is None:
-        return None
-    low, high, seconds, fastest, slowest = (
-        None if value is None else float(value)
-        for value in (
-            *(measured.get(end) for end in ("low", "high")),
-            *(cell.get(name) for name in ("seconds", "seconds_low", "seconds_high")),
-        )
-    )
-    time = None if seconds is None else Estimate(seconds, fastest, slowest)
-    names = str(cell["method"]), dict(cell.get("settings") or {}), str(cell["label"]), str(cell.get("spacing") or "")
-    return Cell(*names, int(cell["steps"]), float(cell["calls"]), time, float(measured["value"]), low, high)
+        raise ValueError(f"there is no {folder / 'results.json'}: name a folder that `leapstep sweep` made") from None
+    if not weights or str(results.conditions.get("model_sha256", weights)) == weights:
+        return results, ""
+    if named:
+        raise ValueError(f"{folder} is a sweep of {results.model} with other weights: name a sweep of this model")
+    return None, f"{folder} holds a sweep of other weights than those of this page, so it is not shown: repeat it."

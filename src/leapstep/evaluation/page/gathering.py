@@ -59,9 +59,9 @@ def gather(
     settings = complete(model, settings or Settings())
     _check_labels(model, data)
     weights = fingerprint(model.network)
-    found = None if sweep is None else folder.sweep(Path(sweep), weights)
+    swept, left_out = (None, "") if sweep is None else folder.sweep(Path(sweep), weights)
     if sweep is None and run is not None and (run / "sweep" / "results.json").is_file():
-        found = folder.sweep(run / "sweep", weights, named=False)
+        swept, left_out = folder.sweep(run / "sweep", weights, named=False)
     work = Work(model, settings, on_step or (lambda: None))
     x, way = drawn_samples(work)
     labels = work.labels(range(len(x)))
@@ -88,7 +88,8 @@ def gather(
         levels=None if data is None else noise_levels(work, data),
         standing=None if data is None or settings.label is not None else standing(work.shown(x), data),
         neighbours=None if data is None else neighbours(work, x, data),
-        sweep=found,
+        sweep=swept,
+        left_out=left_out,
     )
     return dataclasses.replace(
         page,

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 from leapstep.evaluation.distances import METRICS
-from leapstep.evaluation.page.contents import Page, Sweep
+from leapstep.evaluation.page.contents import Page
+from leapstep.evaluation.sweep import Sweep
 
 K = 5
 """The neighbours that `leapstep evaluate` and `leapstep sweep` look for by default, of more samples than that."""
@@ -93,17 +94,18 @@ def sweep(page: Page, found: Sweep) -> str:
     """The cells of a sweep."""
     methods, etas = [], []
     for cell in found.cells:
-        eta = cell.settings.get("eta") if cell.method == "ddim" else None
-        if cell.method == "ddpm" and cell.settings.get("variance") in ("beta", "optimal"):
-            eta = cell.settings["variance"]
-        methods.append(cell.method if eta is None else "ddim")
+        eta = cell["options"].get("eta", 0.0) if cell["method"] == "ddim" else None
+        if cell["method"] == "ddpm" and cell["options"].get("variance") in ("beta", "optimal"):
+            eta = cell["options"]["variance"]
+        methods.append(cell["method"] if eta is None else "ddim")
         etas += [] if eta is None else [eta if isinstance(eta, str) else f"{eta:g}"]
-    spacings = {cell.spacing for cell in found.cells} - {""}
+    spacings = {cell["spacing"] for cell in found.cells} - {""}
+    measured = {name for cell in found.cells for name in cell["metrics"]}
     lists: dict[str, list[str] | list[int]] = {
         "--methods": methods,
         "--etas": etas,
-        "--steps": [cell.steps for cell in found.cells],
-        "--spacings": [cell.spacing for cell in found.cells] if spacings - {page.spacing} else [],
+        "--steps": [cell["steps"] for cell in found.cells],
+        "--spacings": [cell["spacing"] for cell in found.cells] if spacings - {page.spacing} else [],
     }
     parts: list[object] = ["sweep", source(page), found.conditions.get("data", page.data or "DATA")]
     for option, values in lists.items():
@@ -121,8 +123,8 @@ def sweep(page: Page, found: Sweep) -> str:
     if isinstance(labels := given.get("labels"), list):
         parts += _named(",".join(labels))
     # the score needs a classifier, which pixels have not: then all the others are all
-    if found.metrics and set(METRICS) - {"inception_score" if features == "pixels" else ""} - set(found.metrics):
-        parts += ["--metrics", ",".join(found.metrics)]
+    if measured and set(METRICS) - {"inception_score" if features == "pixels" else ""} - measured:
+        parts += ["--metrics", ",".join(name for name in METRICS if name in measured)]
     return said(*parts, "--metric", found.metric, "--out", found.folder)
 
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from leapstep.evaluation.distances import Estimate
-from leapstep.evaluation.page.contents import Array, Cell, Consistency, Curve, Levels, chosen
+from leapstep.evaluation.cells import NAMES, Cell, rows_of
+from leapstep.evaluation.page.contents import Array, Consistency, Curve, Levels, chosen
 from leapstep.evaluation.page.folder import CURVES
+from leapstep.text import short
 from leapstep.views.plots import (
     Draw,
     Palette,
-    Point,
-    at_one_pace,
-    curves,
     gaps,
     number,
     plain,
@@ -26,7 +24,7 @@ from leapstep.views.plots import (
     ticks_at,
 )
 from leapstep.views.plots import svg as drawn
-from leapstep.views.report.words import short
+from leapstep.views.quality import AXES, over
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -322,34 +320,20 @@ def denoising(levels: Levels, names: Sequence[str]) -> list[str]:
     ]
 
 
-def sweep(cells: Sequence[Cell], metric: str, seconds: str = "seconds") -> list[str]:
+def sweep(cells: Sequence[Cell], metric: str) -> list[str]:
     """Quality over the network calls, and over the seconds where they are known, with error bars."""
-    labels = list(dict.fromkeys(cell.label for cell in cells))
+    title, rows = NAMES.get(metric, metric), len(rows_of(cells))
 
-    def plot(name: str, xlabel: str, costs: Callable[[Sequence[Cell]], list[Estimate]]) -> str:
-        series = {}
-        for label in labels:
-            line = [cell for cell in cells if cell.label == label and cell.calls > 0 and math.isfinite(cell.value)]
-            values = [Estimate(cell.value, cell.low, cell.high) for cell in line]
-            series[label] = [Point(*pair) for pair in zip(costs(line), values, strict=True)]
-
+    def plot(cost: str) -> str:
         def draw(figure: Figure, colours: Palette) -> None:
             axes = figure.subplots()
-            curves(axes, series, colours)
-            if name == "sweep-calls":
-                ticks_at(axes.xaxis, [point.x.value for line in series.values() for point in line])
-            axes.set(xlabel=xlabel, title=plain(metric[:1].upper() + metric[1:]))
+            over(axes, cells, metric, cost, colours)
+            axes.set(title=plain(title[:1].upper() + title[1:]))
             figure.legend(loc="outside lower center", ncols=2)
 
-        alt = f"Plot of the {metric} over {xlabel}, a line with error bars for each of {len(labels)} methods."
-        return svg(draw, name, alt, (3.6, 2.6 + 0.17 * -(-len(labels) // 2)))
+        xlabel = AXES[cost].format(n=cells[0].get("n", "all"))
+        alt = f"Plot of the {title} over {xlabel}, a line with error bars for each of {rows} methods."
+        return svg(draw, f"sweep-{cost}", alt, (3.6, 2.6 + 0.17 * -(-rows // 2)))
 
-    plots = [plot("sweep-calls", "network calls a sample", lambda line: [Estimate(cell.calls) for cell in line])]
-    if all(cell.seconds and cell.calls for cell in cells):
-        plots.append(plot("sweep-seconds", f"{seconds}, at each row's median pace", _paced))
-    return plots
-
-
-def _paced(line: Sequence[Cell]) -> list[Estimate]:
-    """The seconds of cells of one row, at the row's pace."""
-    return at_one_pace([cell.calls for cell in line], [cell.seconds or Estimate(0) for cell in line]) if line else []
+    timed = all(cell.get("seconds") and cell["calls"] for cell in cells)
+    return [plot(cost) for cost in AXES if cost == "calls" or timed]

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from leapstep.evaluation.page.contents import Array, Cell, Page, Sweep
-from leapstep.evaluation.quality import EVEN, LESS_IS_BETTER, NAMES, REFERENCE, nearness
+from leapstep.evaluation.cells import LESS_IS_BETTER, NAMES, REFERENCE, nearness
+from leapstep.evaluation.page.contents import Array, Page
+from leapstep.text import counted, percent, short, with_error
 from leapstep.views.report import commands, figures
-from leapstep.views.report.words import counted, named, percent, short, with_error
+from leapstep.views.report.words import named
+from leapstep.views.tables import Table, table
 
 Block = dict[str, Any]
 
@@ -350,51 +352,34 @@ def _neighbours(page: Page) -> Section | None:
 
 
 def _sweep(page: Page) -> Section | None:
-    found = page.sweep
-    if found is None:
-        return None
-    if found.remarks and not found.conditions and not found.cells:  # of other weights
-        return Section("sweep", "Quality by steps", " ".join(found.remarks), [], [])
-    name, better = NAMES.get(found.metric, found.metric), "less" if found.metric in LESS_IS_BETTER else "more"
-    text = f"The {name} by method and number of steps; {better} is better. ± is half of a 95 % interval."
-    if found.relation in REFERENCE and found.cells:
-        text += f" The reference are data {REFERENCE[found.relation]}."
-    if any(cell.even for cell in found.cells):
-        text += f" {EVEN}"
-    seconds = f"seconds for {found.conditions['n']} samples" if "n" in found.conditions else "seconds"
-    blocks = [_plots(figures.sweep(found.cells, name, seconds)), _quality(found)] if found.cells else []
-    told = ", ".join(
+    results, title = page.sweep, "Quality by steps"
+    if results is None:
+        return Section("sweep", title, page.left_out, [], []) if page.left_out else None
+    cells, metric = results.cells, results.metric
+    text = f"The {NAMES.get(metric, metric)} by method and number of steps; "
+    text += f"{'less' if metric in LESS_IS_BETTER else 'more'} is better. ± is half of a 95 % interval."
+    blocks: list[Block] = []
+    if cells:
+        relation, grid = REFERENCE.get(results.relation), table(cells, metric)
+        text += f" The reference are data {relation}." if relation else ""
+        text += f" {grid.note}" if grid.note else ""
+        blocks = [_plots(figures.sweep(cells, metric)), _quality(grid)]
+    conditions = ", ".join(
         f"{name.replace('_', ' ')} {str(value)[:12] if name.endswith('sha256') else value}"
-        for name, value in found.conditions.items()
+        for name, value in results.conditions.items()
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     )
-    remarks = [*found.remarks, *(f"{line[:1].upper()}{line[1:].rstrip('.')}." for line in found.advice)]
-    blocks.append({"type": "remarks", "remarks": remarks, "quiet": f"Conditions: {told}." if told else ""})
-    return Section("sweep", "Quality by steps", text, blocks, [commands.sweep(page, found)])
+    remarks = [] if results.finished else ["The sweep is not finished: cells are missing."]
+    remarks += [f"{line[:1].upper()}{line[1:].rstrip('.')}." for line in results.advice]
+    blocks.append({"type": "remarks", "remarks": remarks, "quiet": f"Conditions: {conditions}." if conditions else ""})
+    return Section("sweep", title, text, blocks, [commands.sweep(page, results)])
 
 
-def _quality(found: Sweep) -> Block:
-    """As table 1 of the DDIM paper: a row for each method, a column for each number of steps; the best is marked."""
-    columns, sign = sorted({cell.steps for cell in found.cells}), 1 if found.metric in LESS_IS_BETTER else -1
-    best = {
-        steps: min((cell for cell in found.cells if cell.steps == steps), key=lambda cell: sign * cell.value)
-        for steps in columns
-    }
-    rows: list[list[str]] = []
-    strong = []
-    for label in dict.fromkeys(cell.label for cell in found.cells):
-        cells = {cell.steps: cell for cell in found.cells if cell.label == label}
-        row = [label]
-        for steps in columns:
-            cell = cells.get(steps)
-            row.append("–" if cell is None else _cell(cell))
-            if cell is best[steps]:
-                strong.append([len(rows), len(row) - 1])
-        rows.append(row)
-    return _table(["", *map(counted, columns)], rows) | {"strong": strong}
-
-
-def _cell(cell: Cell) -> str:
-    half = None if cell.low is None or cell.high is None else (cell.high - cell.low) / 2
-    effort = f"{cell.calls:,.0f} calls" + ("" if cell.seconds is None else f", {short(cell.seconds.value)} s")
-    return f"{'≈ ' if cell.even else ''}{with_error(cell.value, half)}\n{effort}"
+def _quality(grid: Table) -> Block:
+    """The table of a sweep, as table 1 of the DDIM paper."""
+    rows, strong = [], []
+    for i, (name, entries) in enumerate(grid.rows):
+        strong += [[i, j + 1] for j, entry in enumerate(entries) if entry is not None and entry.is_best]
+        texts = [f"{'≈ ' if entry.is_even else ''}{entry.value}\n{entry.effort}" if entry else "–" for entry in entries]
+        rows.append([name, *texts])
+    return _table(["", *map(counted, grid.columns)], rows) | {"strong": strong}

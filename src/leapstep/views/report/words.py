@@ -6,42 +6,7 @@ import math
 
 from leapstep.evaluation.page.contents import Page
 from leapstep.evaluation.page.extent import WHOLE
-
-
-def short(value: float | None) -> str:
-    """A number as a reader wants it: three digits, and an exponent only where many zeros would take its place."""
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    said = f"{value:,.0f}" if 100 <= abs(value) < 1e7 else f"{value:.3g}"
-    return f"−{said[1:]}" if said.startswith("-") else said
-
-
-def with_error(value: float, error: float | None) -> str:
-    """A number and how uncertain it is, with two digits of the latter; small ones with one exponent for both."""
-    if error is None or not math.isfinite(error) or error <= 0 or not math.isfinite(value):
-        return short(value)
-    digits, exponent = 1 - math.floor(math.log10(error)), math.floor(math.log10(max(abs(value), error)))
-    if digits > 5 and exponent < 0:
-        digits, scale = digits + exponent, 10.0**exponent
-        return f"({value / scale:.{digits}f} ± {error / scale:.{digits}f})".replace("-", "−") + f"e{exponent:03}"
-    return f"{value:,.{max(0, digits)}f} ± {error:,.{max(0, digits)}f}".replace("-", "−")
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """A share in percent, with so many digits below 10 %."""
-    value = 100 * share
-    if not math.isfinite(value):
-        return "–"
-    if 0 < value < 0.01:
-        return "less than 0.01 %"
-    return f"{value:.0f} %" if value >= 9.5 else f"{float(f'{value:.{digits}g}'):g} %"
-
-
-def counted(count: int, what: str = "step") -> str:
-    """1 step, 2 steps."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+from leapstep.text import percent, short, with_error
 
 
 def lead(page: Page) -> str:

@@ -1,0 +1,270 @@
+"""How far samples are from real data, and whether they are copies of it: of one specification, or of a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leapstep.core.transitions import TRANSITIONS
+from leapstep.data.dataset import Data, NoSplit
+from leapstep.data.readers import read
+from leapstep.evaluation import features as spaces
+from leapstep.evaluation.cells import as_json
+from leapstep.evaluation.distances import Estimate, Memorisation, memorisation
+from leapstep.evaluation.drawing import Batch, Part, batches, gather
+from leapstep.evaluation.yardstick import Measure, Reference, Yardstick, comparable, reference, trained_on
+from leapstep.files import reading
+from leapstep.inference.engine import Array, device_of
+from leapstep.inference.provenance import provenance, versions
+from leapstep.inference.spec import SamplingSpec, SpecError
+from leapstep.inference.store import FINAL, PART
+from leapstep.models import checkpoint
+from leapstep.models.checkpoint import Model
+from leapstep.models.data import Parts, parts_of, shared_parts, warn
+from leapstep.progress import progress_bar
+
+PAIRS = 12
+"""How many of the pairs of a sample and its nearest training sample a result names."""
+
+USUAL = SamplingSpec(n=1000, batch_size=250)
+"""What is drawn where nothing else is asked for."""
+
+
+class Copies(NamedTuple):
+    """The search for copies of training data among samples.
+
+    Attributes:
+        memorisation: what it found, see `distances.memorisation`.
+        training: the data that the model was trained on.
+        known: what the distances are compared with, in words.
+    """
+
+    memorisation: Memorisation
+    training: Data
+    known: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As a result file keeps it, with the closest pairs as [sample, training sample, ratio]."""
+        found = self.memorisation
+        return {
+            "training": len(self.training),
+            "known": self.known,
+            **as_json({"relative": found.relative, "share": found.share, "expected": found.expected}),
+            "threshold": found.threshold,
+            "median_ratio": found.ratio.median().item(),
+            "nearest": [[int(i), int(found.index[i]), float(found.ratio[i])] for i in found.ratio.argsort()[:PAIRS]],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What was measured of samples.
+
+    Attributes:
+        metrics: estimates by name.
+        conditions: what they depend on besides the model and the specification, as JSON.
+        origin: how the samples were made: their provenance with the specification, calls and seconds; or their folder.
+        relation: of the reference to the model, see `holdout.relation`.
+        warnings: what speaks against the estimates.
+        copies: of training data, where these are known.
+        values: the samples as they were measured: pixels [n, c, h, w], or numbers [n, *d].
+    """
+
+    metrics: Mapping[str, Estimate]
+    conditions: Mapping[str, Any]
+    origin: Mapping[str, Any]
+    relation: str
+    warnings: list[str]
+    copies: Copies | None
+    values: Array
+
+    def to_json(self) -> dict[str, Any]:
+        """As `leapstep evaluate --out` writes it."""
+        record = {
+            "evaluation": dict(self.origin),
+            "conditions": dict(self.conditions),
+            "metrics": as_json(self.metrics),
+            "relation": self.relation,
+            "warnings": self.warnings,
+        }
+        return record if self.copies is None else record | {"memorisation": self.copies.to_json()}
+
+
+def evaluate(
+    samples: Model | str | Path,
+    data: str | Path | None = None,
+    spec: SamplingSpec = USUAL,
+    measure: Measure | None = None,
+    *,
+    split: str | None = None,
+    train_split: str | None = None,
+    size: int | None = None,
+    source: str | None = None,
+    pairs: bool = False,
+    device: torch.device | str | None = None,
+    tell: Callable[[str], object] = warn,
+    progress: bool = True,
+) -> Evaluation:
+    """Measure samples against real data, and look for copies of training data among them.
+
+    Arguments:
+        samples: a model to draw them from, or where it lies; or samples: a folder of images or of `leapstep sample`, an
+            npy or npz file.
+        data: real data, see `leapstep.data.read`; None: what the model was trained on.
+        spec: how a model's samples are drawn, by default 1000. Without labels, a model of classes draws them as often
+            as they are in the reference. Of samples in a folder, the first `spec.n` are taken.
+        measure: the features and metrics.
+        split: the part of the data that is the reference; None: "test", or all where nothing is held out.
+        train_split: the part that the model was trained on; None: "train", where there is one.
+        size: side that a folder's pictures are cut and resized to, pixels.
+        source: how the result names the model; None: as it was given.
+        pairs: the closest pairs of a sample and a training sample are to be looked at: raise ValueError before the work
+            where there are none, or they are no pictures.
+        device: where a model that is loaded here and the networks of features run; None: where the model is.
+        tell: called with a line on what was done to the data to make them comparable.
+        progress: show a bar on stderr.
+
+    Returns:
+        the metrics with 95 % intervals, their conditions, and the search for copies.
+
+    Raises:
+        ValueError: data that do not fit the samples, or what `SamplingSpec.checked` and `Measure.against` raise.
+    """
+    name = source or (str(samples) if isinstance(samples, str | Path) else None)
+    made: _Drawn | _Kept
+    if isinstance(samples, str | Path) and Path(samples).exists() and not checkpoint.is_model(samples):
+        made = _Kept(str(samples), spec, size)
+    elif size is not None:
+        raise SpecError("size", size, f"{name} is a model, whose samples have a size; leave it out")
+    else:
+        model = samples if isinstance(samples, Model) else checkpoint.load(samples, device or "cpu")
+        model.network.requires_grad_(False)
+        made = _Drawn(model, spec, name, progress)
+    origin = trained_on(made.details, name or "the model") if data is None else str(data)
+    parts = made.parts(origin)
+    real = reference(parts, made.details, origin, split, tell)
+    if pairs and not real.data.is_pictures:
+        raise ValueError("pairs are drawn of pictures, and these samples are arrays: leave them out")
+    trained = _trained(parts, train_split)
+    if pairs and trained is None:
+        raise ValueError(f"pairs need the data that the model was trained on: name its part of {origin} by train_split")
+    yardstick = (measure or Measure()).against(real, made.device if device is None else device)
+    values, part, conditions = made.samples(yardstick, real)
+    metrics, doubts = yardstick.measure(part.seen, part.probabilities)
+    conditions = {**yardstick.conditions, **conditions, "versions": versions()}
+    copies = None if trained is None else _copies(yardstick, part.seen, real, trained)
+    return Evaluation(metrics, conditions, made.origin, real.relation, doubts, copies, values)
+
+
+def _trained(parts: Parts, split: str | None) -> Data | None:
+    """The training data, where they are known."""
+    try:
+        return parts(split or "train")[0]
+    except NoSplit:
+        if split is None:
+            return None
+        raise
+
+
+def _copies(yardstick: Yardstick, seen: Tensor, real: Reference, trained: Data) -> Copies:
+    """How near samples come to training data, beside how near fresh data do, or training data where none are fresh."""
+    fresh = None if real.split in ("train", "all") else yardstick.reference
+    known = "other training data" if fresh is None else "data that were not trained on"
+    return Copies(memorisation(seen, spaces.reference(yardstick.features, trained), fresh), trained, known)
+
+
+class _Drawn:
+    """Samples that a model draws."""
+
+    def __init__(self, model: Model, spec: SamplingSpec, name: str | None, progress: bool) -> None:
+        self.model, self.spec, self.name, self.progress = model, spec, name, progress
+        self.details, self.device = model.details, device_of(model)
+        self.origin: dict[str, Any] = {}
+
+    def parts(self, source: str) -> Parts:
+        return parts_of(self.model, source)
+
+    def samples(self, yardstick: Yardstick, real: Reference) -> tuple[Array, Part, dict[str, Any]]:
+        """Draw them; return them, in feature space too, and what the result depends on."""
+        spec, conditions = comparable(self.model, self.spec, real.labels)
+        kept: list[Array] = []
+        calls = TRANSITIONS[spec.method].calls * (spec.steps or 1) * spec.n
+        with progress_bar(calls or None, "sampling", "call", show=self.progress) as bar:
+            *_, part = gather(yardstick, _keeping(batches(self.model, spec, bar.update), kept))
+        self.origin = provenance(self.model, spec, source=self.name, device=self.device)
+        self.origin |= {"label": spec.label, "calls": part.calls, **part.seconds}
+        return np.concatenate(kept), part, conditions
+
+
+def _keeping(drawn: Iterator[Batch], kept: list[Array]) -> Iterator[Batch]:
+    """The batches, whose values are put in a list as they pass."""
+    for batch in drawn:
+        kept.append(batch.values)
+        yield batch
+
+
+class _Kept:
+    """Samples that are there already."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, source: str, spec: SamplingSpec, size: int | None) -> None:
+        for field in dataclasses.fields(spec):
+            value = getattr(spec, field.name)
+            if field.name not in ("n", "batch_size") and value != getattr(USUAL, field.name):
+                raise SpecError(field.name, value, f"{source} holds samples, which are drawn already: name a model")
+        self.source, self.n, self.size = source, spec.n, size
+        manifest, kept = self.manifest, ("spec", "model", "trained_steps", "trained_on", "weights_sha256", "calls")
+        self.details = {"data": manifest.get("trained_on", {})}
+        self.origin = {"samples": source} | {name: manifest[name] for name in kept if name in manifest}
+        if "spec" in manifest:
+            self.origin["label"] = SamplingSpec.from_json(manifest["spec"]).label
+
+    @functools.cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """What `leapstep sample` says of them, if they are its."""
+        from leapstep.files.schema import checked
+        from leapstep.inference.schema import Manifest
+
+        try:
+            manifest: dict[str, Any] = reading.read_json(Path(self.source) / "manifest.json")
+            checked(Manifest, manifest)
+        except (OSError, ValueError):
+            return {}
+        return manifest
+
+    @functools.cached_property
+    def values(self) -> Array:
+        arrays = [Path(self.source, name) for name in (FINAL, PART)]  # of `leapstep sample`, if it drew no pictures
+        path = next((path for path in arrays if path.is_file()), self.source)
+        return np.asarray(read(str(path), split="all", size=self.size).values[: self.n])
+
+    def parts(self, source: str) -> Parts:
+        """Data in the size and the channels of the samples."""
+        shape, fit = self.values.shape[1:], {}
+        if self.values.dtype == np.uint8 and len(shape) == 3:
+            fit = {"size": shape[1] if shape[1] == shape[2] else None, "channels": shape[0]}
+        part = shared_parts(self.details, source, **fit)
+
+        def read_part(split: str) -> tuple[Data, None]:
+            data = part(split)
+            if data.shape != shape:
+                raise ValueError(
+                    f"{source} holds samples of shape {list(data.shape)}: those of {self.source} are {list(shape)}"
+                )
+            return data, None
+
+        return read_part
+
+    def samples(self, yardstick: Yardstick, real: Reference) -> tuple[Array, Part, dict[str, Any]]:
+        """As of `_Drawn`."""
+        spec = self.manifest.get("spec", {})
+        conditions = {name: spec[name] for name in ("seed", "guidance") if name in spec}
+        return self.values, Part(*yardstick.seen(self.values)), {"n": len(self.values)} | conditions

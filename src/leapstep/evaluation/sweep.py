@@ -1,0 +1,400 @@
+"""A table of quality against steps and noise: many specifications measured alike, in a folder that can be gone on with.
+
+All cells share their start noise, so their differences are known far better than their values. A cell is in
+`results.json` as soon as it is measured, and the samples of the one in work are kept batch by batch in `part.npz`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leapstep import files
+from leapstep.core.finite import NotFinite
+from leapstep.core.transitions import TRANSITIONS
+from leapstep.evaluation import results
+from leapstep.evaluation.cells import Cell, advice, as_json
+from leapstep.evaluation.distances import METRICS
+from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
+from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
+from leapstep.files import folders
+from leapstep.inference.engine import device_of
+from leapstep.inference.provenance import versions
+from leapstep.inference.spec import SamplingSpec, SpecError
+from leapstep.models import checkpoint
+from leapstep.models.checkpoint import Model, fingerprint
+from leapstep.models.data import parts_of, warn
+from leapstep.progress import progress_bar
+from leapstep.text import allowed
+
+RESULTS = folders.Kind("results.json", "cells", r"results\.json|table\.(md|csv)|quality\.png|part\.npz")
+"""A folder of a sweep."""
+
+METHODS, ETAS, STEPS = ("ddim", "dpmpp_2m", "unipc"), ("0", "1"), (5, 10, 20, 50, 100)
+"""Rows, rows of ddim, and columns where nothing else is asked for."""
+
+USUAL = SamplingSpec(n=1000, batch_size=250)
+"""What all cells share where nothing else is asked for."""
+
+APART = ("method", "options", "steps", "spacing")
+"""The fields of specifications that tell cells apart."""
+
+
+@dataclasses.dataclass
+class Sweep:
+    """What a sweep has measured so far.
+
+    Attributes:
+        model: how it is called.
+        spec: what all cells share; their method, options, steps and spacing are their own.
+        conditions: what the numbers depend on besides the specifications, as JSON.
+        metric: by which the cells are judged.
+        relation: of the reference to the model, see `holdout.relation`.
+        cells: in the order in which they were measured, see `leapstep.evaluation.cells`.
+        warnings: what speaks against the numbers.
+        advice: what to take, a line each.
+        finished: whether all cells are there.
+        folder: where it lies, if anywhere.
+    """
+
+    model: str
+    spec: SamplingSpec | None
+    conditions: dict[str, Any]
+    metric: str = "frechet"
+    relation: str = "?"
+    cells: list[Cell] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    advice: list[str] = dataclasses.field(default_factory=list)
+    finished: bool = False
+    folder: Path | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Sweep:
+        """Read the folder of a sweep.
+
+        Raises:
+            OSError: there is no `results.json`, or it cannot be read.
+            ValueError: it holds something else.
+        """
+        path = Path(folder) / "results.json"
+        content = results.read(path)
+        if "cells" not in content:
+            raise ValueError(
+                f"{path} holds one result, of `leapstep evaluate`: name a folder that `leapstep sweep` made"
+            )
+        spec = SamplingSpec.from_json(content["spec"]) if "spec" in content else None
+        names = {field.name for field in dataclasses.fields(cls)} - {"spec", "folder"}
+        known = {name: value for name, value in content.items() if name in names and value is not None}
+        return cls(**({"model": ""} | known), spec=spec, folder=Path(folder))
+
+    def to_json(self) -> dict[str, Any]:
+        """As `results.json` keeps it."""
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        content.pop("folder")
+        return content | {"spec": None if self.spec is None else self.spec.to_json()}
+
+    def save(self) -> None:
+        """Write `results.json`, where it has a folder."""
+        if self.folder is not None:
+            files.write_json(self.folder / RESULTS.mark, self.to_json())
+
+
+def plan(
+    model: Model,
+    spec: SamplingSpec = USUAL,
+    *,
+    methods: Sequence[str] | None = None,
+    etas: Sequence[str | float] | None = None,
+    steps: Sequence[int] | None = None,
+    spacings: Sequence[str] | None = None,
+) -> list[SamplingSpec]:
+    """The specifications of a table, those of few steps first, so that every column is whole before the next.
+
+    Arguments:
+        spec: what all of them share.
+        methods: names of `TRANSITIONS`; None: ddim, dpmpp_2m, unipc.
+        etas: rows of ddim: noise injected, 0 to 1; "beta" and "optimal" are variances of ddpm. None: 0, 1.
+        steps: columns; None: 5, 10, 20, 50, 100. Those that the model cannot take are left out, see `left_out`.
+        spacings: names of `SPACINGS`; None: what the model says, or "trailing".
+
+    Raises:
+        ValueError: what does not fit the model.
+    """
+    names = methods or METHODS
+    if etas and "ddim" not in names:
+        raise SpecError("etas", ",".join(map(str, etas)), "are rows of ddim: name it among the methods")
+    rows: list[dict[str, Any]] = []
+    for method in names:
+        if method not in TRANSITIONS:
+            raise SpecError("methods", method, allowed(method, TRANSITIONS))
+        if TRANSITIONS[method].calls == 0:
+            raise SpecError("methods", method, "it chooses its own steps: measure it with leapstep evaluate")
+        rows += [_noise(eta) for eta in etas or ETAS] if method == "ddim" else [{"method": method, "options": {}}]
+    most, asked = model.process.timesteps, sorted(set(steps or STEPS))
+    counts = [count for count in asked if 1 <= count <= (most or count)]
+    if not counts or asked[0] < 1:
+        raise SpecError("steps", ", ".join(map(str, asked)), f"this model takes from 1 to {most or asked[-1]} steps")
+    places = spacings or [model.spacing or "trailing"]
+    return [
+        dataclasses.replace(spec, **row, steps=count, spacing=spacing, times=None)
+        for count in counts
+        for row in rows
+        for spacing in places
+    ]
+
+
+def left_out(model: Model, steps: Sequence[int] | None = None) -> str:
+    """A line on the columns that `plan` leaves out, since the model cannot take so many steps; empty without such."""
+    most = model.process.timesteps or 10**9
+    more = [str(count) for count in sorted(set(steps or STEPS)) if count > most]
+    return f"left out {', '.join(more)} steps: the model has {most} noise levels" if more else ""
+
+
+def _noise(eta: str | float) -> dict[str, Any]:
+    """A row of the table in the DDIM paper: a share of the posterior's deviation, or another variance of DDPM."""
+    if eta in ("beta", "optimal"):
+        return {"method": "ddpm", "options": {"variance": eta}}
+    try:
+        return {"method": "ddim", "options": {"eta": float(eta)}}
+    except ValueError:
+        raise SpecError("etas", eta, "give numbers from 0 to 1, beta or optimal") from None
+
+
+class Run:
+    """A sweep that is ready to be run: everything is checked, and nothing has been written yet.
+
+    Attributes:
+        model: whose samples are measured.
+        specs: the cells that are asked for, checked against the model.
+        yardstick: what the samples are measured against.
+        sweep: what is there so far.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: str | Path | None,
+        specs: Sequence[SamplingSpec],
+        measure: Measure | None = None,
+        *,
+        metric: str = "frechet",
+        split: str | None = None,
+        source: str = "",
+        tell: Callable[[str], object] = warn,
+    ) -> None:
+        measure = measure or Measure()
+        if metric not in METRICS or (measure.metrics and metric not in measure.metrics):
+            raise SpecError("metric", metric, allowed(metric, measure.metrics or METRICS))
+        if len({tuple((name, value) for name, value in _shared(spec).items()) for spec in specs}) != 1:
+            raise ValueError("the specifications of a sweep differ in more than method, options, steps and spacing")
+        self.model = model
+        model.network.requires_grad_(False)
+        origin = trained_on(model.details, source or "the model") if data is None else str(data)
+        self.specs = [spec.checked(model) for spec in specs]
+        real = reference(parts_of(model, origin), model.details, origin, split, tell)
+        self.yardstick = measure.against(real, device_of(model))
+        if metric == "inception_score" and self.yardstick.features.probabilities is None:
+            raise SpecError("metric", metric, f"needs a classifier, which features {measure.features} lack")
+        compared = [comparable(model, spec, real.labels) for spec in self.specs]
+        self.specs = [spec for spec, _ in compared]
+        conditions = {
+            "model_sha256": fingerprint(model.network),
+            **self.yardstick.conditions,
+            **compared[0][1],
+            "versions": versions(),
+        }
+        shared = dataclasses.replace(self.specs[0], method="ddim", options={}, steps=None, spacing=None)
+        self.sweep = Sweep(source, shared, conditions, metric, real.relation)
+
+    @property
+    def missing(self) -> list[SamplingSpec]:
+        """The specifications that are not measured yet."""
+        measured = [{name: cell[name] for name in APART} for cell in self.sweep.cells]
+        return [spec for spec in self.specs if _apart(spec) not in measured]
+
+    def work(self, spec: SamplingSpec) -> int:
+        """How often the network is called for single samples of a specification, about."""
+        return TRANSITIONS[spec.method].calls * (spec.steps or 1) * spec.n
+
+    def begin(self, folder: Path, overwrite: bool = False) -> None:
+        """Take a folder, of which the lock is held: a new one, or that of an earlier sweep, which goes on.
+
+        Raises:
+            ValueError: it holds something else, or cells that were measured under other conditions.
+        """
+        sweep, earlier = self.sweep, None if overwrite else _earlier(folder)
+        if earlier is not None:
+            _check_conditions(folder, earlier, sweep.conditions)
+            sweep.cells, sweep.warnings = earlier.cells, earlier.warnings
+        else:
+            folders.begin(folder, overwrite, RESULTS, sweep.to_json())
+        sweep.folder = folder
+        folders.tidy(folder)
+        self._record()
+
+    def finish(
+        self,
+        on_cell: Callable[[Sweep], object] = lambda sweep: None,
+        on_calls: Callable[[SamplingSpec, int, bool], object] = lambda spec, calls, before: None,
+    ) -> Sweep:
+        """Measure what is missing.
+
+        Arguments:
+            on_cell: called after each cell, when it is in the folder.
+            on_calls: called with the specification in work, the number of single samples for which the network was
+                called since the last time, and whether that was in an earlier run.
+
+        Raises:
+            ValueError: samples that are not finite.
+        """
+        sweep, missing = self.sweep, self.missing
+        key = hashlib.sha256(json.dumps(sweep.conditions).encode()).hexdigest()
+        path = None if sweep.folder is None else sweep.folder / "part.npz"
+        if missing:
+            warm_up(self.model, missing[0])
+        try:
+            for spec in missing:
+                part = self._drawn(spec, path, key + json.dumps(_apart(spec)), on_calls)
+                self._measure(spec, part)
+                if path is not None:
+                    path.unlink(missing_ok=True)
+                on_cell(sweep)
+        except KeyboardInterrupt as stop:
+            if sweep.folder is not None:
+                kept = f"{len(sweep.cells)} of {len(self.specs)} cells are kept in {sweep.folder}"
+                stop.add_note(f"{kept}: the same command goes on from there")
+            raise
+        sweep.finished = True
+        self._record()
+        return sweep
+
+    def _drawn(
+        self, spec: SamplingSpec, path: Path | None, key: str, on_calls: Callable[[SamplingSpec, int, bool], object]
+    ) -> Part:
+        """All samples of a cell, those that a stopped sweep has drawn among them."""
+        part = None if path is None else load_part(path, key)
+        done = 0 if part is None else len(part.seen)
+        on_calls(spec, self.work(spec) * done // spec.n, True)
+        if part is None or done < spec.n:
+            rest = dataclasses.replace(spec, first=spec.first + done, n=spec.n - done)
+            try:
+                drawn = batches(self.model, rest, lambda calls: on_calls(spec, calls, False))
+                for part in gather(self.yardstick, drawn, part):  # noqa: B020
+                    if path is not None:
+                        save_part(path, key, part)
+            except NotFinite as broken:
+                raise ValueError(f"{spec.label}, {spec.steps} steps, {spec.spacing}: {broken}") from broken
+        assert part is not None
+        return part
+
+    def _measure(self, spec: SamplingSpec, part: Part) -> None:
+        """Make a cell of the samples of a specification."""
+        metrics, doubts = self.yardstick.measure(part.seen, part.probabilities)
+        replicates = {name: [float(f"{x:.6g}") for x in found.replicates] for name, found in metrics.items()}
+        cell = {**_apart(spec), "label": spec.label, "calls": part.calls, **part.seconds, "n": spec.n}
+        self.sweep.cells.append({**cell, "metrics": as_json(metrics), "replicates": replicates})
+        self.sweep.warnings = doubts  # those of any cell are those of all: it is their number that counts
+        self._record()
+
+    def _record(self) -> None:
+        """Write what is there."""
+        self.sweep.advice = advice(self.sweep.cells, self.sweep.metric, self.yardstick.spread)
+        self.sweep.save()
+
+
+def _apart(spec: SamplingSpec) -> dict[str, Any]:
+    """What tells a cell from the others."""
+    return {name: value for name, value in spec.to_json().items() if name in APART}
+
+
+def _shared(spec: SamplingSpec) -> dict[str, Any]:
+    """What the cells of a sweep have in common."""
+    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name not in APART}
+
+
+def _earlier(folder: Path) -> Sweep | None:
+    """What an earlier sweep into this folder has measured; None where there was none."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return Sweep.read(folder)
+    return None
+
+
+def _check_conditions(folder: Path, earlier: Sweep, conditions: dict[str, Any]) -> None:
+    """Raise ValueError where cells were measured under other conditions."""
+    now = json.loads(json.dumps(conditions))
+    for name in {**earlier.conditions, **now} if earlier.cells else {}:
+        before = earlier.conditions.get(name)
+        if name != "features_source" and before != now.get(name):  # the hash tells features apart
+            raise ValueError(
+                f"{folder} holds cells with {name} {before}, not {now.get(name)}: they do not belong in one table; "
+                "--overwrite them, or name another folder"
+            )
+
+
+def sweep(
+    model: Model | str | Path,
+    data: str | Path | None = None,
+    specs: Sequence[SamplingSpec] | None = None,
+    measure: Measure | None = None,
+    *,
+    methods: Sequence[str] | None = None,
+    etas: Sequence[str | float] | None = None,
+    steps: Sequence[int] | None = None,
+    spacings: Sequence[str] | None = None,
+    spec: SamplingSpec = USUAL,
+    metric: str = "frechet",
+    split: str | None = None,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    source: str = "",
+    device: torch.device | str = "cpu",
+    tell: Callable[[str], object] = warn,
+    progress: bool = True,
+) -> Sweep:
+    """Measure samples for many methods, noises and steps: the table of the DDIM paper for a model.
+
+    Arguments:
+        model: it, or where it lies.
+        data: real data, see `leapstep.data.read`; None: what the model was trained on.
+        specs: the cells, which differ in method, options, steps and spacing alone; None: those of `plan` for the
+            `methods`, `etas`, `steps` and `spacings`, with all else as in `spec`.
+        measure: the features and metrics.
+        metric: the one by which cells are judged.
+        split: the part of the data that is the reference; None: "test", or all where nothing is held out.
+        folder: where `results.json` is kept; a sweep that was stopped goes on there. None: nowhere.
+        overwrite: begin anew in a folder that has results.
+        source: how the results name the model.
+        device: where a model that is loaded here runs.
+        tell: called with a line on what is left out, or was done to the data.
+        progress: show a bar on stderr.
+
+    Returns:
+        the cells, with advice on what to take. `leapstep.views.tables` shows them.
+
+    Raises:
+        ValueError: what does not fit the model, or a folder that holds something else.
+
+    References:
+        Song et al. 2021, arXiv:2010.02502, table 1.
+    """
+    if not isinstance(model, Model):
+        model, source = checkpoint.load(model, device), source or str(model)
+    if specs is None:
+        rows: Any = {"methods": methods, "etas": etas, "steps": steps, "spacings": spacings}
+        if line := left_out(model, steps):
+            tell(line)
+        specs = plan(model, spec, **rows)
+    run = Run(model, data, specs, measure, metric=metric, split=split, source=source, tell=tell)
+    with contextlib.ExitStack() as held:
+        if folder is not None:
+            held.enter_context(folders.held(Path(folder)))
+            run.begin(Path(folder), overwrite)
+        bar = held.enter_context(progress_bar(sum(map(run.work, run.missing)), "sweeping", "call", show=progress))
+        return run.finish(on_calls=lambda spec, calls, before: bar.update(calls))
