@@ -22,35 +22,37 @@ EXAMPLES = """**Examples**
 """
 
 
+Samples = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL-or-FOLDER",
+        help="A model to sample; or samples: a folder of images or of `leapstep sample`, an npy or npz file.",
+    ),
+]
+Size = Annotated[
+    int | None, typer.Option(help="Side that a folder's samples are cut and resized to, pixels; the data follow them.")
+]
+TrainedOn = Annotated[
+    str | None, typer.Option(help="Part of the data that the model was trained on, to look for copies; default: train.")
+]
+Pairs = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw the samples nearest to training data, each beside the nearest, as PNG."),
+]
+
+
 @options.sampling("first", shown=measuring.DRAWN, n=1000, batch_size=250)
 def command(
-    samples: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL-or-FOLDER",
-            help="A model to sample; or samples: a folder of images or of `leapstep sample`, an npy or npz file.",
-        ),
-    ],
+    samples: Samples,
     spec: options.Spec,
     data: measuring.DataSource = None,
     split: options.Split = None,
     features: measuring.FeatureSpace = "pixels",
     weights: measuring.Weights = None,
     metrics: measuring.Metrics = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="Side that a folder's samples are cut and resized to, pixels; the data follow them."),
-    ] = None,
-    train_split: Annotated[
-        str | None,
-        typer.Option(help="Part of the data that the model was trained on, to look for copies; default: train."),
-    ] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Draw the samples nearest to training data, each beside the nearest, as PNG."
-        ),
-    ] = None,
+    size: Size = None,
+    train_split: TrainedOn = None,
+    pairs: Pairs = None,
     k: measuring.Neighbours = 5,
     resamples: measuring.Resamples = 100,
     device: options.Device = None,

@@ -76,17 +76,20 @@ def command(
     from leapstep.models import checkpoint
 
     loaded = checkpoint.load(model, options.device(device))
-    try:
-        columns = None if steps is None else [int(count) for count in steps]
-    except ValueError:
-        raise ValueError(f"--steps {','.join(steps or [])}: give integers, as in 5,10,20") from None
-    rows: Any = {"methods": methods, "etas": etas, "spacings": spacings}
-    specs = plan(loaded, spec, steps=columns, **rows)
+    columns = _integers(steps)
+    specs = plan(loaded, spec, methods=methods, etas=etas, steps=columns, spacings=spacings)
     measure = Measure(features, weights, metrics, k, resamples)
     run = Run(loaded, data, specs, measure, metric=metric, split=split, source=model, tell=measuring.tell)
     if line := left_out(loaded, columns):
         measuring.tell(line)
     return show(run, out, overwrite)
+
+
+def _integers(steps: list[str] | None) -> list[int] | None:
+    try:
+        return None if steps is None else [int(count) for count in steps]
+    except ValueError:
+        raise ValueError(f"--steps {','.join(steps or [])}: give integers, as in 5,10,20") from None
 
 
 def show(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
@@ -99,22 +102,12 @@ def show(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
     run.begin(out, overwrite)
     with _live(run) as (on_cell, on_calls):
         sweep = run.finish(on_cell, on_calls)
-    _write(sweep, out)
+    tables.write(sweep, measuring.tell)
     Console(file=acting(sys.stdout)).print(tables.terminal(sweep.cells, sweep.metric, run.specs))
     for warning in sweep.warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{'; '.join(sweep.advice)}\nwritten: {out}")
     return {"out": out, **sweep.to_json()}
-
-
-def _write(sweep: Sweep, out: Path) -> None:
-    """Write the tables, and the plot where it can be drawn."""
-    from leapstep.views import tables
-
-    try:
-        tables.write(sweep, out)
-    except ValueError as error:  # without the extra
-        typer.echo(f"no plot: {error}", err=True)
 
 
 @contextmanager
@@ -136,7 +129,7 @@ def _live(run: Run) -> Iterator[tuple[Callable[[Sweep], None], Callable[[Samplin
 
     def on_cell(sweep: Sweep) -> None:
         nonlocal grid
-        _write(sweep, sweep.folder or Path())
+        tables.write(sweep, measuring.tell)
         cell, grid = cells[-1], tables.terminal(cells, metric, run.specs)
         if live is None:
             name = f"{cell['label']}, {cell['steps']} steps, {cell['spacing']}"

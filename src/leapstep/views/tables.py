@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from leapstep.evaluation.evaluate import PAIRS, Evaluation
 from leapstep.evaluation.results import Comparison
 from leapstep.evaluation.sweep import Sweep
 from leapstep.inference.spec import SamplingSpec
+from leapstep.models.data import warn
 from leapstep.text import clean, counted, duration, percent
 from leapstep.views import plots
 from leapstep.views.quality import plot
@@ -158,18 +159,23 @@ def caption(sweep: Sweep) -> str:
     return "\n\n".join([text, *(f"Warning: {warning}" for warning in sweep.warnings)])
 
 
-def write(sweep: Sweep, folder: Path) -> None:
+def write(sweep: Sweep, tell: Callable[[str], object] = warn) -> None:
     """Write `table.md`, `table.csv` and, of a sweep that is finished, `quality.png` beside its results.
 
-    Raises:
-        ValueError: a plot, without matplotlib; the tables are there.
+    Arguments:
+        tell: called with a line where the plot cannot be drawn, without matplotlib.
     """
-    if not sweep.cells:
+    if not sweep.cells or sweep.folder is None:
         return
-    files.write_text(folder / "table.md", f"{markdown(sweep.cells, sweep.metric)}\n{caption(sweep)}\n")
-    files.write_text(folder / "table.csv", spreadsheet(sweep.cells))
+    files.write_text(sweep.folder / "table.md", f"{markdown(sweep.cells, sweep.metric)}\n{caption(sweep)}\n")
+    files.write_text(sweep.folder / "table.csv", spreadsheet(sweep.cells))
     if sweep.finished:
-        files.write_bytes(folder / "quality.png", plots.png(plot(sweep.cells, sweep.metric), (9.0, 4.5)))
+        try:
+            drawn = plots.png(plot(sweep.cells, sweep.metric), (9.0, 4.5))
+        except ValueError as error:
+            tell(f"no plot: {error}")
+        else:
+            files.write_bytes(sweep.folder / "quality.png", drawn)
 
 
 def comparison(compared: Comparison, metric: str) -> str:
