@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
+from leapstep.core.printing import summary
 from leapstep.core.process import Curve, Process, flat
 
 
@@ -37,6 +38,9 @@ class Calibration(NamedTuple):
     power: Tensor
     error: Tensor
     variance: float
+
+    def __repr__(self) -> str:
+        return summary(self, self._asdict().items())
 
     def spread(self, process: Process) -> Curve:
         """E tr Cov[x0 | x_t] / d as a curve in t; between the times, a line."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leapstep.core.printing import shown, summary
 from leapstep.core.process import PREDICTIONS, Process, checked, flat
 from leapstep.core.scaling import Scaling
 from leapstep.core.schedules import SCHEDULES, TABLES
@@ -74,7 +74,7 @@ class DynamicThreshold:
         return x0.clamp(-size, size) * (self.limit / size)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Condition:
     """A keyword argument that a network takes besides x and the timestep, with a value for each sample.
 
@@ -93,8 +93,13 @@ class Condition:
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "null", _frozen(self.null))
 
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        null = "" if self.null is None else f", null={shown(self.null)}"
+        return f"Condition({self.name!r}{classes}{null})"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Convention:
     """How a network is called, and what its output means.
 
@@ -300,9 +305,13 @@ class Convention:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def __str__(self) -> str:
-        """One line a fact, those by default left out."""
-        return json.dumps(self.to_json(), indent=2)
+    def __repr__(self) -> str:
+        """The process, the prediction and the clock, and what is not by default."""
+        always = ("process", "predicts", "time")
+        values = [(field, getattr(self, field.name)) for field in dataclasses.fields(self)]
+        return summary(
+            self, [(field.name, value) for field, value in values if field.name in always or value != field.default]
+        )
 
 
 def process_to_json(process: Process) -> dict[str, Any]:

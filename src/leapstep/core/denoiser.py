@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.convention import Clip, Condition, Convention, DynamicThreshold, as_range, as_scaling
+from leapstep.core.printing import name_of, shown, summary
 from leapstep.core.process import Process, along, as_time, flat
 from leapstep.core.scaling import Scaling
 
@@ -49,6 +50,9 @@ class Estimate(NamedTuple):
     unbounded: Tensor
     learned: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return summary(self, self._asdict().items())
+
 
 class Diffusion(NamedTuple):
     """A process and a denoiser for it: all that a sampler needs to know of a model.
@@ -67,6 +71,12 @@ class Diffusion(NamedTuple):
     def estimate(self, x: Tensor, t: Tensor) -> Estimate:
         """Everything that a single call of the denoiser knows of x0, of x_t `[b, *d]` at one time or one each."""
         return estimate(self.denoise, x, t)
+
+    def __repr__(self) -> str:
+        fields = {"process": self.process, "denoise": self.denoise, "origin": self.origin}
+        if isinstance(self.origin, float) and self.origin == 0:
+            del fields["origin"]
+        return summary(self, fields.items())
 
 
 def estimate(denoise: Denoiser, x: Tensor, t: Tensor) -> Estimate:
@@ -251,13 +261,8 @@ class NetworkDenoiser:
         return both
 
     def __repr__(self) -> str:
-        name = (
-            type(self.net).__name__
-            if isinstance(self.net, torch.nn.Module)
-            else getattr(self.net, "__name__", type(self.net).__name__)
-        )
-        told = f", {', '.join(self.condition)}" if self.condition else ""
-        return f"{name}(x, {self.convention.time}{told}) -> {self.convention.predicts}"
+        arguments = ", ".join(["x", shown(self.convention.time).strip("'"), *self.condition])
+        return f"{name_of(self.net)}({arguments}) -> {self.convention.predicts}"
 
 
 def _conditions(
@@ -332,10 +337,13 @@ def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
     return diffusion._replace(denoise=_Clipped(diffusion.denoise, clip if callable(clip) else as_range(clip)))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _Clipped:
     denoise: Denoiser
     clip: Clip
+
+    def __repr__(self) -> str:
+        return f"clipped({shown(self.denoise)}, {shown(self.clip)})"
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self._bound(self.denoise(x, t))
@@ -376,13 +384,16 @@ def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusio
     return diffusion._replace(denoise=_Guided(diffusion.denoise, scale, rescale))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _Guided:
     """It has no `estimate`: a learned variance is of one half, not of the mixture, and a bound acts after guidance."""
 
     denoise: Denoiser
     scale: float
     rescale: float
+
+    def __repr__(self) -> str:
+        return f"guided({shown(self.denoise)}, {self.scale:g})"
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         twice = torch.cat([x, x]), t if t.ndim == 0 else torch.cat([t, t])
@@ -430,12 +441,15 @@ class _CurveOf(NamedTuple):
         return value
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _Scaled:
     denoise: Denoiser
     process: Process
     shift: Tensor | float
     scale: float
+
+    def __repr__(self) -> str:
+        return f"scaled({shown(self.denoise)}, {shown(self.shift)}, {self.scale:g})"
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self._outside(self.denoise(self._inside(x, t), t))

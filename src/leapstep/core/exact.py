@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
+from leapstep.core.printing import summary
 from leapstep.core.process import Process, along, as_time, checked, flat
 
 _Posterior = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
@@ -36,16 +37,19 @@ class GaussianMixture(NamedTuple):
     covariances: Tensor
     weights: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return summary(self, self._asdict().items())
+
     def diffusion(self, process: Process) -> Diffusion:
         """Pair the process with this data's exact denoiser. Raises ValueError for shapes that do not fit."""
         posterior = self._posterior()
 
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
+        def posterior_mean(x: Tensor, t: Tensor) -> Tensor:
             t, y = as_time(t), flat(x)
             logits, mean_of = posterior(y, along(process.alpha(t), y), along(process.sigma(t), y))
             return mean_of(logits.softmax(1)).reshape(x.shape)
 
-        return Diffusion(checked(process), denoise)
+        return Diffusion(checked(process), posterior_mean)
 
     def log_density(self, x: Tensor, process: Process | None = None, t: Tensor | float = 0.0) -> Tensor:
         """log q(x_t) `[b]` in nats, of the data itself (no process) or of what the process makes of it at time t."""

@@ -18,8 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from leapstep.core.printing import summary
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Noise:
     """Standard normal noise of which every sample has its own, the same on every device.
 
@@ -36,6 +38,9 @@ class Noise:
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
+
+    def __repr__(self) -> str:
+        return summary(self, vars(self).items())
 
     def __post_init__(self) -> None:
         _words("seed", self.seed, len(self.rows))

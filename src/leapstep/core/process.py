@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leapstep.core.printing import name_of
 from leapstep.text import allowed
 
 Curve = Callable[[Tensor], Tensor]
@@ -151,7 +152,7 @@ class Process(_Curves):
 
     def __repr__(self) -> str:
         if self.schedule is None:
-            return f"Process(alpha={self.alpha!r}, sigma={self.sigma!r}, timesteps={self.timesteps})"
+            return f"Process(alpha: {_ends(self.alpha)}, sigma: {_ends(self.sigma)}, timesteps={self.timesteps})"
         made = dict(self.schedule.arguments).get("timesteps", self.timesteps)
         return f"{self.schedule!r}" + ("" if made == self.timesteps else f" with timesteps={self.timesteps}")
 
@@ -279,6 +280,15 @@ class Process(_Curves):
             return value
         x0, eps = self.split(value, x, t, source)
         return {"x0": x0, "eps": eps}[target] if target in ("x0", "eps") else self.combine(x0, eps, t, target)
+
+
+def _ends(curve: Curve) -> str:
+    """A curve by its values at t = 0 and t = 1, or by its name where it has none."""
+    try:
+        start, end = curve(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    except Exception:  # of a function of somebody's own: a process prints nevertheless
+        return name_of(curve)
+    return f"{start:.3g} to {end:.3g}"
 
 
 def checked(process: Process) -> Process:

@@ -25,6 +25,7 @@ from torch import Tensor
 from leapstep.core import finite
 from leapstep.core.denoiser import Denoiser, Diffusion, Estimate, estimate
 from leapstep.core.noise import Noise
+from leapstep.core.printing import summary
 from leapstep.core.process import as_time, where
 from leapstep.core.spacing import number_or_times, times
 from leapstep.core.transitions import Memory, Transition, as_transition, select
@@ -51,6 +52,9 @@ class State(NamedTuple):
     step: int
     calls: int
     memory: Memory = None
+
+    def __repr__(self) -> str:
+        return summary(self, self._asdict().items())
 
 
 def trajectory(

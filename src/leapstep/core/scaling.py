@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from leapstep.core.printing import summary
+
 Array = npt.NDArray[Any]
 
 
@@ -24,6 +26,9 @@ class Scaling(NamedTuple):
 
     shift: Any
     scale: float
+
+    def __repr__(self) -> str:
+        return summary(self, self._asdict().items())
 
     @property
     def _offset(self) -> Any:

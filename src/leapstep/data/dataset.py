@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from leapstep.core.printing import summary
 from leapstep.core.scaling import PIXELS, Scaling
 
 Array = npt.NDArray[Any]
@@ -21,7 +22,7 @@ class NoSplit(ValueError):
     """The source has no such part."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Data:
     """A data set.
 
@@ -46,6 +47,10 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __repr__(self) -> str:
+        fields = {"values": self.values, "labels": self.labels, "classes": self.classes, "source": self.source}
+        return summary(self, {**fields, "scaling": self.scaling}.items())
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from leapstep import files
 from leapstep.core.calibration import Calibration
 from leapstep.core.denoiser import Diffusion
+from leapstep.core.printing import summary
 from leapstep.core.sampling import STARTS
 from leapstep.core.spacing import SPACINGS, times
 from leapstep.core.transitions import TRANSITIONS, Transition
@@ -56,7 +57,7 @@ class SpecError(ValueError):
         self.field, self.value, self.problem = field, value, problem
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SamplingSpec:
     """The specification of a sampling job. What is None is left open until `checked` fills it in for a model.
 
@@ -107,6 +108,11 @@ class SamplingSpec:
         plain["dtype"] = str(self.dtype).removeprefix("torch.")
         for name, value in plain.items():
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        """The method, and what is not by default."""
+        by_default = {field.name: field.default for field in dataclasses.fields(self)} | {"options": {}, "method": ""}
+        return summary(self, [(name, value) for name, value in vars(self).items() if value != by_default[name]])
 
     def __hash__(self) -> int:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

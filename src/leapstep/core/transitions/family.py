@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion, needed
+from leapstep.core.printing import summary
 from leapstep.core.process import Curve, Process, along, where
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import named
@@ -45,6 +46,9 @@ class Step(NamedTuple):
     x: Tensor
     x0: Tensor
     memory: Memory = None
+
+    def __repr__(self) -> str:
+        return summary(self, self._asdict().items())
 
 
 Transition = Callable[[Diffusion, Tensor, Tensor, Tensor, Memory, Noise], Step]

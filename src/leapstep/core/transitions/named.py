@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec
 
+from leapstep.core.printing import shown
+
 P = ParamSpec("P")
 
 
@@ -31,12 +33,12 @@ class NamedTransition:
 
     def __repr__(self) -> str:
         defaults = {name: parameter.default for name, parameter in inspect.signature(self.make).parameters.items()}
-        shown = [
-            f"{value!r}" if defaults[name] is inspect.Parameter.empty else f"{name}={value!r}"
+        options = [
+            shown(value) if defaults[name] is inspect.Parameter.empty else f"{name}={shown(value)}"
             for name, value in self.options.items()
             if value != defaults[name]
         ]
-        return f"{self.make.__name__}({', '.join(shown)})"
+        return f"{self.make.__name__}({', '.join(options)})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NamedTransition) and (self.make, self.options) == (other.make, other.options)
