@@ -85,6 +85,38 @@ def test_the_theory_names_its_code_and_its_tests():
         assert TEST.search(section), section
 
 
+def glossary_rows(heading):
+    """The rows of the tables below a heading of the glossary, each a list of cells."""
+    section = re.split(r"^## ", (ROOT / "docs" / "glossary.md").read_text(), flags=re.MULTILINE)
+    (section,) = [text for text in section if text.startswith(f"{heading}\n")]
+    rows = re.findall(r"^\| (.*) \|$", section, re.MULTILINE)
+    return [re.split(r" *(?<!\\)\| *", row) for row in rows if not row.startswith(("---", "word |"))]
+
+
+def test_the_words_of_the_glossary_are_in_the_code():
+    """Each word has one row, and what stands under "in code" is defined there: a name, a parameter or an option."""
+    rows = glossary_rows("Words")
+    assert len(rows) > 50
+    words = [row[0] for row in rows]
+    assert len(set(words)) == len(words)
+    defined = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        defined |= {path.stem, path.parent.name}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.arg):
+                defined.add(node.arg)
+            if isinstance(node, ast.Module | ast.ClassDef):
+                targets = [
+                    target for child in node.body for target in getattr(child, "targets", [getattr(child, "target", 0)])
+                ]
+                defined |= {target.id for target in targets if isinstance(target, ast.Name)}
+    code = [name for row in rows for name in re.findall(r"`([^`]+)`", row[2])]
+    parts = {part for name in code for part in name.removesuffix(".json").strip("-=").replace("-", "_").split(".")}
+    assert parts - defined == set()
+
+
 def test_what_does_not_exist_is_found(tmp_path):
     family = ROOT / "src" / "leapstep" / "core" / "transitions" / "family.py"
     document = tmp_path / "page.md"

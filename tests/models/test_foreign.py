@@ -594,7 +594,7 @@ def test_samples_take_the_spacing_of_the_checkpoint(tmp_path):
         trace = tmp_path / f"{spacing}-trace"
         done("trace", tmp_path / "pipeline", "--steps", "2", "--consistency", "2", *extra, "--out", trace)
         traced = json.loads(next(trace.glob("*.json")).read_text())
-        assert traced["spacing"] == spacing
+        assert traced["spec"]["spacing"] == spacing
 
 
 def test_info_names_the_conventions(tmp_path):
