@@ -163,7 +163,7 @@ def test_only_the_first_process_of_a_training_locks_its_folder(monkeypatch, tmp_
 
     monkeypatch.setattr("leapstep.training.run.Trainer", begin)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with folders.held(tmp_path / "run"):
+    with folders.locked(tmp_path / "run"):
         for rank, said in (("0", "is being written by another process"), ("1", "it begins")):
             monkeypatch.setenv("RANK", rank)
             with pytest.raises(ValueError, match=said):

@@ -354,11 +354,11 @@ def test_a_stopped_sweep_goes_on_where_it_was_and_ends_the_same(model, insects, 
 
 
 def test_what_another_process_writes_is_left_to_it(model, insects, tmp_path):
-    with folders.held(tmp_path / "s"):
+    with folders.locked(tmp_path / "s"):
         refused(
             invoke("sweep", model, insects, "--out", tmp_path / "s", *SWEEP), "s is being written by another process"
         )
-    with folders.held_file(tmp_path / "a.json"):
+    with folders.locked_file(tmp_path / "a.json"):
         refused(invoke("evaluate", model, insects, "--out", tmp_path / "a.json"), "a.json is being written by another")
     assert tree(tmp_path) == {}
 

@@ -165,7 +165,7 @@ def test_a_folder_from_elsewhere_is_calibrated_without_following_its_links(gauss
 
 def test_a_model_that_is_being_written_is_not_calibrated(gaussian, tmp_path):
     shutil.copytree(gaussian[0], tmp_path / "run")
-    with folders.held(tmp_path / "run"):
+    with folders.locked(tmp_path / "run"):
         refused(invoke("calibrate", tmp_path / "run", gaussian[1]), "is being written by another process")
 
 

@@ -130,7 +130,7 @@ def test_only_deterministic_methods_have_latents(model, insects, tmp_path, comma
 def test_a_folder_or_file_that_another_process_writes_is_left_to_it(model, insects, tmp_path, command):
     out = tmp_path / "o.html"
     first = FIRST[command](model, insects) if command in FIRST else [command, model, "--n", 1, "--steps", 1]
-    with folders.held_file(out) if command == "report" else folders.held(out):
+    with folders.locked_file(out) if command == "report" else folders.locked(out):
         refused(invoke(*first, "--out", out), rf"{out} is being written by another process \(.*pid {os.getpid()} on")
         if command == "report":
             assert not out.exists()

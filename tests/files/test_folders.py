@@ -22,7 +22,7 @@ import sys, time
 from pathlib import Path
 from leapstep.files import folders
 sys.argv = ["/usr/bin/leapstep", "train", "--token", "secret"]
-with folders.held(Path({folder!r})):
+with folders.locked(Path({folder!r})):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -55,39 +55,39 @@ def test_a_folder_is_written_by_one_process_and_free_once_that_is_dead(tmp_path)
     with another(out) as process:
         writer = rf"\(leapstep train, pid {process.pid} on \S+, since \d\d:\d\d\)"
         said = rf"^{out} is being written by another process {writer}: wait for it"
-        with pytest.raises(ValueError, match=said) as caught, folders.held(out):
+        with pytest.raises(ValueError, match=said) as caught, folders.locked(out):
             pytest.fail("two hold it")
         assert "secret" not in str(caught.value)
         refused(invoke("train", "digits", "--out", out, "--resume"), said.removeprefix("^"))
-        with folders.held(tmp_path / "other"):
+        with folders.locked(tmp_path / "other"):
             pass
         process.kill()
         process.wait()
-        with folders.held(out):
+        with folders.locked(out):
             assert [path.name for path in out.iterdir()] == [folders.LOCK]
     assert list(out.iterdir()) == []
 
 
 def test_a_lock_holds_within_a_process_and_for_files(tmp_path):
-    with folders.held(tmp_path), pytest.raises(ValueError, match=f"pid {os.getpid()}"), folders.held(tmp_path):
+    with folders.locked(tmp_path), pytest.raises(ValueError, match=f"pid {os.getpid()}"), folders.locked(tmp_path):
         pytest.fail("held twice")
     file = tmp_path / "page.html"
     with (
-        folders.held_file(file),
-        folders.held_file(tmp_path / "other.html"),
-        folders.held(tmp_path),
+        folders.locked_file(file),
+        folders.locked_file(tmp_path / "other.html"),
+        folders.locked(tmp_path),
         pytest.raises(ValueError, match=r"page.html is being written by another process"),
-        folders.held_file(file),
+        folders.locked_file(file),
     ):
         pytest.fail("held twice")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_stays_empty_is_not_made(tmp_path):
-    with folders.held(tmp_path / "a" / "b"):
+    with folders.locked(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").is_dir()
     assert list(tmp_path.iterdir()) == []
-    with contextlib.suppress(KeyboardInterrupt), folders.held(tmp_path / "a" / "b"):
+    with contextlib.suppress(KeyboardInterrupt), folders.locked(tmp_path / "a" / "b"):
         (tmp_path / "a" / "result").touch()
         raise KeyboardInterrupt
     assert tree(tmp_path) == {"a/result": b""}
@@ -105,9 +105,9 @@ def test_a_lock_that_was_removed_in_the_meantime_is_none(tmp_path, monkeypatch):
         return real(descriptor, blocking=blocking)
 
     monkeypatch.setattr(folders, "lock_descriptor", lock)
-    with folders.held(tmp_path):
+    with folders.locked(tmp_path):
         assert len(seen) == 2
-        with pytest.raises(ValueError, match="another process"), folders.held(tmp_path):
+        with pytest.raises(ValueError, match="another process"), folders.locked(tmp_path):
             pytest.fail("two hold it")
 
 
@@ -116,7 +116,7 @@ def test_where_locks_are_not_known_the_work_goes_on_with_a_warning(tmp_path, mon
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(folders, "lock_descriptor", lock)
-    with folders.held(tmp_path):
+    with folders.locked(tmp_path):
         pass
     said = f"{tmp_path} cannot be locked (No locks available): let no other process write there\n"
     assert capsys.readouterr().err == said
@@ -124,9 +124,9 @@ def test_where_locks_are_not_known_the_work_goes_on_with_a_warning(tmp_path, mon
 
 @pytest.mark.parametrize("text", [b"", b"\0{", b" []", b' {"pid": 1}', b" \xff", b' {"since": 3}', b" " + b"[" * 4000])
 def test_a_holder_that_does_not_say_who_it_is(tmp_path, text):
-    with folders.held(tmp_path):
+    with folders.locked(tmp_path):
         (tmp_path / folders.LOCK).write_bytes(text)
-        with pytest.raises(ValueError, match="by another process: wait"), folders.held(tmp_path):
+        with pytest.raises(ValueError, match="by another process: wait"), folders.locked(tmp_path):
             pytest.fail("two hold it")
 
 
@@ -135,7 +135,7 @@ def test_a_lock_is_no_way_out_of_the_folder(tmp_path):
     mine.write_text("years of work")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / folders.LOCK).symlink_to(mine)
-    with pytest.raises(ValueError, match="cannot lock"), folders.held(tmp_path / "out"):
+    with pytest.raises(ValueError, match="cannot lock"), folders.locked(tmp_path / "out"):
         pytest.fail("it is held")
     assert mine.read_text() == "years of work"
 
@@ -155,7 +155,7 @@ def test_what_a_dead_process_left_is_no_content_and_is_removed(tmp_path):
 def test_what_is_being_written_is_not_removed(tmp_path):
     inner = tmp_path / "inner"
     inner.mkdir()
-    with files.replacing(tmp_path / "page.html") as stream, folders.held(inner):
+    with files.replacing(tmp_path / "page.html") as stream, folders.locked(inner):
         theirs = left_behind(inner)
         stream.write(b"1")
         folders.tidy(tmp_path)
@@ -165,7 +165,7 @@ def test_what_is_being_written_is_not_removed(tmp_path):
 
 def test_a_folder_of_another_writer_is_not_cleared_away(tmp_path):
     (tmp_path / "mark.json").write_text('{"ours": 1}')
-    with folders.held(tmp_path / "inner"):
+    with folders.locked(tmp_path / "inner"):
         with pytest.raises(ValueError, match=r"inner is being written by another process"):
             folders.begin(tmp_path, True, KIND, {"ours": 2})
         assert (tmp_path / "mark.json").read_text() == '{"ours": 1}'
@@ -207,7 +207,7 @@ def counted(function):
     return call
 
 def work(out):
-    with folders.held(out):
+    with folders.locked(out):
         folders.begin(out, True, KIND, {"ours": "new"})
         for i in range(2):
             files.write_bytes(folders.inner(out, "inner") / f"part-{i}", b"new")
@@ -239,7 +239,7 @@ def test_a_death_at_any_step_leaves_a_folder_that_can_be_used_again(tmp_path, be
     outs = list(tmp_path.iterdir())
     assert len(outs) > 20
     for out in outs:
-        with folders.held(out):
+        with folders.locked(out):
             folders.begin(out, True, KIND, {"ours": "again"})
             assert tree(out).keys() == {"mark.json", folders.LOCK}
 
@@ -306,5 +306,5 @@ def test_of_two_trainings_in_one_folder_one_goes_on_and_a_killed_one_leaves_it_f
     finally:
         for each in both:
             each.kill()
-    with folders.held(run):
+    with folders.locked(run):
         folders.check_free(run, True, folders.Kind("leapstep.json", None, ""))

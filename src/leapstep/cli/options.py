@@ -413,8 +413,8 @@ held = contextlib.ExitStack()
 
 
 def hold(folder: Path) -> None:
-    """Keep other processes from writing in a folder until the command ends; see `leapstep.files.folders.held`."""
-    held.enter_context(folders.held(folder))
+    """Keep other processes from writing in a folder until the command ends; see `leapstep.files.folders.locked`."""
+    held.enter_context(folders.locked(folder))
 
 
 def claim(out: Path, overwrite: bool, kind: folders.Kind, record: Mapping[str, Any] | None) -> None:
@@ -434,7 +434,7 @@ def claim_file(path: Path, overwrite: bool) -> None:
     """
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: --overwrite it, or name another file")
-    held.enter_context(folders.held_file(path))
+    held.enter_context(folders.locked_file(path))
 
 
 def tell_left_out(model: Model, asked: Sequence[int], counts: Sequence[int]) -> None:

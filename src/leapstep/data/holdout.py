@@ -57,35 +57,35 @@ class Holdout(BaseModel):
             raise ValueError(f"leapstep.json: data.holdout.{problem['loc'][0]}: {problem['msg'].lower()}") from error
 
 
-def choose(data: Data, asked: str) -> Holdout | None:
+def choose(data: Data, size: str) -> Holdout | None:
     """Choose the samples of a source that are held out.
 
     Arguments:
         data: the whole source.
-        asked: a number of samples ("30"), a share of them ("10%"), or "auto".
+        size: a number of samples ("30"), a share of them ("10%"), or "auto".
     Returns:
         what a run records; None where "auto" holds out nothing: of fewer than `LEAST` samples, and where samples repeat
-        so often that no part of the asked size can be held out.
+        so often that no part of the size can be held out.
     Raises:
         ValueError: more than can be held out, or samples that repeat too often.
     """
     n = len(data)
-    if asked == "auto":
+    if size == "auto":
         count = min(MOST, round(USUAL * n)) if n >= LEAST else 0
     else:
-        count = max(1, round(float(asked[:-1]) / 100 * n)) if asked.endswith("%") else int(asked)
+        count = max(1, round(float(size[:-1]) / 100 * n)) if size.endswith("%") else int(size)
         if count > n - 2:
-            raise ValueError(f"--holdout {asked} of {n} samples leaves fewer than 2 to train on: hold out less")
+            raise ValueError(f"--holdout {size} of {n} samples leaves fewer than 2 to train on: hold out less")
     if not count:
         return None
     hashes = _hashes(data)
     threshold = np.sort(hashes)[count - 1]
     below = hashes[hashes <= threshold]
     if len(below) > 1.1 * count + 1 or len(below) > n - 2:
-        if asked == "auto":
+        if size == "auto":
             return None
         raise ValueError(
-            f"--holdout {asked}: many samples of {data.source} are equal, and equal samples are held out together: "
+            f"--holdout {size}: many samples of {data.source} are equal, and equal samples are held out together: "
             "leave --holdout out, or remove the copies"
         )
     return Holdout(samples=len(below), of=n, threshold=f"{threshold:016x}", sha256=_digest(below))
@@ -98,10 +98,10 @@ def again(data: Data, earlier: Holdout) -> Holdout | None:
         None where that is none of the data, or so much that fewer than 2 samples are left to train on.
     """
     hashes = _hashes(data)
-    kept, held = _parted(hashes, earlier)
-    if not len(held) or len(kept) < 2:
+    kept, left_out = _parted(hashes, earlier)
+    if not len(left_out) or len(kept) < 2:
         return None
-    return Holdout(samples=len(held), of=len(data), threshold=earlier.threshold, sha256=_digest(hashes[held]))
+    return Holdout(samples=len(left_out), of=len(data), threshold=earlier.threshold, sha256=_digest(hashes[left_out]))
 
 
 def rows(data: Data, holdout: Holdout | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -141,15 +141,15 @@ def part(details: Mapping[str, Any], source: str, split: str, read: Callable[[st
             raise
         return read(split)  # other data, which have this part all the same
     hashes = _hashes(data)
-    kept, held = _parted(hashes, holdout)
-    if not named and (len(held) != holdout.samples or _digest(hashes[held]) != holdout.sha256):
+    kept, left_out = _parted(hashes, holdout)
+    if not named and (len(left_out) != holdout.samples or _digest(hashes[left_out]) != holdout.sha256):
         return data if split == "train" else read(split)
-    if not len(held) or not len(kept):
+    if not len(left_out) or not len(kept):
         raise ValueError(
             f"{source} has changed since the run was trained: of {holdout.samples} samples that were held out "
-            f"{len(held)} are there, of the others {len(kept)}: pass --split all, or the data of that time"
+            f"{len(left_out)} are there, of the others {len(kept)}: pass --split all, or the data of that time"
         )
-    return data.subset(kept if split == "train" else held)
+    return data.subset(kept if split == "train" else left_out)
 
 
 def relation(details: Mapping[str, Any], source: str, split: str, data: Data) -> Literal["held-out", "training", "?"]:
@@ -194,17 +194,17 @@ def own_test(data: Data, **options: Any) -> Data | None:
 def _hashes(data: Data) -> npt.NDArray[np.uint64]:
     """A hash of each sample, [n]."""
     size = max(1, 2**24 // max(1, data.values[:1].nbytes))
-    found = bytearray()
+    digests = bytearray()
     for start in range(0, len(data), size):
         for row in np.ascontiguousarray(data.values[start : start + size]):
-            found += hashlib.blake2b(row.tobytes(), digest_size=8).digest()
-    return np.frombuffer(found, ">u8").astype(np.uint64)
+            digests += hashlib.blake2b(row.tobytes(), digest_size=8).digest()
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def _parted(hashes: npt.NDArray[np.uint64], holdout: Holdout) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The rows of samples with these hashes that are trained on, and those that are held out."""
-    held = hashes <= np.uint64(int(holdout.threshold, 16))
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    left_out = hashes <= np.uint64(int(holdout.threshold, 16))
+    return np.flatnonzero(~left_out), np.flatnonzero(left_out)
 
 
 def _digest(hashes: npt.NDArray[np.uint64]) -> str:

@@ -148,16 +148,16 @@ def _read_digits(source: str, options: Options) -> Data:
 
 
 def _read_folder(source: str, options: Options) -> Data:
-    found = sorted(_visible(Path(source)))
-    images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    paths = sorted(_visible(Path(source)))
+    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     if (Path(source) / "manifest.json").is_file():  # of `leapstep sample`, whose grid is no sample
         images = [path for path in images if path != Path(source) / "grid.png"]
-    tables = [path for path in found if path.suffix.lower() in (".parquet", ".arrow")]
+    tables = [path for path in paths if path.suffix.lower() in (".parquet", ".arrow")]
     if images:
         return _read_images(source, images, options)
     if tables:
         return _read_tables(source, _tables_of_split(source, tables, options.split), options)
-    holds = f"holds other files, such as {found[0].name}" if found else "is empty"
+    holds = f"holds other files, such as {paths[0].name}" if paths else "is empty"
     raise ValueError(
         f"no images in {source}, which {holds}: name a folder of images ({', '.join(IMAGE_SUFFIXES)}), of parquet or "
         "of arrow files"
@@ -254,14 +254,14 @@ def _inside(name: str, source: str) -> Path | str:
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    path, own = Path(source), [HF_HUB_CACHE, _datasets().config.HF_DATASETS_CACHE]  # of what came from the Hub
+    path, folders = Path(source), [HF_HUB_CACHE, _datasets().config.HF_DATASETS_CACHE]  # of what came from the Hub
     if path.exists():
-        own = [path if path.is_dir() else path.parent]
-    for folder in own:
+        folders = [path if path.is_dir() else path.parent]
+    for folder in folders:
         with contextlib.suppress(ValueError, OSError):  # no name that a file can have
-            found = Path(folder, name).resolve()
-            if found.is_relative_to(Path(folder).resolve()):
-                return found
+            file = Path(folder, name).resolve()
+            if file.is_relative_to(Path(folder).resolve()):
+                return file
     return f"names the file {one_line(name, 100)}, which is not in the folder of the data: it is not read"
 
 
@@ -362,10 +362,10 @@ def _tables_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
     words = {path: _words(name) for path, name in names.items()}
     if split == "all":
         return paths
-    if not any(word in SPLITS for some in words.values() for word in some):
+    if all(words[path].isdisjoint(SPLITS) for path in paths):
         _check_whole(source, split)
         return paths
-    chosen = [path for path, some in words.items() if split in some]
+    chosen = [path for path in paths if split in words[path]]
     if not chosen:
         raise NoSplit(f"{source} has no split {split!r} among {', '.join(names.values())}: name one of them, or all")
     return chosen

@@ -48,20 +48,20 @@ class Kind(NamedTuple):
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from writing in a folder; make it if need be, and remove it if it then stays empty.
 
     Raises:
         ValueError: another process writes there, which is named, or nothing can be written there.
     """
-    with _locked(folder / LOCK, folder):
+    with _lock(folder / LOCK, folder):
         yield
 
 
 @contextlib.contextmanager
-def held_file(path: Path) -> Iterator[None]:
-    """Keep other processes from writing a file of results; see `held`, also for the folder that it lies in."""
-    with _locked(path.parent / f"{LOCK}-{path.name}", path):
+def locked_file(path: Path) -> Iterator[None]:
+    """Keep other processes from writing a file of results; see `locked`, also for the folder that it lies in."""
+    with _lock(path.parent / f"{LOCK}-{path.name}", path):
         yield
 
 
@@ -93,7 +93,7 @@ def begin(folder: Path, overwrite: bool, kind: Kind, record: Mapping[str, Any] |
     earlier = [path for path in _contents(folder) if re.fullmatch(kind.names, path.name)]
     for path in earlier:
         if (path / LOCK).exists():
-            with held(path):  # raises where somebody is still writing there
+            with locked(path):  # raises where somebody is still writing there
                 pass
     tidy(folder)
     if record is not None:
@@ -132,14 +132,14 @@ def _contents(folder: Path) -> list[Path]:
 
 def _is_of(folder: Path, kind: Kind) -> bool:
     try:
-        told = reading.read_json(folder / kind.mark)
+        record = reading.read_json(folder / kind.mark)
     except (OSError, ValueError):
         return False
-    return isinstance(told, dict) and (kind.key is None or kind.key in told)
+    return isinstance(record, dict) and (kind.key is None or kind.key in record)
 
 
 @contextlib.contextmanager
-def _locked(lock: Path, what: Path) -> Iterator[None]:
+def _lock(lock: Path, what: Path) -> Iterator[None]:
     made = [path for path in lock.parents if not path.exists()]
     descriptor = _take(lock, what)
     try:
@@ -199,10 +199,10 @@ def _holder(descriptor: int) -> str:
     """Who holds the lock, in brackets after a space; nothing where it does not say."""
     try:
         os.lseek(descriptor, 1, os.SEEK_SET)
-        found = reading.parse_json(os.read(descriptor, 4096).decode(), LOCK)
-        since = datetime.datetime.fromisoformat(found["since"])
+        signature = reading.parse_json(os.read(descriptor, 4096).decode(), LOCK)
+        since = datetime.datetime.fromisoformat(signature["since"])
         when = since.strftime("%H:%M" if since.date() == _now().date() else "%Y-%m-%d %H:%M")
-        return " " + one_line(f"({found['command']}, pid {found['pid']} on {found['host']}, since {when})")
+        return " " + one_line(f"({signature['command']}, pid {signature['pid']} on {signature['host']}, since {when})")
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -88,5 +88,5 @@ def first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         return f"there is no {where}"
     arrived = one_line(json.dumps(problem["input"], ensure_ascii=False, default=str)[:1000], 60)
-    said = problem["msg"].removeprefix("Value error, ")
-    return clean(f"{where} is {arrived}: {said[0].lower()}{said[1:]}")
+    message = problem["msg"].removeprefix("Value error, ")
+    return clean(f"{where} is {arrived}: {message[0].lower()}{message[1:]}")

@@ -74,7 +74,7 @@ def write_samples(
     manifest |= {"times": spec.times_for(model).tolist(), "format": form}
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other: choose one")
-    with folders.held(out):
+    with folders.locked(out):
         record = _begin(out, manifest, resume, overwrite)
         one = values(model, torch.zeros(1, *model.shape, dtype=spec.state_dtype))
         store: Store = Pictures(out) if form == "png" else Growing(out, spec.n, model.shape, one.dtype)

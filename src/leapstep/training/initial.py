@@ -133,11 +133,11 @@ def fitted(config: TrainingConfig, start: Start) -> TrainingConfig:
     known = settings(start.model)
     fixed = {name: value for name, value in known.items() if name not in ("size", "grey")}
     for name in [name for name in (*OF_THE_NETWORK, "label_dropout") if name in config.model_fields_set]:
-        said = getattr(config, name)
-        if (name in fixed and said != fixed[name]) or (name in OF_THE_NETWORK and name not in fixed):
+        value = getattr(config, name)
+        if (name in fixed and value != fixed[name]) or (name in OF_THE_NETWORK and name not in fixed):
             has = f"{name}={fixed[name]}" if name in fixed else f"no {name}"
             raise ValueError(
-                f"{start.source} has {has}, not {said}, and its weights cannot do otherwise: leave {name} out"
+                f"{start.source} has {has}, not {value}, and its weights cannot do otherwise: leave {name} out"
             )
     return config.model_copy(update=fixed)
 

@@ -63,16 +63,16 @@ def first_samples(
 
     names = [re.fullmatch(r"step-(\d+)\.png", path.name) for path in folder.iterdir()]
     steps = {at for name in names if name and (at := int(name[1])) <= step}
-    found: dict[int, npt.NDArray[np.uint8]] = {}
+    rows: dict[int, npt.NDArray[np.uint8]] = {}
     while chosen := spread(steps, STRIP_COLUMNS):
-        for at in chosen - found.keys():
+        for at in chosen - rows.keys():
             try:
                 with Image.open(folder / f"step-{at:08d}.png") as sheet:
-                    found[at] = cut(sheet, shape, n, period)[:STRIP_ROWS].copy()  # the others are not kept in memory
+                    rows[at] = cut(sheet, shape, n, period)[:STRIP_ROWS].copy()  # the others are not kept in memory
             except Exception:  # a broken file can raise anything
                 steps.discard(at)
         if chosen <= steps:
-            return {at: found[at] for at in sorted(chosen)}
+            return {at: rows[at] for at in sorted(chosen)}
     return {}
 
 

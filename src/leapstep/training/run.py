@@ -69,7 +69,7 @@ def train(
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: choose one")
     run, source = Path(out), str(data)
-    with folders.held(run) if launch.rank() == 0 else contextlib.nullcontext():
+    with folders.locked(run) if launch.rank() == 0 else contextlib.nullcontext():
         resumed = checkpoint.find_state(run)[1] if resume else None
         start = initial.weights(run, resumed, init_from)
         chosen, notes = _configured(source, config, preset, settings, device, resumed or {}, start)
@@ -165,11 +165,11 @@ def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfi
         raise ValueError(
             f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"
         )
-    wanted = config.model_dump(mode="json")
-    for name, had in values["training"].items():
-        if name not in CHANGEABLE and wanted.get(name) != had:
+    now = config.model_dump(mode="json")
+    for name, before in values["training"].items():
+        if name not in CHANGEABLE and now.get(name) != before:
             raise ValueError(
-                f"{run} was trained with {name}={had}, not {wanted.get(name)}: resume it without changing that"
+                f"{run} was trained with {name}={before}, not {now.get(name)}: resume it without changing that"
             )
 
 

@@ -258,10 +258,10 @@ class Trainer:
             ValueError: they have changed since.
         """
         now = self.details()["data"]
-        for name, had in values["data"].items():
-            if name != "source" and now.get(name) != had:
+        for name, before in values["data"].items():
+            if name != "source" and now.get(name) != before:
                 raise ValueError(
-                    f"the data of {run} have changed since: {name} was {had}, now it is {now.get(name)}; a new run "
+                    f"the data of {run} have changed since: {name} was {before}, now it is {now.get(name)}; a new run "
                     f"goes on with them from these weights: leapstep train {now['source']} --init-from {run} --out "
                     f"{run}-2"
                 )
