@@ -394,7 +394,7 @@ def sweep(
     run = Run(model, data, specs, measure, metric=metric, split=split, source=source, tell=tell)
     with contextlib.ExitStack() as held:
         if folder is not None:
-            held.enter_context(folders.held(Path(folder)))
+            held.enter_context(folders.locked(Path(folder)))
             run.begin(Path(folder), overwrite)
         bar = held.enter_context(progress_bar(sum(map(run.work, run.missing)), "sweeping", "call", show=progress))
         return run.finish(on_calls=lambda spec, calls, before: bar.update(calls))
