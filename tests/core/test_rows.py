@@ -22,6 +22,8 @@ METHODS = {name: method.make() for name, method in leapstep.TRANSITIONS.items()}
     "ddim(optimal)": leapstep.ddim(0.3, "optimal", lambda t: 0.3 * t, last_std=0.1),
     "ddpm(beta)": leapstep.ddpm("beta"),
     "ddpm(none)": leapstep.ddpm("none"),
+    "ddpm(learned)": leapstep.ddpm("learned"),
+    "ddim(0.5, raw)": leapstep.ddim(0.5, eps="raw"),
     "ddpm(optimal)": leapstep.ddpm("optimal", lambda t: 0.3 * t),
     "unipc(3)": leapstep.unipc(3),
     "deis(2)": leapstep.deis(2),
@@ -51,15 +53,16 @@ def exact(process):
     return leapstep.Diffusion(process, denoise)
 
 
-def network(process):
-    """A network that predicts v, with one sum for each sample, of its own values."""
+def network(process, learned=False):
+    """A network that predicts v, with one sum for each sample, of its own values; and a variance, if asked to."""
     weights = torch.linspace(-1, 1, 18, dtype=F64).reshape(6, 3)
 
     def net(x, k):
         hidden = torch.tanh((x[:, None, :] * weights.to(x)).sum(-1) + k.to(x)[:, None] / 500)
-        return (hidden[:, None, :] * weights.T.to(x)).sum(-1)
+        v = (hidden[:, None, :] * weights.T.to(x)).sum(-1)
+        return torch.cat([v, torch.tanh(v)], 1) if learned else v
 
-    return leapstep.from_network(net, process, "v")
+    return leapstep.from_network(net, process, "v", clip=(-1, 1))
 
 
 class Request:
@@ -142,7 +145,8 @@ def share_a_batch(first, second, third):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("denoiser", "dtype"), [(exact, F64), (network, torch.float32)])
 def test_samples_that_share_a_batch_are_those_of_separate_runs(process, method, denoiser, dtype):
-    diffusion = denoiser(PROCESSES[process])
+    learned = method == "ddpm(learned)"
+    diffusion = network(PROCESSES[process], learned) if learned else denoiser(PROCESSES[process])
     path = lambda steps: leapstep.times(diffusion.process, steps)  # noqa: E731
     expected = [request.alone() for request in requests(diffusion, METHODS[method], dtype, path)]
     found = share_a_batch(*requests(diffusion, METHODS[method], dtype, path))
@@ -166,7 +170,7 @@ def test_latents_that_share_a_batch_are_those_of_separate_runs(process, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_sample_that_waits_stays_as_it_is(method):
     """Before its first step and between two: its x does not change by a bit, and its memory neither."""
-    diffusion, transition = exact(PROCESSES["linear"]), METHODS[method]
+    diffusion, transition = network(PROCESSES["linear"], method == "ddpm(learned)"), METHODS[method]
     times = torch.tensor([[0.9, 0.9, 0.6, 0.6, 0.3, 0.0], [0.9, 0.6, 0.3, 0.1, 0.05, 0.0]], dtype=F64).T
     x = torch.randn(2, 3, dtype=F64, generator=torch.Generator().manual_seed(9))
     noise = lambda step, draw=0: leapstep.Noise(1, [0, 1], (3,), F64)(torch.as_tensor(step).expand(2), draw)  # noqa: E731

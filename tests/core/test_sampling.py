@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import leapstep
 from leapstep.core.noise import _uniform
+from leapstep.core.sampling import network_device
 from leapstep.core.spacing import SPACINGS
 
 F64 = torch.float64
@@ -305,7 +306,7 @@ def test_bad_numbers_of_samples():
             leapstep.sample(diffusion, steps=2, **arguments)
 
 
-@pytest.mark.parametrize("shape", [16, (2.5, 2), None])
+@pytest.mark.parametrize("shape", [16, (2.5, 2), None, ()])
 def test_what_is_no_shape_is_told_in_one_line(shape):
     with pytest.raises(ValueError, match=r"^shape=.*: pass the number of samples and the shape of one, such as .*$"):
         leapstep.sample(MIXTURE.diffusion(leapstep.linear()), shape)
@@ -331,6 +332,8 @@ def test_samples_are_made_where_the_network_is():
     leapstep.sample(diffusion._replace(denoise=Denoiser(net=torch.tanh)), (3, 2), 1)
     leapstep.sample(diffusion._replace(denoise=Denoiser()), (3, 2), 1)
     assert seen == ["meta", "cpu", "cpu", "cpu"]
+    network = leapstep.from_network(torch.nn.Linear(2, 2, device="meta"), diffusion.process, clip=(-1, 1))
+    assert str(network_device(leapstep.guided(leapstep.scaled(network, 0.5, 2.0), 2.0))) == "meta"
 
 
 @pytest.mark.parametrize(

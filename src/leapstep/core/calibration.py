@@ -14,6 +14,7 @@ of the best linear estimate of data with variance c.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.printing import summary
 from leapstep.core.process import Curve, Process, flat
+from leapstep.core.sampling import network_device
 
 
 class Calibration(NamedTuple):
@@ -44,15 +46,16 @@ class Calibration(NamedTuple):
 
     def spread(self, process: Process) -> Curve:
         """E tr Cov[x0 | x_t] / d as a curve in t; between the times, a line."""
+        return partial(_spread, self, process)
 
-        def curve(t: Tensor) -> Tensor:
-            right = torch.searchsorted(self.times, t).clamp(1, len(self.times) - 1)
-            left, low, high = right - 1, self.times[right - 1], self.times[right]
-            error = torch.lerp(self.error[left], self.error[right], ((t - low) / (high - low)).clamp(0, 1))
-            alpha, sigma = process.alpha(t), process.sigma(t)
-            return error.minimum(sigma**2 * self.variance / (alpha**2 * self.variance + sigma**2))
 
-        return curve
+def _spread(calibration: Calibration, process: Process, t: Tensor) -> Tensor:
+    times, error, c = calibration.times, calibration.error, calibration.variance
+    right = torch.searchsorted(times, t).clamp(1, len(times) - 1)
+    left = right - 1
+    between = torch.lerp(error[left], error[right], ((t - times[left]) / (times[right] - times[left])).clamp(0, 1))
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    return between.minimum(sigma**2 * c / (alpha**2 * c + sigma**2))
 
 
 @torch.no_grad()
@@ -64,7 +67,7 @@ def calibrate(
     per_time: int = 16,
     batch_size: int = 256,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     on_batch: Callable[[int], object] | None = None,
 ) -> Calibration:
     """Measure the size of a network's noise estimate, and the error of its x0 estimate, at each trained level.
@@ -76,6 +79,7 @@ def calibrate(
         times: where to measure, `[m]` in (0, 1], increasing; None: every trained level, or 1000 times.
         per_time: noisy data at each time.
         batch_size: network evaluations at a time.
+        device: where the network is called; None: where its weights are.
         on_batch: called with the number of evaluations of each batch, for progress.
     Raises:
         ValueError: no data, fewer than two times, or times that do not increase.
@@ -83,31 +87,31 @@ def calibrate(
     References:
         Bao et al. 2022, eq. 8, arXiv:2201.06503, and section 4, arXiv:2206.07309.
     """
-    process = (diffusion if isinstance(diffusion, Diffusion) else diffusion(torch.arange(1))).process
+    first = diffusion if isinstance(diffusion, Diffusion) else diffusion(torch.arange(1))
+    process, device = first.process, network_device(first) if device is None else device
     if times is None:
-        levels = process.timesteps or 1000
-        times = torch.arange(1, levels + 1, dtype=torch.float64) / levels
+        count = process.timesteps or 1000
+        times = torch.arange(1, count + 1, dtype=torch.float64) / count
     if len(x0) == 0 or per_time < 1 or len(times) < 2 or (times.diff() <= 0).any():
         raise ValueError(
             f"{len(x0)} data, {per_time} at each of {len(times)} times: give data, and increasing times, two or more"
         )
     generator = torch.Generator().manual_seed(seed)
-    place = torch.arange(len(times)).repeat_interleave(per_time)
-    chosen = torch.randperm(len(x0), generator=generator).repeat(-(-len(place) // len(x0)))[: len(place)]
+    levels = torch.arange(len(times)).repeat_interleave(per_time)
+    samples = torch.randperm(len(x0), generator=generator).repeat(-(-len(levels) // len(x0)))[: len(levels)]
     power, error = torch.zeros(2, len(times), dtype=torch.float64)
-    for begin in range(0, len(place), batch_size):
-        at, rows = (indices[begin : begin + batch_size] for indices in (place, chosen))
+    for level, rows in zip(torch.split(levels, batch_size), torch.split(samples, batch_size), strict=True):
         model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
-        data, t = x0[rows].to(device), times[at]
+        data, t = x0[rows].to(device), times[level]
         x = process.add_noise(data, t, torch.randn(data.shape, dtype=data.dtype, generator=generator).to(device))
         estimate = model.denoise(x, t)
         eps = process.split(estimate, x, t, "x0")[1]
         for total, values in ((power, eps), (error, data - estimate)):
-            total.index_add_(0, at, flat(values.double().square()).mean(1).cpu())
+            total.index_add_(0, level, flat(values.double().square()).mean(1).cpu())
         if on_batch is not None:
             on_batch(len(rows))
     if not (error + power).isfinite().all():
-        first = times[~(error + power).isfinite()][0].item()
-        raise FloatingPointError(f"the network's output is not finite, first at t = {first:.4g}: nothing is calibrated")
+        t = times[~(error + power).isfinite()][0]
+        raise FloatingPointError(f"the network's output is not finite, first at t = {t:.4g}: nothing is calibrated")
     variance = (x0.double() - x0.double().mean(0)).square().mean().item()
     return Calibration(times, power / per_time, error / per_time, variance)

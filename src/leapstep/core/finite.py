@@ -5,8 +5,8 @@ before the end:
 
     first = None
     for step in 1, 2, ...:
-        first = noted(first, x, step)
-    tell(first, "samples", lambda step, row: ...)
+        first = broken_since(first, x, step)
+    warn_broken(first, "samples", lambda step, row: ...)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class NotFinite(RuntimeWarning):
     """Samples, latents or likelihoods hold NaN or infinity; the command line makes an error of it."""
 
 
-def noted(first: Tensor | None, x: Tensor, step: int) -> Tensor:
+def broken_since(first: Tensor | None, x: Tensor, step: int) -> Tensor:
     """For each sample of x `[b, *d]` the first step after which it was not finite, `[b]`, 0 where there is none yet."""
     import torch
 
@@ -33,11 +33,11 @@ def noted(first: Tensor | None, x: Tensor, step: int) -> Tensor:
     return torch.where(broken & (first == 0), step, first)
 
 
-def tell(first: Tensor | None, what: str, where: Callable[[int, int], str]) -> None:
+def warn_broken(first: Tensor | None, what: str, where: Callable[[int, int], str]) -> None:
     """Warn if any sample is not finite.
 
     Arguments:
-        first: what `noted` returned last.
+        first: what `broken_since` returned last.
         what: the plural of what was made of each sample.
         where: of the first step and the row of a sample to which it happened there, in words.
     """

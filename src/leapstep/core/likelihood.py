@@ -167,10 +167,10 @@ def variational_bound(
             f_before = younger(process, path[-3], t) if step > 1 and variance == "learned" else f
             std = (log_variance(learned, t, s, 2 * process.sigma(t).log() + f_before.log()) / 2).exp()
             terms.append(-_log_probability(x0, estimate, std, pixels))
-        broken = finite.noted(broken, terms[-1], step)
+        broken = finite.broken_since(broken, terms[-1], step)
         if on_term is not None:
             on_term(step, terms[-1])
-    finite.tell(broken, "bounds", lambda step, _: _between(path[step - 1 : step + 1]))
+    finite.warn_broken(broken, "bounds", lambda step, _: _between(path[step - 1 : step + 1]))
     return Bound(prior, torch.stack([prior, *terms[:-1]])[1:], terms[-1])
 
 
@@ -351,9 +351,9 @@ def _transport(
             first, last = start.expand(len(x)), end.expand(len(x))
             controller = _controller(tolerance)
             y, slope, _ = integrate(DORMAND_PRINCE, equation, controller, y, slope, first, last, first, progress)
-        broken = finite.noted(broken, _sum(y[0]) + y[1], number)
+        broken = finite.broken_since(broken, _sum(y[0]) + y[1], number)
     ends = equation.time(angles)
-    finite.tell(broken, "likelihoods", lambda number, _: _between(ends[number - 1 : number + 1]))
+    finite.warn_broken(broken, "likelihoods", lambda number, _: _between(ends[number - 1 : number + 1]))
     return y[0], y[1], calls
 
 

@@ -69,9 +69,9 @@ def trajectory(
 ) -> Iterator[State]:
     """Move x along the times, a step at a time. The only loop in this library; it holds no more than one state.
 
-    What becomes of a sample depends on its own row of x, times, noise and memory alone, but for the network's rounding.
-    So a trajectory may be left at any State and continued in another batch, with the `rows` of its x and memory and
-    those of samples at other steps, `join`ed (see `leapstep.core.transitions.memory`).
+    Each sample depends on its own row of x, times, noise and memory only, except for the network's rounding. A
+    trajectory can therefore be stopped at any State and continued in another batch, together with samples that are at
+    other steps: see `rows` and `join` in `leapstep.core.transitions.memory`.
 
     Gradients flow through it: iterate it under `torch.no_grad()` unless you want them. At its end it warns
     (`NotFinite`) of samples that are not finite, and tells the first step after which they were not.
@@ -82,9 +82,9 @@ def trajectory(
             Decreasing samples, increasing encodes.
         transition: the method, a transition or its name in `TRANSITIONS`; default `ddim()`.
         noise: called as noise(step, draw) -> `[b, *d]`; default `Noise` with seed 0.
-        memory: of the method, from the steps that the samples took before; None: none.
-        taken: how many steps they took before, one number for all or one each `[b]`, int64: noise is called with the
-            number of the step after these.
+        memory: the method's memory of earlier steps, `State.memory`; None: there were none.
+        taken: the number of earlier steps, one for all samples or one for each `[b]`, int64. The first step here is
+            called `taken + 1` when noise is drawn.
     Yields:
         a State after every step.
     """
@@ -100,14 +100,14 @@ def trajectory(
             x, memory = where(waits, x, moved.x), select(waits, memory, moved.memory)
         else:
             x, memory = moved.x, moved.memory
-        broken = finite.noted(broken, x, step)
+        broken = finite.broken_since(broken, x, step)
         yield State(x, moved.x0, t, s, step, counted.calls, memory)
 
     def ends(step: int, row: int) -> str:
         t, s = (u.expand(len(x))[row].item() for u in times[step - 1 : step + 1])
         return f"after step {step} of {len(times) - 1}, from t = {t:.4g} to {s:.4g}"
 
-    finite.tell(broken, "samples", ends)
+    finite.warn_broken(broken, "samples", ends)
 
 
 class _Counted:
@@ -154,7 +154,7 @@ def _end(states: Iterator[State], on_step: Callable[[State], object]) -> Tensor:
 def _progress(
     what: str, total: int, show: bool | None, on_step: Callable[[State], object] | None
 ) -> Iterator[Callable[[State], None]]:
-    """A progress bar over so many steps: what is to be called after each of them, which calls `on_step`."""
+    """A progress bar over so many steps. Yields a function to call after each step, which also calls `on_step`."""
     with progress_bar(total, what, "step", show=on_step is None if show is None else show) as bar:
 
         def step(state: State) -> None:
@@ -166,7 +166,7 @@ def _progress(
 
 
 def network_device(diffusion: Diffusion) -> torch.device:
-    """Where the network of a diffusion lies, if it has one that knows; else the CPU."""
+    """The device of a diffusion's network; the CPU where the network is no module."""
     denoise: Any = diffusion.denoise
     while hasattr(denoise, "denoise"):  # clipped, guided, scaled
         denoise = denoise.denoise
@@ -213,13 +213,12 @@ def sample_in_batches(
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    try:
-        return tuple(operator.index(size) for size in shape)
-    except TypeError:
-        raise ValueError(
-            f"shape={one_line(repr(shape), 60)}: pass the number of samples and the shape of one, such as "
-            "(16, 3, 32, 32)"
-        ) from None
+    with contextlib.suppress(TypeError):
+        if sizes := tuple(operator.index(size) for size in shape):
+            return sizes
+    raise ValueError(
+        f"shape={one_line(repr(shape), 60)}: pass the number of samples and the shape of one, such as (16, 3, 32, 32)"
+    )
 
 
 ELSEWHERE = {

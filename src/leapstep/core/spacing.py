@@ -85,9 +85,9 @@ def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str 
     level = SPACINGS[spacing](process, steps, levels)
     if process.timesteps is not None:
         # level j = 1..n must leave room for j - 1 below and n - j above it
-        place = torch.arange(1, steps + 1)
+        index = torch.arange(1, steps + 1)
         level = (level + 1e-9).floor() if spacing in ("leading", "quad") else level.round()  # as in the papers
-        level = place + (level - place).clamp(0, levels - steps).cummax(0).values
+        level = index + (level - index).clamp(0, levels - steps).cummax(0).values
     return torch.cat([level.flip(0) / levels, level.new_zeros(1)]).double()
 
 

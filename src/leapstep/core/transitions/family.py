@@ -200,7 +200,8 @@ def ddpm(variance: str = "posterior", spread: Curve | None = None, last_std: flo
             added = torch.zeros_like(posterior)
         elif variance == "learned":
             ratio = torch.where(beta == 0, 1.0, beta / posterior)
-            added = along(posterior, x) * along(ratio, x) ** needed(learned)
+            # not a power: its last bit depends on the place in a batch
+            added = along(posterior, x) * (along(ratio.log(), x) * needed(learned)).exp()
         elif optimal is not None:
             added = optimal(process, t, s, posterior)
         return Step(leap(process, x0, eps, s, noise, posterior, added), x0)

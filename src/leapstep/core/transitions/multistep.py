@@ -254,19 +254,21 @@ def _average(
         return None
     start = torch.where(smooth, process.log_snr(t) / 2, 0.0)
     end = torch.where(smooth, process.log_snr(s) / 2, 1.0)
-    places = [process.log_snr(point.t) / 2 for point in points]
-    useful = [torch.isfinite(place) & smooth & point.exists for place, point in zip(places, points, strict=True)]
+    positions = [process.log_snr(point.t) / 2 for point in points]
+    useful = [
+        torch.isfinite(position) & smooth & point.exists for position, point in zip(positions, points, strict=True)
+    ]
     if variable == "t":
-        places = [point.t for point in points]
-    for j in range(1, len(places)):
-        apart = [~useful[i] | ((places[j] - places[i]).abs() > 1e-12) for i in range(j)]
+        positions = [point.t for point in points]
+    for j in range(1, len(positions)):
+        apart = [~useful[i] | ((positions[j] - positions[i]).abs() > 1e-12) for i in range(j)]
         useful[j] = functools.reduce(torch.logical_and, apart, useful[j])
 
     def shares(nodes: Tensor, mass: Tensor) -> list[Tensor]:
         inside = start[..., None] + nodes * (end - start)[..., None]  # lambda, [quadrature] or [b, quadrature]
         mass = mass * torch.exp((inside - end[..., None]) if kind == "x0" else (start[..., None] - inside))
         at = process.time(2 * inside) if variable == "t" else inside
-        return _lagrange(at, mass / mass.sum(-1, keepdim=True), places, useful)
+        return _lagrange(at, mass / mass.sum(-1, keepdim=True), positions, useful)
 
     two = functools.reduce(torch.add, (point.long() for point in useful)) == 2
     middle = two if kind == "x0" else torch.tensor(False)
@@ -281,15 +283,15 @@ def _average(
     return first + functools.reduce(torch.add, others)
 
 
-def _lagrange(at: Tensor, mass: Tensor, places: Sequence[Tensor], useful: Sequence[Tensor]) -> list[Tensor]:
+def _lagrange(at: Tensor, mass: Tensor, positions: Sequence[Tensor], useful: Sequence[Tensor]) -> list[Tensor]:
     """Average each Lagrange polynomial: how much of each estimate the averaged polynomial holds, `[]` or `[b]`."""
     averages = []
-    for j, place in enumerate(places):
+    for j, position in enumerate(positions):
         basis = torch.ones_like(at)
-        for i, other in enumerate(places):
+        for i, other in enumerate(positions):
             if i != j:
                 used = useful[i] & useful[j]
-                ratio = (at - other[..., None]) / torch.where(used, place - other, 1.0)[..., None]
+                ratio = (at - other[..., None]) / torch.where(used, position - other, 1.0)[..., None]
                 basis = basis * torch.where(used[..., None], ratio, 1.0)
         averages.append(torch.where(useful[j], (mass * basis).sum(-1), 0.0))
     return averages

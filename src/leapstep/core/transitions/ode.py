@@ -169,7 +169,7 @@ def _controller(process: Process, rtol: float, atol: float) -> Controller:
 
 
 def _inner(process: Process, t: Tensor, s: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """The part of the way from t to s on which there is both noise and signal, each `[b]`; none where t = s."""
+    """From where to where between t and s there are both noise and signal, each `[b]`; equal where there is nothing."""
     t, s = t.expand(samples), s.expand(samples)
     level = 1 / (process.timesteps or 1000)
     low, high = torch.minimum(t, s), torch.maximum(t, s)
