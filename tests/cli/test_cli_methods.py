@@ -15,6 +15,7 @@ from commands import done, invoke, refused
 from leapstep.cli import options
 from leapstep.core.scaling import Scaling
 from leapstep.files import folders
+from leapstep.inference.spec import LAST_STD
 from leapstep.models import checkpoint
 from leapstep.networks import MLP
 from random_models import saved
@@ -176,7 +177,7 @@ def test_pictures_bound_the_last_step(model, insects, tmp_path):
     words = ["--n", 2, "--steps", 40, "--method", "ddpm", "--variance", "optimal", "--format", "npz", "--label", "bee"]
     done("sample", run, "--out", tmp_path / "s", *words)
     loaded = checkpoint.load(run)
-    transition = leapstep.ddpm("optimal", loaded.spread, options.LAST_STD)
+    transition = leapstep.ddpm("optimal", loaded.spread, LAST_STD)
     x = leapstep.sample(loaded.diffusion(torch.tensor([1, 1])), (2, 1, 8, 8), 40, transition)
     found = np.load(tmp_path / "s" / "samples.npz")["samples"]
     assert abs(found.astype(int) - loaded.scaling.to_pixels(x).astype(int)).max() <= 1

@@ -10,6 +10,7 @@ from PIL import Image
 from leapstep.cli import options
 from leapstep.data import holdout, read
 from leapstep.models import checkpoint
+from leapstep.models.data import parts_of
 from leapstep.training import Trainer, train
 from leapstep.training.configuration import configure
 
@@ -105,7 +106,7 @@ def test_training_never_sees_what_is_held_out(run):
 
 def test_commands_are_handed_the_run_s_parts(run):
     model = checkpoint.load(run / "run")
-    whole, kept, held = (options.data_for(model, str(run / "photos"), part)[0] for part in ("all", "train", "test"))
+    whole, kept, held = (parts_of(model, str(run / "photos"))(part)[0] for part in ("all", "train", "test"))
     record = holdout.Holdout.recorded(model.details)
     assert [len(part) for part in (whole, kept, held)] == [40, 30, 10]
     assert (record.samples, record.of) == (10, 40)
@@ -115,19 +116,17 @@ def test_commands_are_handed_the_run_s_parts(run):
 
 def test_the_same_photos_elsewhere_are_known_and_others_are_not(run, tmp_path):
     model = checkpoint.load(run / "run")
-    assert len(options.data_for(model, photos(tmp_path / "moved", 40), "test")[0]) == 10
+    assert len(parts_of(model, photos(tmp_path / "moved", 40))("test")[0]) == 10
     others = photos(tmp_path / "others", 40, start=1000)
-    assert len(options.data_for(model, others, "train")[0]) == 40
+    assert len(parts_of(model, others)("train")[0]) == 40
     with pytest.raises(ValueError, match="has no split 'test'"):
-        options.data_for(model, others, "test")
+        parts_of(model, others)("test")
 
 
 def test_other_data_may_have_no_part_for_training(run, tmp_path):
     photos(tmp_path / "other" / "test", 6, start=1000)
     photos(tmp_path / "other" / "validation", 4, start=2000)
-    split, (data, _) = options.part(
-        lambda name: options.data_for(checkpoint.load(run / "run"), str(tmp_path / "other"), name), "other", None
-    )
+    split, (data, _) = options.part(parts_of(checkpoint.load(run / "run"), str(tmp_path / "other")), "other", None)
     assert (split, len(data)) == ("test", 6)
 
 
@@ -141,7 +140,7 @@ def test_what_was_held_out_and_is_gone(run, tmp_path):
     for row in holdout.rows(data, holdout.Holdout.recorded(model.details))[1]:
         (tmp_path / "photos" / f"{row:04d}.png").unlink()
     with pytest.raises(ValueError, match="of 10 samples that were held out 0 are there, of the others 30"):
-        options.data_for(moved, source, "test")
+        parts_of(moved, source)("test")
 
 
 def test_a_damaged_record_is_named(run):

@@ -9,10 +9,10 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 import leapstep
-from leapstep.cli import options
 from leapstep.data.pictures import grid
 from leapstep.evaluation import page as pages
 from leapstep.models import checkpoint
+from leapstep.models.data import parts_of
 from leapstep.networks import UNet
 from leapstep.views import report
 from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, write_sweep
@@ -76,7 +76,7 @@ def model(run):
 
 @pytest.fixture(scope="session")
 def splits(model, insects):
-    parts = (pages.Split(*options.data_for(model, str(insects), name)) for name in ("train", "test"))
+    parts = (pages.Split(*parts_of(model, str(insects))(name)) for name in ("train", "test"))
     return pages.Splits(str(insects), *parts)
 
 

@@ -16,12 +16,12 @@ import leapstep
 from commands import done, invoke, refused
 from expected_pictures import near
 from leapstep import text
-from leapstep.cli import options
 from leapstep.core.scaling import Scaling
 from leapstep.evaluation import page as pages
 from leapstep.evaluation.page import cost as costs
 from leapstep.evaluation.page.contents import kind
 from leapstep.evaluation.page.extent import EXTENTS, WHOLE
+from leapstep.models.data import parts_of
 from leapstep.networks import MLP, UNet
 from leapstep.views import plots, report
 from leapstep.views.report import figures, sections, words
@@ -155,7 +155,7 @@ def test_kinds():
 def test_what_is_no_picture(place, shape, sliders, tables):
     path, data = arrays(place, shape)
     loaded = leapstep.load(path)
-    train = pages.Split(*options.data_for(loaded, str(data), "train"))
+    train = pages.Split(*parts_of(loaded, str(data))("train"))
     settings = pages.Settings(n=3, extent=WHOLE._replace(line=3))
     made = pages.gather(loaded, pages.Splits(str(data), train), settings, source=str(path))
     expected = loaded.scaling.to_values(leapstep.sample(loaded.diffusion(), (3, *shape), 2))

@@ -32,13 +32,14 @@ def command(
     from leapstep.inference.calibration import calibrate, levels
     from leapstep.inference.provenance import versions
     from leapstep.models import checkpoint
+    from leapstep.models.data import parts_of
 
     if not model.is_dir():
         raise ValueError(f"{model} is not a folder: a model on the Hub must be downloaded before it can be calibrated")
     loaded = checkpoint.load(model, options.device(device))
     options.hold(model)
     folders.tidy(model)
-    split, (samples, labels) = options.part(lambda name: options.data_for(loaded, data, name), data, split, "train")
+    split, (samples, labels) = options.part(parts_of(loaded, data), data, split, "train")
     with progress_bar(levels(loaded) * per_level, "calibrating", "sample") as bar:
         measured = calibrate(
             loaded, samples, labels, per_level=per_level, batch_size=batch_size, seed=seed, on_batch=bar.update

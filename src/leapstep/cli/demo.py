@@ -149,6 +149,7 @@ def _draw_page(model: Model, out: Path, seed: int) -> None:
     """Write the page about the model, and say where it is."""
     from leapstep import files
     from leapstep.evaluation import page as pages
+    from leapstep.models.data import parts_of
     from leapstep.views import plots, report
     from leapstep.views.report import rendering
 
@@ -158,7 +159,8 @@ def _draw_page(model: Model, out: Path, seed: int) -> None:
     except ValueError as error:  # without the extra
         typer.echo(f"No page about the model: {error}")
         return
-    train, test = (pages.Split(*options.data_for(model, "digits", split)) for split in ("train", "test"))
+    part = parts_of(model, "digits")
+    train, test = (pages.Split(*part(split)) for split in ("train", "test"))
     splits = pages.Splits("digits", train, test, "test")
     settings = pages.complete(model, pages.Settings(seed=seed))
     with progress_bar(pages.effort(model, splits, settings), "drawing the page", "step") as bar:

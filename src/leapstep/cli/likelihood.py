@@ -45,14 +45,14 @@ def command(
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
     from leapstep.inference.likelihood import Likelihood
     from leapstep.models import checkpoint
-    from leapstep.models.data import evenly
+    from leapstep.models.data import evenly, parts_of
 
     loaded = checkpoint.load(model, options.device(device))
     loaded.network.requires_grad_(False)
     likelihood = Likelihood(
         loaded, method, steps=steps, spacing=spacing, variance=variance, tolerance=tolerance, probes=probes
     )
-    split, (samples, known) = options.part(lambda name: options.data_for(loaded, data, name), data, split)
+    split, (samples, known) = options.part(parts_of(loaded, data), data, split)
     count = min(256, len(samples)) if n is None else n
     if not 2 <= count <= len(samples):
         raise ValueError(f"--n {count}: {data} ({split}) holds {len(samples)} samples: name 2 to as many")

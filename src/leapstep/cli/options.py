@@ -6,9 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import hashlib
 import inspect
-import math
 import os
 import shutil
 import sys
@@ -21,17 +19,13 @@ import typer
 from leapstep.cli.completion import model_folders
 from leapstep.cli.parsing import SETTINGS
 from leapstep.files import folders
-from leapstep.text import acting, allowed, near, seconds
+from leapstep.text import acting, seconds
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
-    from torch import Tensor
 
-    from leapstep.core.calibration import Calibration
-    from leapstep.core.transitions import Transition
-    from leapstep.data.dataset import Data
     from leapstep.models.checkpoint import Model
 
 T = TypeVar("T")
@@ -41,12 +35,6 @@ METHODS = (
     " | euler_maruyama | edm | pc"
 )
 """The names of all methods: a test compares them with the table, which is not imported for a --help."""
-
-CALIBRATED = ("spread", "last_std")
-"""Options of methods that come from `leapstep calibrate`."""
-
-LAST_STD = 2 / 255 * (math.pi / 2) ** 0.5
-"""For pictures: noise of mean size 1 / 255 of the pixels' range (Bao et al. 2022, appendix F.2, arXiv:2201.06503)."""
 
 
 def device(name: str | None) -> torch.device:
@@ -70,16 +58,6 @@ def budget(text: str) -> float:
         return seconds(text)
     except ValueError as error:
         raise ValueError(f"--budget {error}") from None
-
-
-def dtype(name: str) -> torch.dtype:
-    """The floating-point type of that name."""
-    import torch
-
-    if name not in ("float32", "bfloat16", "float64"):
-        raise ValueError(f"--dtype {name}: use float32, bfloat16 or float64")
-    found: torch.dtype = getattr(torch, name)
-    return found
 
 
 ModelSource = Annotated[
@@ -256,156 +234,11 @@ def message(error: Exception) -> str:
     return f"--{name} {error.value}: {error.problem}"  # type: ignore[attr-defined]
 
 
-def transition(
-    method: str, settings: list[str] | None, model: Model, **given: Any
-) -> tuple[Transition, dict[str, Any]]:
-    """Make the transition of a sampling method from its options.
-
-    Arguments:
-        method: its name.
-        settings: options as `name=value`.
-        model: from which the optimal variance takes what `leapstep calibrate` found.
-        given: options that the command has itself; those that are None were not given.
-    Returns:
-        the transition, and all of the method's options with their values, as a manifest keeps them.
-    Raises:
-        ValueError: an unknown method, an option that the method does not have, or a value that it cannot take.
-    """
-    from leapstep.core.transitions import TRANSITIONS
-
-    if method not in TRANSITIONS:
-        raise ValueError(f"--method {method}: {allowed(method, TRANSITIONS)}")
-    make = TRANSITIONS[method].make
-    parameters = inspect.signature(make).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items() if name not in CALIBRATED}
-    used = dict(defaults)
-    for setting in settings or []:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting}: write it as NAME=VALUE")
-        if given.get(name) is not None:
-            raise ValueError(f"{name} is given twice, as {given[name]} and as {text}: choose one")
-        given = {**given, name: _parsed(name, text, defaults.get(name))}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name not in defaults:
-            meant = near(name, defaults)
-            guess = "" if meant is None else f": did you mean {meant}?"
-            raise ValueError(f"{name} does not apply to --method {method}, which takes {_listed(defaults)}{guess}")
-        used[name] = value
-    kept = {name: str(value) if value == math.inf else value for name, value in used.items()}  # as JSON can hold it
-    if used.get("variance") != "optimal":
-        return make(**used), kept
-    measured = calibration(model)
-    digest = hashlib.sha256(measured.error.numpy().tobytes()).hexdigest()
-    last_std = LAST_STD if model.is_pictures else None
-    return make(**used, spread=measured.spread(model.process), last_std=last_std), {
-        **kept,
-        "calibration_sha256": digest,
-    }
-
-
-def path(
-    model: Model, method: str, steps: int | None, spacing: str | None, usual: int = 20, otherwise: str | None = None
-) -> tuple[int, str]:
-    """The number of steps and the spacing: as asked for, or as suit the method, the model and the command.
-
-    A method that chooses its own steps goes the whole way in one step of the loop, from pure noise, where others take
-    the usual number of steps and the spacing that the command or else the model has.
-
-    Raises:
-        ValueError: they do not fit the process, or a single step goes no farther than the first of many noise levels.
-    """
-    import leapstep
-
-    adaptive, levels = leapstep.TRANSITIONS[method].calls == 0, model.process.timesteps or 1000
-    if steps is None:
-        steps = 1 if adaptive else min(usual, levels)
-    if spacing is None:
-        spacing = "trailing" if adaptive else otherwise or model.spacing or "trailing"
-    first = leapstep.times(model.process, steps, spacing)[0].item()
-    if steps == 1 < levels and first * levels <= 1:
-        raise ValueError(
-            f"a single step with --spacing {spacing} is between the data and the first of {levels} noise levels, not "
-            "pure noise: use --spacing trailing"
-        )
-    return steps, spacing
-
-
-def calibration(model: Model) -> Calibration:
-    """What the optimal variance needs. Raises ValueError for a model that was not calibrated."""
-    if model.calibration is None:
-        raise ValueError(
-            "variance=optimal needs to know the errors of these weights: run leapstep calibrate MODEL DATA (again, if "
-            "they have changed since)"
-        )
-    return model.calibration
-
-
-def _parsed(name: str, text: str, default: Any) -> Any:
-    """The value that a text stands for, of the type of the default."""
-    kind = type(default)
-    if kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            raise ValueError(f"--set {name}={text}: give {'an integer' if kind is int else 'a number'}") from None
-    return text
-
-
-def _listed(defaults: Mapping[str, Any]) -> str:
-    """A method's options, as an error message names them."""
-    return " and ".join(f"{name} (default {value})" for name, value in defaults.items()) or "no options"
-
-
-def labels(model: Model, asked: list[str], n: int) -> Tensor | None:
-    """The class of each of n samples: those that were asked for, in turn."""
-    import torch
-
-    if not asked:
-        return None
-    if not model.classes:
-        raise ValueError("--label: this model was trained without labels")
-    for name in asked:
-        if name not in model.classes and name not in map(str, range(len(model.classes))):
-            raise ValueError(f"--label {name}: {allowed(name, model.classes)}")
-    numbers = [model.classes.index(name) if name in model.classes else int(name) for name in asked]
-    return torch.tensor([numbers[i % len(numbers)] for i in range(n)])
-
-
-def data_for(model: Model, source: str, split: str) -> tuple[Data, Tensor | None]:
-    """Read a part of some data as a model sees them, and their labels; see `leapstep.models.data`."""
-    from leapstep.models.data import parts_of
-
-    return parts_of(model, source)(split)
-
-
 def part(read: Callable[[str], T], source: str, asked: str | None, usual: str = "test") -> tuple[str, T]:
     """As `leapstep.models.data.usual_part`; what is taken in place of a part that is not there is told on stderr."""
     from leapstep.models.data import usual_part
 
     return usual_part(read, source, asked, usual, lambda text: typer.echo(text, err=True))
-
-
-def origin(source: str, model: Model, method: str, used: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """What a manifest says of the model and the method."""
-    import torch
-
-    import leapstep
-    from leapstep.models import checkpoint
-
-    data = model.details.get("data") or {}
-    return {
-        "model": source,
-        "trained_steps": model.details.get("step"),
-        "trained_on": {name: data[name] for name in ("source", "holdout") if name in data},
-        "weights_sha256": checkpoint.fingerprint(model.network),
-        "method": method,
-        **used,
-        "device": str(device),
-        "versions": {"leapstep": leapstep.__version__, "torch": str(torch.__version__)},
-    }
 
 
 held = contextlib.ExitStack()

@@ -63,7 +63,7 @@ def command(
     from leapstep.inference.encoding import check_reversible, step_counts, unit
     from leapstep.inference.provenance import provenance
     from leapstep.models import checkpoint
-    from leapstep.models.data import evenly
+    from leapstep.models.data import evenly, parts_of
     from leapstep.views.encoding import write_reconstructions
 
     loaded = checkpoint.load(model, options.device(device))
@@ -72,7 +72,7 @@ def command(
     counts = step_counts(loaded, asked)
     spec = dataclasses.replace(spec, steps=counts[0], times=None).checked(loaded, spacing="leading")
     check_reversible(loaded, spec, exact=exact)
-    split, (samples, known) = options.part(lambda name: options.data_for(loaded, data, name), data, split)
+    split, (samples, known) = options.part(parts_of(loaded, data), data, split)
     x0, labels = evenly(samples, known, spec.n)
     spec = dataclasses.replace(spec, n=len(x0), labels=None if labels is None else tuple(labels.tolist()))
     record = provenance(loaded, dataclasses.replace(spec, steps=None), source=model)

@@ -66,11 +66,12 @@ def command(
     """
     _check(out, overwrite)
     from leapstep.evaluation import page as pages
+    from leapstep.inference.spec import SamplingSpec
     from leapstep.models import checkpoint
     from leapstep.views import report
 
     loaded = checkpoint.load(model, options.device(device))
-    chosen = options.labels(loaded, [] if label is None else [label], 1)
+    chosen = SamplingSpec(labels=None if label is None else (label,)).labels_for(loaded, range(1))
     settings = pages.Settings(n, seed, method, steps, None if chosen is None else int(chosen), batch_size)
     pages.complete(loaded, settings)
     data = _own(loaded) if data is None else data
@@ -127,11 +128,13 @@ def _read(model: Model, source: str) -> Splits:
     """The training data, and what is held out, if there is such a split."""
     from leapstep.data.dataset import NoSplit
     from leapstep.evaluation.page import Split, Splits
+    from leapstep.models.data import parts_of
 
-    train, reasons = Split(*options.data_for(model, source, "train")), []
+    parts = parts_of(model, source)
+    train, reasons = Split(*parts("train")), []
     for name in HELD:
         try:
-            return Splits(source, train, Split(*options.data_for(model, source, name)), name)
+            return Splits(source, train, Split(*parts(name)), name)
         except NoSplit:
             continue
         except ValueError as error:
