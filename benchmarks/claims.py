@@ -127,7 +127,7 @@ KINDS = {
 def train(kind: str, seed: int) -> dict[str, Tensor]:
     """Weights by "step.raw.name" and "step.ema.name"."""
     config, kept = KINDS[kind].config(seed), {}
-    with patch.object(training, "loss", KINDS[kind].loss):
+    with patch.object(training.objective, "loss", KINDS[kind].loss):
         trainer = training.Trainer(config, "digits", device="cpu", progress=False)
         while trainer.step < config.steps:
             trainer.advance()
