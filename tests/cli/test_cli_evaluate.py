@@ -197,7 +197,7 @@ def test_pictures_that_are_made_to_fit_are_named(model, insects, tmp_path):
         larger.save(tmp_path / "d" / path.parent.name / path.name)
     args = ["--split", "all", *FAST, "--steps", 2]
     said = done("evaluate", model, tmp_path / "d", *args).stderr
-    assert f"{tmp_path / 'd'}: 20 pictures of 20x16 are cut to squares and made 8x8, as the samples are" in said
+    assert f"{tmp_path / 'd'}: 20 images of 20x16 are cropped to squares and resized to 8x8, as the samples are" in said
     assert "as the samples are" not in done("evaluate", model, insects, *args).stderr
 
 

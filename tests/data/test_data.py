@@ -239,7 +239,7 @@ def test_sub_folders_may_be_splits(tmp_path):
     assert sorted(read(tmp_path, split="all").values[:, 0, 0, 0].tolist()) == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="has no split 'val': pass the name of a sub-folder, or all"):
         read(tmp_path, split="val")
-    with pytest.raises(ValueError, match="has no split 'test', it is one whole: pass train or all"):
+    with pytest.raises(ValueError, match="has no split 'test', nor any other: pass train or all"):
         read(tmp_path / "train", split="test")
     assert len(read(tmp_path / "test", split="test")) == 2
 
@@ -258,7 +258,7 @@ def broken_folder(folder):
     return {
         "cut.png": "truncated",
         "empty.png": "not an image of a known format",
-        "float.tiff": "floating-point pixels have no agreed white",
+        "float.tiff": "floating-point pixels have no standard white",
         "moving.gif": "animated (2 frames)",
         "text.jpg": "not an image of a known format",
     }
@@ -307,7 +307,7 @@ def test_32_bit_pixels_are_broken_and_a_preview_in_a_photograph_is_not_an_animat
     save(tmp_path / "c.png", grey(0, 8))
     some = read(tmp_path)
     np.testing.assert_allclose(some.values[0], 90, atol=1)
-    assert ["32-bit pixels have no agreed white" in line for line in some.skipped] == [True]
+    assert ["32-bit pixels have no standard white" in line for line in some.skipped] == [True]
 
 
 def test_more_pictures_than_the_memory_limit_lie_in_a_file(tmp_path, monkeypatch):
@@ -386,7 +386,7 @@ def test_parquet_finds_images_and_labels_by_their_type(tmp_path, table):
     to_parquet(rows, tmp_path / "some.parquet")
     check_table(read(tmp_path / "some.parquet"), pixels)
     assert read(tmp_path / "some.parquet", size=2, channels=1).shape == (1, 2, 2)
-    with pytest.raises(ValueError, match="has no split 'test', it is one whole"):
+    with pytest.raises(ValueError, match="has no split 'test', nor any other"):
         read(tmp_path / "some.parquet", split="test")
 
 
@@ -556,7 +556,7 @@ def test_other_arrays_are_plain_values(tmp_path, shape, dtype):
     np.save(tmp_path / "a.npy", rng.integers(0, 256, shape).astype(dtype))
     assert not read(tmp_path / "a.npy").is_pictures
     for how in ({"size": 8}, {"channels": 3}):
-        with pytest.raises(ValueError, match=r"not pictures \(uint8, .*\): pass neither size nor channels"):
+        with pytest.raises(ValueError, match=r"not images \(uint8, .*\): pass neither size nor channels"):
             read(tmp_path / "a.npy", **how)
 
 
@@ -636,7 +636,7 @@ def test_arrays_have_no_test_split(tmp_path):
     assert len(read(tmp_path / "test.npy", split="test")) == len(read(tmp_path / "a.npy", split="all")) == 4
     np.save(tmp_path / "latest.npy", np.arange(4.0))
     for name in ("a.npy", "latest.npy"):  # whose name holds the letters, not the word
-        with pytest.raises(ValueError, match=rf"{name} has no split 'test', it is one whole: pass train or all"):
+        with pytest.raises(ValueError, match=rf"{name} has no split 'test', nor any other: pass train or all"):
             read(tmp_path / name, split="test")
 
 
@@ -657,7 +657,7 @@ def test_folders_and_files_that_are_no_source(tmp_path):
     with pytest.raises(ValueError, match=r"^no images in .*, which is empty: name a folder of images \(.avif, .bmp"):
         read(tmp_path)
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"which holds other files, such as notes.txt: name a folder of images"):
+    with pytest.raises(ValueError, match=r"which has other files, such as notes.txt: name a folder of images"):
         read(tmp_path)
     with pytest.raises(ValueError, match=r"notes.txt is a file of an unknown kind: name a folder, or a .npy, .npz,"):
         read(tmp_path / "notes.txt")
@@ -668,7 +668,7 @@ def test_folders_and_files_that_are_no_source(tmp_path):
     with pytest.raises(ValueError, match="holds 1 sample: at least 2 are needed"):
         read(tmp_path)
     save(tmp_path / "c.png", np.zeros((4, 6), np.uint8))
-    message = r"differ in size: .*b.png has 4x4 pixels and .*c.png has 6x4; pass a size, to which all are cropped"
+    message = r"differ in size: .*b.png has 4x4 pixels and .*c.png has 6x4; pass a size to crop"
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
 
@@ -676,7 +676,7 @@ def test_folders_and_files_that_are_no_source(tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"size": 0}, "size 0: pass the side of the pictures in pixels, from 1 to 8192"),
+        ({"size": 0}, "size 0: pass the side of the images in pixels, from 1 to 8192"),
         ({"channels": 4}, r"channels 4: pass 1 \(greyscale\) or 3 \(RGB\)"),
         ({"split": "val"}, "digits has no split 'val': pass one of train, test, all"),
     ],

@@ -122,5 +122,5 @@ def test_links_that_lead_round(tmp_path):
 
 
 def test_a_size_that_no_picture_has():
-    with pytest.raises(ValueError, match="size 100000: pass the side of the pictures in pixels, from 1 to 8192"):
+    with pytest.raises(ValueError, match="size 100000: pass the side of the images in pixels, from 1 to 8192"):
         data.read("digits", size=100_000)

@@ -104,10 +104,13 @@ def save(folder, *sizes):
     ("sizes", "line"),
     [
         ([(8, 8)] * 3, None),
-        ([(40, 30)] * 3, "3 pictures of 40x30 are cut to squares and made 8x8"),
-        ([(16, 16), (16, 16), (8, 8)], "2 pictures of 16x16 are made 8x8"),
-        ([(40, 30), (40, 30), (20, 20)], "3 pictures of 2 sizes, most often 40x30, are cut to squares and made 8x8"),
-        ([(40, 30), (4, 4)], "made 8x8; 1 of them were smaller, and are blurred by it"),
+        ([(40, 30)] * 3, "3 images of 40x30 are cropped to squares and resized to 8x8"),
+        ([(16, 16), (16, 16), (8, 8)], "2 images of 16x16 are resized to 8x8"),
+        (
+            [(40, 30), (40, 30), (20, 20)],
+            "3 images of 2 sizes, most often 40x30, are cropped to squares and resized to 8x8",
+        ),
+        ([(40, 30), (4, 4)], "resized to 8x8; 1 of them were smaller, and become blurred"),
     ],
 )
 def test_pictures_of_other_sizes_are_named(tmp_path, sizes, line):

@@ -139,7 +139,7 @@ def test_what_was_held_out_and_is_gone(run, tmp_path):
     data = read(source)
     for row in holdout.rows(data, holdout.Holdout.recorded(model.details))[1]:
         (tmp_path / "photos" / f"{row:04d}.png").unlink()
-    with pytest.raises(ValueError, match="of 10 samples that were held out 0 are there, of the others 30"):
+    with pytest.raises(ValueError, match="of 10 samples that were held out 0 are left, of the others 30"):
         parts_of(moved, source)("test")
 
 

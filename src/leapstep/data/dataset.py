@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 
 class NoSplit(ValueError):
-    """The source has no such part."""
+    """The source has no such split."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,14 +27,14 @@ class Data:
     """A data set.
 
     Attributes:
-        values: [n, *d]; uint8 [n, c, h, w] for pictures, any integer or float type and shape for arrays. It may be
+        values: [n, *d]; uint8 [n, c, h, w] for images, any integer or float type and shape for arrays. It may be
             memory-mapped.
         labels: int64 [n], indices into `classes`, or None.
         classes: the names of the classes; empty without labels.
-        source: what was read.
+        source: the name that was read.
         scaling: how values map to model space.
         skipped: a line for each image that could not be read: its name and the reason.
-        originals: how many images had each (width, height) before they were brought to one size; empty for arrays.
+        originals: number of images by their original (width, height); empty for arrays.
     """
 
     values: Array
@@ -59,22 +59,22 @@ class Data:
 
     @property
     def is_pictures(self) -> bool:
-        """Whether the values are uint8 pictures [n, c, h, w]."""
+        """Whether the values are uint8 images [n, c, h, w]."""
         return self.scaling == PIXELS and self.values.dtype == np.uint8
 
     def batch(self, indices: Sequence[int] | Array | Tensor) -> Tensor:
-        """Some samples in model space.
+        """Return samples in model space.
 
         Arguments:
             indices: [b] integers in [0, n).
 
         Returns:
-            float32 [b, *d] in memory of its own.
+            float32 [b, *d], a copy.
         """
         return self.scaling.to_model(np.asarray(self.values[np.asarray(indices)]))
 
     def subset(self, indices: Array) -> Data:
-        """Some of the samples as a data set: of one that is memory-mapped in a temporary file, gone with the process.
+        """Select samples as a data set; of a memory-mapped one in a temporary file, which ends with the process.
 
         Arguments:
             indices: [b] integers in [0, n).
@@ -90,24 +90,24 @@ class Data:
 
 
 def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    with tempfile.TemporaryFile() as file:  # it has no name, so that not even a crash leaves it behind
+    with tempfile.TemporaryFile() as file:  # a file without a name, which not even a crash leaves behind
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def resizing(data: Data) -> str | None:
-    """How pictures were brought to one size, in a line; None where they had it."""
+    """Describe in one line how images were brought to one size; None if they had it."""
     others = {size: count for size, count in data.originals.items() if size != data.shape[:0:-1]}
     if not others:
         return None
     (width, height), _ = max(others.items(), key=lambda item: item[1])
     sizes = f"{width}x{height}" if len(others) == 1 else f"{len(others)} sizes, most often {width}x{height},"
-    cropped = "cut to squares and " if any(w != h for w, h in others) else ""
+    cropped = "cropped to squares and " if any(w != h for w, h in others) else ""
     _, h, w = data.shape
     enlarged = sum(count for size, count in others.items() if min(size) < min(h, w))
-    note = f"; {enlarged} of them were smaller, and are blurred by it" if enlarged else ""
-    return f"{sum(others.values())} pictures of {sizes} are {cropped}made {w}x{h}{note}"
+    note = f"; {enlarged} of them were smaller, and become blurred" if enlarged else ""
+    return f"{sum(others.values())} images of {sizes} are {cropped}resized to {w}x{h}{note}"
 
 
 def same_source(a: str, b: str) -> bool:
-    """Whether two names are of one source of data: the same words, or the same file or folder."""
+    """Whether two names are the same source of data: equal, or the same file or folder."""
     return a == b or (Path(a).exists() and Path(b).exists() and Path(a).samefile(b))

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WAITING = 2**28
-"""About so many bytes of pictures of a given size may wait to be put in their place."""
+"""About how many bytes of decoded images may wait in memory."""
 
 
 class Options(NamedTuple):
-    """What `leapstep.data.read` was asked for."""
+    """The arguments of `leapstep.data.read`."""
 
     split: str
     size: int | None
@@ -46,13 +46,13 @@ class Item(NamedTuple):
 
     name: str | Path
     label: int | None
-    content: Path | bytes | Array | str | None  # a file, its bytes, pixels [c, h, w], or why there are none
+    content: Path | bytes | Array | str | None  # a file, its bytes, pixels [c, h, w], or the reason why there are none
 
 
 def from_pixels(
     pixels: npt.NDArray[np.uint8], labels: Array | None, classes: tuple[str, ...], source: str, options: Options
 ) -> Data:
-    """Pictures that are decoded already, [n, c, h, w]; they stay as they are where size and channels agree."""
+    """Make a data set of decoded images [n, c, h, w], unchanged if size and channels agree."""
     size, channels = options.size, options.channels
     if channels in (None, pixels.shape[1]) and (size is None or pixels.shape[2:] == (size, size)):
         return Data(pixels, labels, classes, source, PIXELS)
@@ -63,10 +63,10 @@ def from_pixels(
 
 
 def from_images(items: Iterable[Item], classes: tuple[str, ...], source: str, options: Options) -> Data:
-    """Decode every image once."""
+    """Decode images into a data set, each once."""
     from PIL import Image
 
-    pile = _Pile(options.memory_limit)
+    stack = _ImageStack(options.memory_limit)
     labels: list[int | None] = []
     skipped: list[str] = []
     with warnings.catch_warnings():
@@ -75,7 +75,7 @@ def from_images(items: Iterable[Item], classes: tuple[str, ...], source: str, op
         decode_item = functools.partial(decode, options.size, options.channels, sizes)
         for item, pixels in _in_parallel(items, decode_item, options):
             if not isinstance(pixels, str):
-                pile.add(item.name, pixels)
+                stack.add(item.name, pixels)
                 labels.append(item.label)
             elif options.strict:
                 raise ValueError(f"{item.name}: {pixels}; repair or remove it, or read without strict to skip it")
@@ -86,7 +86,7 @@ def from_images(items: Iterable[Item], classes: tuple[str, ...], source: str, op
     known = [label for label in labels if label is not None and label >= 0]
     labelled = len(known) == len(labels)
     return Data(
-        values=pile.values(),
+        values=stack.values(),
         labels=np.array(known, dtype=np.int64) if labelled else None,
         classes=classes if labelled else (),
         source=source,
@@ -99,8 +99,8 @@ def from_images(items: Iterable[Item], classes: tuple[str, ...], source: str, op
 def _in_parallel(
     items: Iterable[Item], decode_item: Callable[[Item], Array | str], options: Options
 ) -> Iterator[tuple[Item, Array | str]]:
-    """Each item with its pixels or the reason why it has none, in order, some decoded at the same time."""
-    together = min(8, max(1, WAITING // (16 * 3 * (options.size or 1) ** 2)))  # a task for each would cost more than it
+    """Yield each item with its pixels or the reason why it has none, in order, decoding several at a time."""
+    together = min(8, max(1, WAITING // (16 * 3 * (options.size or 1) ** 2)))  # a task per image is slow
 
     def several(block: list[Item]) -> list[tuple[Item, Array | str]]:
         return [(item, decode_item(item)) for item in block]
@@ -108,12 +108,12 @@ def _in_parallel(
     rest = iter(progress_bar(None, "reading", " images", items=items, show=options.progress))
     blocks = iter(lambda: list(itertools.islice(rest, together)), [])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        while window := list(itertools.islice(blocks, 16)):  # few, since what is decoded waits in memory
+        while window := list(itertools.islice(blocks, 16)):  # few, because decoded images wait in memory
             yield from itertools.chain.from_iterable(pool.map(several, window))
 
 
 def decode(size: int | None, channels: int | None, sizes: list[tuple[int, int]], item: Item) -> Array | str:
-    """The pixels [c, h, w] of an item, or the reason why it has none; (width, height) of the image joins the sizes."""
+    """Return the pixels [c, h, w] of an item, or the reason why it has none; append (width, height) to `sizes`."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -145,33 +145,35 @@ def _open(item: Item) -> Image.Image:
         case content:
             image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else regular(content))
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a JPEG of some cameras, with a preview behind the picture
+    if frames > 1 and image.format != "MPO":  # a JPEG of some cameras, with a preview behind the image
         image.close()
         raise ValueError(f"animated ({frames} frames): save the frames as single images")
     return image
 
 
 def _eight_bits(image: Image.Image, channels: int | None) -> Image.Image:
-    """An image of any mode as L (1 channel, or None and greyscale) or RGB."""
+    """Convert an image of any mode to L (1 channel, or None and greyscale) or RGB."""
     from PIL import Image
 
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels have no agreed white: save them with 8 or 16 bits, or as an npy array")
+            raise ValueError("32-bit pixels have no standard white: save them with 8 or 16 bits, or as an npy array")
         image = Image.fromarray(np.rint(values / 257).astype(np.uint8))  # 65535 = 257 * 255; Pillow itself would clip
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed white: save them with 8 or 16 bits, or as an npy array")
+        raise ValueError(
+            "floating-point pixels have no standard white: save them with 8 or 16 bits, or as an npy array"
+        )
     grey = channels == 1 or (channels is None and image.mode in ("1", "L", "LA", "La"))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("L" if grey else "RGB")
 
 
-class _Pile:
-    """Pictures of one size, in memory up to a number of bytes and beyond it in a temporary file.
+class _ImageStack:
+    """Images of one size, in memory up to a number of bytes, and in a temporary file beyond that.
 
-    The first picture in colour turns all of them to colour.
+    The first image in colour converts all of them to colour.
     """
 
     def __init__(self, memory_limit: int) -> None:
@@ -182,14 +184,14 @@ class _Pile:
         self.shape: tuple[int, ...] = ()
 
     def add(self, name: str | Path, pixels: Array) -> None:
-        """Put a picture [c, h, w] on top."""
+        """Append an image [c, h, w]."""
         if not self.shape:
             self.first, self.shape = name, pixels.shape
         if pixels.shape[1:] != self.shape[1:]:
             (_, height, width), (_, h, w) = self.shape, pixels.shape
             raise ValueError(
                 f"the images differ in size: {self.first} has {width}x{height} pixels and {name} has {w}x{h}; pass a "
-                "size, to which all are cropped and resized"
+                "size to crop and resize all of them to"
             )
         if len(pixels) > self.shape[0]:
             grey, self.memory, self.file, self.shape = self.values(), bytearray(), None, pixels.shape
@@ -200,14 +202,14 @@ class _Pile:
     def _append(self, pixels: Array) -> None:
         self.memory += np.broadcast_to(pixels, self.shape).tobytes()
         if self.file is None and len(self.memory) > self.memory_limit:
-            # It has no name, so that not even a crash leaves it behind; `values` closes it.
+            # A file without a name, which not even a crash leaves behind; `values` closes it.
             self.file = tempfile.TemporaryFile()  # noqa: SIM115
         if self.file is not None:
             self.file.write(self.memory)
             self.memory.clear()
 
     def values(self) -> npt.NDArray[np.uint8]:
-        """All pictures, [n, c, h, w]."""
+        """All images, [n, c, h, w]."""
         if self.file is None:
             return np.frombuffer(self.memory, np.uint8).reshape(-1, *self.shape)
         self.file.flush()

@@ -1,11 +1,11 @@
 """Samples that a training run never sees, to tell learning from copying.
 
-Whether a sample is held out is a property of the sample alone: its hash, of its values as the run reads them, is at
-most a threshold. So every run on the same data holds out the same samples, a sample that is held out stays so whatever
-joins or leaves the data, and equal samples are never on both sides. A run's `leapstep.json` keeps the threshold
-(`Holdout`); `part` gives the parts of the data to whoever measures the run.
+A sample is held out if the hash of its values, as the run reads them, is at most a threshold. So every run on the same
+data holds out the same samples, a held-out sample stays held out when others join or leave the data, and duplicates are
+never on both sides. The threshold is recorded in the run's `leapstep.json` (`Holdout`), and `part` reads the parts of
+the data for whoever measures the run.
 
-A source with a part `test` of its own keeps that, and nothing else of it is held out.
+If a source has a split `test`, that is held out and nothing else.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from leapstep.data.dataset import Data, NoSplit, same_source
 from leapstep.data.readers import read
 
 LEAST, USUAL, MOST = 100, 0.1, 1000
-"""By default a tenth is held out, at most 1000 samples, of data of at least 100 samples."""
+"""By default a tenth is held out, at most 1000 samples, if there are at least 100."""
 
 
 class Holdout(BaseModel):
     """Which samples of a source a run held out.
 
     Attributes:
-        samples: how many they are.
-        of: how many samples the source held.
+        samples: their number.
+        of: the number of samples in the source.
         threshold: the largest hash of a held-out sample, 16 hexadecimal digits.
-        sha256: of the hashes of the held-out samples, by which the data are known under another name.
+        sha256: of the hashes of the held-out samples, which identifies the data under another name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,7 +44,7 @@ class Holdout(BaseModel):
 
     @classmethod
     def recorded(cls, details: Mapping[str, Any]) -> Holdout | None:
-        """What a run's `leapstep.json` says; None for a run that held out nothing.
+        """Read the record in a run's `leapstep.json`; None if the run held out nothing.
 
         Raises:
             ValueError: the record is damaged.
@@ -57,78 +57,77 @@ class Holdout(BaseModel):
             raise ValueError(f"leapstep.json: data.holdout.{problem['loc'][0]}: {problem['msg'].lower()}") from error
 
 
-def choose(data: Data, size: str) -> Holdout | None:
-    """Choose the samples of a source that are held out.
+def choose(data: Data, amount: str) -> Holdout | None:
+    """Choose the samples of a source to hold out.
 
     Arguments:
         data: the whole source.
-        size: a number of samples ("30"), a share of them ("10%"), or "auto".
+        amount: a number of samples ("30"), a share of them ("10%"), or "auto".
     Returns:
-        what a run records; None where "auto" holds out nothing: of fewer than `LEAST` samples, and where samples repeat
-        so often that no part of the size can be held out.
+        The record; None if "auto" holds out nothing, because of fewer than `LEAST` samples or too many duplicates.
     Raises:
-        ValueError: more than can be held out, or samples that repeat too often.
+        ValueError: fewer than 2 samples would be left, or there are too many duplicates.
     """
     n = len(data)
-    if size == "auto":
+    if amount == "auto":
         count = min(MOST, round(USUAL * n)) if n >= LEAST else 0
     else:
-        count = max(1, round(float(size[:-1]) / 100 * n)) if size.endswith("%") else int(size)
+        count = max(1, round(float(amount[:-1]) / 100 * n)) if amount.endswith("%") else int(amount)
         if count > n - 2:
-            raise ValueError(f"--holdout {size} of {n} samples leaves fewer than 2 to train on: hold out less")
+            raise ValueError(f"--holdout {amount} of {n} samples leaves fewer than 2 to train on: hold out less")
     if not count:
         return None
     hashes = _hashes(data)
     threshold = np.sort(hashes)[count - 1]
     below = hashes[hashes <= threshold]
     if len(below) > 1.1 * count + 1 or len(below) > n - 2:
-        if size == "auto":
+        if amount == "auto":
             return None
         raise ValueError(
-            f"--holdout {size}: many samples of {data.source} are equal, and equal samples are held out together: "
+            f"--holdout {amount}: many samples of {data.source} are equal, and equal samples are held out together: "
             "leave --holdout out, or remove the copies"
         )
     return Holdout(samples=len(below), of=n, threshold=f"{threshold:016x}", sha256=_digest(below))
 
 
 def again(data: Data, earlier: Holdout) -> Holdout | None:
-    """What a run holds out that goes on from weights of another run: by the same threshold, so nothing that these saw.
+    """Choose by the threshold of an earlier run, so that nothing that its weights were trained on is held out.
 
     Returns:
-        None where that is none of the data, or so much that fewer than 2 samples are left to train on.
+        The record; None if it would hold out nothing, or leave fewer than 2 samples to train on.
     """
     hashes = _hashes(data)
-    kept, left_out = _parted(hashes, earlier)
-    if not len(left_out) or len(kept) < 2:
+    train, test = _split(hashes, earlier)
+    if not len(test) or len(train) < 2:
         return None
-    return Holdout(samples=len(left_out), of=len(data), threshold=earlier.threshold, sha256=_digest(hashes[left_out]))
+    return Holdout(samples=len(test), of=len(data), threshold=earlier.threshold, sha256=_digest(hashes[test]))
 
 
 def rows(data: Data, holdout: Holdout | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The rows of a source that are trained on, and those that are held out, each in order.
+    """Return the rows of a source that are trained on, and those that are held out, each in order.
 
     Arguments:
         data: the whole source.
-        holdout: what the run records; None: everything is trained on.
+        holdout: the record of the run; None: everything is trained on.
     """
     if holdout is None:
         return np.arange(len(data)), np.arange(0)
-    return _parted(_hashes(data), holdout)
+    return _split(_hashes(data), holdout)
 
 
 def part(details: Mapping[str, Any], source: str, split: str, read: Callable[[str], Data]) -> Data:
-    """Read a part of some data as a model's training means it: "train" is what it saw, "test" what it did not.
+    """Read a split of some data from the view of a model: "train" is what it saw, "test" what it did not.
 
-    Where the run held out a part of this very source, that part is "test". The source is known by its name, or, under
-    another name, by the held-out samples themselves. In all other cases the source's own parts count.
+    If the run held out samples of this source, these are "test". The source is recognised by its name or by the
+    held-out samples themselves. Otherwise the source's own splits are read.
 
     Arguments:
         details: the content of the model's `leapstep.json`.
         source: the data, see `leapstep.data.read`.
-        split: "train", "test", another part that the source has itself, or "all".
-        read: reads a part of the source, in the model's size and channels.
+        split: "train", "test", another split of the source, or "all".
+        read: reads a split of the source, in the model's size and channels.
     Raises:
-        ValueError: what reading raises; the run held out a part of this source, and nothing of it is there any more.
+        ValueError: the data cannot be read, or none of the samples that the run held out is left.
     """
     holdout = Holdout.recorded(details)
     if holdout is None or split not in ("train", "test"):
@@ -139,27 +138,27 @@ def part(details: Mapping[str, Any], source: str, split: str, read: Callable[[st
     except NoSplit:
         if named or split == "train":
             raise
-        return read(split)  # other data, which have this part all the same
+        return read(split)  # other data, which have this split nevertheless
     hashes = _hashes(data)
-    kept, left_out = _parted(hashes, holdout)
-    if not named and (len(left_out) != holdout.samples or _digest(hashes[left_out]) != holdout.sha256):
+    train, test = _split(hashes, holdout)
+    if not named and (len(test) != holdout.samples or _digest(hashes[test]) != holdout.sha256):
         return data if split == "train" else read(split)
-    if not len(left_out) or not len(kept):
+    if not len(test) or not len(train):
         raise ValueError(
             f"{source} has changed since the run was trained: of {holdout.samples} samples that were held out "
-            f"{len(left_out)} are there, of the others {len(kept)}: pass --split all, or the data of that time"
+            f"{len(test)} are left, of the others {len(train)}: pass --split all, or the original data"
         )
-    return data.subset(kept if split == "train" else left_out)
+    return data.subset(train if split == "train" else test)
 
 
 def relation(details: Mapping[str, Any], source: str, split: str, data: Data) -> Literal["held-out", "training", "?"]:
-    """What some data are to a model: never trained on, trained on (all or some of them), or nobody knows.
+    """Return the relation of some data to a model: never trained on, at least partly trained on, or unknown.
 
     Arguments:
         details: the content of the model's `leapstep.json`.
-        source: what was read.
-        split: which part of it.
-        data: what `part` made of that.
+        source: the data, see `leapstep.data.read`.
+        split: the split that was read.
+        data: the result of `part`.
     """
     holdout = Holdout.recorded(details)
     if holdout is not None and split == "test" and _digest(_hashes(data)) == holdout.sha256:
@@ -171,16 +170,16 @@ def relation(details: Mapping[str, Any], source: str, split: str, data: Data) ->
 
 
 def own_test(data: Data, **options: Any) -> Data | None:
-    """The part `test` of the source that `data` is the part `train` of; None where it has none.
+    """Read the split `test` of a source whose split `train` is `data`; None if there is none.
 
-    A source without parts whose name has the word test in it is read whole as any part, so that what equals the data
-    is none.
+    A source without splits whose name contains the word test is read whole as either split; a result equal to the data
+    counts as none.
 
     Arguments:
-        data: what is trained on.
+        data: the split `train`.
         options: of `leapstep.data.read`; the channels are those of the data.
     Raises:
-        ValueError: there is such a part, but it cannot be read.
+        ValueError: the split exists, but cannot be read.
     """
     try:
         channels = data.shape[0] if data.is_pictures else None
@@ -201,10 +200,10 @@ def _hashes(data: Data) -> npt.NDArray[np.uint64]:
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
-def _parted(hashes: npt.NDArray[np.uint64], holdout: Holdout) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _split(hashes: npt.NDArray[np.uint64], holdout: Holdout) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The rows of samples with these hashes that are trained on, and those that are held out."""
-    left_out = hashes <= np.uint64(int(holdout.threshold, 16))
-    return np.flatnonzero(~left_out), np.flatnonzero(left_out)
+    is_test = hashes <= np.uint64(int(holdout.threshold, 16))
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
 def _digest(hashes: npt.NDArray[np.uint64]) -> str:

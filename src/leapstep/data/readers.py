@@ -1,8 +1,7 @@
 """Readers of data sets: folders of images, tables, arrays, the Hub.
 
 A source is `digits`, a folder of images, a parquet, arrow, npy or npz file, a folder of parquet or arrow files, or the
-name of a data set on the Hugging Face Hub. Pictures are decoded once. A source that names no splits is the split
-"train", whole.
+name of a data set on the Hugging Face Hub. Images are decoded once. A source without splits is the split "train".
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from leapstep.files.reading import CLASSES, read_npy, read_npz, regular
 from leapstep.text import one_line, reason
 
 MOST_SIDE = 8192
-"""The largest side that pictures are resized to, pixels."""
+"""The largest side that images are resized to, pixels."""
 
 SPLITS = ("train", "test", "validation", "valid", "val")
 IMAGE_SUFFIXES = tuple(
@@ -46,21 +45,21 @@ def read(
 ) -> Data:
     """Read a data set.
 
-    Pictures are turned upright (EXIF), brought to 8 bits, laid on white where they are transparent, cropped to their
-    central square and resized (bicubic, antialiased). Sub-folders of an image folder are its classes. Image and label
-    columns of tables are found by their feature types; the first of each counts. Arrays of uint8 shaped [n, h, w],
-    [n, 1 or 3, h, w] or [n, h, w, 1 or 3] are pictures; all others are plain values.
+    Images are turned upright (EXIF), converted to 8 bits, blended with white where they are transparent, cropped to
+    their central square and resized (bicubic, antialiased). Sub-folders of an image folder are its classes. Image and
+    label columns of tables are recognised by their feature types; the first of each counts. Arrays of uint8 shaped
+    [n, h, w], [n, 1 or 3, h, w] or [n, h, w, 1 or 3] are images; all others are plain values.
 
     Arguments:
         source: `digits`; a folder of images, or of parquet or arrow files; a parquet, arrow, npy or npz file; or
             `owner/name` on the Hugging Face Hub.
-        split: "train", "test", ... or "all". In a folder it picks the sub-folder (of images) or the files (of tables)
+        split: "train", "test", ... or "all". In a folder it selects the sub-folder (of images) or the files (of tables)
             with that name.
-        size: side of the square pictures, in pixels; None where they share one size already.
-        channels: 1 or 3; None is 1 where every picture is greyscale, else 3.
+        size: side of the square images, in pixels; None if they all have one size.
+        channels: 1 or 3; None is 1 if every image is greyscale, else 3.
         strict: raise on the first image that cannot be read, instead of skipping it.
-        memory_limit: bytes of pictures kept in memory; more go to a memory-mapped file in the system's folder for
-            temporary files, which goes away with the process.
+        memory_limit: bytes of images kept in memory; more go to a memory-mapped temporary file, which ends with the
+            process.
         progress: show a progress bar on stderr when it takes more than a second.
 
     Returns:
@@ -70,7 +69,7 @@ def read(
         ValueError: one line that says what is wrong with the source or its contents, and what to do.
     """
     if size is not None and not 1 <= size <= MOST_SIDE:
-        raise ValueError(f"size {size}: pass the side of the pictures in pixels, from 1 to {MOST_SIDE}")
+        raise ValueError(f"size {size}: pass the side of the images in pixels, from 1 to {MOST_SIDE}")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels {channels}: pass 1 (greyscale) or 3 (RGB)")
     source = str(source)
@@ -81,7 +80,7 @@ def read(
 
 
 def read_picture(path: str | Path, size: int | None = None, channels: int | None = None) -> npt.NDArray[np.uint8]:
-    """Read one image file as `read` reads many: uint8 [c, h, w]. Raises ValueError where it cannot be read."""
+    """Read one image file as `read` does, uint8 [c, h, w]. Raises ValueError if it cannot be read."""
     pixels = decode(size, channels, [], Item(path, None, Path(path)))
     if isinstance(pixels, str):
         raise ValueError(f"{path}: {pixels}")
@@ -89,12 +88,12 @@ def read_picture(path: str | Path, size: int | None = None, channels: int | None
 
 
 def is_array(source: str) -> bool:
-    """Whether a source is a file of arrays. Raises ValueError where there is no such source."""
+    """Whether a source is a file of arrays. Raises ValueError if there is no such source."""
     return _kind(source) in (".npy", ".npz")
 
 
 def first_size(source: str) -> tuple[int, int] | None:
-    """Width and height of the first image in a folder, without reading it whole; None for other sources."""
+    """Return width and height of the first image in a folder, without decoding it; None for other sources."""
     from PIL import Image
 
     if _kind(source) == "folder":
@@ -106,7 +105,7 @@ def first_size(source: str) -> tuple[int, int] | None:
 
 
 def _kind(source: str) -> str:
-    """The key in READERS of a source."""
+    """The key of a source in READERS."""
     path = Path(source)
     suffixes = [key for key in READERS if key.startswith(".")]
     if source == "digits":
@@ -125,11 +124,11 @@ def _kind(source: str) -> str:
     )
 
 
-# Where the values come from
+# --- readers, by the kind of source
 
 
 def _read_digits(source: str, options: Options) -> Data:
-    """1797 scans, of which every fifth of each class, in the order of the original, is in the test split."""
+    """1797 scans; every fifth of each class, in the original order, is in the test split."""
     from sklearn.datasets import load_digits
 
     original = load_digits()
@@ -150,16 +149,16 @@ def _read_digits(source: str, options: Options) -> Data:
 def _read_folder(source: str, options: Options) -> Data:
     paths = sorted(_visible(Path(source)))
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-    if (Path(source) / "manifest.json").is_file():  # of `leapstep sample`, whose grid is no sample
+    if (Path(source) / "manifest.json").is_file():  # of `leapstep sample`, whose grid is not a sample
         images = [path for path in images if path != Path(source) / "grid.png"]
     tables = [path for path in paths if path.suffix.lower() in (".parquet", ".arrow")]
     if images:
         return _read_images(source, images, options)
     if tables:
         return _read_tables(source, _tables_of_split(source, tables, options.split), options)
-    holds = f"holds other files, such as {paths[0].name}" if paths else "is empty"
+    content = f"has other files, such as {paths[0].name}" if paths else "is empty"
     raise ValueError(
-        f"no images in {source}, which {holds}: name a folder of images ({', '.join(IMAGE_SUFFIXES)}), of parquet or "
+        f"no images in {source}, which {content}: name a folder of images ({', '.join(IMAGE_SUFFIXES)}), of parquet or "
         "of arrow files"
     )
 
@@ -190,8 +189,9 @@ def _read_tables(source: str, paths: list[Path], options: Options) -> Data:
     names = [str(regular(path)) for path in paths if path.suffix.lower() == suffix]
     load = _datasets().load_dataset
     try:
-        rows = load(suffix[1:], data_files=names, split="train", streaming=True)  # streamed: no second copy on the disk
-    except Exception as error:  # whatever pyarrow raises on a broken file
+        # streamed, to avoid a second copy on disk
+        rows = load(suffix[1:], data_files=names, split="train", streaming=True)
+    except Exception as error:  # pyarrow raises many kinds for a broken file
         raise ValueError(f"cannot read {source}: {reason(error)}") from error
     return _from_rows(rows, source, options)
 
@@ -206,7 +206,7 @@ def _read_hub(source: str, options: Options) -> Data:
             rows = datasets.concatenate_datasets(list(datasets.load_dataset(source).values()))
         else:
             rows = datasets.load_dataset(source, split=options.split)
-    except Exception as error:  # of the network, the Hub, the disk or the data set's own layout: it has the reason
+    except Exception as error:  # from the network, the Hub, the disk or the data set's layout
         if str(error).startswith("Unknown split"):
             raise NoSplit(
                 f"{source} has no split {options.split!r} ({reason(error)}): name one of them, or all"
@@ -219,7 +219,7 @@ def _read_hub(source: str, options: Options) -> Data:
 
 
 def _from_rows(rows: Any, source: str, options: Options) -> Data:
-    """Pictures from a table of the `datasets` library."""
+    """Images from a table of the `datasets` library."""
     datasets = _datasets()
     features = rows.features or {}
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -233,7 +233,7 @@ def _from_rows(rows: Any, source: str, options: Options) -> Data:
     def whole() -> Iterator[Any]:
         try:
             yield from rows
-        except Exception as error:  # whatever pyarrow raises in the middle of a broken file
+        except Exception as error:  # pyarrow raises many kinds for a broken file
             raise ValueError(f"cannot read {source}: {reason(error)}") from error
 
     def items() -> Iterator[Item]:
@@ -248,17 +248,17 @@ def _from_rows(rows: Any, source: str, options: Options) -> Data:
 
 
 def _inside(name: str, source: str) -> Path | str:
-    """The file that a row of a table names, if it lies in the folder of the table; else a line that says so.
+    """Return the file that a row of a table names, if it is in the folder of the table; else the reason why not.
 
-    A table from elsewhere could name any file of this machine, whose content would then be shown in samples and pages.
+    A table from elsewhere could name any file of this machine, and its content would appear in samples and pages.
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    path, folders = Path(source), [HF_HUB_CACHE, _datasets().config.HF_DATASETS_CACHE]  # of what came from the Hub
+    path, folders = Path(source), [HF_HUB_CACHE, _datasets().config.HF_DATASETS_CACHE]  # for data from the Hub
     if path.exists():
         folders = [path if path.is_dir() else path.parent]
     for folder in folders:
-        with contextlib.suppress(ValueError, OSError):  # no name that a file can have
+        with contextlib.suppress(ValueError, OSError):  # a name that no file can have
             file = Path(folder, name).resolve()
             if file.is_relative_to(Path(folder).resolve()):
                 return file
@@ -301,14 +301,14 @@ def _from_array(values: Array, labels: Array | None, source: str, options: Optio
         return from_pixels(pixels, labels, classes, source, options)
     if options.size is not None or options.channels is not None:
         raise ValueError(
-            f"{source} is a {values.dtype} array of shape {list(values.shape)}, not pictures (uint8, [n, h, w], "
+            f"{source} is a {values.dtype} array of shape {list(values.shape)}, not images (uint8, [n, h, w], "
             "[n, 1 or 3, h, w] or [n, h, w, 1 or 3]): pass neither size nor channels"
         )
     return Data(values, labels, classes, source, _standardise(values, source))
 
 
 def _as_pixels(values: Array) -> npt.NDArray[np.uint8] | None:
-    """A view as pictures [n, c, h, w], where the array holds pictures."""
+    """Return a view as images [n, c, h, w], or None if the array does not hold images."""
     if values.dtype != np.uint8 or values.ndim not in (3, 4):
         return None
     if values.ndim == 3:
@@ -319,7 +319,7 @@ def _as_pixels(values: Array) -> npt.NDArray[np.uint8] | None:
 
 
 def _standardise(values: Array, source: str) -> Scaling:
-    """Mean and standard deviation over all values, in two passes of bounded memory."""
+    """Compute mean and standard deviation over all values, in two passes of bounded memory."""
     rows = max(1, 2**22 * len(values) // values.size)
     starts = range(0, len(values), rows)
     total, bad = 0.0, 0
@@ -340,11 +340,11 @@ def _standardise(values: Array, source: str) -> Scaling:
     return Scaling(float(mean), math.sqrt(squares / values.size))
 
 
-# What readers share
+# --- what readers share
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """The files in a folder and below, without hidden ones; a folder that links lead to again is entered once."""
+    """Yield the files in a folder and below, except hidden ones; a folder is entered once, also through links."""
     entered = set()
     for above, folders, names in os.walk(folder, followlinks=True):
         status = os.stat(above)
@@ -357,7 +357,7 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def _tables_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
-    """The files that have the name of the split as a word of their path in the folder."""
+    """Select the files whose path in the folder contains the name of the split as a word."""
     names = {path: path.relative_to(source).as_posix() for path in paths}
     words = {path: _words(name) for path, name in names.items()}
     if split == "all":
@@ -372,9 +372,9 @@ def _tables_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
 
 
 def _check_whole(source: str, split: str) -> None:
-    """A source without splits is the training set, unless a word of its own name says otherwise."""
+    """Refuse splits other than train for a source without splits, unless its name contains the split as a word."""
     if split not in ("train", "all") and split not in _words(Path(source).name):
-        raise NoSplit(f"{source} has no split {split!r}, it is one whole: pass train or all, or name another source")
+        raise NoSplit(f"{source} has no split {split!r}, nor any other: pass train or all, or name another source")
 
 
 def _words(name: str) -> set[str]:
