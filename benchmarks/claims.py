@@ -163,7 +163,7 @@ def network(kind: str, seed: int, weights: str = "ema", point: int | None = None
 
 def diffusion(kind: str, net: nn.Module, clip: bool = True) -> leapstep.Diffusion:
     process = SCHEDULES[KINDS[kind].config().schedule](1000)
-    return leapstep.Model(net, process, "eps", (1, 8, 8), clip=(-1.0, 1.0) if clip else None).diffusion()
+    return leapstep.from_network(net, process, fractional=True, clip=(-1.0, 1.0) if clip else None)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

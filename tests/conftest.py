@@ -130,7 +130,7 @@ def model(place):
     """Pictures of 8x8 in three classes, and the label 3 for any of them; 40 levels."""
     torch.manual_seed(0)
     unet = UNet(in_channels=1, channels=(8, 8), attention=(False, False), blocks=1, groups=4, timesteps=40, classes=4)
-    details = {"data": {"classes": CLASSES}, "null_label": 3, "step": 7}
+    details = {"data": {"classes": CLASSES}, "step": 7}
     return saved(place / "random-model", unet, shape=(1, 8, 8), classes=CLASSES, null_label=3, details=details)
 
 

@@ -1,11 +1,44 @@
 """Models with random weights: enough wherever what counts is that numbers and pictures are the ones asked for."""
 
+import dataclasses
+
 import torch
 
 import leapstep
+from leapstep import Condition, Convention
+from leapstep.core.scaling import PIXELS
 from leapstep.models import checkpoint
 
 CLASSES = ("ant", "bee", "cat")
+
+
+def model_of(
+    network,
+    process,
+    predicts="eps",
+    shape=(),
+    scaling=PIXELS,
+    clip=(-1.0, 1.0),
+    classes=(),
+    null_label=None,
+    details=None,
+    **fields,
+):
+    """A model by what matters to a test; the clip is in model space, and fields are of `Convention`."""
+    labels = (Condition("class_labels", classes, null_label),) if classes else ()
+    convention = Convention(process, predicts, clip=clip, conditions=labels, shape=shape, **fields)
+    return leapstep.Model(network, convention.scaled(scaling), details or {})
+
+
+def changed(model, **changes):
+    """The same model with other fields of its convention, the clip in model space, or with other labels."""
+    labels = model.labels
+    if {"classes", "null_label"} & set(changes):
+        classes = changes.pop("classes", model.classes)
+        null = changes.pop("null_label", model.null_label)
+        changes["conditions"] = (dataclasses.replace(labels, classes=classes, null=null),) if classes else ()
+    inner = dataclasses.replace(model.convention.inner(), **changes)
+    return dataclasses.replace(model, convention=inner.scaled(model.scaling))
 
 
 def filled(network, seed=0):
@@ -33,5 +66,5 @@ def small(network):
 def saved(path, network, **options):
     """The folder of a model with small random weights."""
     options = {"process": leapstep.linear(40), "predicts": "v", "clip": None} | options
-    checkpoint.save(path, leapstep.Model(small(network), **options))
+    checkpoint.save(path, model_of(small(network), **options))
     return path

@@ -1,7 +1,6 @@
 """Files from elsewhere, damaged or made to harm: one line each, no traceback, bounded time and memory."""
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -16,6 +15,7 @@ import torch
 import leapstep
 from commands import done, invoke, refused
 from leapstep import data, networks
+from leapstep.core.schema import Convention
 from leapstep.core.spacing import SPACINGS
 from leapstep.evaluation import distances as evaluation
 from leapstep.evaluation import features, results
@@ -24,10 +24,10 @@ from leapstep.files import reading
 from leapstep.files.schema import checked
 from leapstep.models import checkpoint
 from leapstep.models import importers as foreign
-from leapstep.models.schema import Conventions
 from leapstep.networks import weights
 from leapstep.text import clean
 from leapstep.views import tables
+from random_models import model_of
 
 SMALL = {"in_channels": 1, "channels": (8,), "attention": (False,), "blocks": 1, "groups": 4}
 
@@ -43,13 +43,10 @@ def whole(tmp_path_factory):
         "step": 7,
         "data": {"source": "digits", "samples": 9, "shape": [1, 8, 8], "scaling": {"shift": 127.5, "scale": 127.5},
                  "classes": ["a", "b"]},
-        "null_label": 2,
         "training": {"schedule": "linear", "batch_size": 4, "learning_rate": 0.1, "channels": [8], "size": None},
         "imported": {"file": "x.pt", "sha256": "0", "evidence": ["weights: raw"]},
     }  # fmt: skip
-    made = checkpoint.Model(
-        network, leapstep.linear(20), "eps", (1, 8, 8), classes=("a", "b"), null_label=2, details=details
-    )
+    made = model_of(network, leapstep.linear(20), "eps", (1, 8, 8), classes=("a", "b"), null_label=2, details=details)
     checkpoint.save(run, made)
     measured = leapstep.calibrate(made.diffusion(), torch.randn(4, 1, 8, 8), per_time=1)
     checkpoint.save_calibration(run, made, measured, {})
@@ -99,14 +96,14 @@ def changed(path, change):
         ("unet/config.json", {"num_class_embeds": 10**9}),
         ("unet/config.json", {"sample_size": 10**9}),
         ("unet/config.json", {"down_block_types": [[]]}),
-        ("leapstep.json", {"null_label": 2.5}),
-        ("leapstep.json", {"null_label": 3}),
-        ("leapstep.json", {"data.classes": ["a"] * 10}),
+        ("leapstep.json", {"convention.conditions": [{"name": "class_labels", "classes": ["a", "b"], "null": 2.5}]}),
+        ("leapstep.json", {"convention.conditions": [{"name": "class_labels", "classes": ["a", "b"], "null": 3}]}),
+        ("leapstep.json", {"convention.conditions": [{"name": "class_labels", "classes": ["a"] * 10}]}),
         ("leapstep.json", {"data.scaling.scale": 0}),
         ("leapstep.json", {"training": 3}),
-        ("leapstep.json", {"conventions": {"clip": "ab"}}),
-        ("leapstep.json", {"conventions": {"spacing": "sideways"}}),
-        ("leapstep.json", {"conventions": {"process": {"name": "linear", "timesteps": 10**9}}}),
+        ("leapstep.json", {"convention.clip": "ab"}),
+        ("leapstep.json", {"convention.spacing": "sideways"}),
+        ("leapstep.json", {"convention.process": {"name": "linear", "timesteps": 10**9}}),
         ("leapstep.json", {"imported": {"evidence": [3]}}),
         ("leapstep.json", {"step": "x" * 100_000}),
     ],
@@ -132,7 +129,7 @@ def test_a_network_is_no_larger_than_its_weights(tmp_path, kind, change):
         ),
     }[kind]  # fmt: skip
     shape = (2,) if kind == "mlp" else (1, 8, 8)
-    checkpoint.save(tmp_path, checkpoint.Model(small, leapstep.linear(20), "eps", shape))
+    checkpoint.save(tmp_path, model_of(small, leapstep.linear(20), "eps", shape))
     changed(tmp_path / kind / "config.json", change)
     with pytest.raises(ValueError, match=rf"{kind}.(config\.json|diffusion_pytorch_model)"):
         checkpoint.load(tmp_path)
@@ -157,13 +154,14 @@ def test_a_broken_calibration_is_ignored_with_a_word(run, text):
 
 
 def test_null_is_as_good_as_nothing(run):
-    changed(run / "leapstep.json", {"training": None, "imported": None, "step": None, "conventions": None})
+    changed(run / "leapstep.json", {"training": None, "imported": None, "step": None, "convention": None})
     assert "trained_steps" not in json.loads(done("info", run, "--json").stdout)
 
 
 def test_the_schema_knows_every_spacing():
+    written = {"convention": 1, "process": {"name": "linear"}, "predicts": "eps", "time": "index"}
     for name in SPACINGS:
-        checked(Conventions, {"spacing": name})
+        checked(Convention, written | {"spacing": name})
 
 
 # --- weights ---
@@ -285,11 +283,8 @@ def test_what_does_not_fit_in_memory_is_refused_before():
 
 
 def test_info_in_continuous_time(tmp_path):
-    schedule = {"name": "vp"}
-    made = checkpoint.Model(
-        networks.MLP(shape=(2,), width=8, depth=1), leapstep.vp(), "eps", (2,), time="1000t", schedule=schedule
-    )
-    checkpoint.save(tmp_path, dataclasses.replace(made, clip=None))
+    made = model_of(networks.MLP(shape=(2,), width=8, depth=1), leapstep.vp(), "eps", (2,), time="1000t", clip=None)
+    checkpoint.save(tmp_path, made)
     found = json.loads(done("info", tmp_path, "--json").stdout)["log_snr"]
     process = leapstep.vp()
     assert found == pytest.approx(

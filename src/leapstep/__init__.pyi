@@ -79,7 +79,8 @@ from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.sweep import Sweep, sweep
 from .evaluation.yardstick import Measure
 from .inference.spec import SamplingSpec
-from .models.checkpoint import Model, load
+from .models.checkpoint import load
+from .models.model import Model
 from .training.run import train
 
 __version__: str

@@ -19,6 +19,7 @@ from leapstep.data import read
 from leapstep.doctor.evidence import Concern, Finding, Level
 from leapstep.models import checkpoint
 from leapstep.networks import UNet
+from random_models import model_of
 
 SOURCE = """
 import neighbour
@@ -258,7 +259,7 @@ def folder(tmp_path_factory):
     network = UNet(in_channels=1, channels=(8, 8), attention=(False, True), blocks=1, groups=4, classes=10)
     classes = tuple("0123456789")
     data = {"source": "digits", "samples": 9, "scaling": PIXELS._asdict(), "classes": list(classes)}
-    model = checkpoint.Model(network, leapstep.linear(), "eps", (1, 8, 8), classes=classes, details={"data": data})
+    model = model_of(network, leapstep.linear(), "eps", (1, 8, 8), classes=classes, details={"data": data})
     path = tmp_path_factory.mktemp("doctor") / "run"
     checkpoint.save(path, model)
     return path

@@ -1,6 +1,5 @@
 """`leapstep likelihood` as a user meets it. Its numbers are the library's; the models need no training for that."""
 
-import dataclasses
 import json
 import math
 import re
@@ -20,6 +19,7 @@ from leapstep.core.scaling import PIXELS, Scaling
 from leapstep.data import read
 from leapstep.models import checkpoint
 from leapstep.networks import MLP, UNet
+from random_models import model_of
 
 
 def invoke(*args):
@@ -44,9 +44,9 @@ def stirred(network):
 
 
 def saved(folder, network, shape, scaling=PIXELS, classes=(), **given):
-    model = checkpoint.Model(network, leapstep.cosine(), "v", shape, scaling, classes=classes, **given)
     data = {"source": "somewhere", "samples": 9, "scaling": scaling._asdict(), "classes": list(classes)}
-    checkpoint.save(folder, dataclasses.replace(model, details={"data": data, "null_label": given.get("null_label")}))
+    model = model_of(network, leapstep.cosine(), "v", shape, scaling, classes=classes, details={"data": data}, **given)
+    checkpoint.save(folder, model)
     return folder
 
 

@@ -18,7 +18,7 @@ from leapstep.files import folders
 from leapstep.inference.spec import LAST_STD
 from leapstep.models import checkpoint
 from leapstep.networks import MLP
-from random_models import saved
+from random_models import changed, saved
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,7 @@ def test_settings_reach_the_method(points, tmp_path, method, settings, same):
 def test_samples_as_diffusers_draws_them(points, tmp_path):
     """From noise of size 1, with the network's eps beside a clipped x0; the manifest says both."""
     run = tmp_path / "clipped"
-    checkpoint.save(run, dataclasses.replace(checkpoint.load(points), clip=(-2.0, 2.0)))
+    checkpoint.save(run, changed(checkpoint.load(points), clip=(-2.0, 2.0)))
     words = ["--spacing", "leading", "--set", "eps=raw", "--start", "unit", "--steps", 4, "--n", 40]
     done("sample", run, "--out", tmp_path / "s", *words)
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())

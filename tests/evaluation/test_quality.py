@@ -17,6 +17,7 @@ from leapstep.inference.spec import SamplingSpec
 from leapstep.networks import MLP
 from leapstep.views import plots, tables
 from leapstep.views.quality import plot
+from random_models import model_of
 
 
 def cell(label="ddim", steps=10, value=1.0, calls=None, half=0.1, spacing="trailing", seconds=2.0, metric="frechet"):
@@ -62,7 +63,7 @@ def model():
     torch.manual_seed(0)
     network = MLP(shape=(2,), width=16, depth=1, timesteps=40, classes=3).eval()
     scaling = leapstep.core.scaling.Scaling(5.0, 2.0)
-    return leapstep.Model(
+    return model_of(
         network, leapstep.linear(40), "v", (2,), scaling, clip=None, classes=("a", "b", "c"), null_label=None
     )
 

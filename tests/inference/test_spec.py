@@ -9,8 +9,8 @@ import torch
 
 import leapstep
 from leapstep.inference.spec import SamplingSpec, SpecError
-from leapstep.models.checkpoint import Model
 from leapstep.networks import MLP
+from random_models import changed, model_of
 
 FULL = SamplingSpec(
     method="edm",
@@ -37,7 +37,7 @@ def model():
     network = MLP(shape=(3,), width=8, depth=1, timesteps=40, classes=3)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)  # its last layer begins with zeros
-    return Model(network.eval(), leapstep.linear(40), "eps", (3,), clip=None, classes=("a", "b"), null_label=2)
+    return model_of(network.eval(), leapstep.linear(40), "eps", (3,), clip=None, classes=("a", "b"), null_label=2)
 
 
 def test_every_field_survives_json_files_and_pickle(tmp_path):
@@ -88,7 +88,7 @@ def test_checking_fills_in_what_is_open_once(model):
 
 
 def test_defaults_come_from_the_method_the_caller_and_the_model(model):
-    says = dataclasses.replace(model, spacing="leading")
+    says = changed(model, spacing="leading")
     assert SamplingSpec().checked(model, steps=100, spacing="quad").spacing == "quad"
     assert SamplingSpec().checked(model, steps=100).steps == 40
     assert SamplingSpec().checked(says).spacing == "leading"
@@ -144,7 +144,7 @@ def test_what_does_not_fit_a_model_is_said_in_one_line(model, fields, expected):
 
 def test_labels_of_a_network_without_classes(model):
     with pytest.raises(SpecError, match="labels=a: this model was trained without labels"):
-        SamplingSpec(labels="a").checked(dataclasses.replace(model, classes=(), null_label=None))
+        SamplingSpec(labels="a").checked(changed(model, classes=(), null_label=None))
 
 
 def test_the_diffusion_has_the_labels_the_guidance_and_its_rescaling(model):

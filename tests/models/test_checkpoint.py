@@ -13,10 +13,11 @@ import torch
 import leapstep
 from leapstep import files
 from leapstep.core.scaling import Scaling
-from leapstep.models import checkpoint, conventions
+from leapstep.models import checkpoint
+from leapstep.models import diffusers as diffusers_format
 from leapstep.networks import MLP, UNet
 from pickles import Payload
-from random_models import filled
+from random_models import changed, filled, model_of
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
@@ -26,15 +27,20 @@ CHANNELS = {"channels": (8, 16), "attention": (False, True), "blocks": 1, "group
 
 def model(process=None, **settings):
     network = filled(UNet(in_channels=3, **CHANNELS))
-    return checkpoint.Model(
-        network, process or leapstep.linear(), **{"predicts": "eps", "shape": (3, 8, 8), **settings}
-    )
+    return model_of(network, process or leapstep.linear(), **{"predicts": "eps", "shape": (3, 8, 8), **settings})
 
 
 @pytest.fixture
 def folder(tmp_path):
     checkpoint.save(tmp_path / "run", model())
     return tmp_path / "run"
+
+
+@pytest.fixture
+def alien(folder):
+    """The same as diffusers leaves it, whose scheduler is all that it says of the network."""
+    (folder / "leapstep.json").unlink()
+    return folder
 
 
 # --- to and from diffusers ---
@@ -52,7 +58,7 @@ def test_diffusers_opens_what_we_save(tmp_path, name, predicts):
         torch.testing.assert_close(pipeline.unet(x, k).sample, ours.network(x, k), rtol=1e-4, atol=1e-5)
     alphas = process.alpha(torch.arange(1, 101, dtype=torch.float64) / 100) ** 2
     torch.testing.assert_close(pipeline.scheduler.alphas_cumprod.double(), alphas, rtol=1e-3, atol=1e-6)
-    assert pipeline.scheduler.config.prediction_type == conventions.PREDICTION_TYPES[predicts]
+    assert pipeline.scheduler.config.prediction_type == diffusers_format.PREDICTION_TYPES[predicts]
     assert pipeline.scheduler.config.clip_sample
     assert pipeline.scheduler.config.clip_sample_range == 1
     image = pipeline(batch_size=1, num_inference_steps=2, output_type="np").images[0]
@@ -106,7 +112,7 @@ def test_we_open_what_diffusers_saves(tmp_path, settings, scheduler):
     timesteps = theirs.config.num_train_timesteps
     t = torch.arange(1, timesteps + 1, dtype=torch.float64) / timesteps
     torch.testing.assert_close(loaded.process.alpha(t) ** 2, theirs.alphas_cumprod.double(), rtol=2e-3, atol=1e-6)
-    assert conventions.PREDICTION_TYPES[loaded.predicts] == theirs.config.prediction_type
+    assert diffusers_format.PREDICTION_TYPES[loaded.predicts] == theirs.config.prediction_type
     limit = theirs.config.clip_sample_range
     assert loaded.clip == ((-limit, limit) if theirs.config.clip_sample else None)
     assert loaded.shape == (1, 8, 8)
@@ -124,11 +130,11 @@ def test_we_open_what_diffusers_saves(tmp_path, settings, scheduler):
         ({"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0}, "dynamic"),
     ],
 )
-def test_clipping_is_that_of_the_scheduler(folder, change, clip):
-    path = folder / "scheduler" / "scheduler_config.json"
+def test_clipping_is_that_of_the_scheduler(alien, change, clip):
+    path = alien / "scheduler" / "scheduler_config.json"
     config = {key: value for key, value in {**json.loads(path.read_text()), **change}.items() if value is not ...}
     path.write_text(json.dumps(config))
-    loaded = checkpoint.load(folder).clip
+    loaded = checkpoint.load(alien).clip
     if clip == "dynamic":
         x0 = torch.linspace(-9, 9, 101)[None]
         torch.testing.assert_close(loaded(x0), leapstep.dynamic_threshold(0.9, 2.0)(x0))
@@ -140,11 +146,11 @@ def test_clipping_is_that_of_the_scheduler(folder, change, clip):
     "name", ["PNDM", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "EulerDiscrete",
              "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "DDPMParallel", "DDIMParallel"]
 )  # fmt: skip
-def test_other_schedulers_of_diffusers_say_the_same(folder, name):
+def test_other_schedulers_of_diffusers_say_the_same(alien, name):
     theirs = getattr(diffusers, f"{name}Scheduler")(beta_schedule="scaled_linear", prediction_type="v_prediction")
     theirs.register_to_config(timestep_spacing="linspace")
-    theirs.save_pretrained(folder / "scheduler")
-    loaded = checkpoint.load(folder)
+    theirs.save_pretrained(alien / "scheduler")
+    loaded = checkpoint.load(alien)
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
     torch.testing.assert_close(loaded.process.alpha(t) ** 2, theirs.alphas_cumprod.double(), rtol=2e-3, atol=1e-6)
     assert (loaded.predicts, loaded.time, loaded.spacing) == ("v", "index", "linspace")
@@ -155,26 +161,26 @@ def test_other_schedulers_of_diffusers_say_the_same(folder, name):
     ("settings", "spacing"),
     [({"use_karras_sigmas": True}, "karras"), ({"use_exponential_sigmas": True}, "log_snr"), ({}, "leading")],
 )
-def test_the_spacing_of_the_scheduler(folder, settings, spacing):
+def test_the_spacing_of_the_scheduler(alien, settings, spacing):
     scheduler = diffusers.DPMSolverMultistepScheduler(timestep_spacing="leading", **settings)
-    scheduler.save_pretrained(folder / "scheduler")
-    assert checkpoint.load(folder).spacing == spacing
+    scheduler.save_pretrained(alien / "scheduler")
+    assert checkpoint.load(alien).spacing == spacing
     config = {key: value for key, value in scheduler.config.items() if key not in ("timestep_spacing", *settings)}
-    assert conventions.read_scheduler({**config, "_class_name": "DDIMScheduler"}).spacing is None
+    assert diffusers_format.from_scheduler({**config, "_class_name": "DDIMScheduler"}).spacing is None
 
 
-def test_flow_matching(folder):
+def test_flow_matching(alien):
     """Its network is told 1000 t and predicts eps - x0."""
-    diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
-    loaded, seen = checkpoint.load(folder), []
+    diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(alien / "scheduler")
+    loaded, seen = checkpoint.load(alien), []
     loaded.network.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
     x = torch.randn(1, 3, 8, 8)
     with torch.no_grad():
         x0 = loaded.diffusion().denoise(x, torch.tensor(0.25))
         torch.testing.assert_close(x0, x - 0.25 * loaded.network(x, 250.0))
     assert seen[0].tolist() == [250.0]
-    checkpoint.save(folder.parent / "again", loaded)
-    assert checkpoint.load(folder.parent / "again").time == "1000t"
+    checkpoint.save(alien.parent / "again", loaded)
+    assert checkpoint.load(alien.parent / "again").time == "1000t"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_flow_matching(folder):
 def test_schedulers_that_are_not_understood(config, message):
     base = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear"}
     with pytest.raises(ValueError, match=message):
-        conventions.read_scheduler(base | config)
+        diffusers_format.from_scheduler(base | config)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -205,9 +211,9 @@ def test_schedulers_that_are_not_understood(config, message):
 @pytest.mark.parametrize("steps", [5, 20])
 def test_samples_are_those_of_diffusers_ddim(folder, eta, predicts, steps):
     """Same weights, start noise, injected noise and timesteps; step counts that divide T, where diffusers is right."""
-    loaded = dataclasses.replace(checkpoint.load(folder), predicts=predicts)
+    loaded = changed(checkpoint.load(folder), predicts=predicts)
     scheduler = diffusers.DDIMScheduler(
-        prediction_type=conventions.PREDICTION_TYPES[predicts], timestep_spacing="trailing", set_alpha_to_one=True
+        prediction_type=diffusers_format.PREDICTION_TYPES[predicts], timestep_spacing="trailing", set_alpha_to_one=True
     )
     scheduler.set_timesteps(steps)
     noise = leapstep.Noise(1, range(2), (3, 8, 8))
@@ -227,7 +233,7 @@ def test_samples_are_those_of_diffusers_ddim(folder, eta, predicts, steps):
 def test_an_mlp_keeps_its_units_and_classes(tmp_path):
     network = filled(MLP(shape=(5,), width=16, depth=1, classes=3))
     details = {"data": {"scaling": {"shift": 7.0, "scale": 3.0}, "classes": ["a", "b"]}, "null_label": 2}
-    saved = checkpoint.Model(network, leapstep.cosine(), "v", (5,), Scaling(7.0, 3.0), None, ("a", "b"), 2, details)
+    saved = model_of(network, leapstep.cosine(), "v", (5,), Scaling(7.0, 3.0), None, ("a", "b"), 2, details)
     checkpoint.save(tmp_path / "run", saved)
     loaded = checkpoint.load(tmp_path / "run")
     assert not (tmp_path / "run" / "model_index.json").exists()
@@ -242,7 +248,7 @@ def test_an_mlp_keeps_its_units_and_classes(tmp_path):
 @pytest.fixture
 def labelled():
     network = filled(MLP(shape=(2,), width=16, depth=1, classes=4))
-    return checkpoint.Model(network, leapstep.cosine(), "v", (2,), Scaling(0, 1), None, ("a", "b", "c"), null_label=3)
+    return model_of(network, leapstep.cosine(), "v", (2,), Scaling(0, 1), None, ("a", "b", "c"), null_label=3)
 
 
 def test_labels_reach_the_network_and_guidance_extrapolates(labelled):
@@ -253,13 +259,13 @@ def test_labels_reach_the_network_and_guidance_extrapolates(labelled):
     torch.testing.assert_close(labelled.diffusion(torch.zeros(3).long()).denoise(x, t)[1], conditional[1])
     guided = labelled.diffusion(labels, guidance=2.5).denoise(x, t)
     torch.testing.assert_close(guided, free + 2.5 * (conditional - free), rtol=1e-4, atol=1e-5)
-    bounded = dataclasses.replace(labelled, clip=(-0.1, 0.1)).diffusion(labels, guidance=2.5).denoise(x, t)
+    bounded = changed(labelled, clip=(-0.1, 0.1)).diffusion(labels, guidance=2.5).denoise(x, t)
     torch.testing.assert_close(bounded, guided.clamp(-0.1, 0.1))
 
 
 def test_wrong_labels(labelled):
-    always = dataclasses.replace(labelled, null_label=None)
-    plain = dataclasses.replace(labelled, classes=(), null_label=None)
+    always = changed(labelled, null_label=None)
+    plain = changed(labelled, classes=(), null_label=None)
     for action, message in [
         (lambda: labelled.diffusion(torch.tensor([3])), r"between 0 and 2 \(a, b, c\)"),
         (lambda: labelled.diffusion(torch.tensor([-1])), "between 0 and 2"),
@@ -336,9 +342,27 @@ def test_broken_folders(folder, file, change, message):
     else:
         config = {key: value for key, value in {**json.loads(path.read_text()), **change}.items() if value is not ...}
         path.write_text(json.dumps(config))
+    if file.startswith("scheduler"):
+        (folder / "leapstep.json").unlink()
     with pytest.raises(ValueError, match=message) as error:
         checkpoint.load(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"prediction_type": "sample"}, "predicts"),
+        ({"clip_sample": False}, "clip"),
+        ({"trained_betas": None, "beta_schedule": "scaled_linear"}, "process"),
+    ],
+)
+def test_files_that_disagree(folder, change, field):
+    """Neither is silently taken for the other."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=rf"leapstep.json and .*scheduler_config.json disagree on {field}"):
+        checkpoint.load(folder)
 
 
 def test_a_network_alone_is_for_import(tmp_path, folder):
@@ -361,12 +385,8 @@ def test_missing_models(tmp_path, monkeypatch):
 
 def test_what_cannot_be_saved(tmp_path):
     for bad, message in [
-        (model(leapstep.ve()), "saved by its name: give the model schedule="),
-        (model(leapstep.exponential()), "saved by its name"),
-        (model(leapstep.ve(), schedule={"name": "ve", "sigma_max": 9.0}), "does not make the model's process"),
-        (model(schedule={"name": "nothing"}), "there is no process 'nothing'"),
-        (model(schedule={"name": "linear", "beta": 3}), "linear has no parameter beta"),
-        (model(clip=leapstep.dynamic_threshold()), "only a range or Thresholding"),
+        (model(leapstep.cosine()._replace(sigma=leapstep.linear().sigma)), "one's own curves cannot be written down"),
+        (model(time=lambda t: t), "time=.* is a function"),
         (dataclasses.replace(model(), network=torch.nn.Linear(2, 2)), "not a Linear"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -386,57 +406,45 @@ def test_what_cannot_be_saved(tmp_path):
         {"time": "fraction"},
         {"spacing": "karras"},
         {"spacing": "linspace"},
-        {"clip": conventions.Thresholding(0.9, 2.0)},
-        {"clip": conventions.Thresholding(0.9, 2.0), "predicts": "score"},
+        {"clip": leapstep.dynamic_threshold(0.9, 2.0)},
+        {"clip": leapstep.dynamic_threshold(0.9, 2.0), "predicts": "score"},
         {"scaling": Scaling(0.0, 255.0), "clip": (0.0, 1.0)},
-        {"schedule": {"name": "ve", "timesteps": 30, "sigma_max": 20.0}, "predicts": "score", "time": "sigma"},
-        {"schedule": {"name": "flow"}, "predicts": "flow", "time": "1000t", "clip": None},
-        {"schedule": {"name": "flow"}, "predicts": "-flow", "time": "fraction", "clip": None},
-        {"schedule": {"name": "vp", "timesteps": 1000, "beta_max": 15.0}, "time": "999t"},
-        {"schedule": {"name": "cosine", "timesteps": 20}},
+        {"process": leapstep.ve(30, sigma_max=20.0), "predicts": "score", "time": "sigma"},
+        {"process": leapstep.flow(), "predicts": "flow", "time": "1000t", "clip": None},
+        {"process": leapstep.flow(), "predicts": "-flow", "time": "fraction", "clip": None},
+        {"process": leapstep.vp(1000, beta_max=15.0), "time": "999t"},
+        {"process": leapstep.cosine(20)},
     ],
     ids=str,
 )
 def test_every_convention_is_kept(tmp_path, settings):
-    schedule = settings.get("schedule")
-    process = leapstep.cosine(50)
-    if schedule is not None:
-        parameters = {key: value for key, value in schedule.items() if key != "name"}
-        process = leapstep.SCHEDULES[schedule["name"]](**parameters)
-    saved = model(process, **settings)
+    saved = model(**{"process": leapstep.cosine(50), **settings})
     checkpoint.save(tmp_path / "run", dataclasses.replace(saved, details={"step": 7}))
     loaded = checkpoint.load(tmp_path / "run")
-    for name in ("predicts", "time", "clip", "scaling", "schedule", "shape"):
-        assert getattr(loaded, name) == getattr(saved, name), name
-    has_scheduler = (tmp_path / "run" / "scheduler").exists()
-    assert loaded.spacing == (saved.spacing or ("trailing" if has_scheduler else None))
+    assert loaded.convention == saved.convention
     assert loaded.details == {"step": 7}
-    t = torch.linspace(0, 1, 61, dtype=torch.float64)
-    torch.testing.assert_close(loaded.process.alpha(t), saved.process.alpha(t), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(loaded.process.sigma(t), saved.process.sigma(t), rtol=1e-6, atol=1e-9)
-    assert loaded.process.timesteps == saved.process.timesteps
+    has_scheduler = (tmp_path / "run" / "scheduler").exists()
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         expected = saved.diffusion().denoise(x, torch.tensor(0.4))
         torch.testing.assert_close(loaded.diffusion().denoise(x, torch.tensor(0.4)), expected)
     checkpoint.save(tmp_path / "again", loaded)
     first, second = (json.loads((tmp_path / run / "leapstep.json").read_text()) for run in ("run", "again"))
-    for content in (first, second):
-        content.get("conventions", {}).get("process", {}).pop("betas", None)  # they change in the last bit
     assert first == second
     opens = (tmp_path / "run" / "model_index.json").exists()
     assert opens == (saved.predicts == "eps" and saved.time == "index" and saved.clip != (0.0, 1.0) and has_scheduler)
-    checkpoint.save(tmp_path / "run", dataclasses.replace(model(), time="fraction"))
+    checkpoint.save(tmp_path / "run", changed(model(), time="fraction"))
     assert not (tmp_path / "run" / "model_index.json").exists()  # diffusers would count the timesteps from 0
     checkpoint.save(tmp_path / "run", model(scaling=Scaling(0.0, 255.0)))
     assert not (tmp_path / "run" / "model_index.json").exists()  # and take -1 for black
 
 
 def test_a_clock_of_its_own_reaches_the_network(folder):
-    """The conventions of leapstep.json stand above the scheduler's."""
+    """The convention of leapstep.json stands above the scheduler's."""
     seen = []
     path = folder / "leapstep.json"
-    path.write_text(json.dumps({"conventions": {"time": "fraction", "spacing": "quad"}}))
+    written = {"convention": 1, "process": {"name": "linear"}, "predicts": "eps", "time": "fraction", "spacing": "quad"}
+    path.write_text(json.dumps({"convention": written}))
     loaded = checkpoint.load(folder)
     loaded.network.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
     with torch.no_grad():
@@ -444,18 +452,22 @@ def test_a_clock_of_its_own_reaches_the_network(folder):
     assert seen[0].tolist() == [0.25]
     assert loaded.spacing == "quad"
     for wrong, message in [
-        ({"clock": "fraction"}, "there is no conventions.clock"),
-        ({"time": "hours"}, "time='hours' is not one of"),
-        ({"predicts": "hours"}, "predicts='hours' is not one of"),
+        ({"clock": "fraction"}, "there is no convention.clock"),
+        ({"time": "hours"}, "unknown time='hours'"),
+        ({"predicts": "hours"}, "unknown predicts='hours'"),
         ({"process": {"name": "hours"}}, "there is no process 'hours'"),
         ({"process": {"name": "linear", "beta_start": "x"}}, "leapstep.json: "),
         ({"clip": {"high": 3}}, "leapstep.json: "),
-        (3, "leapstep.json: "),
+        ({"shape": [1, 8, 8]}, "samples of shape"),
+        ({"conditions": [{"name": "class_labels", "classes": ["a"]}]}, "knows no labels"),
     ]:
-        path.write_text(json.dumps({"conventions": wrong}))
+        path.write_text(json.dumps({"convention": {**written, **wrong}}))
         with pytest.raises(ValueError, match=message) as error:
             checkpoint.load(folder)
         assert str(path) in str(error.value)
+    path.write_text(json.dumps({"convention": 3}))
+    with pytest.raises(ValueError, match=r"leapstep.json: convention is 3"):
+        checkpoint.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -463,7 +475,7 @@ def test_a_clock_of_its_own_reaches_the_network(folder):
 )
 def test_a_unet_that_diffusers_has_no_word_for(tmp_path, options):
     network = filled(UNet(in_channels=3, **CHANNELS | options))
-    saved = dataclasses.replace(model(), network=network, shape=(3, 8, 16))
+    saved = dataclasses.replace(changed(model(), shape=(3, 8, 16)), network=network)
     checkpoint.save(tmp_path / "run", saved)
     loaded = checkpoint.load(tmp_path / "run")
     assert not (tmp_path / "run" / "model_index.json").exists()

@@ -1,6 +1,5 @@
 """Checkpoints of other projects: the same outputs as their layout, what was concluded is said, and nothing is run."""
 
-import dataclasses
 import json
 import pickle
 import re
@@ -599,14 +598,11 @@ def test_samples_take_the_spacing_of_the_checkpoint(tmp_path):
 
 def test_info_names_the_conventions(tmp_path):
     model = foreign.FORMATS["ddim"].read(state_of(filled(Ddim())), DDIM_SIZE).model
-    schedule = {"name": "flow", "timesteps": None}
-    flow = dataclasses.replace(
-        model, process=leapstep.flow(), schedule=schedule, predicts="flow", time="1000t", spacing="quad"
-    )
+    flow = model.with_convention(process=leapstep.flow(), predicts="flow", time="1000t", spacing="quad")
     checkpoint.save(tmp_path / "run", flow)
     facts = json.loads(done("info", tmp_path / "run", "--json").stdout)
     assert (facts["time"], facts["predicts"], facts["spacing"]) == ("1000t", "flow", "quad")
-    assert facts["process"] == schedule
+    assert facts["process"] == {"name": "flow", "timesteps": None}
     assert "name flow" in done("info", tmp_path / "run").stdout
 
 

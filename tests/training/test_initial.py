@@ -15,6 +15,7 @@ from leapstep.models import checkpoint
 from leapstep.networks import LucidUNet, UNet
 from leapstep.training import Start, Trainer, initial, train
 from leapstep.training.configuration import configure
+from random_models import model_of
 
 TINY = {"channels": (8, 8), "attention": (0, 1), "blocks": 1, "groups": 4, "batch_size": 8, "steps": 2}
 QUICK = {"device": "cpu", "progress": False}
@@ -150,7 +151,7 @@ def test_a_preset_says_only_what_the_weights_leave_open(run):
 
 def diffusers_folder(place, **more):
     network = UNet(in_channels=3, channels=(8, 16), attention=(False, False), blocks=1, groups=4)
-    model = checkpoint.Model(network, rescale_zero_terminal_snr(cosine(20)), "v", (3, 8, 8), **more)
+    model = model_of(network, rescale_zero_terminal_snr(cosine(20)), "v", (3, 8, 8), **more)
     checkpoint.save(place, model)
     (place / "leapstep.json").unlink()
     return str(place)
@@ -171,7 +172,7 @@ def test_a_diffusers_folder(run, tmp_path):
 
 def test_a_network_that_settings_have_no_words_for(run, tmp_path):
     network = LucidUNet(dim=8, widths=(8, 16), full=(False, True), heads=(2, 2), head_channels=(4, 4))
-    checkpoint.save(tmp_path / "lucid", checkpoint.Model(network, cosine(20), "eps", (3, 8, 8)))
+    checkpoint.save(tmp_path / "lucid", model_of(network, cosine(20), "eps", (3, 8, 8)))
     model = train(
         str(run / "photos"), tmp_path / "new", config=configure({"steps": 1, "batch_size": 4}),
         init_from=str(tmp_path / "lucid"), **QUICK,
@@ -207,10 +208,10 @@ def test_models_that_are_not_trained_on(run, tmp_path):
     for name, model, words in [
         (
             "flow",
-            checkpoint.Model(network, flow(), "flow", (3, 8, 8), schedule={"name": "flow"}, time="1000t"),
+            model_of(network, flow(), "flow", (3, 8, 8), time="1000t"),
             "counts",
         ),
-        ("score", checkpoint.Model(network, cosine(9), "score", (3, 8, 8)), "predicts score, not eps, x0 or v"),
+        ("score", model_of(network, cosine(9), "score", (3, 8, 8)), "predicts score, not eps, x0 or v"),
     ]:
         checkpoint.save(tmp_path / name, model)
         with pytest.raises(ValueError, match=f"{name} cannot be trained on: .*{words}"):

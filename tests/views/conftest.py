@@ -33,7 +33,6 @@ def run(place):
         "versions": {"leapstep": "0.0.7"},
         "step": 1500,
         "data": {"source": HOSTILE, "samples": 4321, "scaling": {"shift": 127.5, "scale": 127.5}, "classes": CLASSES},
-        "null_label": 3,
         "training": {"schedule": "linear", "batch_size": 77, "learning_rate": 0.003, "ema_decay": 0.99},
     }
     given = {"shape": (1, 8, 8), "classes": CLASSES, "null_label": 3, "details": details, "clip": (-1.0, 1.0)}

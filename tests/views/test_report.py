@@ -38,6 +38,7 @@ from leapstep.training import loss
 from leapstep.views import report
 from leapstep.views.report import figures, sections, words
 from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, decoded, drawn, tiles, write_sweep
+from random_models import changed
 
 # --- numbers and pictures ------------------------------------------------------------------------------------------
 
@@ -98,7 +99,7 @@ def test_the_way_goes_from_noise_to_the_samples(model, page):
 
 
 def test_a_long_way_is_shown_at_some_times_and_scaled(small):
-    loaded = dataclasses.replace(leapstep.load(small), process=leapstep.ve(100))
+    loaded = changed(leapstep.load(small), process=leapstep.ve(100))
     made = pages.gather(loaded, settings=pages.Settings(n=2, steps=60, extent=WHOLE._replace(steps=(1, 2))))
     assert len(made.way.times) == 25
     assert (made.way.times[0], made.way.times[-1]) == (1, 0)
@@ -148,7 +149,7 @@ def test_errors_by_noise_level_are_the_training_loss(model, splits, page):
     for part, split in zip(found.parts, (splits.train, splits.held), strict=True):
         x0 = split.data.batch(range(len(split.data)))
         assert part.n == len(x0)
-        plain = dataclasses.replace(model, clip=None).diffusion(split.labels)
+        plain = changed(model, clip=None).diffusion(split.labels)
         for i, t in enumerate(times):
             eps = leapstep.Noise(SEED, range(len(x0)), model.shape)(i + 1)
             with torch.no_grad():

@@ -24,7 +24,7 @@ from leapstep.evaluation.sweep import Sweep
 from leapstep.networks import MLP, UNet
 from leapstep.views import report
 from leapstep.views.report import figures
-from random_models import small
+from random_models import model_of, small
 
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -40,7 +40,7 @@ HOSTILE = '"><script>document.title = "broken"</script><img src=x onerror="docum
 def pictures(place):
     """A page about pictures of two classes, with all that a page can have, and long names."""
     torch.manual_seed(0)
-    model = leapstep.Model(
+    model = model_of(
         small(UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=4, timesteps=12, classes=3)),
         leapstep.linear(12),
         "v",
@@ -80,7 +80,7 @@ def points(place):
     """A page of plots."""
     torch.manual_seed(0)
     network = small(MLP(shape=(2,), width=16, depth=1, timesteps=2))
-    model = leapstep.Model(network, leapstep.linear(2), "v", (2,), scaling=Scaling(100.0, 5.0), clip=None)
+    model = model_of(network, leapstep.linear(2), "v", (2,), scaling=Scaling(100.0, 5.0), clip=None)
     return pages.gather(model, settings=pages.Settings(n=9, extent=WHOLE._replace(line=3)))
 
 

@@ -26,7 +26,7 @@ from leapstep.networks import MLP, UNet
 from leapstep.views import plots, report
 from leapstep.views.report import figures, sections, words
 from pages import HOSTILE, Reader, lines
-from random_models import saved
+from random_models import changed, saved
 
 
 def arrays(place, shape):
@@ -226,7 +226,7 @@ def test_noisy_methods_leave_the_ways_that_must_be_repeatable_to_ddim(small):
 
 
 def test_a_network_that_needs_labels(run, splits):
-    loaded = dataclasses.replace(leapstep.load(run), null_label=None)
+    loaded = changed(leapstep.load(run), null_label=None)
     made = pages.gather(loaded, settings=pages.Settings(n=2, steps=1))
     assert made.between.label == 0
     unlabelled = splits._replace(held=splits.held._replace(labels=None))

@@ -72,12 +72,13 @@ def _ends(process: Process) -> dict[str, float | str]:
 
 
 def _facts(source: str) -> dict[str, Any]:
+    from leapstep.core.convention import process_to_json
     from leapstep.models import checkpoint
 
     model = checkpoint.load(source)
     data, training = model.details.get("data", {}), model.details.get("training", {})
     imported, begun = model.details.get("imported", {}), model.details.get("init_from")
-    holdout = data.get("holdout")
+    holdout, schedule = data.get("holdout"), _schedule(model.process)
     facts = {
         "model": source,
         "network": type(model.network).__name__,
@@ -86,8 +87,8 @@ def _facts(source: str) -> dict[str, Any]:
         "sample_shape": list(model.shape),
         "predicts": model.predicts,
         "time": model.time if model.time != "index" else None,
-        "process": dict(model.schedule) if model.schedule else None,
-        "noise_schedule": None if model.schedule else _schedule(model.process),
+        "noise_schedule": schedule,
+        "process": None if schedule or model.process.schedule is None else process_to_json(model.process),
         "noise_levels": model.process.timesteps,
         "log_snr": _ends(model.process),
         "clip": list(model.clip) if isinstance(model.clip, tuple) else None,

@@ -17,7 +17,7 @@ from leapstep.progress import progress_bar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from leapstep.models.checkpoint import Model
+    from leapstep.models.model import Model
 
 EXAMPLES = """**Examples**
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from leapstep.models.checkpoint import Model
+    from leapstep.models.model import Model
 
 T = TypeVar("T")
 

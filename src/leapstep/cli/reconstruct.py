@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from leapstep.inference.encoding import Reconstruction
-    from leapstep.models.checkpoint import Model
+    from leapstep.models.model import Model
 
 EXAMPLES = """**Examples**
 

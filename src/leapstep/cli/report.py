@@ -14,7 +14,7 @@ from leapstep.text import duration
 
 if TYPE_CHECKING:
     from leapstep.evaluation.page import Settings, Splits
-    from leapstep.models.checkpoint import Model
+    from leapstep.models.model import Model
 
 EXAMPLES = """**Examples**
 

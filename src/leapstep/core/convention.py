@@ -92,6 +92,8 @@ class Condition:
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "null", _frozen(self.null))
+        if self.classes and not isinstance(self.null, int | None):
+            raise ValueError(f"null={self.null!r} of {self.name}: where there are classes it is a label, an integer")
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
@@ -221,6 +223,15 @@ class Convention:
         if self.clip is not None and not isinstance(self.clip, DynamicThreshold):
             raise ValueError(f"clip={self.clip!r} is a function of x0 in your range: clip what from_network returns")
         return dataclasses.replace(self, scaling=None)
+
+    def scaled(self, scaling: Scaling) -> Convention:
+        """The same network for data in another range, of a convention in the network's own; the inverse of `inner`."""
+        shift, scale = as_scaling(scaling)
+        clip = self.clip
+        if isinstance(clip, tuple) and not isinstance(shift, tuple):
+            low, high = sorted(end * scale + shift for end in clip)
+            clip = (low, high)
+        return dataclasses.replace(self, scaling=scaling, clip=clip)
 
     def timestep(self, t: Tensor) -> Tensor:
         """What the network is told at times t `[b]`, float64: float64, or int64 for an index that is not fractional.

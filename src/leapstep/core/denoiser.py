@@ -95,6 +95,34 @@ def needed(learned: Tensor | None) -> Tensor:
     return learned
 
 
+class Counted:
+    """A denoiser that counts its calls.
+
+    Attributes:
+        denoise: the denoiser.
+        on_call: called with the number of samples of each call, before it.
+        calls: so far.
+    """
+
+    def __init__(self, denoise: Denoiser, on_call: Callable[[int], object] | None = None) -> None:
+        self.denoise, self.on_call, self.calls = denoise, on_call, 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Estimate x0 `[b, *d]`."""
+        self._count(x)
+        return self.denoise(x, t)
+
+    def estimate(self, x: Tensor, t: Tensor) -> Estimate:
+        """Everything that one call knows."""
+        self._count(x)
+        return estimate(self.denoise, x, t)
+
+    def _count(self, x: Tensor) -> None:
+        self.calls += 1
+        if self.on_call is not None:
+            self.on_call(len(x))
+
+
 # --- networks ------------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core import finite
-from leapstep.core.denoiser import Denoiser, Diffusion, Estimate, estimate
+from leapstep.core.denoiser import Counted, Diffusion
 from leapstep.core.noise import Noise
 from leapstep.core.printing import summary
 from leapstep.core.process import as_time, where
@@ -92,7 +92,7 @@ def trajectory(
     noise = noise or Noise(0, range(len(x)), tuple(x.shape[1:]), x.dtype, x.device)
     times = as_time(times)
     broken: Tensor | None = None
-    counted = _Counted(diffusion.denoise)
+    counted = Counted(diffusion.denoise)
     diffusion = diffusion._replace(denoise=counted)
     for step, (t, s) in enumerate(pairwise(times), start=1):
         moved = transition(diffusion, x, t, s, memory, partial(noise, taken + step))
@@ -108,21 +108,6 @@ def trajectory(
         return f"after step {step} of {len(times) - 1}, from t = {t:.4g} to {s:.4g}"
 
     finite.warn_broken(broken, "samples", ends)
-
-
-class _Counted:
-    """A denoiser that counts its calls."""
-
-    def __init__(self, denoise: Denoiser) -> None:
-        self.denoise, self.calls = denoise, 0
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        self.calls += 1
-        return self.denoise(x, t)
-
-    def estimate(self, x: Tensor, t: Tensor) -> Estimate:
-        self.calls += 1
-        return estimate(self.denoise, x, t)
 
 
 STARTS = ("marginal", "unit")

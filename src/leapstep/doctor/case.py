@@ -23,6 +23,7 @@ from leapstep.doctor.snippet import loaded
 from leapstep.files.reading import read_npy, read_npz
 from leapstep.models import checkpoint
 from leapstep.models.data import parts_of, usual_part, warn
+from leapstep.models.model import Model
 from leapstep.text import one_line
 
 HINTS = ("condition", "counts", "assume", "pictures", "seed", "n", "check", "budget")
@@ -46,7 +47,7 @@ class Case:
     network: Callable[..., Any]
     data: Data
     options: Mapping[str, Any]
-    model: checkpoint.Model | None
+    model: Model | None
     code: Mapping[str, list[str]]
 
     def diagnose(self, assume: Mapping[str, Any] | None = None, **options: Any) -> Diagnosis:
@@ -134,7 +135,7 @@ def _own_network(path: Path, function: str, device: torch.device | None) -> tupl
     return network, hints
 
 
-def _class_labels(model: checkpoint.Model, samples: Data, labels: torch.Tensor | None, source: str) -> dict[str, Array]:
+def _class_labels(model: Model, samples: Data, labels: torch.Tensor | None, source: str) -> dict[str, Array]:
     """The labels of the data, as the network of a folder takes them."""
     if labels is not None:
         return {"class_labels": labels.numpy()}
@@ -191,7 +192,7 @@ def _loading_network(source: str, device: torch.device | None, has_hints: bool) 
 def _loading(
     samples: Data,
     source: tuple[str, str | None, int | None],
-    model: checkpoint.Model | None,
+    model: Model | None,
     beside: tuple[Path | None, str | None, Path | None],
 ) -> dict[str, list[str]]:
     """Lines of Python that load the data, the condition and the mask, by these names.

@@ -10,7 +10,7 @@ import torch
 from leapstep.core.convention import Convention
 from leapstep.doctor.diagnosis import Diagnosis
 from leapstep.doctor.findings import scaled
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 
 def disagreements(model: Model, diagnosis: Diagnosis) -> list[str]:

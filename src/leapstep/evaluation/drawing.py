@@ -18,7 +18,7 @@ from leapstep.evaluation.yardstick import Yardstick
 from leapstep.files import reading
 from leapstep.inference.engine import Array, draw, values
 from leapstep.inference.spec import SamplingSpec
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 
 class Batch(NamedTuple):

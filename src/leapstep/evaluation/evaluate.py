@@ -26,8 +26,8 @@ from leapstep.inference.provenance import provenance, versions
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.inference.store import FINAL, PART
 from leapstep.models import checkpoint
-from leapstep.models.checkpoint import Model
 from leapstep.models.data import Parts, parts_of, shared_parts, warn
+from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 
 PAIRS = 12

@@ -29,8 +29,9 @@ from leapstep.inference.engine import device_of
 from leapstep.inference.provenance import versions
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.models import checkpoint
-from leapstep.models.checkpoint import Model, fingerprint
+from leapstep.models.checkpoint import fingerprint
 from leapstep.models.data import parts_of, warn
+from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 from leapstep.text import allowed
 

@@ -24,8 +24,8 @@ from leapstep.evaluation import features as spaces
 from leapstep.evaluation.distances import METRICS, Estimate, measure
 from leapstep.evaluation.features import Features
 from leapstep.inference.spec import SamplingSpec, SpecError
-from leapstep.models.checkpoint import Model
 from leapstep.models.data import usual_part, warn
+from leapstep.models.model import Model
 from leapstep.text import allowed
 
 Array = npt.NDArray[Any]

@@ -13,7 +13,7 @@ from leapstep.core.denoiser import Diffusion
 from leapstep.data.dataset import Data
 from leapstep.inference.engine import device_of
 from leapstep.inference.spec import SpecError
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 
 def calibrate(

@@ -19,7 +19,7 @@ from leapstep.core.sampling import State, beginning, decode, encode
 from leapstep.core.transitions import TRANSITIONS, Transition, inverted
 from leapstep.inference.engine import device_of, with_dtype
 from leapstep.inference.spec import DTYPES, SamplingSpec, SpecError
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 from leapstep.text import allowed
 
 OnStep = Callable[[State], object]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from leapstep.core.sampling import State, sample_in_batches
 from leapstep.inference.spec import DTYPES, SamplingSpec
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 Array = npt.NDArray[Any]
 

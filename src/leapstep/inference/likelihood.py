@@ -16,7 +16,7 @@ from leapstep.core.noise import Noise
 from leapstep.core.spacing import times
 from leapstep.inference.engine import device_of
 from leapstep.inference.spec import SpecError, calibration
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 from leapstep.text import allowed
 
 TAKES = {"vlb": ("steps", "spacing", "variance"), "ode": ("steps", "tolerance", "probes")}

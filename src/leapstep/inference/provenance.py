@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from leapstep.inference.spec import SamplingSpec
-from leapstep.models.checkpoint import Model, fingerprint
+from leapstep.models.checkpoint import fingerprint
+from leapstep.models.model import Model
 
 
 def versions() -> dict[str, str]:

@@ -25,7 +25,7 @@ from leapstep.core.sampling import STARTS
 from leapstep.core.spacing import SPACINGS, times
 from leapstep.core.transitions import TRANSITIONS, Transition
 from leapstep.files import reading
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 from leapstep.text import allowed, near, one_line
 
 VERSION = 1

@@ -13,7 +13,7 @@ from leapstep.core.noise import Noise
 from leapstep.core.sampling import State, beginning, trajectory
 from leapstep.inference.engine import device_of, draw, with_dtype
 from leapstep.inference.spec import DTYPES, SamplingSpec
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 
 class Trace(NamedTuple):

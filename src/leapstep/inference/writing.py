@@ -20,7 +20,7 @@ from leapstep.inference.engine import Array, device_of, draw, values
 from leapstep.inference.provenance import provenance
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.inference.store import FINAL, Growing, Pictures, Store
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 from leapstep.text import one_line
 

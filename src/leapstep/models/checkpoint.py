@@ -3,16 +3,15 @@
     model_index.json                                a diffusers pipeline folder: DDPMPipeline.from_pretrained opens it
     unet/config.json
     unet/diffusion_pytorch_model.safetensors        the EMA weights
-    scheduler/scheduler_config.json                 the process, and what the network predicts
-    leapstep.json                                   what diffusers has no place for: data, classes, training, step
+    scheduler/scheduler_config.json                 the convention, as far as diffusers can hold it
+    leapstep.json                                   the convention of the network; data, training, step
     calibration.json                                how far x0 spreads around its estimate, from `leapstep calibrate`
     state/step-00010000.safetensors                 everything that an exact resume needs
 
 A network that diffusers does not know lies in a folder of another name (one of `NETWORKS`), or in `unet/` under our own
-class name, and there is no `model_index.json`; conventions that a scheduler has no words for (another process, another
-clock) are in `leapstep.json`. Every file is replaced in one
-atomic step (`leapstep.files`), a training state is one file, and only safetensors and JSON are written: a run that is
-cut at any byte still has its last good checkpoint, and no file can execute anything.
+class name, and there is no `model_index.json`. Every file is replaced in one atomic step (`leapstep.files`), a
+training state is one file, and only safetensors and JSON are written: a run that is cut at any byte still has its last
+good checkpoint, and no file can execute anything.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -35,19 +33,14 @@ from torch import Tensor, nn
 
 from leapstep import files
 from leapstep.core.calibration import Calibration
-from leapstep.core.convention import Clip
-from leapstep.core.denoiser import Diffusion, clipped, from_network, guided
-from leapstep.core.process import Curve, Process
-from leapstep.core.scaling import PIXELS, Scaling
+from leapstep.core.convention import Condition, Convention
+from leapstep.core.scaling import PIXELS
 from leapstep.files import folders, reading
-from leapstep.models import pipelines
-from leapstep.models.conventions import Conventions, own_words, read_own_words, read_scheduler, scheduler_config
+from leapstep.models import diffusers, pipelines
+from leapstep.models.model import Model
 from leapstep.networks import CONFIGURATIONS, NETWORKS, UNet, layout, weights
 from leapstep.networks.weights import sketch
 from leapstep.text import one_line, reason
-
-UNIT_PIXELS = Scaling(0.0, 255.0)
-"""Pictures in [0, 1]."""
 
 CALIBRATION = "calibration.json"
 
@@ -60,110 +53,6 @@ RUN = folders.Kind("leapstep.json", None, rf"{MODEL}|state|samples|log", resumab
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED = "diffusion_pytorch_model.bin"
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A trained network with everything that one must know to use it.
-
-    Attributes:
-        network: called as `network(x, timestep, class_labels)`, timesteps counted from 0.
-        process: the process it was trained on.
-        predicts: "eps", "x0" or "v".
-        shape: `d`, the shape of one sample.
-        scaling: how model space relates to pixels or values.
-        clip: the range that data cannot leave in model space, or None.
-        classes: names of the classes; empty for a network without labels.
-        null_label: the label that stands for "no label", where the network was trained with one.
-        details: the content of `leapstep.json`, without conventions; empty for a folder that others wrote.
-        calibration: what `leapstep calibrate` measured of these weights, or None.
-        time: how the network counts time, one of `leapstep.core.denoiser.CLOCKS`.
-        spacing: the steps that the checkpoint says it is to be sampled at, one of `SPACINGS`; None: it does not say.
-        schedule: how `process` is made, `{"name": one of SCHEDULES, parameter: value}`; saving needs it for a process
-            that is not variance preserving on trained levels.
-    """
-
-    network: nn.Module
-    process: Process
-    predicts: str
-    shape: tuple[int, ...]
-    scaling: Scaling = PIXELS
-    clip: Clip | None = (-1.0, 1.0)
-    classes: tuple[str, ...] = ()
-    null_label: int | None = None
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    calibration: Calibration | None = dataclasses.field(default=None, repr=False)
-    time: str = "index"
-    spacing: str | None = None
-    schedule: Mapping[str, Any] | None = None
-
-    @property
-    def spread(self) -> Curve | None:
-        """E tr Cov[x0 | x_t] / d as a curve in t, for the optimal variance; None for a model without calibration."""
-        return None if self.calibration is None else self.calibration.spread(self.process)
-
-    @property
-    def is_pictures(self) -> bool:
-        """Whether samples are pictures with pixels from 0 to 255."""
-        return self.scaling in (PIXELS, UNIT_PIXELS)
-
-    def diffusion(
-        self,
-        labels: Tensor | None = None,
-        guidance: float = 1.0,
-        dtype: torch.dtype | None = None,
-        rescale: float = 0.0,
-    ) -> Diffusion:
-        """Adapt the network for sampling.
-
-        Arguments:
-            labels: the class of each sample in the batch, `[b]`; None for samples of any class.
-            guidance: scale of classifier-free guidance: 1 follows the labels, more exaggerates them.
-            dtype: what the network computes in.
-            rescale: share of the contrast that guidance adds and that is taken back; see `guided`.
-        Raises:
-            ValueError: labels for a network without, or none for a network that needs them; guidance without labels, or
-                of a network that was trained without dropping labels.
-        """
-        self._check(labels, guidance)
-        free = None if self.null_label is None else torch.tensor(self.null_label)
-        wanted = (labels, free) if guidance != 1 else (free if labels is None else labels,)
-
-        def call(x: Tensor, timestep: Tensor) -> Any:
-            told = [_for_each(label, len(x) // len(wanted)) for label in wanted if label is not None]
-            if not told:
-                return self.network(x, timestep)
-            return self.network(x, timestep, class_labels=torch.cat(told).to(x.device))
-
-        fractional = getattr(getattr(self.network, "config", None), "time_embedding", None) == "sinusoidal"
-        diffusion = from_network(call, self.process, self.predicts, self.time, fractional=fractional, dtype=dtype)
-        if guidance != 1:
-            diffusion = guided(diffusion, guidance, rescale)
-        return diffusion if self.clip is None else clipped(diffusion, self.clip)
-
-    def _check(self, labels: Tensor | None, guidance: float) -> None:
-        last = len(self.classes) - 1
-        if not math.isfinite(guidance):
-            raise ValueError(f"guidance={guidance} must be a finite number")
-        if guidance != 1 and labels is None:
-            raise ValueError(f"guidance={guidance} needs a label to guide towards: pass one")
-        if labels is None and self.classes and self.null_label is None:
-            raise ValueError(f"this network samples one class at a time: pass a label from 0 to {last}")
-        if labels is not None and not self.classes:
-            raise ValueError("this network was trained without labels: it cannot be asked for one")
-        if labels is not None and (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool):
-            raise ValueError(f"labels are {str(labels.dtype).removeprefix('torch.')}: pass integers from 0 to {last}")
-        if labels is not None and ((labels < 0) | (labels > last)).any():
-            raise ValueError(f"labels must lie between 0 and {last} ({', '.join(self.classes)})")
-        if guidance != 1 and self.null_label is None:
-            raise ValueError("guidance needs a network that was trained with some labels dropped (label_dropout)")
-
-
-def _for_each(labels: Tensor, count: int) -> Tensor:
-    """One label for each of so many samples `[count]`, from as many, or from one for all."""
-    if labels.ndim > 1 or labels.numel() not in (1, count):
-        raise ValueError(f"labels of shape {list(labels.shape)} for {count} samples: pass one for all, or one for each")
-    return labels.reshape(-1).expand(count)
 
 
 # --- models --------------------------------------------------------------------------------------------------------
@@ -180,21 +69,17 @@ def save(run: Path, model: Model) -> None:
     if kind is None:
         names = ", ".join(network.__name__ for network in NETWORKS.values())
         raise ValueError(f"only {names} can be saved in a run folder, not a {type(model.network).__name__}")
-    conventions = Conventions(model.process, model.predicts, model.clip, model.spacing, model.time, model.schedule)
-    config, words = _network_config(model), own_words(conventions)
-    if model.scaling._asdict() != model.details.get("data", {}).get("scaling", PIXELS._asdict()):
-        words = {"scaling": model.scaling._asdict(), **words}
-    details = {name: value for name, value in model.details.items() if name != "conventions"}
-    learned = bool(model.shape) and getattr(model.network.config, "out_channels", None) == 2 * model.shape[0]
-    scheduler = None if "predicts" in words else scheduler_config(conventions, learned)
+    config, convention = _network_config(model), model.convention
+    details = {**model.details, "convention": convention.to_json()}
+    scheduler = None if diffusers.obstacle(convention) else diffusers.to_scheduler(convention)
     run.mkdir(parents=True, exist_ok=True)
     folder = folders.inner(run, kind)
     files.write_bytes(folder / WEIGHTS, _encoded(model.network.state_dict(), {"format": "pt"}))
     files.write_json(folder / "config.json", config)
-    files.write_json(run / "leapstep.json", details | ({"conventions": words} if words else {}))
+    files.write_json(run / "leapstep.json", details)
     if scheduler is not None:
         files.write_json(folders.inner(run, "scheduler") / "scheduler_config.json", scheduler)
-    ours_only = config["_class_name"] != "UNet2DModel" or model.time != "index" or model.scaling != PIXELS
+    ours_only = config["_class_name"] != "UNet2DModel" or model.scaling != PIXELS
     if scheduler is None or ours_only:
         (run / "model_index.json").unlink(missing_ok=True)
     else:
@@ -236,46 +121,55 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     assert kind is not None  # _folder has looked
     with _reading(folder / kind / "config.json") as config:
         network, shape = _network(kind, config)
-    names, null_label = _labels(folder, details, getattr(network.config, "classes", None))
-    scaling = (details.get("conventions") or {}).get("scaling") or details.get("data", {}).get("scaling")
-    conventions = _read_conventions(folder, details)  # before the weights, which take longer
+    convention = _convention(folder, details, network, shape)  # before the weights, which take longer
     network = _filled(network, folder / kind)
     return Model(
         network=network.to(device).eval(),
-        shape=shape,
-        scaling=PIXELS if scaling is None else Scaling(scaling["shift"], scaling["scale"]),
-        classes=names,
-        null_label=null_label,
-        details={name: value for name, value in details.items() if name != "conventions"},
+        convention=convention,
+        details={name: value for name, value in details.items() if name != "convention"},
         calibration=_read_calibration(folder / CALIBRATION, network),
-        **conventions._asdict(),
     )
 
 
-def _labels(folder: Path, details: Mapping[str, Any], known: int | None) -> tuple[tuple[str, ...], int | None]:
-    """The names of the classes, and the label for none, of a network that knows so many labels; None: it knows none."""
-    names, null_label = tuple(details.get("data", {}).get("classes") or ()), details.get("null_label")
-    if known is None:
-        return (), None
-    if len(names) > known or (null_label is not None and null_label >= known):
-        raise ValueError(
-            f"{folder / 'leapstep.json'} has {len(names)} classes and null_label {null_label}, but the network knows "
-            f"{known} labels: correct its data.classes or null_label"
-        )
-    return names or tuple(str(label) for label in range(known)), null_label
+def labels(classes: int | None) -> tuple[Condition, ...]:
+    """The condition of a network that knows so many classes, by their numbers; none for a network without."""
+    return (Condition("class_labels", tuple(map(str, range(classes)))),) if classes else ()
 
 
-def _read_conventions(folder: Path, details: Mapping[str, Any]) -> Conventions:
-    """The conventions of a folder: the scheduler's, and what `leapstep.json` says besides or instead."""
+def _convention(folder: Path, details: Mapping[str, Any], network: Any, shape: tuple[int, ...]) -> Convention:
+    """How the network of a folder is called, as `leapstep.json` says it, or else the scheduler.
+
+    Raises:
+        ValueError: neither does, or what is said does not fit the network.
+    """
     from leapstep.models.schema import Scheduler
 
-    with _naming(folder / "leapstep.json"):
-        said = read_own_words(details.get("conventions", {}))
-    if {"process", "predicts", "clip"} <= set(said):
-        return Conventions(**said)
-    with _reading(folder / "scheduler" / "scheduler_config.json", Scheduler) as scheduler:
-        found = read_scheduler(scheduler)
-    return found._replace(**said)
+    path, scheduler_path = folder / "leapstep.json", folder / "scheduler" / "scheduler_config.json"
+    known = getattr(network.config, "classes", None)
+    scheduler: Convention | None = None
+    if "convention" not in details or scheduler_path.exists():
+        with _reading(scheduler_path, Scheduler) as config:
+            scheduler = diffusers.from_scheduler(config)
+    if "convention" in details:
+        with _naming(path):
+            convention = Convention.from_json(details["convention"])
+        convention = dataclasses.replace(convention, shape=convention.shape or shape)
+        if len(convention.shape or ()) != len(shape) or convention.shape[:1] != shape[:1]:  # type: ignore[index]
+            raise ValueError(f"{path} says samples of shape {convention.shape}, but the network takes {shape}")
+        if scheduler is not None and (name := diffusers.difference(convention, scheduler)):
+            raise ValueError(f"{path} and {scheduler_path} disagree on {name}: correct either, or remove the latter")
+    else:
+        assert scheduler is not None
+        convention = dataclasses.replace(scheduler, shape=shape).scaled(PIXELS)
+        convention = dataclasses.replace(convention, conditions=labels(known))
+    for condition in convention.conditions:
+        null = condition.null if isinstance(condition.null, int) else -1
+        if condition.classes and not max(len(condition.classes), null + 1) <= (known or 0):
+            raise ValueError(
+                f"{path} has {len(condition.classes)} classes and null {condition.null}, but the network knows "
+                f"{known or 'no'} labels: correct its convention.conditions"
+            )
+    return convention
 
 
 def save_calibration(run: Path, model: Model, calibration: Calibration, details: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from leapstep.data import holdout
 from leapstep.data.dataset import Data, NoSplit
 from leapstep.data.readers import read
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 T = TypeVar("T")
 

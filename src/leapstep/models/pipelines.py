@@ -28,7 +28,7 @@ class Pipeline(NamedTuple):
 
 
 SCHEDULED = """
-said = leapstep.models.conventions.read_scheduler(pipe.scheduler.config)"""
+known = leapstep.models.diffusers.from_scheduler(pipe.scheduler.config)"""
 
 DRAWN = """
 latents = leapstep.sample(diffusion, (1, net.config.in_channels, *[net.config.sample_size] * 2), steps=20)
@@ -42,7 +42,7 @@ KINDS = {
         + """
 net, classes = pipe.transformer, torch.tensor([0])
 condition, null = {'class_labels': classes}, {'class_labels': net.config.num_embeds_ada_norm}
-diffusion = leapstep.from_network(net, said.process, said.predicts, condition=condition, null=null, guidance=4.0)"""
+diffusion = leapstep.from_network(net, known.process, known.predicts, condition=condition, null=null, guidance=4.0)"""
         + DRAWN,
     ),
     "UNet2DConditionModel": Pipeline(
@@ -51,7 +51,7 @@ diffusion = leapstep.from_network(net, said.process, said.predicts, condition=co
         + """
 net, (text, free) = pipe.unet, pipe.encode_prompt('a photo', 'cpu', 1, True)[:2]
 condition, null = {'encoder_hidden_states': text}, {'encoder_hidden_states': free}
-diffusion = leapstep.from_network(net, said.process, said.predicts, condition=condition, null=null, guidance=7.5)"""
+diffusion = leapstep.from_network(net, known.process, known.predicts, condition=condition, null=null, guidance=7.5)"""
         + DRAWN,
     ),
     "StableDiffusionXLPipeline": Pipeline(
@@ -63,7 +63,7 @@ side = 8 * net.config.sample_size
 told = lambda pooled: {'text_embeds': pooled, 'time_ids': torch.tensor([[side, side, 0, 0, side, side]] * len(pooled))}
 call = lambda x, t, text, pooled: net(x, t, text, added_cond_kwargs=told(pooled))
 condition, null = {'text': text, 'pooled': pooled}, {'text': free, 'pooled': none}
-diffusion = leapstep.from_network(call, said.process, said.predicts, condition=condition, null=null, guidance=5.0)"""
+diffusion = leapstep.from_network(call, known.process, known.predicts, condition=condition, null=null, guidance=5.0)"""
         + DRAWN,
     ),
     "SD3Transformer2DModel": Pipeline(

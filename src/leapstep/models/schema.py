@@ -6,10 +6,11 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
+from leapstep.core.schema import Convention
 from leapstep.files.reading import CLASSES
 from leapstep.files.schema import (
     LEVELS,
@@ -52,35 +53,6 @@ class Data(Schema):
     classes: Annotated[tuple[Name, ...], Field(max_length=CLASSES)] | None = None
 
 
-class Thresholding(Schema):
-    """Dynamic thresholding."""
-
-    model_config = ConfigDict(extra="forbid")
-    quantile: Share = 0.995
-    limit: Positive = 1.0
-
-
-class Process(Schema):
-    """A noise schedule by its name; the parameters are checked by what makes it."""
-
-    __pydantic_extra__: dict[str, float | None]
-    name: Word
-    timesteps: Levels | None = None
-    betas: Betas | None = None
-
-
-class Conventions(Schema):
-    """What `scheduler_config.json` has no words for."""
-
-    model_config = ConfigDict(extra="forbid")
-    scaling: Scaling | None = None
-    time: Word | None = None
-    spacing: Literal["trailing", "leading", "linspace", "quad", "log_snr", "karras"] | None = None
-    process: Process | None = None
-    predicts: Word | None = None
-    clip: Thresholding | tuple[float, float] | None = None
-
-
 class Imported(Schema):
     """Where an imported model came from."""
 
@@ -95,9 +67,8 @@ class Run(Schema):
     versions: dict[Word, Word] | None = None
     step: Count | None = None
     data: Data | None = None
-    null_label: Annotated[int, Field(ge=0, le=CLASSES)] | None = None
     training: dict[Word, Plain | list[Plain]] | None = None
-    conventions: Conventions | None = None
+    convention: Convention | None = None
     imported: Imported | None = None
 
 

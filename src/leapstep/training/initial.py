@@ -16,6 +16,7 @@ from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.data.dataset import Data
 from leapstep.models import checkpoint
 from leapstep.models import data as models_data
+from leapstep.models.model import Model
 from leapstep.networks import MLP, UNet
 from leapstep.training.configuration import PRESETS, TrainingConfig, configure
 
@@ -29,7 +30,7 @@ OF_THE_NETWORK = (
 class Start(NamedTuple):
     """Weights that a run begins with, and what its record says of them."""
 
-    model: checkpoint.Model
+    model: Model
     record: dict[str, Any]
 
     @property
@@ -54,7 +55,7 @@ def weights(run: Path, resumed: Mapping[str, Any] | None, source: str | None) ->
     return Start(model, {"source": source, "step": step, "weights_sha256": sha256})
 
 
-def load(source: str) -> checkpoint.Model:
+def load(source: str) -> Model:
     """Load a model to train on.
 
     Arguments:
@@ -75,7 +76,7 @@ def load(source: str) -> checkpoint.Model:
     return model
 
 
-def settings(model: checkpoint.Model) -> dict[str, Any]:
+def settings(model: Model) -> dict[str, Any]:
     """The settings that come with a model: all that `TrainingConfig` has words for."""
     config: Any = model.network.config
     known: dict[str, Any] = {"predicts": model.predicts, "timesteps": model.process.timesteps}
@@ -105,7 +106,7 @@ def _schedule(process: Process) -> dict[str, Any]:
 
 
 def configured(
-    model: checkpoint.Model,
+    model: Model,
     overrides: Mapping[str, Any],
     preset: str | None,
     file: str | Path | None,
@@ -154,7 +155,7 @@ def fitting(data: Data, start: Start) -> Data:
             f"{start.source} was trained on labels, and {data.source} has none: put its pictures in sub-folders"
         )
     if isinstance(model.network, UNet) and len(data.shape) == 3 and data.shape[0] == model.shape[0]:
-        model = dataclasses.replace(model, shape=data.shape)  # a U-Net takes pictures of any size
+        model = model.with_convention(shape=data.shape)  # a U-Net takes pictures of any size
     try:
         data, labels = models_data.fitted(model, data)
     except ValueError as error:

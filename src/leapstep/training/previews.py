@@ -16,7 +16,7 @@ from leapstep.data.pictures import cut, grid, save_image, table
 from leapstep.files import folders
 from leapstep.inference.engine import draw, values
 from leapstep.inference.spec import SamplingSpec
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 if TYPE_CHECKING:
     from PIL import Image

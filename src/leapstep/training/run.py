@@ -16,6 +16,7 @@ from leapstep import launch, stopping
 from leapstep.data.dataset import resizing, same_source
 from leapstep.files import folders
 from leapstep.models import checkpoint
+from leapstep.models.model import Model
 from leapstep.training import estimate, initial
 from leapstep.training.configuration import TrainingConfig, configure, parameters
 from leapstep.training.record import Record
@@ -37,7 +38,7 @@ def train(
     device: str | None = None,
     progress: bool = True,
     **settings: Any,
-) -> checkpoint.Model:
+) -> Model:
     """Train a network and leave a run folder (see `leapstep.models.checkpoint`), as `leapstep train` does.
 
     Under `accelerate launch` or `torchrun` the same call trains on all processes. A checkpoint is also written on

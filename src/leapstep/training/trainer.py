@@ -28,10 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from leapstep.core.convention import Condition, Convention
 from leapstep.core.denoiser import from_network
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.data.dataset import Data
 from leapstep.models import checkpoint
+from leapstep.models.model import Model
 from leapstep.networks import UNet
 from leapstep.training import initial, objective
 from leapstep.training.configuration import TrainingConfig
@@ -199,21 +201,18 @@ class Trainer:
 
     # what is kept
 
-    def model(self) -> checkpoint.Model:
+    def model(self) -> Model:
         """The trained model as it stands, with the averaged weights."""
         config, data = self.config, self.data
         network: nn.Module = self.ema.module
-        return checkpoint.Model(
+        labels = (Condition("class_labels", data.classes, self.null_label),) if config.labels else ()
+        convention = Convention(
+            self.process, config.predicts, clip=(-self.bound, self.bound), conditions=labels, shape=data.shape
+        )
+        return Model(
             network=network.eval(),
-            process=self.process,
-            predicts=config.predicts,
-            shape=data.shape,
-            scaling=data.scaling,
-            clip=(-self.bound, self.bound),
-            classes=data.classes if config.labels else (),
-            null_label=self.null_label,
+            convention=convention.scaled(data.scaling),
             details=self.details(),
-            schedule=None if self.start is None else self.start.model.schedule,
         )
 
     def details(self) -> dict[str, Any]:
@@ -233,7 +232,6 @@ class Trainer:
                 "scaling": data.scaling._asdict(),
                 "classes": list(data.classes) if self.config.labels else [],
             },
-            "null_label": self.null_label,
             "training": self.config.model_dump(mode="json", exclude=unsaid),
             **({} if self.start is None else {"init_from": self.start.record}),
         }

@@ -11,7 +11,7 @@ from torch import Tensor
 from leapstep import files
 from leapstep.data.pictures import animation, grid, save_image, table, video
 from leapstep.inference.engine import values
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 SHOWN = 12
 """How many samples the picture of reconstructions shows."""

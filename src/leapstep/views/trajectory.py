@@ -13,7 +13,7 @@ from leapstep import files
 from leapstep.data.pictures import animation, captioned, save_image, table, video
 from leapstep.inference.engine import values
 from leapstep.inference.tracing import Trace
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 COLUMNS = 12
 """How many times the picture of a trace shows at most."""

@@ -16,7 +16,7 @@ from leapstep.evaluation.page.contents import (
 from leapstep.evaluation.page.extent import EXTENTS
 from leapstep.evaluation.page.measured import level_times
 from leapstep.evaluation.page.work import Work, complete, parts_of, step_counts
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 
 
 def effort(model: Model, data: Splits | None = None, settings: Settings | None = None) -> int:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from leapstep.core.convention import Clip
+from leapstep.core.convention import Clip, DynamicThreshold
+from leapstep.core.schedules import SCHEDULES
 from leapstep.data.dataset import same_source
 from leapstep.evaluation.page import folder
 from leapstep.evaluation.page.contents import (
@@ -24,8 +25,8 @@ from leapstep.evaluation.page.drawn import between, consistency, drawn_samples
 from leapstep.evaluation.page.measured import neighbours, noise_levels, reconstructions
 from leapstep.evaluation.page.standing import standing
 from leapstep.evaluation.page.work import Work, complete, parts_of
-from leapstep.models.checkpoint import Model, fingerprint
-from leapstep.models.conventions import Thresholding
+from leapstep.models.checkpoint import fingerprint
+from leapstep.models.model import Model
 
 TRAINED = {"batch_size": "Batch size", "learning_rate": "Learning rate", "ema_decay": "EMA decay"}
 """Settings of the training that a page names, and how."""
@@ -129,7 +130,7 @@ def _noun(model: Model, kind: str) -> str:
 def _facts(model: Model, weights: str) -> dict[str, str]:
     """What the model is, by name."""
     training, data = model.details.get("training", {}), model.details.get("data", {})
-    schedule = (model.schedule or {}).get("name") or training.get("schedule")
+    schedule = training.get("schedule") or _schedule(model)
     levels = model.process.timesteps
     first, last = (model.process.log_snr(t).item() for t in (1 / (levels or 1000), 1.0))
     facts = {
@@ -150,6 +151,12 @@ def _facts(model: Model, weights: str) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
+def _schedule(model: Model) -> str:
+    """The name of the schedule that made the process, where it has one."""
+    name = model.process.schedule.make.__name__ if model.process.schedule else ""
+    return name if name in SCHEDULES else ""
+
+
 def _trained_on(data: Mapping[str, Any]) -> str:
     """How many samples of what a model was trained on, and how many were held out."""
     if not {"samples", "source"} <= set(data):
@@ -163,7 +170,7 @@ def _clip(clip: Clip | None) -> str:
     """To what estimates of x0 are clipped."""
     if clip is None or isinstance(clip, tuple):
         return "" if clip is None else f"{clip[0]:.3g} to {clip[1]:.3g}".replace("-", "−")
-    return "a quantile of each sample" if isinstance(clip, Thresholding) else "a function"
+    return "a quantile of each sample" if isinstance(clip, DynamicThreshold) else "a function"
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.core.convention import Clip
-from leapstep.core.denoiser import Diffusion, clipped
 from leapstep.core.noise import Noise
 from leapstep.core.process import flat
 from leapstep.core.sampling import decode, encode
@@ -86,7 +84,7 @@ def noise_levels(work: Work, data: Splits) -> Levels:
 
 def _denoising(work: Work, name: str, split: Split, t: Tensor, variance: float) -> Denoising:
     """Errors on one part of the data, at these times."""
-    process, clip = work.model.process, work.model.clip
+    process = work.model.process
     rows = evenly(split.data, work.extent.per_level)
     x0, labels = split.data.batch(rows), None if split.labels is None else split.labels[rows]
     errors = torch.zeros(2, len(t), dtype=torch.float64)
@@ -97,21 +95,13 @@ def _denoising(work: Work, name: str, split: Split, t: Tensor, variance: float) 
             chosen_labels = None if labels is None else labels[part.start : part.stop]
             x = process.add_noise(clean, time_, eps)
             with torch.no_grad():
-                plain = work.diffusion(chosen_labels, clip=False)
-                estimate = plain.denoise(x, time_)
-            used = estimate if clip is None else _bounded(plain, estimate, clip)
-            found = process.split(estimate, x, time_, "x0")[1]
-            for total, wrong in ((errors[0], used - clean), (errors[1], found - eps)):
+                network = work.diffusion(chosen_labels).estimate(x, time_)
+            noise = process.split(network.unbounded, x, time_, "x0")[1]
+            for total, wrong in ((errors[0], network.x0 - clean), (errors[1], noise - eps)):
                 total[level] += flat(wrong).double().square().mean(1).sum().cpu() / len(x0)
             work.tick()
     relative = errors[0] / variance if variance > 0 else torch.full_like(errors[0], math.nan)
     return Denoising(name, len(x0), tuple(relative.tolist()), tuple(errors[1].tolist()))
-
-
-def _bounded(diffusion: Diffusion, estimate: Tensor, clip: Clip) -> Tensor:
-    """What samplers make of an estimate of x0."""
-    known = diffusion._replace(denoise=lambda x, t: estimate)
-    return clipped(known, clip).denoise(estimate, torch.zeros((), dtype=torch.float64))
 
 
 def neighbours(work: Work, x: Tensor, data: Splits) -> Neighbours:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.core.denoiser import Diffusion
+from leapstep.core.denoiser import Counted, Diffusion
 from leapstep.core.noise import Noise
 from leapstep.core.process import flat
 from leapstep.core.sampling import State
@@ -23,7 +23,7 @@ from leapstep.evaluation.page.contents import (
     Splits,
     kind,
 )
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 from leapstep.text import allowed
 
 SHOWN = {"pictures": 64, "points": 256, "signals": 16, "numbers": 64}
@@ -91,16 +91,14 @@ class Work:
             return torch.full((len(rows),), self.settings.label)
         return torch.tensor(rows) % len(self.model.classes)
 
-    def diffusion(self, labels: Tensor | None, clip: bool = True) -> Diffusion:
-        """The model for samples of these classes, clipped or not, counting its calls."""
-        model = self.model if clip else dataclasses.replace(self.model, clip=None)
-        diffusion = model.diffusion(labels)
+    def diffusion(self, labels: Tensor | None) -> Diffusion:
+        """The model for samples of these classes, counting its calls."""
 
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
-            self.calls, self.evaluations = self.calls + 1, self.evaluations + len(x)
-            return diffusion.denoise(x, t)
+        def count(samples: int) -> None:
+            self.calls, self.evaluations = self.calls + 1, self.evaluations + samples
 
-        return diffusion._replace(denoise=denoise)
+        diffusion = self.model.diffusion(labels)
+        return diffusion._replace(denoise=Counted(diffusion.denoise, count))
 
     def deterministic(self) -> tuple[str, Transition]:
         """The method, or DDIM where that injects noise: for ways that must be repeatable, or reversible."""

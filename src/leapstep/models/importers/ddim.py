@@ -21,10 +21,12 @@ from typing import Any
 
 import torch
 
+from leapstep.core.convention import Convention
 from leapstep.core.process import Process
+from leapstep.core.scaling import PIXELS
 from leapstep.core.schedules import from_betas
-from leapstep.models.checkpoint import Model
 from leapstep.models.importers.reading import Import, Settings, State, as_linear, square
+from leapstep.models.model import Model
 from leapstep.networks import UNet
 from leapstep.networks.weights import fill, sketch
 
@@ -82,8 +84,8 @@ def read(state: State, config: Mapping[str, Any]) -> Import:
     settings.refuse("data.logit_transform", (False,), "pictures must be pixels in [-1, 1]")
     size = square(settings, "data.image_size", fields["channels"])
     settings.say("time: trained levels counted from 0; predicts: eps; clip: to [-1, 1], where the data lie")
-    evidence = settings.finish(*IGNORED)
-    return Import(Model(network.eval(), process, "eps", (fields["in_channels"], size, size)), evidence)
+    convention = Convention(process, clip=(-1.0, 1.0), shape=(fields["in_channels"], size, size))
+    return Import(Model(network.eval(), convention.scaled(PIXELS)), settings.finish(*IGNORED))
 
 
 def _fields(state: State, settings: Settings) -> dict[str, Any]:

@@ -6,15 +6,17 @@ their `scheduler_config.json` says. What it does not say is as diffusers makes i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from leapstep.core.scaling import PIXELS
 from leapstep.files.schema import checked
 from leapstep.models import checkpoint
-from leapstep.models.checkpoint import Model
-from leapstep.models.conventions import read_scheduler
+from leapstep.models.diffusers import from_scheduler
 from leapstep.models.importers.reading import Import, Settings, State
+from leapstep.models.model import Model
 from leapstep.models.schema import Scheduler
 from leapstep.networks import layout
 from leapstep.networks.weights import fill
@@ -102,12 +104,12 @@ def read(state: State, config: Mapping[str, Any]) -> Import:
     try:
         network, shape = checkpoint.unet(config)
         checked(Scheduler, scheduler)
-        conventions = read_scheduler(scheduler)
+        convention = dataclasses.replace(from_scheduler(scheduler), shape=shape).scaled(PIXELS)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the configuration: {error}") from error
     network = fill(network, layout.modern_keys(state))
-    classes = tuple(str(label) for label in range(network.config.classes or 0))
-    model = Model(network.eval(), shape=shape, classes=classes, **conventions._asdict())
+    conditions = checkpoint.labels(network.config.classes)
+    model = Model(network.eval(), dataclasses.replace(convention, conditions=conditions))
     if others := [f"scheduler.{name}" for name in OTHERS if scheduler.get(name) is not None]:
         settings.say(f"followed as well: {', '.join(others)}")
     return Import(model, ("network: as config.json says", *settings.evidence))

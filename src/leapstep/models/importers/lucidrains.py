@@ -24,12 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leapstep.core.convention import Convention
 from leapstep.core.process import Process
 from leapstep.core.scaling import PIXELS
 from leapstep.core.schedules import cosine, exponential, from_betas, linear
 from leapstep.files.schema import SIDE
-from leapstep.models.checkpoint import UNIT_PIXELS, Model
 from leapstep.models.importers.reading import Chosen, Import, Settings, State
+from leapstep.models.model import UNIT_PIXELS, Model
 from leapstep.networks.lucidrains import LucidUNet, LucidUNetConfig
 from leapstep.networks.weights import fill, sketch
 
@@ -101,20 +102,18 @@ def read(state: State, config: Mapping[str, Any]) -> Import:
     _refuse(state, weights)
     legacy = _legacy(state, weights, buffers, settings)
     network = fill(sketch(LucidUNet, vars(_shape(weights, legacy, settings))), weights, names)
-    schedule, process = _process(network.config, buffers, settings)
+    process = _process(network.config, buffers, settings)
     predicts = OBJECTIVES[_objective(network.config, buffers, process, settings)]
     normalised = settings.take("auto_normalize", True, "data in [-1, 1] rather than [0, 1]")
-    model = Model(
-        network=network.eval(),
+    convention = Convention(
         process=process,
         predicts=predicts,
         shape=(network.config.channels, *_size(network.config, settings)),
         scaling=PIXELS if normalised else UNIT_PIXELS,
-        clip=(-1.0, 1.0) if normalised else (0.0, 1.0),
+        clip=(0.0, 255.0),
         time="index" if network.config.time_embedding == "sinusoidal" else "log_snr",
-        schedule=schedule,
     )
-    return Import(model, settings.finish(*IGNORED))
+    return Import(Model(network.eval(), convention), settings.finish(*IGNORED))
 
 
 # --- the network ---------------------------------------------------------------------------------------------------
@@ -266,19 +265,19 @@ def _sigmoid(timesteps: int) -> Process:
 SCHEDULES: dict[str, Callable[[int], Process]] = {"linear": linear, "cosine": cosine, "sigmoid": _sigmoid}
 
 
-def _process(network: LucidUNetConfig, buffers: State, settings: Settings) -> tuple[dict[str, Any] | None, Process]:
-    """How the process is made, where saving must know it, and the process."""
+def _process(network: LucidUNetConfig, buffers: State, settings: Settings) -> Process:
+    """The process that the network was trained on."""
     if network.time_embedding == "fourier":  # the network is told log SNR itself, so that any clock leads to it
         name = settings.take("noise_schedule", "linear", "noise schedule, in continuous time")
         if name not in ("linear", "cosine"):
             raise ValueError(f"noise_schedule={name} is not supported, only linear or cosine")
-        return ({"name": "exponential"}, exponential()) if name == "linear" else (None, cosine())
+        return exponential() if name == "linear" else cosine()
     if "betas" not in buffers:
         name = settings.take("beta_schedule", "sigmoid", "noise schedule")
         timesteps = settings.levels("timesteps", 1000, "trained levels")
         if name not in SCHEDULES:
             raise ValueError(f"beta_schedule={name} is not one of {', '.join(SCHEDULES)}")
-        return None, SCHEDULES[name](timesteps)
+        return SCHEDULES[name](timesteps)
     process = from_betas(buffers["betas"], falling=True)  # the network was trained on them, whatever they are
     t = torch.linspace(0, 1, len(buffers["betas"]) + 1, dtype=torch.float64)
     known = [
@@ -291,7 +290,7 @@ def _process(network: LucidUNetConfig, buffers: State, settings: Settings) -> tu
         settings.agree("beta_schedule", known[0], "the values of the buffer betas, which are used")
     else:
         settings.say("noise schedule: read from the buffer betas; none that has a name")
-    return None, process
+    return process
 
 
 def _objective(network: LucidUNetConfig, buffers: State, process: Process, settings: Settings) -> str:

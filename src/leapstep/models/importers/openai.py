@@ -26,10 +26,13 @@ from typing import Any
 
 from torch import Tensor
 
+from leapstep.core.convention import Convention
 from leapstep.core.process import Process
+from leapstep.core.scaling import PIXELS
 from leapstep.core.schedules import cosine, linear
-from leapstep.models.checkpoint import Model
+from leapstep.models import checkpoint
 from leapstep.models.importers.reading import Import, Settings, State, as_linear, square
+from leapstep.models.model import Model
 from leapstep.networks import UNet
 from leapstep.networks.weights import fill, sketch
 
@@ -108,11 +111,14 @@ def _read(state: State, config: Mapping[str, Any], rescale: bool) -> Import:
     predicts = "x0" if settings.take("predict_xstart", False, "x0 predicted instead of eps") else "eps"
     size = square(settings, "image_size", fields["channels"])
     settings.say("time: trained levels counted from 0; clip: to [-1, 1], where the data lie")
-    evidence = settings.finish(*IGNORED)
-    classes = tuple(str(label) for label in range(fields["classes"] or 0))
-    return Import(
-        Model(network.eval(), process, predicts, (fields["in_channels"], size, size), classes=classes), evidence
+    convention = Convention(
+        process,
+        predicts,
+        clip=(-1.0, 1.0),
+        conditions=checkpoint.labels(fields["classes"]),
+        shape=(fields["in_channels"], size, size),
     )
+    return Import(Model(network.eval(), convention.scaled(PIXELS)), settings.finish(*IGNORED))
 
 
 def _refuse_others(state: State) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from leapstep.files.schema import LEVELS, SIDE
-from leapstep.models.checkpoint import Model
+from leapstep.models.model import Model
 from leapstep.text import one_line
 
 Value = TypeVar("Value")

@@ -28,12 +28,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from leapstep.core.convention import Convention
 from leapstep.core.process import Process
 from leapstep.core.scaling import PIXELS
-from leapstep.core.schedules import SCHEDULES, from_betas
+from leapstep.core.schedules import SCHEDULES, from_betas, ve
 from leapstep.files.schema import SIDE
-from leapstep.models.checkpoint import UNIT_PIXELS, Model
 from leapstep.models.importers.reading import Chosen, Import, Settings, State
+from leapstep.models.model import UNIT_PIXELS, Model
 from leapstep.networks.score_sde import ScoreUNet
 from leapstep.networks.weights import fill, sketch
 
@@ -135,18 +136,16 @@ def read(state: State, config: Mapping[str, Any]) -> Import:
         )
     shape |= {"unit": not centered, "divide": divide, "sigmas": None if continuous else sigmas}
     network = fill(sketch(ScoreUNet, shape), weights)
-    schedule, process = _process(sde, continuous, sigmas, settings)
-    model = Model(
-        network=network.eval(),
+    process = _process(sde, continuous, sigmas, settings)
+    convention = Convention(
         process=process,
         predicts="score" if sde == "vesde" else "eps",
         shape=(network.config.channels, size, size),
         scaling=PIXELS if centered else UNIT_PIXELS,
-        clip=(-1.0, 1.0) if centered else (0.0, 1.0),
+        clip=(0.0, 255.0),
         time=("sigma" if sde == "vesde" else "999t") if continuous else "index",
-        schedule=schedule,
     )
-    return Import(model, settings.finish(*IGNORED))
+    return Import(Model(network.eval(), convention), settings.finish(*IGNORED))
 
 
 # --- the network ---------------------------------------------------------------------------------------------------
@@ -329,22 +328,13 @@ def _sigmas(state: State, size: int, settings: Settings) -> tuple[float, float, 
     return low, high, settings.levels("model.num_scales", 1000, "noise levels")
 
 
-def _process(
-    sde: str, continuous: bool, sigmas: tuple[float, float, int] | None, settings: Settings
-) -> tuple[dict[str, Any] | None, Process]:
-    """How the process is made, where it has a name, and the process."""
+def _process(sde: str, continuous: bool, sigmas: tuple[float, float, int] | None, settings: Settings) -> Process:
+    """The process that the network was trained on."""
     if sigmas is not None:
-        schedule: dict[str, Any] = {
-            "name": "ve",
-            "sigma_min": sigmas[0],
-            "sigma_max": sigmas[1],
-            "timesteps": sigmas[2],
-        }
-    else:
-        low = settings.take("model.beta_min", 0.1, "beta(0)")
-        high = settings.take("model.beta_max", 20.0, "beta(1)")
-        if not continuous:
-            levels = settings.levels("model.num_scales", 1000, "trained levels")
-            return None, from_betas(torch.linspace(low / levels, high / levels, levels, dtype=torch.float64))
-        schedule = {"name": sde.removesuffix("sde"), "beta_min": low, "beta_max": high}
-    return schedule, SCHEDULES[schedule["name"]](**{key: value for key, value in schedule.items() if key != "name"})
+        return ve(sigmas[2], sigmas[0], sigmas[1])
+    low = settings.take("model.beta_min", 0.1, "beta(0)")
+    high = settings.take("model.beta_max", 20.0, "beta(1)")
+    if not continuous:
+        levels = settings.levels("model.num_scales", 1000, "trained levels")
+        return from_betas(torch.linspace(low / levels, high / levels, levels, dtype=torch.float64))
+    return SCHEDULES[sde.removesuffix("sde")](beta_min=low, beta_max=high)
