@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from leapstep.training.trainer import Trainer
 
 FEW = 20
-"""So few steps are done sooner than told about."""
+"""The most steps for which no time is estimated."""
 
 SLOW, EVENING = 10.0, 6 * 3600.0
-"""Seconds: a first step that needs no second one to know that it is slow; what fits an evening."""
+"""Seconds: a first step so slow that no second one is measured; an evening."""
 
 
 def usual_settings(source: str, gpu: bool) -> tuple[str | None, dict[str, Any]]:
-    """The settings of a run that names none, by its data and the machine.
+    """The preset of a run without one, by its data and the machine.
 
     Arguments:
         source: the data, see `leapstep.data.read`.
         gpu: whether there is one to train on.
     Returns:
-        the name of a preset, and its settings; those for pictures without the size where the pictures are as small
-        already, or where that cannot be seen before they are read. None and nothing for arrays.
+        the name of the preset and its settings, without the size if the pictures are no larger, or if this is not
+        known before they are read; None and no settings for arrays.
     Raises:
         ValueError: there is no such source.
     """
@@ -46,12 +46,12 @@ def usual_settings(source: str, gpu: bool) -> tuple[str | None, dict[str, Any]]:
 
 
 def seconds_a_step(trainer: Trainer) -> float | None:
-    """Time a step of training as it will be, and undo it; a first one warms up, unless it alone tells enough.
+    """Time a step of training and undo it: the second one, since the first warms up, unless that is slow already.
 
-    Everything is as it was afterwards, to the bit: all processes of a run take part.
+    Afterwards everything is as it was, to the bit. All processes of a run must take part.
 
     Returns:
-        seconds; None where the step failed, which training will say better.
+        seconds; None if the step failed, which training will report.
     """
     seconds: float | None = None
     with _undone(trainer), contextlib.suppress(FloatingPointError):
@@ -66,7 +66,7 @@ def seconds_a_step(trainer: Trainer) -> float | None:
 
 @contextlib.contextmanager
 def _undone(trainer: Trainer) -> Iterator[None]:
-    """Give back the weights, their average and the optimiser's state as they were."""
+    """Restore the weights, their average and the optimiser's state at the end of the block."""
     parts = (trainer.network, trainer.ema, trainer.optimizer)
     before, step = [copy.deepcopy(part.state_dict()) for part in parts], trainer.step
     try:
@@ -79,7 +79,7 @@ def _undone(trainer: Trainer) -> Iterator[None]:
 
 
 def foretell(trainer: Trainer, steps: int) -> None:
-    """Say how long so many steps will take on this machine, unless they are few."""
+    """Report how long a number of steps will take on this machine, unless they are few."""
     seconds = seconds_a_step(trainer) if steps > FEW else None
     if seconds is not None:
         config, lighter = trainer.config, PRESETS[CPU_PRESET]
@@ -91,13 +91,13 @@ def foretell(trainer: Trainer, steps: int) -> None:
 
 
 def report(seconds: float, steps: int, batch_size: int, preset: str | None) -> str:
-    """What a run will take, in a line, and what would take less where that is long.
+    """How long a run will take, in a line, and what would shorten it if that is long.
 
     Arguments:
         seconds: of a step.
         steps: how many there are to do.
         batch_size: samples a step.
-        preset: one that takes less, if there is.
+        preset: one that takes less, or None.
     """
     total = seconds * steps
     line = (

@@ -24,11 +24,11 @@ OF_THE_NETWORK = (
     *("network", "channels", "attention", "blocks", "head_channels", "groups", "width", "depth", "dropout"),
     *("time_embedding", "schedule", "timesteps", "zero_terminal_snr", "predicts", "labels"),
 )
-"""Settings that say how a network is made and called: they come with the weights."""
+"""Settings that say how a network is built and called: they come with the weights."""
 
 
 class Start(NamedTuple):
-    """Weights that a run begins with, and what its record says of them."""
+    """The model whose weights a run begins with, and what the run records of it."""
 
     model: Model
     record: dict[str, Any]
@@ -40,7 +40,7 @@ class Start(NamedTuple):
 
 
 def weights(run: Path, resumed: Mapping[str, Any] | None, source: str | None) -> Start | None:
-    """The weights that a run begins with; of one that is resumed, its own network and what it recorded of them."""
+    """The model that a run begins with; for a resumed run, its own network and its record of where it began."""
     if resumed is not None:
         if source is not None:
             raise ValueError("--resume goes on with the run's own weights: leave --init-from out")
@@ -112,10 +112,10 @@ def configured(
     file: str | Path | None,
     base: Mapping[str, Any],
 ) -> TrainingConfig:
-    """Put a configuration together as `configuration.configure` does, for a run that begins with a model.
+    """Put together the configuration of a run that begins with a model; see `configuration.configure`.
 
-    What says how the network is made and called comes with the model, and all else from the run that trained it where
-    that is one of ours; a preset and the base say only what is left.
+    How the network is built and called comes with the model. All other settings are those of the run that trained it,
+    if it was trained here; the preset and the base fill in the rest.
     """
     configure({}, preset)  # whether there is such a preset
     recorded = model.details.get("training") or base
@@ -126,10 +126,10 @@ def configured(
 
 
 def fitted(config: TrainingConfig, start: Start) -> TrainingConfig:
-    """A configuration with what comes with a model.
+    """A configuration with the settings that come with a model.
 
     Raises:
-        ValueError: the configuration says otherwise where that cannot be.
+        ValueError: a setting contradicts the model.
     """
     known = settings(start.model)
     fixed = {name: value for name, value in known.items() if name not in ("size", "grey")}
@@ -144,7 +144,7 @@ def fitted(config: TrainingConfig, start: Start) -> TrainingConfig:
 
 
 def fitting(data: Data, start: Start) -> Data:
-    """Data as a model sees them: in its scaling, with its numbers for the classes.
+    """Data in a model's scaling, with its numbers of the classes.
 
     Raises:
         ValueError: samples or classes that the model's network does not take.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
-    """Make the network that a configuration describes, for the data at hand, with fresh weights.
+    """Build the network that a configuration describes, with fresh weights, for the shape and classes of the data.
 
     Raises:
         ValueError: pictures that the U-Net's stages do not divide, labels that the data does not have, and other
@@ -88,7 +88,7 @@ def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], N
 
 
 def accelerator(config: TrainingConfig, device: str | None) -> Accelerator:
-    """What brings network and batches to the devices, in the precision that a configuration asks for.
+    """An Accelerator for the device, the precision and the accumulation of gradients of a configuration.
 
     Arguments:
         device: "cpu" to leave a GPU alone; None: the best there is.
