@@ -81,6 +81,8 @@ def calibrate(
         batch_size: network evaluations at a time.
         device: where the network is called; None: where its weights are.
         on_batch: called with the number of evaluations of each batch, for progress.
+    Returns:
+        a Calibration at these times.
     Raises:
         ValueError: no data, fewer than two times, or times that do not increase.
         FloatingPointError: the network's output is not finite.

@@ -48,7 +48,14 @@ VARIANCES = ("posterior", "beta", "optimal", "learned")
 
 
 def bits_per_dim(nats: Tensor, shape: Sequence[int]) -> Tensor:
-    """Turn nats for a sample of shape `d` into bits for each of its values."""
+    """Turn nats for a sample of shape `d` into bits for each of its values.
+
+    Arguments:
+        nats: any shape.
+        shape: of a sample.
+    Returns:
+        bits, in the shape of `nats`.
+    """
     return nats / (math.prod(shape) * math.log(2))
 
 

@@ -135,6 +135,8 @@ def from_betas(betas: Tensor | Sequence[float], falling: bool = False) -> Proces
 def rescale_zero_terminal_snr(process: Process) -> Process:
     """Shift and scale alpha so that the last trained level holds no signal and the first is unchanged.
 
+    Arguments:
+        process: one with trained levels and alpha^2 + sigma^2 = 1.
     Raises:
         ValueError: a process without trained levels.
     References:
@@ -165,27 +167,47 @@ def _betas(timesteps: int, beta_start: float, beta_end: float) -> None:
 
 @_schedule
 def linear(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
-    """Linear betas, for T = 1000 from 1e-4 to 0.02 (Ho et al. 2020, arXiv:2006.11239), scaled for another T."""
+    """Linear betas, for T = 1000 from 1e-4 to 0.02 (Ho et al. 2020, arXiv:2006.11239), scaled for another T.
+
+    Arguments:
+        timesteps: the number of trained levels.
+        beta_start, beta_end: the first and the last beta for T = 1000.
+    """
     _betas(timesteps, beta_start, beta_end)
     return _scaled(torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64))
 
 
 @_schedule
 def scaled_linear(timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Process:
-    """Betas linear in their square root, with latent diffusion's ends (Rombach et al. 2022, arXiv:2112.10752)."""
+    """Betas linear in their square root, with latent diffusion's ends (Rombach et al. 2022, arXiv:2112.10752).
+
+    Arguments:
+        timesteps: the number of trained levels.
+        beta_start, beta_end: the first and the last beta for T = 1000.
+    """
     _betas(timesteps, beta_start, beta_end)
     return _scaled(torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64) ** 2)
 
 
 @_schedule
 def quadratic(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
-    """Betas linear in their square root, with the ends of the DDPM schedule ("quad" in the DDPM and DDIM code)."""
+    """Betas linear in their square root, with the ends of the DDPM schedule ("quad" in the DDPM and DDIM code).
+
+    Arguments:
+        timesteps: the number of trained levels.
+        beta_start, beta_end: the first and the last beta for T = 1000.
+    """
     return scaled_linear(timesteps, beta_start, beta_end)
 
 
 @_schedule
 def sigmoid(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Process:
-    """Betas on a logistic curve from -6 to 6 (GeoDiff, Xu et al. 2022, arXiv:2203.02923)."""
+    """Betas on a logistic curve from -6 to 6 (GeoDiff, Xu et al. 2022, arXiv:2203.02923).
+
+    Arguments:
+        timesteps: the number of trained levels.
+        beta_start, beta_end: the ends of the curve for T = 1000.
+    """
     _betas(timesteps, beta_start, beta_end)
     curve = torch.linspace(-6, 6, timesteps, dtype=torch.float64).sigmoid()
     return _scaled(beta_start + (beta_end - beta_start) * curve)
@@ -193,7 +215,13 @@ def sigmoid(timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
 
 @_schedule
 def cosine(timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Process:
-    """Squared-cosine alphas_cumprod, betas clipped at 0.999 (Nichol and Dhariwal 2021, eq. 17, arXiv:2102.09672)."""
+    """Squared-cosine alphas_cumprod, betas clipped at 0.999 (Nichol and Dhariwal 2021, eq. 17, arXiv:2102.09672).
+
+    Arguments:
+        timesteps: the number of trained levels.
+        offset: added to t, so that the first betas are not too small.
+        max_beta: the largest beta.
+    """
     _count(timesteps=timesteps)
     _numbers(offset=offset, with_low=True)
     _numbers(0, 1, max_beta=max_beta)
@@ -204,7 +232,12 @@ def cosine(timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
 
 @_schedule
 def exponential(timesteps: int | None = None, rate: float = 5.0, power: float = 2.0) -> Process:
-    """alpha(t) = exp(-rate t^power), variance preserving; rate 5 and power 2 are the continuous limit of `linear`."""
+    """alpha(t) = exp(-rate t^power), variance preserving; rate 5 and power 2 are the continuous limit of `linear`.
+
+    Arguments:
+        timesteps: the number of trained levels; None: continuous time.
+        rate, power: as in the formula, above 0.
+    """
     _numbers(rate=rate, power=power)
 
     def sigma(t: Tensor) -> Tensor:
@@ -217,7 +250,12 @@ def exponential(timesteps: int | None = None, rate: float = 5.0, power: float = 
 
 @_schedule
 def exponential_s(timesteps: int | None = None, rate: float = 5.0) -> Process:
-    """The process of `exponential` in the time s = t^2: alpha(s) = exp(-rate s), an Ornstein-Uhlenbeck process."""
+    """The process of `exponential` in the time s = t^2: alpha(s) = exp(-rate s), an Ornstein-Uhlenbeck process.
+
+    Arguments:
+        timesteps: the number of trained levels; None: continuous time.
+        rate: as in the formula, above 0.
+    """
     return exponential(timesteps, rate, power=1.0)
 
 
@@ -227,6 +265,9 @@ def ve(timesteps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) 
 
     Below the first level sigma falls linearly to 0, so that t = 0 is the data.
 
+    Arguments:
+        timesteps: the number of trained levels.
+        sigma_min, sigma_max: sigma at the first and at the last trained level.
     References:
         Song and Ermon 2019, arXiv:1907.05600; Song et al. 2021, eq. 30, arXiv:2011.13456.
     """
@@ -258,6 +299,10 @@ def karras(
     Networks that take sigma itself (`time="log_sigma/4"` or `"sigma"`) fit any curve sigma(t); this one spaces steps as
     their authors do.
 
+    Arguments:
+        timesteps: the number of trained levels; None: continuous time.
+        sigma_min, sigma_max: the least sigma above 0, and sigma at t = 1.
+        rho: the exponent.
     References:
         Karras et al. 2022, eq. 5, arXiv:2206.00364.
     """
@@ -278,6 +323,9 @@ def karras(
 def vp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
     """The variance-preserving SDE with linear beta(t): alpha = exp(-beta_min t / 2 - (beta_max - beta_min) t^2 / 4).
 
+    Arguments:
+        timesteps: the number of trained levels; None: continuous time.
+        beta_min, beta_max: beta at t = 0 and at t = 1.
     References:
         Song et al. 2021, eq. 33, arXiv:2011.13456.
     """
@@ -298,6 +346,9 @@ def vp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20
 def subvp(timesteps: int | None = None, beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
     """The sub-VP SDE: the alpha of `vp`, and sigma = 1 - alpha^2.
 
+    Arguments:
+        timesteps: the number of trained levels; None: continuous time.
+        beta_min, beta_max: beta at t = 0 and at t = 1.
     References:
         Song et al. 2021, eq. 29, arXiv:2011.13456.
     """
@@ -356,6 +407,9 @@ def flow(timesteps: int | None = None, shift: float = 1.0) -> Process:
 
     A shift s above 1 spends more of the time at high noise, as large images need.
 
+    Arguments:
+        timesteps: the number of trained levels; None: continuous time.
+        shift: s, above 0.
     References:
         Liu et al. 2023, arXiv:2209.03003; Esser et al. 2024, eq. 23 (shift), arXiv:2403.03206.
     """

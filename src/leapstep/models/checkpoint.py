@@ -103,6 +103,8 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     Arguments:
         source: a folder, or `owner/name`.
         device: where the network goes; it is in evaluation mode.
+    Returns:
+        the Model, in evaluation mode.
     Raises:
         ValueError: one line that names the file that is missing, broken or not supported, or the weights that are not
             finite.

@@ -65,13 +65,21 @@ def rk4() -> Transition:
 
 @named
 def rk23(rtol: float = 1e-2, atol: float = 1e-2) -> Transition:
-    """Bogacki and Shampine's pair, of orders 3 and 2, which chooses its own steps. See `adaptive`."""
+    """Bogacki and Shampine's pair, of orders 3 and 2, which chooses its own steps. See `adaptive`.
+
+    Arguments:
+        rtol, atol: the relative and the absolute tolerance of a step, as of `adaptive`.
+    """
     return adaptive(BOGACKI_SHAMPINE, rtol, atol)
 
 
 @named
 def rk45(rtol: float = 1e-3, atol: float = 1e-3) -> Transition:
-    """Dormand and Prince's pair, of orders 5 and 4, which chooses its own steps. See `adaptive`."""
+    """Dormand and Prince's pair, of orders 5 and 4, which chooses its own steps. See `adaptive`.
+
+    Arguments:
+        rtol, atol: the relative and the absolute tolerance of a step, as of `adaptive`.
+    """
     return adaptive(DORMAND_PRINCE, rtol, atol)
 
 

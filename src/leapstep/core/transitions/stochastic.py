@@ -106,6 +106,8 @@ def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: 
 def edm(churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transition:
     """EDM's stochastic sampler: `churned` Heun. Order 2 in law, two calls.
 
+    Arguments:
+        churn, low, high: as of `churned`.
     References:
         Karras et al. 2022, algorithm 2, arXiv:2206.00364.
     """
@@ -150,6 +152,9 @@ def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -
 def pc(corrections: int = 1, snr: float = 0.16) -> Transition:
     """Predictor and corrector: the step of the DDPM posterior, `corrected`. One call and one for each correction.
 
+    Arguments:
+        corrections: of each step.
+        snr: the size of a correction, as of `corrected`.
     References:
         Song et al. 2021, section 4.2 and appendix G, arXiv:2011.13456.
     """
