@@ -135,8 +135,9 @@ def _multistep(kind: str, order: int, variable: str = "log_snr", eta: float = 0.
         used = x0, eps
         if averaged is not None:
             x0_used, eps_used = process.split(averaged, x, t, kind)
-            alone = ~(_smooth(process, t, s) & points[1].exists)  # not averaged, and x0 need not follow from eps
-            used = where(alone, x0, x0_used), where(alone, eps, eps_used)
+            if kind == "eps":  # from which x0 does not follow where nothing was averaged, as without signal
+                x0_used = where(_smooth(process, t, s) & points[1].exists, x0_used, x0)
+            used = x0_used, eps_used
         return Step(leap(process, *used, s, noise, replaced), x0, _remember(newest, memory, order - 1))
 
     return transition
@@ -252,46 +253,45 @@ def _average(
     smooth = _smooth(process, t, s)
     if len(points) == 1 or not smooth.any():
         return None
-    start = torch.where(smooth, process.log_snr(t) / 2, 0.0)
-    end = torch.where(smooth, process.log_snr(s) / 2, 1.0)
-    positions = [process.log_snr(point.t) / 2 for point in points]
-    useful = [
-        torch.isfinite(position) & smooth & point.exists for position, point in zip(positions, points, strict=True)
-    ]
+    # from here on the last axis is that of the quadrature
+    start = torch.where(smooth, process.log_snr(t) / 2, 0.0)[..., None]
+    end = torch.where(smooth, process.log_snr(s) / 2, 1.0)[..., None]
+    positions = [process.log_snr(point.t)[..., None] / 2 for point in points]
+    exist = [(smooth & point.exists)[..., None] for point in points]
+    useful = [position.isfinite() & exists for position, exists in zip(positions, exist, strict=True)]
     if variable == "t":
-        positions = [point.t for point in points]
+        positions = [point.t[..., None] for point in points]
     for j in range(1, len(positions)):
         apart = [~useful[i] | ((positions[j] - positions[i]).abs() > 1e-12) for i in range(j)]
         useful[j] = functools.reduce(torch.logical_and, apart, useful[j])
 
-    def shares(nodes: Tensor, mass: Tensor) -> list[Tensor]:
-        inside = start[..., None] + nodes * (end - start)[..., None]  # lambda, [quadrature] or [b, quadrature]
-        mass = mass * torch.exp((inside - end[..., None]) if kind == "x0" else (start[..., None] - inside))
+    def weights_by(nodes: Tensor, mass: Tensor) -> list[Tensor]:
+        inside = start + nodes * (end - start)  # lambda, [quadrature] or [b, quadrature]
+        mass = mass * torch.exp((inside - end) if kind == "x0" else (start - inside))
         at = process.time(2 * inside) if variable == "t" else inside
         return _lagrange(at, mass / mass.sum(-1, keepdim=True), positions, useful)
 
     two = functools.reduce(torch.add, (point.long() for point in useful)) == 2
-    middle = two if kind == "x0" else torch.tensor(False)
-    if middle.all():
-        weights = shares(*MIDDLE)
+    if kind == "x0" and two.all():
+        weights = weights_by(*MIDDLE)
     else:
-        weights = shares(*QUADRATURE)
-        if middle.any():
-            weights = [torch.where(middle, *pair) for pair in zip(shares(*MIDDLE), weights, strict=True)]
+        weights = weights_by(*QUADRATURE)
+        if kind == "x0" and two.any():
+            weights = [torch.where(two, *pair) for pair in zip(weights_by(*MIDDLE), weights, strict=True)]
     first = points[0].value
-    others = [along(w, first) * (point.value - first) for w, point in zip(weights[1:], points[1:], strict=True)]
+    others = [along(w[..., 0], first) * (point.value - first) for w, point in zip(weights, points[1:], strict=True)]
     return first + functools.reduce(torch.add, others)
 
 
 def _lagrange(at: Tensor, mass: Tensor, positions: Sequence[Tensor], useful: Sequence[Tensor]) -> list[Tensor]:
-    """Average each Lagrange polynomial: how much of each estimate the averaged polynomial holds, `[]` or `[b]`."""
+    """Average each Lagrange polynomial but the first: the weight of its estimate, `[1]` or `[b, 1]`."""
     averages = []
-    for j, position in enumerate(positions):
+    for j in range(1, len(positions)):
         basis = torch.ones_like(at)
         for i, other in enumerate(positions):
             if i != j:
                 used = useful[i] & useful[j]
-                ratio = (at - other[..., None]) / torch.where(used, position - other, 1.0)[..., None]
-                basis = basis * torch.where(used[..., None], ratio, 1.0)
-        averages.append(torch.where(useful[j], (mass * basis).sum(-1), 0.0))
+                ratio = (at - other) / torch.where(used, positions[j] - other, 1.0)
+                basis = basis * torch.where(used, ratio, 1.0)
+        averages.append(torch.where(useful[j], (mass * basis).sum(-1, keepdim=True), 0.0))
     return averages
