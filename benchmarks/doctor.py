@@ -52,14 +52,14 @@ def trained(name: str, cache: Path | None) -> tuple[str, dict[str, tuple[bool, s
 def zoo_verdict(case: zoo.Case, diagnosis: leapstep.doctor.Diagnosis) -> dict[str, tuple[bool, str]]:
     """Right and how sure, for a trained network; levels are compared where data and noise are of comparable size."""
     truth = case.truth
-    arguments = {"reverse": False, "reshape": "[b]", "sigma_data": None} | diagnosis.arguments
-    found = diagnosis.arguments.get("scaling", (0.0, 1.0))
-    near = abs(found[1] / truth["scale"] - 1) < 0.05 and abs(found[0] - truth["shift"]) < 0.05 * abs(truth["scale"])
+    convention = diagnosis.convention
+    shift, scale = convention.scaling or (0.0, 1.0)
+    near = abs(scale / truth["scale"] - 1) < 0.05 and abs(shift - truth["shift"]) < 0.05 * abs(truth["scale"])
     same = {"1000t": "index", "999t": "index", "index_from_1": "index"}  # a level apart at the most
-    told = [same.get(name, name) for name in (arguments["time"], truth["time"])]
-    clock = told[0] == told[1] and arguments["reverse"] == truth["reverse"]
-    shape = truth["reshape"] in (arguments["reshape"], "scalar")  # which takes a batch as well
-    predicts = arguments["predicts"] == truth["predicts"] and near_size(arguments["sigma_data"], truth["sigma_data"])
+    times = [same.get(name, name) for name in (convention.time, truth["time"])]
+    clock = times[0] == times[1] and convention.reverse == truth["reverse"]
+    shape = truth["reshape"] in (convention.reshape, "scalar")  # which takes a batch as well
+    predicts = convention.predicts == truth["predicts"] and near_size(convention.sigma_data, truth["sigma_data"])
     names = ("process", "time", "timesteps", "reverse")
     theirs = leapstep.Convention(**{name: truth[name] for name in names}, fractional=True).timestep
     t = torch.linspace(0.001, 1, 3000, dtype=torch.float64)

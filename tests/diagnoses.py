@@ -28,7 +28,7 @@ def diagnosis(**changes):
         ),
         concerns=(),
         code=CODE,
-        arguments={"predicts": "eps", "time": "index", "scaling": (127.5, 127.5)},
+        convention=leapstep.Convention(process, scaling=(127.5, 127.5)),
         diffusion=None,
         curve=Curve(timesteps, named, tuple(v - 0.5 for v in named), tuple(v + 0.5 for v in named), named),
         levels=tuple(

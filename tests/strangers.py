@@ -197,20 +197,17 @@ def verdict(stranger: Stranger, diagnosis: leapstep.doctor.Diagnosis) -> dict[st
     A clock that says the same at every trained level is the same clock, and a schedule is right if it is the true curve
     within 0.4 in log-SNR wherever the data and the noise are of comparable size.
     """
-    shift, scale = stranger.scaling()
-    found, true = diagnosis.arguments.get("scaling", (0.0, 1.0)), (shift, scale)
+    (shift, scale), convention = stranger.scaling(), diagnosis.convention
+    true, read = (shift, scale), convention.scaling or (0.0, 1.0)
     if isinstance(scale, float):
-        near = abs(found[1] / scale - 1) < 0.08 and abs(found[0] - shift) < 0.05 * abs(scale)
+        near = abs(read[1] / scale - 1) < 0.08 and abs(read[0] - shift) < 0.05 * abs(scale)
         right = near and "per" not in diagnosis["range"].value
     else:
         right = "per feature" in diagnosis["range"].value
-    same = {"1000t": "index_from_1"}
-    arguments = {"reverse": False, "reshape": "[b]", "sigma_data": None} | diagnosis.arguments
-    if stranger.pace is not None:  # a function: what it tells is seen in the levels
-        arguments |= {"time": diagnosis["time"].value.split(":")[0], "reverse": "from noise" in diagnosis["time"].value}
-    told = [same.get(name, name) for name in (arguments["time"], stranger.time)]
-    clock = told[0] == told[1] and all(arguments[name] == getattr(stranger, name) for name in ("reverse", "reshape"))
-    predicts = arguments["predicts"] == stranger.predicts and near_size(arguments["sigma_data"], stranger.sigma_data)
+    clocks = [{"1000t": "index_from_1"}.get(name, name) for name in (convention.time, stranger.time)]
+    same = all(getattr(convention, name) == getattr(stranger, name) for name in ("reverse", "reshape"))
+    clock = clocks[0] == clocks[1] and same
+    predicts = convention.predicts == stranger.predicts and near_size(convention.sigma_data, stranger.sigma_data)
     times = torch.tensor(diagnosis.curve.timesteps, dtype=F64)
     levels = stranger.process.log_snr(stranger._time(times))
     named = torch.tensor([math.nan if level is None else level for level in diagnosis.curve.named], dtype=F64)

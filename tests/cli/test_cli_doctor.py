@@ -134,6 +134,12 @@ def test_json_alone_is_printed_and_knows_no_infinity(mine, asked):
     assert json.loads((mine / "new" / "found.json").read_text()) == found
 
 
+def test_the_convention_is_written(mine, asked):
+    result = invoke("mine.py:network", "points.npy", "--save", "convention.json")
+    assert "written: convention.json" in result.stderr
+    assert leapstep.Convention.read("convention.json") == asked["answer"].convention
+
+
 def test_html_is_written(mine, asked):
     pytest.importorskip("matplotlib")
     result = invoke("mine.py:network", "points.npy", "--html", "found.html", "--json")
@@ -286,7 +292,7 @@ def test_a_folder_that_says_something_else(folder, asked):
     read_off = tuple(cosine.log_snr((k + 1) / 1000).item() for k in curve.timesteps)
     wrong = dataclasses.replace(curve, read=read_off, low=read_off, high=read_off, named=read_off)
     found = folder_findings(predicts="v", range="[0, 1]", schedule="cosine()")
-    asked["answer"] = diagnosis(findings=found, arguments={"predicts": "v", "scaling": (0.0, 255.0)})
+    asked["answer"] = diagnosis(findings=found, convention=leapstep.Convention("linear", "v", scaling=(0.0, 255.0)))
     result = invoke(folder, "digits")
     assert result.exit_code == 3
     assert "The folder says that the network predicts eps; it predicts v." in result.stdout

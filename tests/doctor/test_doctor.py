@@ -1,6 +1,7 @@
 """The doctor finds the convention of a network from its answers alone, and says when it cannot."""
 
 import dataclasses
+import json
 import math
 import re
 import sys
@@ -110,6 +111,12 @@ def test_the_lines_to_paste_sample_the_data(diagnosed):
     assert samples.std().item() == pytest.approx(data.std(), rel=0.1)
     same = leapstep.sample(diagnosis.diffusion, (300, *data.shape[1:]), 20)
     torch.testing.assert_close(samples, same, rtol=1e-3, atol=1e-3)
+    convention = leapstep.Convention.from_json(json.loads(json.dumps(diagnosis.as_dict()))["convention"])
+    assert convention == diagnosis.convention
+    assert convention.shape == data.shape[1:]
+    assert (convention.predicts, convention.process, convention.fractional) == ("v", leapstep.cosine(100), False)
+    again = leapstep.sample(leapstep.from_network(net, convention), (300, *data.shape[1:]), 20)
+    torch.testing.assert_close(again, same, rtol=0, atol=0)
 
 
 def test_where_ddim_spoils_and_noise_does_not_it_is_tried_and_said(diagnosed):
@@ -160,7 +167,7 @@ def test_wrong_beliefs_are_contradicted():
     net, data = BLOBS.network()
     believed = {"predicts": "eps", "schedule": "linear", "reverse": True, "range": "[0, 1]"}
     diagnosis = leapstep.diagnose(net, data, assume=believed, check=False, budget=math.inf)
-    assert diagnosis.arguments["predicts"] == "v"
+    assert diagnosis.convention.predicts == "v"
     for belief in (
         "predicts=eps, but the network's answers fit predicts=v",
         "schedule=linear",
@@ -207,11 +214,11 @@ def test_conditional_networks():
         return (sigma * (x - alpha * means[y]) / (0.09 * alpha**2 + sigma**2)).to(x)
 
     diagnosis = leapstep.diagnose(net, raw.numpy(), condition={"y": label.numpy()}, check=False, budget=math.inf)
-    assert diagnosis.arguments["predicts"] == "eps"
-    assert diagnosis.arguments["time"] == "index"
+    assert diagnosis.convention.predicts == "eps"
+    assert diagnosis.convention.time == "index"
     assert "condition=given" in diagnosis.code
     same = leapstep.diagnose(net, raw, condition=lambda rows: {"y": label[rows]}, check=False, budget=math.inf)
-    assert same.arguments == diagnosis.arguments
+    assert same.convention == diagnosis.convention
     for given, code in (({"y": label}, diagnosis.code), (lambda rows: {"y": label[rows]}, same.code)):
         scope = {"net": net, "condition": given}
         exec(code, scope)
@@ -289,7 +296,7 @@ def padded():
 def test_errors_are_measured_where_the_answer_counts(case):
     net, data, mask, condition = case()
     diagnosis = leapstep.diagnose(net, data, condition=condition, counts=mask, budget=math.inf)
-    assert (diagnosis.arguments["predicts"], diagnosis.arguments["time"]) == ("v", "index")
+    assert (diagnosis.convention.predicts, diagnosis.convention.time) == ("v", "index")
     assert "cosine(100)" in diagnosis.code
     words = {finding.name: finding.confidence for finding in diagnosis.findings}
     assert "unsure" not in (words["predicts"], words["schedule"])
@@ -305,7 +312,7 @@ def test_errors_are_measured_where_the_answer_counts(case):
     if case is padded:
         return
     blind = leapstep.diagnose(net, data, condition=condition, check=False, budget=math.inf)
-    assert {finding.confidence for finding in blind.findings} == {"unsure"} or blind.arguments["predicts"] != "v"
+    assert {finding.confidence for finding in blind.findings} == {"unsure"} or blind.convention.predicts != "v"
 
 
 def test_one_mask_for_all_data_is_the_same_for_each():
@@ -386,7 +393,7 @@ def test_a_diagnosis_keeps_to_its_budget_and_is_never_wrong_for_it(monkeypatch, 
     assert seconds == 120 < unbounded
     wrong = {name: word for name, (right, word) in verdict(BLOBS, diagnosis).items() if not right}
     assert set(wrong.values()) <= {"unsure"}
-    assert diagnosis.arguments["predicts"] == "v"
+    assert diagnosis.convention.predicts == "v"
     assert f"For want of time {diagnosis.cuts[0]}" in " ".join(str(diagnosis).split())
     assert any("turned out slower" in cut for cut in diagnosis.cuts) == (callable(cost) and cost(0) < 0.01)
 

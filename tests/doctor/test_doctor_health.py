@@ -10,7 +10,6 @@ from torch import nn
 
 import leapstep
 from leapstep.doctor import behaviour, denoising, passages
-from leapstep.doctor.conventions import Route
 from leapstep.doctor.evidence import Level
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.ranges import Linear, ranges
@@ -29,18 +28,18 @@ def span_of(values):
 
 @functools.cache
 def known(data="digits", predicts="v", schedule="linear", error=0.03):
-    """A network of known convention, the range, the route, and noise."""
+    """A network of known convention, the range, the convention, and noise."""
     process = leapstep.SCHEDULES[schedule]()
     stranger = Stranger(data, "[-1, 1]", predicts, schedule, process, "index", 1000, error=error)
     net, raw = stranger.network()
     shift, scale = stranger.scaling()
     span = span_of((torch.as_tensor(raw).to(F64) - shift) / scale)
     noise = torch.randn(span.values.shape, generator=torch.Generator().manual_seed(0))
-    return net, span, Route(schedule, process._replace(timesteps=None), "index", timesteps=1000), noise
+    return net, span, leapstep.Convention(process._replace(timesteps=None), timesteps=1000, fractional=True), noise
 
 
-def adapted(net, route, predicts="v"):
-    return leapstep.from_network(net, route.process, predicts, "index", timesteps=1000, fractional=True)
+def adapted(net, convention, predicts="v"):
+    return leapstep.from_network(net, convention.process, predicts, "index", timesteps=1000, fractional=True)
 
 
 def spoiled(net, where):
@@ -53,8 +52,8 @@ def spoiled(net, where):
     return broken
 
 
-def measured(diffusion, route, span, noise, n=24):
-    return denoising.levels(lambda x, t, rows: diffusion.denoise(x, t), route, span, n, noise)
+def measured(diffusion, convention, span, noise, n=24):
+    return denoising.levels(lambda x, t, rows: diffusion.denoise(x, t), convention, span, n, noise)
 
 
 def weights(concerns):
@@ -66,9 +65,12 @@ def weights(concerns):
 
 def test_a_perfect_network_beats_the_linear_denoiser_and_raises_no_concern():
     mixture = leapstep.GaussianMixture(torch.tensor([[-1.0, 0.5], [1.0, -0.5]], dtype=F64), torch.full((2,), 0.02))
-    span, route = span_of(mixture.sample(300, seed=1)), Route("linear", LINEAR, "index", timesteps=1000)
+    span, convention = (
+        span_of(mixture.sample(300, seed=1)),
+        leapstep.Convention(LINEAR, timesteps=1000, fractional=True),
+    )
     noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(1))
-    found = measured(mixture.diffusion(LINEAR), route, span, noise)
+    found = measured(mixture.diffusion(LINEAR), convention, span, noise)
     ratios = [level.error / level.linear for level in found]
     assert len(found) == 12
     assert max(ratios) < 1.3
@@ -78,46 +80,46 @@ def test_a_perfect_network_beats_the_linear_denoiser_and_raises_no_concern():
 
 
 def test_the_linear_denoiser_has_the_error_of_the_linear_denoiser_at_even_levels_that_exist():
-    _, span, route, noise = known()
-    process = route.process
+    _, span, convention, noise = known()
+    process = convention.process
 
     def linear(x, t, rows):
         return span.linear.denoise(x, process.alpha(t), process.sigma(t))
 
-    found = denoising.levels(linear, route, span, 8, noise)
+    found = denoising.levels(linear, convention, span, 8, noise)
     assert all(level.error == pytest.approx(level.linear, rel=1e-4) for level in found)
     assert all(level.timestep == pytest.approx(round(level.timestep)) for level in found)
     steps = torch.tensor([level.log_snr for level in found]).diff()
     assert (steps < 0).all()
     assert (steps[3:] - steps[-1]).abs().max() < 0.1 * steps[-1].abs()
-    few = denoising.levels(linear, route._replace(timesteps=4), span, 8, noise)
+    few = denoising.levels(linear, dataclasses.replace(convention, timesteps=4), span, 8, noise)
     assert {level.t for level in few} <= {0.25, 0.5, 0.75, 1.0}
 
 
 def test_rows_are_those_of_the_data_and_all_are_used():
-    _, span, route, noise = known()
+    _, span, convention, noise = known()
     seen = []
 
     def denoise(x, t, rows):
         seen.append(rows)
         return span.values[rows]
 
-    found = denoising.levels(denoise, route, span, 30, noise, count=10)
+    found = denoising.levels(denoise, convention, span, 30, noise, count=10)
     assert [level.error for level in found] == pytest.approx([0.0] * 10)
     assert torch.cat(seen).sort().values.tolist() == list(range(300))
 
 
 @pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
 def test_a_good_network_raises_no_concern_whatever_it_predicts(predicts):
-    net, span, route, noise = known(predicts=predicts)
-    found = measured(adapted(net, route, predicts), route, span, noise)
+    net, span, convention, noise = known(predicts=predicts)
+    found = measured(adapted(net, convention, predicts), convention, span, noise)
     assert denoising.judge(found, span.linear.variance, predicts) == ()
 
 
 @pytest.mark.parametrize(("predicts", "end"), [("eps", -1), ("x0", 0)])
 def test_the_weak_end_of_a_prediction_weighs_little(predicts, end):
-    net, span, route, noise = known(predicts=predicts, error=0.1)
-    found = measured(adapted(net, route, predicts), route, span, noise)
+    net, span, convention, noise = known(predicts=predicts, error=0.1)
+    found = measured(adapted(net, convention, predicts), convention, span, noise)
     (concern,) = denoising.judge(found, span.linear.variance, predicts)
     assert concern.weight == 1
     assert f"usual for a network that predicts {predicts}" in concern.what
@@ -128,9 +130,9 @@ def test_the_weak_end_of_a_prediction_weighs_little(predicts, end):
     ("low", "high", "weight"), [(0, 300, 3), (400, 600, 2), (700, 1000, 1)], ids=["clean", "middle", "noise"]
 )
 def test_levels_that_were_never_trained_are_named(low, high, weight):
-    net, span, route, noise = known()
-    broken = adapted(spoiled(net, lambda k: (k >= low) & (k < high)), route)
-    found = measured(broken, route, span, noise)
+    net, span, convention, noise = known()
+    broken = adapted(spoiled(net, lambda k: (k >= low) & (k < high)), convention)
+    found = measured(broken, convention, span, noise)
     (concern,) = denoising.judge(found, span.linear.variance, "v")
     assert concern.weight == weight
     assert "never to have been trained" in concern.what
@@ -140,9 +142,9 @@ def test_levels_that_were_never_trained_are_named(low, high, weight):
 
 
 def test_a_network_that_is_nowhere_better_is_one_concern():
-    net, span, route, noise = known()
-    for diffusion, weight in ((adapted(net, route, "x0"), 3), (adapted(lambda x, k: x / 0, route), 3)):
-        (concern,) = denoising.judge(measured(diffusion, route, span, noise), span.linear.variance)
+    net, span, convention, noise = known()
+    for diffusion, weight in ((adapted(net, convention, "x0"), 3), (adapted(lambda x, k: x / 0, convention), 3)):
+        (concern,) = denoising.judge(measured(diffusion, convention, span, noise), span.linear.variance)
         assert concern.weight == weight
         assert "nowhere better" in concern.what
     gauss = leapstep.GaussianMixture(
@@ -150,7 +152,7 @@ def test_a_network_that_is_nowhere_better_is_one_concern():
     )
     span = span_of(gauss.sample(300, seed=1))
     noise = torch.randn(300, 4, generator=torch.Generator().manual_seed(1))
-    (concern,) = denoising.judge(measured(gauss.diffusion(LINEAR), route, span, noise), span.linear.variance)
+    (concern,) = denoising.judge(measured(gauss.diffusion(LINEAR), convention, span, noise), span.linear.variance)
     assert concern.weight == 1
     assert "Gaussian" in concern.cure
 
@@ -187,9 +189,7 @@ def test_a_mediocre_network_and_a_single_weak_level_are_no_concern():
     ids=["linear", "flow", "cosine", "karras", "latent", "short", "short ve", "faint", "none"],
 )
 def test_leak(process, predicts, expected):
-    found = denoising.leak(
-        Route("any", process._replace(timesteps=None), "index", timesteps=1000), known()[1], predicts
-    )
+    found = denoising.leak(process._replace(timesteps=1000), known()[1], predicts)
     assert weights(found) == expected
     for concern in found:
         assert any(character.isdigit() for character in concern.what)
@@ -278,19 +278,19 @@ def test_like_blocks_are_no_copies():
 
 
 def test_timesteps_in_bfloat16():
-    net, span, route, noise = known()
+    net, span, convention, noise = known()
     ask = Probe(net, lambda rows: {}, torch.device("cpu"))
-    assert behaviour.precision(ask, route, span, noise) == ()
+    assert behaviour.precision(ask, convention, span, noise) == ()
 
     def jumpy(x, k):
         return net(x, k) * (1 + 0.2 * torch.sin(2.0 * k)).reshape(-1, 1, 1, 1)
 
-    (concern,) = behaviour.precision(dataclasses.replace(ask, net=jumpy), route, span, noise)
+    (concern,) = behaviour.precision(dataclasses.replace(ask, net=jumpy), convention, span, noise)
     assert concern.weight == 1
     assert "becomes" in concern.what
     assert "float32" in concern.cure
-    assert behaviour.precision(dataclasses.replace(ask, net=jumpy, steady=False), route, span, noise) == ()
-    short = route._replace(timesteps=250)  # bfloat16 holds these
+    assert behaviour.precision(dataclasses.replace(ask, net=jumpy, steady=False), convention, span, noise) == ()
+    short = dataclasses.replace(convention, timesteps=250)  # bfloat16 holds these
     assert behaviour.precision(dataclasses.replace(ask, net=jumpy), short, span, noise) == ()
 
 
@@ -303,8 +303,8 @@ def test_parameters_in_half_precision_are_told():
         def forward(self, x, k):
             return x
 
-    _, span, route, noise = known()
-    (concern,) = behaviour.precision(Probe(Half(), lambda rows: {}, torch.device("cpu")), route, span, noise)
+    _, span, convention, noise = known()
+    (concern,) = behaviour.precision(Probe(Half(), lambda rows: {}, torch.device("cpu")), convention, span, noise)
     assert "2 of the network's 2 parameters are in bfloat16" in concern.what
     assert "dtype=torch.bfloat16" in concern.cure
 
@@ -315,9 +315,9 @@ def test_parameters_in_half_precision_are_told():
 @pytest.mark.parametrize("data", ["plane", "vectors", "series", "digits"])
 @pytest.mark.parametrize("schedule", ["linear", "flow"])
 def test_exact_networks_do_not_part_from_the_data(data, schedule):
-    net, span, route, _ = known(data, "x0", schedule, 0.0)
+    net, span, convention, _ = known(data, "x0", schedule, 0.0)
     for seed in (1, 2):
-        found, parted = passages.passages(adapted(net, route, "x0"), span, seed)
+        found, parted = passages.passages(adapted(net, convention, "x0"), span, seed)
         assert parted is None
         assert [passage.t for passage in found] == pytest.approx([1 - i / 20 for i in range(21)])
         assert passages.sampling_concern(found, parted) == ()
@@ -325,10 +325,10 @@ def test_exact_networks_do_not_part_from_the_data(data, schedule):
 
 @pytest.mark.parametrize("data", ["plane", "digits"])
 def test_broken_networks_part_where_they_are_broken(data):
-    net, span, route, _ = known(data)
+    net, span, convention, _ = known(data)
 
     def at(net, predicts="v"):
-        return passages.passages(adapted(net, route, predicts), span, 1)
+        return passages.passages(adapted(net, convention, predicts), span, 1)
 
     _, parted = at(spoiled(net, lambda k: k < 300))
     assert 0.05 <= parted < 0.3
@@ -346,13 +346,13 @@ def test_broken_networks_part_where_they_are_broken(data):
 
 def test_what_fails_is_named_with_its_limit():
     """A network whose samples are too narrow, too wide or away fails by that criterion, and says by how much."""
-    net, span, route, _ = known("plane")
+    net, span, convention, _ = known("plane")
     for change, words, limit in [
         (lambda x0: 0.5 * x0, "spread", "at least"),
         (lambda x0: 1.6 * x0, "spread", "limit"),
         (lambda x0: x0 + 1, "mean", "limit"),
     ]:
-        exact = adapted(net, route)
+        exact = adapted(net, convention)
         wrong = exact._replace(denoise=lambda x, t, exact=exact, change=change: change(exact.denoise(x, t)))
         found, parted = passages.passages(wrong, span, 1)
         (concern,) = passages.sampling_concern(found, parted)
@@ -384,8 +384,8 @@ def test_conditional_samples_are_held_against_their_own_rows():
 
 
 def test_no_signal_at_the_start_and_few_levels():
-    net, span, route, _ = known(predicts="eps", schedule="flow")
-    found, _ = passages.passages(adapted(net, route, "eps"), span, 1, n=16, steps=10)
+    net, span, convention, _ = known(predicts="eps", schedule="flow")
+    found, _ = passages.passages(adapted(net, convention, "eps"), span, 1, n=16, steps=10)
     assert found[0].t == pytest.approx(0.95)
     process = leapstep.cosine(8)
     exact = leapstep.empirical(process, span.values.double())

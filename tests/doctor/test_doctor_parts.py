@@ -9,19 +9,18 @@ import pytest
 import torch
 
 import leapstep
-from leapstep.doctor.conventions import Route, level_of, routes
-from leapstep.doctor.curve import Profile, Recovered, counts, named_levels, recover
+from leapstep.doctor.conventions import SHIFTS, conventions, level_of
+from leapstep.doctor.curve import Profile, Recovered, counts, named_levels, recover, straight_levels
 from leapstep.doctor.evidence import Finding
-from leapstep.doctor.findings import arguments_of, judged, scaled
+from leapstep.doctor.findings import complete, judged, scaled
 from leapstep.doctor.fits import fit, usual
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.ranges import F64, RANGES, Linear, ranges
 from leapstep.doctor.refinement import behind, refined, sized, whole_reading
 from leapstep.doctor.samples import draw
 from leapstep.doctor.search import Search, agrees
-from leapstep.doctor.snippet import Sampling, snippet
+from leapstep.doctor.snippet import snippet
 from leapstep.doctor.trials import LEVELS, Trial, compare, times_of
-from leapstep.doctor.warp import SHIFTS, Told, drawn, told
 from strangers import Stranger
 
 RNG = np.random.default_rng(0)
@@ -55,16 +54,16 @@ def test_a_sigma_data_is_found_on_a_line():
     assert about_the_mean < 0.93 * overall
     noise = torch.randn(300, 1, 40, generator=torch.Generator().manual_seed(0))
     ask = Probe(net, lambda rows: {}, torch.device("cpu"))
-    tried = [route for route in routes(span, (1000,), False) if route.sigma_data and route.time == "log_sigma/4"]
-    assert any(abs(route.sigma_data / overall - 1) < 0.1 for route in tried)
-    coarse = next(route for route in tried if route.sigma_data == 0.5)
+    tried = [each for each in conventions(span, (1000,), False) if each.sigma_data and each.time == "log_sigma/4"]
+    assert any(abs(each.sigma_data / overall - 1) < 0.1 for each in tried)
+    coarse = next(each for each in tried if each.sigma_data == 0.5)
     trial = next(each for each in compare(ask, [(span, coarse)], 20, noise)[0] if each.predicts == "F")
     found, (meaning, beyond) = sized(ask, trial, noise, None, whole_reading(noise))
-    assert found.route.sigma_data == pytest.approx(overall, rel=1e-3)
+    assert found.convention.sigma_data == pytest.approx(overall, rel=1e-3)
     assert meaning == "the standard deviation of all values of your data"
     assert beyond > 0.1
     believed, (meaning, _) = sized(ask, trial, noise, 0.37, whole_reading(noise))
-    assert (believed.route.sigma_data, meaning) == (0.37, "as you assumed")
+    assert (believed.convention.sigma_data, meaning) == (0.37, "as you assumed")
     assert agrees("sigma_data", found, 0.37)
     assert not agrees("sigma_data", found, 0.5)
 
@@ -120,10 +119,15 @@ def test_recovered_curves_fall_and_say_where_they_do_not_know():
     assert ((curve.low <= curve.log_snr) & (curve.log_snr <= curve.high)).all()
 
 
+def counted(process, time="index", **options):
+    """A convention as the search has it, whose index may lie between two integers."""
+    return leapstep.Convention(process, time=time, fractional=True, **options)
+
+
 def profiled(process, timesteps, levels, clock="index"):
     """What an exact network on a process tells at these timesteps, without any luck."""
     grid = torch.arange(-9, 10.5, 0.75, dtype=F64)
-    true = level_of(Route("", process, clock, False, levels), timesteps)
+    true = level_of(counted(process._replace(timesteps=None), clock, timesteps=levels), timesteps)
     product = 0.5 * torch.tanh((grid - true.nan_to_num(6.0)[:, None]) / 3)
     error = 2.0 * (~true.isfinite()).to(F64)[:, None].expand(-1, len(grid))  # where it was not trained
     return Profile(timesteps, grid, product, torch.full_like(product, 0.01), error)
@@ -140,32 +144,32 @@ def profiled(process, timesteps, levels, clock="index"):
 def test_betas_that_do_not_grow_with_fewer_levels_have_names(betas, code):
     timesteps = torch.tensor([0, 1, 2, 4, 7, 12, 20, 28, 36, 44, 49, 90, 120, 160, 199, 260, 330], dtype=F64)
     profile = profiled(leapstep.from_betas(betas), timesteps, len(betas))
-    best = fit(profile, Route("linear", leapstep.linear(), "index", False, 100), None, False)[0]
+    best = fit(profile, counted(leapstep.linear(100)), None, False)[0]
     assert best.code == f"leapstep.from_betas({code})"
-    assert (best.route.time, best.route.timesteps, best.plain) == ("index", len(betas), True)
+    assert (best.convention.time, best.convention.levels, best.plain) == ("index", len(betas), True)
     t = torch.linspace(0.1, 1, 9)  # the line is the curve that was compared
-    torch.testing.assert_close(eval(best.code).log_snr(t), best.route.process.log_snr(t), rtol=0, atol=1e-4)
+    torch.testing.assert_close(eval(best.code).log_snr(t), best.convention.process.log_snr(t), rtol=0, atol=1e-4)
 
 
 def test_the_number_of_levels_is_not_read_from_a_fraction():
     """Whatever T was, 1000 or what is believed is named, as long as that fits."""
     share = torch.tensor([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], dtype=F64)
-    route = Route("linear", leapstep.linear(), "fraction")
+    convention = counted(leapstep.linear(), "fraction")
     for levels in (100, 500, 1000):
         profile = profiled(leapstep.linear(levels), share, levels, "fraction")
-        assert fit(profile, route, None, False)[0].code == "leapstep.linear()"
-        assert fit(profile, route, None, False, 300)[0].code == "leapstep.linear(300)"
+        assert fit(profile, convention, None, False)[0].code == "leapstep.linear()"
+        assert fit(profile, convention, None, False, 300)[0].code == "leapstep.linear(300)"
     table = leapstep.from_betas(torch.linspace(1e-4, 0.02, 200))  # here T makes the curve
-    assert fit(profiled(table, share, 200, "fraction"), route, None, False)[0].route.timesteps == 200
+    assert fit(profiled(table, share, 200, "fraction"), convention, None, False)[0].convention.levels == 200
 
 
 def test_of_equal_curves_the_common_name_is_taken():
     timesteps = (torch.tensor([0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0], dtype=F64) * 999).round()
     profile = profiled(leapstep.linear(), timesteps, 1000)
-    route = Route("linear", leapstep.linear(), "index", False, 1000)
-    fits = fit(profile, route, None, False)
+    convention = counted(leapstep.linear())
+    fits = fit(profile, convention, None, False)
     linear, vp, cosine = (
-        next(each for each in fits if each.route.schedule == schedule and each.route.time == "index")
+        next(each for each in fits if each.schedule == schedule and each.convention.time == "index")
         for schedule in ("linear", "vp", "cosine")
     )
     lucky = vp._replace(misfit=0.7)
@@ -176,36 +180,33 @@ def test_of_equal_curves_the_common_name_is_taken():
 T = torch.linspace(0.01234, 0.98765, 34, dtype=F64)  # nowhere between two levels
 
 
-@pytest.mark.parametrize("warp", [*SHIFTS[:4], drawn(T[3:-3], torch.sin(math.pi / 2 * T[3:-3]) ** 2)])
-def test_clocks_that_do_not_run_evenly_are_written_as_they_are_counted(warp):
-    """The line to paste is what the network is told, for every way of counting, and it can be turned round."""
-    torch.testing.assert_close(warp.meant(warp.counted(T)), T, rtol=0, atol=2e-3 if warp.read else 1e-12)
-    for time in ("fraction", "1000t", "index", "index_from_1"):
-        for reverse in (False, True):
-            levels = 50 if time.startswith("index") else None
-            route = Route("flow", leapstep.flow(), time, reverse, levels, warp=warp)
-            for whole in (False, True):
-                code, rounded = told(warp, time, reverse, levels, whole)
-                told_so = Told(code, route.timestep, rounded)
-                written = eval(str(told_so), {"torch": torch, "numpy": np})(T)
-                torch.testing.assert_close(written, told_so(T), rtol=1e-12, atol=1e-9)
-                plain = leapstep.Convention(
-                    leapstep.flow(), time=time, timesteps=levels, fractional=not whole, reverse=reverse
-                ).timestep
-                torch.testing.assert_close(plain(warp.counted(T)), told_so(T), check_dtype=False, rtol=0, atol=1e-9)
+@pytest.mark.parametrize("shift", [None, *SHIFTS[:4]])
+def test_a_time_axis_that_is_read_is_that_of_the_process(shift):
+    """Through the times that are known, and on towards both ends."""
+    process = leapstep.flow(shift=shift or 1.0)
+    pace = process.sigma if shift else lambda t: torch.sin(math.pi / 2 * t) ** 2
+    for count in (1000, 50):
+        levels = straight_levels(T[3:-3], pace(T[3:-3]), count)
+        read = leapstep.from_log_snr(levels, "flow")
+        assert read.timesteps == count
+        error = (read.sigma(T) - pace(T)).abs()
+        slope = 0.5 / count * 3  # of a time that is rounded to the next level, on the steepest axis
+        assert error[3:-3].max() < slope + 0.002
+        assert error.max() < slope + 0.01
+    assert straight_levels(T[:3], pace(T[:3]), 1000) is None
 
 
-def warped(stranger):
-    """What is read of a flow network with a clock of its own, once it is known to be one."""
+def shifted(stranger):
+    """What is read of a flow network with a time axis of its own, once it is known to be one."""
     net, data = stranger.network()
     span = next(span for span in ranges(torch.from_numpy(data), False) if span.name == stranger.range)
     noise = torch.randn(300, *data.shape[1:], generator=torch.Generator().manual_seed(0))
     ask = Probe(net, lambda rows: {}, torch.device("cpu"))
-    free = leapstep.flow()
-    tried = [Route("flow", free, stranger.time, stranger.reverse, warp=warp) for warp in (None, *SHIFTS[:2])]
-    trials = [one for kinds in compare(ask, [(span, route) for route in tried], 40, noise) for one in kinds]
+    flows = [leapstep.flow(shift=shift) for shift in (1.0, *SHIFTS[:2])]
+    pairs = [(span, counted(flow, stranger.time, reverse=stranger.reverse)) for flow in flows]
+    trials = [one for kinds in compare(ask, pairs, 40, noise) for one in kinds]
     best = min((one for one in trials if one.predicts == stranger.predicts), key=lambda one: one.score)
-    return net, data, refined(ask, best, noise, {}, whole_reading(noise))
+    return net, data, refined(ask, best, noise, {}, whole_reading(noise)), ask
 
 
 def test_schedules_are_compared_at_the_levels_that_both_reach():
@@ -213,12 +214,12 @@ def test_schedules_are_compared_at_the_levels_that_both_reach():
     values = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     span = next(span for span in ranges(values, False) if span.name == "standardised")
     short = leapstep.from_betas(torch.linspace(1e-4, 0.02, 50))
-    routes_ = [Route("linear", process, "index", False, 50) for process in (short, leapstep.linear(50))]
-    reached = [len(times_of(route, span.linear.variance)) for route in routes_]
+    tried = [counted(process) for process in (short, leapstep.linear(50))]
+    reached = [len(times_of(convention, span.linear.variance)) for convention in tried]
     assert reached[0] < reached[1] == len(LEVELS)
     best = torch.tensor([-0.5, -0.4, -0.3, 0.2, 0.6], dtype=F64)[: reached[1]]
-    one = Trial(span, routes_[0], "eps", best[: reached[0]] + 0.01, 10)
-    other = Trial(span, routes_[1], "eps", best, 10)
+    one = Trial(span, tried[0], best[: reached[0]] + 0.01, 10)
+    other = Trial(span, tried[1], best, 10)
     assert one.score < other.score - 0.05
     assert behind(one, other) == pytest.approx(0.01)
     assert behind(other, one) == pytest.approx(-0.01)
@@ -227,8 +228,8 @@ def test_schedules_are_compared_at_the_levels_that_both_reach():
 def test_a_shifted_flow_is_named():
     flow = functools.partial(Stranger, "blobs", "standardised", schedule="flow", process=leapstep.flow())
     one = flow(predicts="-flow", time="fraction", reverse=True, pace=lambda t: 2 * t / (1 + t))
-    best = warped(one)[2].fits[0]
-    assert best.title == "leapstep.flow() on a clock that is t / (2 - t)"
+    best = shifted(one)[2].fits[0]
+    assert best.title == "leapstep.flow(shift=2)"
     assert best.misfit < 2
 
 
@@ -243,15 +244,15 @@ def test_the_clock_of_a_flow_is_read_where_it_has_no_formula():
         "fraction",
         pace=lambda t: (math.pi / 2 * t).sin() ** 2,
     )
-    net, data, found = warped(stranger)
-    warp = found.fits[0].route.warp
-    assert warp.read
+    net, data, found, ask = shifted(stranger)
+    assert "as it was read" in found.fits[0].title
     t = torch.linspace(0.2, 0.9, 8, dtype=F64)
-    torch.testing.assert_close(warp.meant(t), stranger.pace(t), rtol=0, atol=0.03)
-    arguments = arguments_of(found, "[b]", True)
+    torch.testing.assert_close(found.convention.process.sigma(t), stranger.pace(t), rtol=0, atol=0.03)
     scope = {"net": net}
     samples = draw(data, None, None, 40, torch.Generator(), torch.device("cpu"))
-    exec(snippet(found, arguments, samples, Sampling(False, 0.0, "cpu")), scope)
+    convention = complete(found, ask, samples)
+    assert leapstep.Convention.from_json(convention.to_json()) == convention
+    exec(snippet(convention, samples, False, 0.0, "cpu"), scope)
     samples = leapstep.sample(scope["diffusion"], (200, *data.shape[1:]), 20)
     assert samples.mean().item() == pytest.approx(data.mean(), abs=0.1)
     assert samples.std().item() == pytest.approx(data.std(), rel=0.1)
@@ -260,8 +261,7 @@ def test_the_clock_of_a_flow_is_read_where_it_has_no_formula():
 def test_a_belief_is_refuted_only_by_a_finding_that_is_not_in_doubt():
     """Where a finding is unsure, or nothing that was found explains the network, it says that the belief is open."""
     stranger = Stranger("blobs", "standardised", "flow", "flow", leapstep.flow(), "fraction", pace=lambda t: t**2)
-    net, _, found = warped(stranger)
-    ask = Probe(net, lambda rows: {}, torch.device("cpu"))
+    _, _, found, ask = shifted(stranger)
     belief = {"predicts": "eps", "timesteps": 50, "reshape": "[b, 1]"}
 
     def weigh(word, winner):
@@ -292,7 +292,7 @@ def test_the_truth_is_not_refuted_of_flows_with_their_own_clocks(reverse):
     truth = {"predicts": predicts, "schedule": "flow", "time": "fraction", "reverse": reverse, "range": "standardised"}
     diagnosis = leapstep.diagnose(net, data, assume=truth, check=False, budget=math.inf)
     assert diagnosis.contradictions == ()
-    assert diagnosis.arguments["predicts"] == predicts
+    assert diagnosis.convention.predicts == predicts
 
 
 def test_what_is_hardly_told_does_not_count():
@@ -311,6 +311,6 @@ def test_levels_that_are_read_alike_still_make_a_process():
     timesteps = torch.tensor([0.0, 1, 2, 50, 60, 90], dtype=F64)
     curve = Recovered(flat, flat, flat, torch.ones(6, dtype=torch.bool))
     profile = Profile(timesteps, torch.arange(3, dtype=F64), *(torch.zeros(6, 3, dtype=F64) for _ in range(3)))
-    levels = named_levels(curve, profile, Route("", leapstep.cosine(), "index", False, 100))
+    levels = named_levels(curve, profile, counted(leapstep.cosine(100)))
     assert list(levels) == [1, 2, 3, 51, 61, 91, 100]
     assert leapstep.from_log_snr(levels).timesteps == 100

@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+import leapstep
 from diagnoses import CODE, diagnosis
 from leapstep.doctor.diagnosis import ROWS
 from leapstep.doctor.evidence import Concern, Curve, Finding, Level, Passage
@@ -258,7 +259,10 @@ def test_a_curve_that_the_network_does_not_tell():
     only = dataclasses.replace(none, named=(3.0, math.inf, 0.0, -math.inf))
     assert page(curve=only, levels=(), passages=()).count("svg") == 1
     sigmas = Curve((0.01, 0.1, 1.0, 10.0), (9.0, 4.0, 0.0, -4.0), (8.0, 3.0, -1.0, -5.0), (9.5,) * 4, (9.0,) * 4)
-    assert "0.01" in page(curve=sigmas, arguments={"time": "sigma"}, levels=(), passages=()).text
+    assert (
+        "0.01"
+        in page(curve=sigmas, convention=leapstep.Convention("karras", time="sigma"), levels=(), passages=()).text
+    )
 
 
 def test_numbers_beyond_all_bounds():

@@ -22,6 +22,8 @@ EXAMPLES = """**Examples**
 
 `leapstep doctor mine.py:network photos/ --size 64`
 
+`leapstep doctor mine.py:network signals.npy --save convention.json`
+
 `leapstep doctor mine.py:network digits --label-argument y --html report.html`
 
 `leapstep doctor mine.py:network signals.npy --condition given.npz --assume predicts=v timesteps=1000`
@@ -81,6 +83,10 @@ def command(
     device: Annotated[
         str | None, typer.Option(help="cpu | cuda | mps; default: where the function put it; a folder's: the best.")
     ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the convention as JSON: with it every command takes the network."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
     html_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a report with figures.")
@@ -99,7 +105,7 @@ def command(
 
     assumed = assumptions.parsed(assume or [])
     limits = {"n": n, "seed": seed, "budget": budget and options.budget(budget)}
-    _claim({"--html": (html_file, ".html"), "--out": (out, ".json")})
+    _claim({"--html": (html_file, ".html"), "--out": (out, ".json"), "--save": (save, ".json")})
     if html_file is not None:
         plots.require()
     moved = device is not None or not plugin.parts(model)[1]
@@ -122,9 +128,11 @@ def command(
         files.write_json(out, record)
     if html_file is not None:
         page.write(html_file, diagnosis)
+    if save is not None:
+        diagnosis.convention.save(save)
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
     typer.echo(diagnosis.text(width, getattr(sys.stdout, "encoding", None) or "utf-8"))
-    for path in filter(None, (out, html_file)):
+    for path in filter(None, (out, html_file, save)):
         typer.echo(f"written: {path}", err=True)
     return parsing.Verdict(record, 3 if diagnosis.contradictions else 0)
 

@@ -232,6 +232,10 @@ class Process(_Curves):
         t = as_time(t)
         return (self.alpha(t) ** 2 * sigma_data**2 + self.sigma(t) ** 2).sqrt()
 
+    def normalized(self, x: Tensor, t: Tensor | float, sigma_data: float | None) -> Tensor:
+        """x_t `[b, *d]` as a network sees it: over `size`, or as it is where `sigma_data` is None."""
+        return x if sigma_data is None else x / along(self.size(t, sigma_data), x)
+
     def combine(self, x0: Tensor, eps: Tensor, t: Tensor | float, kind: str) -> Tensor:
         """Combine x0 and eps to a x0 + b eps, the training target of a network that predicts this kind."""
         a, b = self.mixture(kind, t)

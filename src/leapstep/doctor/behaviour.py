@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leapstep.doctor.conventions import Route
+from leapstep.core.convention import Convention
 from leapstep.doctor.denoising import percent
 from leapstep.doctor.evidence import Concern
 from leapstep.doctor.probe import Probe
@@ -153,7 +153,7 @@ def _two_copies(name: str, module: nn.Module, other: str, share: float) -> Conce
     )
 
 
-def precision(ask: Probe, route: Route, span: Range, noise: Tensor, n: int = 4) -> tuple[Concern, ...]:
+def precision(ask: Probe, convention: Convention, span: Range, noise: Tensor, n: int = 4) -> tuple[Concern, ...]:
     """Measure what timesteps in half precision would do, and tell if the parameters are.
 
     bfloat16 holds 8 bits: of the integers above 256 only every second, above 512 every fourth. The timesteps are
@@ -166,13 +166,14 @@ def precision(ask: Probe, route: Route, span: Range, noise: Tensor, n: int = 4) 
     concerns = list(_half_parameters(ask.net))
     if not ask.steady or n == 0:
         return tuple(concerns)
-    t = _rounded_most(route)
-    told = route.timestep(t)
-    rounded = told.to(torch.bfloat16).to(F64)
+    t = _rounded_most(convention)
+    exact = convention.timestep(t)
+    rounded = exact.to(torch.bfloat16).to(F64)
     rows = torch.arange(n * len(t)) % len(noise)
     index, when = rows % len(span.values), t.repeat_interleave(n)
-    x = route.seen(route.process.add_noise(span.values[index], when, noise[rows]), when)
-    answers = (ask(x, timestep.repeat_interleave(n), index).to(F64) for timestep in (told, rounded))
+    x = convention.process.add_noise(span.values[index], when, noise[rows])
+    x = convention.process.normalized(x, when, convention.sigma_data)
+    answers = (ask(x, timestep.repeat_interleave(n), index).to(F64) for timestep in (exact, rounded))
     one, two = (span.kept(answer, index).reshape(len(t), -1) for answer in answers)
     change = (one - two).square().mean(1).sqrt() / one.square().mean(1).sqrt().clamp(min=1e-12)
     worst = int(change.argmax())
@@ -181,19 +182,19 @@ def precision(ask: Probe, route: Route, span: Range, noise: Tensor, n: int = 4) 
             Concern(
                 1,
                 f"timesteps in bfloat16 change the output by up to {percent(change[worst].item())} (timestep "
-                f"{told[worst].item():.6g} becomes {rounded[worst].item():.6g})",
+                f"{exact[worst].item():.6g} becomes {rounded[worst].item():.6g})",
                 "keep timesteps in float32 or as integers; under autocast, compute their embedding outside of it",
             )
         )
     return tuple(concerns)
 
 
-def _rounded_most(route: Route, count: int = 12) -> Tensor:
+def _rounded_most(convention: Convention, count: int = 12) -> Tensor:
     """A time in each of `count` parts of the range, that whose timestep bfloat16 moves most."""
-    levels = route.timesteps or 1000
+    levels = convention.levels or 1000
     t = torch.arange(1, levels + 1, dtype=F64) / levels
-    told = route.timestep(t)
-    moved = (told.to(torch.bfloat16).to(F64) - told).abs()
+    exact = convention.timestep(t)
+    moved = (exact.to(torch.bfloat16).to(F64) - exact).abs()
     return torch.stack([part[gap.argmax()] for part, gap in zip(t.chunk(count), moved.chunk(count), strict=True)])
 
 

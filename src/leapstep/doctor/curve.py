@@ -15,14 +15,16 @@ little everywhere has a product a little below zero everywhere, by the power of 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from leapstep.core.convention import Convention
 from leapstep.core.process import Process, along
-from leapstep.doctor.conventions import Route, family, time_at
+from leapstep.doctor.conventions import family, time_at
 from leapstep.doctor.ranges import F64, Range
 from leapstep.doctor.trials import Ask
 
@@ -76,25 +78,26 @@ def scales(kind: str, log_snr: Tensor) -> tuple[Tensor, Tensor]:
     return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
 
 
-def measure(ask: Ask, span: Range, route: Route, predicts: str, timesteps: Tensor, n: int, noise: Tensor) -> Profile:
+def measure(ask: Ask, span: Range, convention: Convention, timesteps: Tensor, n: int, noise: Tensor) -> Profile:
     """Measure the profile of a network at these timesteps on n samples.
 
     Arguments:
-        span, route, predicts: the convention; of the route only the family and sigma_data matter.
+        span, convention: of the convention only the prediction, sigma_data and the family of the process matter.
     """
     low, high, step = GRID
     shift = math.log(span.linear.variance)
-    start = route.process.log_snr(1 / (route.timesteps or 1000)).item() + shift
+    start = convention.process.log_snr(1 / (convention.levels or 1000)).item() + shift
     log_snr = torch.arange(low, max(high, min(start, 20.0)) + step, step, dtype=F64) - shift
     levels, m = len(log_snr), len(timesteps)
-    alpha, sigma = scales(family(route.schedule), log_snr)
-    flat = Process(lambda t: alpha[t_index(t)], lambda t: sigma[t_index(t)])
+    alpha, sigma = scales(family(convention.process), log_snr)
+    flat = Process(lambda t: alpha[level_index(t)] + 0 * t, lambda t: sigma[level_index(t)] + 0 * t)
 
-    def t_index(t: Tensor) -> Tensor:
+    def level_index(t: Tensor) -> Tensor:
         return (t * levels).round().long().clamp(0, levels - 1)
 
-    t = (torch.arange(levels, dtype=F64) / levels).repeat_interleave(n)
-    a, b = _target(route, predicts, alpha, sigma)
+    each = torch.arange(levels, dtype=F64) / levels
+    t = each.repeat_interleave(n)
+    a, b = flat.mixture(convention.predicts, each, convention.sigma_data or 1.0)
     factor = (sigma / (alpha * b - sigma * a))[:, None]  # x0 = (b x - sigma f) / (alpha b - sigma a)
     unit = span.linear.error(log_snr)
     product, spread, error = (torch.empty(m, levels, dtype=F64) for _ in range(3))
@@ -104,7 +107,7 @@ def measure(ask: Ask, span: Range, route: Route, predicts: str, timesteps: Tenso
         x0, eps = span.values[index], noise[rows]
         x = flat.add_noise(x0, t, eps)
         y = along(a.repeat_interleave(n), x) * x0 + along(b.repeat_interleave(n), x) * eps
-        output = ask(route._replace(process=flat).seen(x, t), timestep.expand(len(x)), index)
+        output = ask(flat.normalized(x, t, convention.sigma_data), timestep.expand(len(x)), index)
         y, f = y.to(F64), output.to(F64)
         gap, squared, off = (span.mean(value, index).reshape(levels, n) for value in ((y - f) * f, f * f, (f - y) ** 2))
         power = squared.mean(1).clamp(min=1e-12)
@@ -113,15 +116,6 @@ def measure(ask: Ask, span: Range, route: Route, predicts: str, timesteps: Tenso
         spread[i] = ((gap.std(1) / n**0.5 / power) ** 2 + (2 * doubt) ** 2).sqrt()
         error[i] = (off * factor**2).mean(1) / unit
     return Profile(timesteps, log_snr, product, spread, error.clamp(min=1e-9).log())
-
-
-def _target(route: Route, predicts: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """(a, b) of the prediction at these scales."""
-    fixed = Process(lambda t: alpha + 0 * t, lambda t: sigma + 0 * t)
-    if predicts.removeprefix("-") == "flow":
-        sign = -1.0 if predicts.startswith("-") else 1.0
-        return -sign * torch.ones_like(alpha), sign * torch.ones_like(alpha)
-    return fixed.mixture(predicts, torch.full_like(alpha, 0.5), route.sigma_data or 1.0)
 
 
 def misfit(profile: Profile, levels: Tensor) -> tuple[float, float]:
@@ -224,23 +218,63 @@ def recover(profile: Profile, share: float, increasing: bool, near: Tensor | Non
     return Recovered(curve, torch.minimum(low, curve), torch.maximum(high, curve), told)
 
 
-def named_levels(curve: Recovered, profile: Profile, route: Route) -> dict[int, float]:
+def named_levels(curve: Recovered, profile: Profile, convention: Convention) -> dict[int, float]:
     """The recovered curve at the trained levels that were looked at, fit for `leapstep.from_log_snr`."""
-    count = route.timesteps or 1000
-    t = time_at(route, profile.timesteps)
+    count = convention.levels or 1000
+    t = time_at(convention, profile.timesteps)
     inside = (t * count >= 0.999) & (t <= 1 + 1e-9)
     pairs = zip(t[inside].tolist(), curve.log_snr[inside].tolist(), strict=True)
-    found = {round(when * count): value for when, value in pairs}
+    levels = falling({round(time * count): value for time, value in pairs})
+    known = sorted(levels)
+    if len(known) > 1 and known[-1] < count:  # the last level, as the curve goes on
+        slope = (levels[known[-1]] - levels[known[-2]]) / (known[-1] - known[-2])
+        levels[count] = round(levels[known[-1]] + slope * (count - known[-1]) - 0.01, 2)
+    return levels
+
+
+def falling(levels: Mapping[int, float]) -> dict[int, float]:
+    """The same log-SNRs to two digits, each below the one before."""
     ordered: dict[int, float] = {}
     last = math.inf
-    for k in sorted(found):
-        last = round(min(found[k], last - 0.02), 2)
-        ordered[k] = last
-    known = sorted(ordered)
-    if len(known) > 1 and known[-1] < count:  # the last level, as the curve goes on
-        slope = (ordered[known[-1]] - ordered[known[-2]]) / (known[-1] - known[-2])
-        ordered[count] = round(last + slope * (count - known[-1]) - 0.01, 2)
+    for k in sorted(levels):
+        ordered[k] = last = round(min(levels[k], last - 0.02), 2)
     return ordered
+
+
+def straight_levels(t: Tensor, sigma: Tensor, count: int) -> dict[int, float] | None:
+    """The straight line alpha + sigma = 1 on a time axis on which these times have these sigmas.
+
+    Towards its ends it goes on as a power of the distance from them, as the last two times say.
+
+    Arguments:
+        count: the number of levels into which the axis is cut.
+    Returns:
+        log-SNRs by level, fit for `leapstep.from_log_snr`; None where fewer than four times are known, as far as the
+        sigmas rise.
+    """
+    known: list[tuple[float, float]] = []
+    for time, value in sorted(zip(t.tolist(), sigma.tolist(), strict=True)):
+        if 0 < time < 1 and 0 < value < 1 and (not known or (time > known[-1][0] and value > known[-1][1] + 1e-3)):
+            known.append((time, value))
+    if len(known) < 4:
+        return None
+    (first, _), (last, _) = known[0], known[-1]
+    clean = _power_law(*known[:2])
+    noisy = _power_law(*((1 - time, 1 - value) for time, value in reversed(known[-2:])))
+    levels: dict[int, float] = {}
+    for share in (0.0, 0.1, 0.25, 0.5, 0.75):
+        low, high = max(1, round(share * first * count)), round(share * (1 - last) * count)
+        levels[low] = clean(low / count)
+        levels[count - high] = 1 - noisy(max(high, 0.1) / count)
+    levels |= {round(time * count): value for time, value in known}
+    return falling({k: 2 * math.log(1 / value - 1) for k, value in levels.items()})
+
+
+def _power_law(near: tuple[float, float], far: tuple[float, float]) -> Callable[[float], float]:
+    """The power law through two points, from zero to the nearer one."""
+    power = math.log(far[1] / near[1]) / math.log(far[0] / near[0])
+    power = min(max(power, 0.5), 3.0)
+    return lambda at: near[1] * (at / near[0]) ** power
 
 
 def _monotone(log_snr: Tensor, weight: Tensor, told: Tensor, increasing: bool) -> Tensor:

@@ -21,7 +21,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from leapstep.doctor.conventions import Route
+from leapstep.core.convention import Convention
+from leapstep.core.process import Process
 from leapstep.doctor.evidence import GAIN, Concern, Level
 from leapstep.doctor.ranges import F64, Range
 
@@ -49,7 +50,7 @@ FAINT = 5e-4
 
 def levels(
     denoise: Callable[[Tensor, Tensor, Tensor], Tensor],
-    route: Route,
+    convention: Convention,
     span: Range,
     n: int,
     noise: Tensor,
@@ -68,9 +69,10 @@ def levels(
     Returns:
         the levels, from data to noise.
     """
-    linear, process = span.linear, route.process
-    t = _level_times(route, linear.variance, count)
-    log_snr, timesteps, unit = process.log_snr(t), route.timestep(t), linear.error(process.log_snr(t)) / linear.variance
+    linear, process = span.linear, convention.process
+    t = _level_times(convention, linear.variance, count)
+    log_snr, timesteps = process.log_snr(t), convention.timestep(t)
+    unit = linear.error(log_snr) / linear.variance
     found = []
     for i in range(len(t)):
         rows = (i * n + torch.arange(n)) % len(noise)
@@ -87,16 +89,16 @@ def levels(
     return tuple(found)
 
 
-def _level_times(route: Route, variance: float, count: int) -> Tensor:
+def _level_times(convention: Convention, variance: float, count: int) -> Tensor:
     """Times even in log-SNR, from data to noise, no two alike; trained ones where levels are counted."""
-    process, shift = route.process, math.log(variance)
-    first = 1 / (route.timesteps or 1000)
+    process, levels, shift = convention.process, convention.levels, math.log(variance)
+    first = 1 / (levels or 1000)
     start, end = process.log_snr(first).item(), process.log_snr(1.0).item()
     high, low = min(start, REACH - shift), max(end, -REACH - shift)
     if low >= high:  # all of it is further out: no bound then
         high, low = start, max(end, start - 100)
     t = process.time(torch.linspace(high, low, count, dtype=F64)).clamp(first, 1)
-    t = (t * route.timesteps).round() / route.timesteps if route.timesteps else t
+    t = (t * levels).round() / levels if levels else t
     return t[torch.cat([torch.ones(1, dtype=torch.bool), t.diff() > 0])]
 
 
@@ -197,20 +199,20 @@ def _times(ratio: float) -> str:
     return f"{ratio:.3g} times" if ratio < 1000 else "over 1000 times"
 
 
-def signal_left(route: Route, span: Range) -> float:
+def signal_left(process: Process, span: Range) -> float:
     """Signal over noise at t = 1, root mean square; above `LEAKS` sampling should start around the data's mean."""
     one = torch.ones((), dtype=F64)
     size = span.mean(span.values.to(F64).square(), torch.arange(len(span.values))).mean().sqrt().item()
-    return (route.process.alpha(one) / route.process.sigma(one)).item() * size
+    return (process.alpha(one) / process.sigma(one)).item() * size
 
 
-def leak(route: Route, span: Range, predicts: str = "") -> tuple[Concern, ...]:
+def leak(process: Process, span: Range, predicts: str = "") -> tuple[Concern, ...]:
     """Compare the last level with the noise that sampling starts from, N(0, sigma(1)^2).
 
     Arguments:
         predicts: the kind of prediction, where it is known: from eps x0 cannot be had without signal.
     """
-    alpha, signal = route.process.alpha(torch.ones((), dtype=F64)).item(), signal_left(route, span)
+    alpha, signal = process.alpha(torch.ones((), dtype=F64)).item(), signal_left(process, span)
     if signal > LEAKS[0]:
         mean = span.linear.mean.square().mean().sqrt().item()
         return (
@@ -225,9 +227,9 @@ def leak(route: Route, span: Range, predicts: str = "") -> tuple[Concern, ...]:
         )
     if predicts.removeprefix("-") not in ("eps", "score") or signal > FAINT:
         return ()
-    start = route.process.time(-9 - math.log(span.linear.variance)).item()
-    if route.timesteps is not None:
-        start = max(1, min(route.timesteps - 1, math.floor(start * route.timesteps))) / route.timesteps
+    start = process.time(-9 - math.log(span.linear.variance)).item()
+    if (levels := process.timesteps) is not None:
+        start = max(1, min(levels - 1, math.floor(start * levels))) / levels
     cure = f"start sampling at t = {start:.4g}, as in steps=torch.linspace({start:.4g}, 0, 21)"
     if alpha == 0:
         return (Concern(3, f"at t = 1 there is no signal (alpha = 0), so {predicts} says nothing of x0 there", cure),)

@@ -6,21 +6,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from leapstep.doctor import assumptions
 from leapstep.doctor.behaviour import untimed
 from leapstep.doctor.budget import Budget
-from leapstep.doctor.denoising import LEAKS, signal_left
 from leapstep.doctor.diagnosis import Diagnosis
-from leapstep.doctor.evidence import Passage
-from leapstep.doctor.examination import adapted, health, inner, sampled, shown_curve
-from leapstep.doctor.findings import arguments_of, findings, judged
-from leapstep.doctor.probe import device_of, probe
+from leapstep.doctor.examination import Check, adapted, health, sampled, shown_curve
+from leapstep.doctor.findings import complete, findings, judged
+from leapstep.doctor.probe import Probe, device_of, probe
 from leapstep.doctor.ranges import ranges
 from leapstep.doctor.refinement import whole_reading
-from leapstep.doctor.samples import LEAST, Given, draw
-from leapstep.doctor.search import pairs_of, search, whole_race
-from leapstep.doctor.snippet import Sampling, snippet
+from leapstep.doctor.samples import LEAST, Given, Samples, draw
+from leapstep.doctor.search import Search, pairs_of, search, whole_race
+from leapstep.doctor.snippet import snippet
 
 
 def diagnose(
@@ -67,54 +66,67 @@ def diagnose(
             assumption, or a network too slow for the budget.
         MemoryError, torch.OutOfMemoryError: there is too little memory even for a few samples.
     """
-    time = Budget(budget)
-    beliefs = assumptions.checked(assume or {})
+    time, beliefs = Budget(budget), assumptions.checked(assume or {})
     _check(net, n, seed, budget)
     generator = torch.Generator().manual_seed(seed)
     samples = draw(data, condition, counts, n, generator, device_of(net))
-    values = samples.values
-    spans = ranges(values, values.dtype == torch.uint8 if pictures is None else pictures, samples.counts)
+    is_picture = samples.values.dtype == torch.uint8 if pictures is None else pictures
+    spans = ranges(samples.values, is_picture, samples.counts)
     assumptions.checked(beliefs, tuple(span.name for span in spans))
-    number = len(samples) if values[0].numel() >= 64 else max(2000, len(samples))
-    noise = torch.randn(number, *values.shape[1:], generator=generator)
+    number = len(samples) if samples.values[0].numel() >= 64 else max(2000, len(samples))
+    noise = torch.randn(number, *samples.values.shape[1:], generator=generator)
     on_stage("calling the network")
     samples.condition(torch.arange(1))  # a mistake in it is not the network's
     ask = probe(net, spans[0].values, samples.condition, beliefs, time)
     ask.on_call = on_call
-    pairs, size = pairs_of(ask, spans, beliefs), min(64, len(samples))
-    on_estimate(*time.estimate(whole_race(pairs, noise), whole_reading(noise), size * check))
-    found = search(ask, pairs, noise, beliefs, on_stage)
-    winner = found.winners[0]
-    searched = ask.calls
+    pairs, size = pairs_of(ask, spans, beliefs), min(64, len(samples)) * check
+    on_estimate(*time.estimate(whole_race(pairs, noise), whole_reading(noise), size))
+    result = search(ask, pairs, noise, beliefs, on_stage)
+    return _examined(ask, result, beliefs, samples, noise, (size, seed), on_stage)
+
+
+def _examined(
+    ask: Probe,
+    result: Search,
+    beliefs: Mapping[str, Any],
+    samples: Samples,
+    noise: Tensor,
+    drawn: tuple[int, int],
+    on_stage: Callable[[str], object],
+) -> Diagnosis:
+    """Check up the network by the convention that the search found.
+
+    Arguments:
+        drawn: how many samples are drawn at most, 0 where sampling is not checked, and their seed.
+    """
     on_stage("looking at every level")
-    arguments = arguments_of(winner, ask.reshape, ask.fractional)
+    winner, searched = result.winners[0], ask.calls
+    span, convention = winner.trial.range, complete(winner, ask, samples)
     ask.broken = ask.calls = 0  # of the convention that was found alone
-    levels, concerns = health(net, ask, winner, noise, "clip" in arguments)
-    origin = signal_left(winner.trial.route, winner.trial.range) > LEAKS[0]
-    passages: tuple[Passage, ...] = ()
-    parted, eta = None, 0.0
-    if check:
+    levels, concerns = health(ask, winner, noise, convention.clip is not None)
+    check = Check()
+    if drawn[0]:
         on_stage("sampling")
-        passages, parted, eta, more = sampled(ask, winner, inner(arguments, winner), samples, (seed, size, origin))
-        concerns += more
+        check = sampled(ask, convention, span, samples, *drawn)
     if not ask.timed:
-        concerns = (untimed(bool(passages) and parted is None), *concerns)
-    rows, contradictions = judged(findings(found, ask, beliefs), found, ask, beliefs)
+        concerns.insert(0, untimed(bool(check.passages) and check.parted is None))
+    rows, contradictions = judged(findings(result, ask, beliefs), result, ask, beliefs)
+    known = samples.values.float() if convention.scaling is not None else span.values
     return Diagnosis(
         findings=rows,
-        concerns=concerns,
-        code=snippet(winner, arguments, samples, Sampling(origin, eta, str(ask.device))),
-        arguments=arguments,
-        diffusion=adapted(net, winner, arguments, samples, len(samples), origin),
+        concerns=(*concerns, *check.concerns),
+        code=snippet(convention, samples, isinstance(span.scale, Tensor), check.eta, str(ask.device)),
+        convention=convention,
+        diffusion=adapted(ask.net, convention, samples, known),
         curve=shown_curve(winner),
         levels=levels,
-        passages=passages,
-        parted=parted,
+        passages=check.passages,
+        parted=check.parted,
         contradictions=contradictions,
         calls=searched + ask.calls,
-        seconds=round(time.elapsed, 1),
-        cuts=tuple(time.cuts),
-        eta=eta,
+        seconds=round(ask.budget.elapsed, 1),
+        cuts=tuple(ask.budget.cuts),
+        eta=check.eta,
         counted=None if samples.counts is None else round(samples.counts.double().mean().item(), 4),
     )
 

@@ -10,9 +10,10 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from leapstep.core.convention import Convention
 from leapstep.core.denoiser import Diffusion
 from leapstep.doctor.evidence import GAIN, IGNORED, Concern, Curve, Finding, Level, Passage
 
@@ -39,9 +40,10 @@ class Diagnosis:
         findings: range, prediction, clock, schedule and so on.
         concerns: what is wrong, the gravest first.
         code: the lines of Python to paste.
-        arguments: of `from_network`, without the network, the process and the condition.
-        diffusion: the network, ready to sample in the range of the data at hand; a conditional one is conditioned for
-            the rows of the data that were used, all at once.
+        convention: how the network is called, complete, so that it can be saved and read. With a scale for each feature
+            or channel it is in the network's own range, as a convention has one scale; otherwise in the data's.
+        diffusion: `from_network(net, convention)`; a conditional one is conditioned for the rows of the data that were
+            used, all at once.
         curve: the schedule.
         levels: denoising errors, from data to noise.
         passages: the sampling check, from noise to data; empty where it was not made.
@@ -57,7 +59,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     concerns: tuple[Concern, ...]
     code: str
-    arguments: dict[str, Any]
+    convention: Convention
     diffusion: Diffusion = field(repr=False)
     curve: Curve
     levels: tuple[Level, ...]
@@ -80,15 +82,9 @@ class Diagnosis:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the network, as JSON has it."""
-        shown = {name: value for name, value in vars(self).items() if name not in ("diffusion", "arguments")}
-        return {
-            name: [asdict(each) if hasattr(each, "__dataclass_fields__") else each for each in value]
-            if isinstance(value, tuple)
-            else asdict(value)
-            if isinstance(value, Curve)
-            else value
-            for name, value in shown.items()
-        }
+        fields = asdict(replace(self, diffusion=None, convention=None))  # type: ignore[arg-type]
+        del fields["diffusion"]
+        return fields | {"convention": self.convention.to_json()}
 
     def __str__(self) -> str:
         """The text, as the command line prints it."""

@@ -17,9 +17,9 @@ def disagreements(model: Model, diagnosis: Diagnosis) -> list[str]:
     """What a folder says and its network contradicts, as far as that is sure; a line for each."""
     sure = {finding.name: finding.value for finding in diagnosis.findings if finding.confidence == "sure"}
     lines = []
-    if "predicts" in sure and diagnosis.arguments.get("predicts", "eps") != model.predicts:
+    if "predicts" in sure and diagnosis.convention.predicts != model.predicts:
         lines.append(f"the folder says that the network predicts {model.predicts}; it predicts {sure['predicts']}")
-    if "range" in sure and not _same_range(diagnosis.arguments.get("scaling"), model.scaling):
+    if "range" in sure and not _same_range(diagnosis.convention.scaling, model.scaling):
         seen = scaled(*model.scaling, "value")
         lines.append(f"the folder says that the network sees {seen}; it was trained on {sure['range']}")
     elif (gap := _widest_gap(model, diagnosis)) is not None and "schedule" in sure:

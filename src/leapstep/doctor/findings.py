@@ -1,4 +1,4 @@
-"""The result of a search as findings and as Python."""
+"""The result of a search as findings and as a complete convention."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from leapstep.core.convention import CLOCKS
-from leapstep.core.schedules import SCHEDULES
-from leapstep.doctor.conventions import Route, family, level_of
+import torch
+
+from leapstep.core.convention import CLOCKS, NOISE_CLOCKS, Condition, Convention, as_scaling
+from leapstep.core.process import Process
+from leapstep.doctor.conventions import family, is_table, level_of, shift_of
 from leapstep.doctor.curve import counts
+from leapstep.doctor.denoising import LEAKS, signal_left
 from leapstep.doctor.evidence import IGNORED, Finding
 from leapstep.doctor.fits import SAME, Fit, alike
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.refinement import CERTAIN, FITS, LIKELY, OFF, PROBABLE, SURE, Candidate
+from leapstep.doctor.samples import Samples
 from leapstep.doctor.search import (
     BELIEFS,
-    COUNTED,
-    TOLD,
+    NOISE_FITS,
     WEAK,
     Search,
     agrees,
@@ -28,7 +31,6 @@ from leapstep.doctor.search import (
     margin,
 )
 from leapstep.doctor.trials import Trial
-from leapstep.doctor.warp import Told, told
 
 PREDICTS = {
     "eps": "eps, the noise",
@@ -43,31 +45,35 @@ PREDICTS = {
 CONFIDENCES = ("unsure", "likely", "sure")
 
 
-def findings(found: Search, ask: Probe, assume: Mapping[str, Any]) -> tuple[Finding, ...]:
+def findings(search: Search, ask: Probe, assume: Mapping[str, Any]) -> tuple[Finding, ...]:
     """Range, prediction, clock and schedule, with how sure they are and what comes next."""
-    winner = found.winners[0]
-    trial, route = winner.trial, winner.trial.route
+    winner = search.winners[0]
+    trial = winner.trial
     weak = trial.score > WEAK
-    sigma = "" if route.sigma_data is None else ", for x of variance 1"
-    variance = ", with a learned variance in a second half of channels" if ask.channels == 2 else ""
+    variance = ", with a learned variance in a second half of channels" if ask.learned else ""
     rows = [
-        _finding("range", _range(trial), found, lambda one: one.range.name, _range, weak),
+        _finding("range", _range(trial), search, lambda one: one.range.name, _range, weak),
         _finding(
             "predicts",
-            PREDICTS.get(trial.predicts, trial.predicts) + sigma + variance,
-            found,
-            lambda one: (one.predicts, one.route.sigma_data is None),
-            lambda one: (
-                PREDICTS.get(one.predicts, one.predicts)
-                + ("" if one.route.sigma_data is None else f", with sigma_data {one.route.sigma_data:g}")
-            ),
+            PREDICTS.get(trial.predicts, trial.predicts)
+            + ("" if trial.convention.sigma_data is None else ", for x of variance 1")
+            + variance,
+            search,
+            lambda one: (one.predicts, one.convention.sigma_data is None),
+            _prediction,
             weak,
         ),
         *_size(winner, weak),
-        *((_clock(found, ask, weak), _schedule(found, weak)) if ask.timed else _untimed(found, weak)),
+        *((_clock(search, ask, weak), _schedule(search, weak)) if ask.timed else _untimed(search, weak)),
         *(_levels(winner, assume) if ask.timed and ask.limit is None else ()),
     ]
     return tuple(rows)
+
+
+def _prediction(trial: Trial) -> str:
+    """The prediction of another convention, in words."""
+    size = trial.convention.sigma_data
+    return PREDICTS.get(trial.predicts, trial.predicts) + ("" if size is None else f", with sigma_data {size:g}")
 
 
 def _size(winner: Candidate, weak: bool) -> Iterator[Finding]:
@@ -75,7 +81,7 @@ def _size(winner: Candidate, weak: bool) -> Iterator[Finding]:
     if winner.size is None:
         return
     meaning, beyond = winner.size
-    value = winner.trial.route.sigma_data or 1.0
+    value = winner.convention.sigma_data or 1.0
     yield Finding(
         "sigma_data",
         f"{value:g}, {meaning}: the network sees x / sqrt(sigma^2 + {value:g}^2)",
@@ -133,62 +139,55 @@ def _capped(word: str, weak: bool) -> str:
     return CONFIDENCES[max(0, CONFIDENCES.index(word) - 1)] if weak else word
 
 
-def _clock(found: Search, ask: Probe, weak: bool) -> Finding:
+def _clock(search: Search, ask: Probe, weak: bool) -> Finding:
     """How time is counted: the axis is decided by trials, the place of zero by the schedule's fit."""
-    winner = found.winners[0]
-    route = winner.trial.route
-    kind = _time_in_words(route, ask)
-    ahead, rival = margin(found, lambda one: (BELIEFS["time"](one), one.route.reverse))
-    word = _margin_in_words(ahead, found)
-    evidence = (
-        "no other clock was possible"
-        if rival is None
-        else f"the error of x0 is {math.exp(-ahead):.2g} times that with {_axis(rival)}"
-    )
-    runner = "" if rival is None else _axis(rival)
-    same = [
-        each
-        for each in winner.fits[1:]
-        if each.route.schedule == route.schedule
-        and each.route.time != route.time
-        and each.route.timesteps in (route.timesteps, None)
-        and each.route.warp == route.warp
-    ]
-    if winner.levels is None and same:
-        beyond = (min(each.misfit for each in same) - winner.fits[0].misfit) * len(winner.profile.timesteps)
-        if beyond < CERTAIN:
-            first = min(same, key=lambda each: each.misfit)
+    winner = search.winners[0]
+    convention, chosen = winner.convention, winner.fits[0]
+    ahead, rival = margin(search, lambda one: (BELIEFS["time"](one), one.convention.reverse))
+    word, runner = _margin_in_words(ahead, search), "" if rival is None else _axis(rival)
+    evidence = f"the error of x0 is {math.exp(-ahead):.2g} times that with {runner}"
+    same = [each for each in winner.fits[1:] if _is_another_clock(each, chosen)]
+    if not winner.is_recovered and same:
+        nearest = min(same, key=lambda each: each.misfit)
+        if (nearest.misfit - chosen.misfit) * len(winner.profile.timesteps) < CERTAIN:
             word = min(word, "likely", key=CONFIDENCES.index)
-            runner = f"{first.route.time} ({CLOCKS[first.route.time]}), a step of one level that hardly matters"
-    return Finding("time", kind, _capped(word, weak), evidence, runner)
+            time = str(nearest.convention.time)
+            runner = f"{time} ({CLOCKS[time]}), a step of one level that hardly matters"
+    evidence = evidence if rival is not None else "no other clock was possible"
+    return Finding("time", _time_in_words(convention, ask), _capped(word, weak), evidence, runner)
 
 
-def _untimed(found: Search, weak: bool) -> tuple[Finding, Finding]:
+def _is_another_clock(one: Fit, other: Fit) -> bool:
+    """Whether two fits are the same schedule on different clocks."""
+    a, b = one.convention, other.convention
+    same = one.schedule == other.schedule and shift_of(a.process) == shift_of(b.process)
+    return same and a.time != b.time and a.levels in (b.levels, None)
+
+
+def _untimed(search: Search, weak: bool) -> tuple[Finding, Finding]:
     """The clock and the schedule of a network that ignores its timestep: it knows of the noise what x tells."""
-    route = found.winners[0].trial.route
-    ahead, rival = margin(found, lambda one: family(one.route.schedule))
-    said = "" if rival is None else f"any with {_family(rival.route)}"
-    evidence = f"the error of x0 is {math.exp(-ahead):.2g} times that with the best other, {said}" if said else ""
+    process = search.winners[0].convention.process
+    ahead, rival = margin(search, lambda one: family(one.convention.process))
+    other = "" if rival is None else f"any with {_family(rival.convention.process)}"
+    evidence = f"the error of x0 is {math.exp(-ahead):.2g} times that with the best other, {other}" if other else ""
+    value, word = f"any with {_family(process)}", _capped(confidence(ahead, SURE, LIKELY), weak)
     return (
         Finding("time", IGNORED, "sure", "at the same x its answers agree to rounding, whatever it is told"),
-        Finding(
-            "schedule", f"any with {_family(route)}", _capped(confidence(ahead, SURE, LIKELY), weak), evidence, said
-        ),
+        Finding("schedule", value, word, evidence, other),
     )
 
 
 def _axis(trial: Trial) -> str:
-    return f"{trial.route.time}{', running from noise to data' if trial.route.reverse else ''}"
+    return f"{trial.convention.time}{', running from noise to data' if trial.convention.reverse else ''}"
 
 
-def _time_in_words(route: Route, ask: Probe) -> str:
-    parts = [f"{route.time}: {CLOCKS[route.time]}"]
-    if route.warp is not None:
-        parts.append("not evenly, " + ("as it was read" if route.warp.read else f"but {route.warp.code} for t"))
-    if route.reverse:
+def _time_in_words(convention: Convention, ask: Probe) -> str:
+    time = str(convention.time)
+    parts = [f"{time}: {CLOCKS[time]}"]
+    if convention.reverse:
         parts.append("counted from noise to data")
-    if route.timesteps is not None and not route.time.startswith("fraction"):
-        parts.append(f"T = {route.timesteps}")
+    if convention.levels is not None and not time.startswith("fraction"):
+        parts.append(f"T = {convention.levels}")
     parts.append(f"shape {ask.reshape}")
     if ask.integers:
         parts.append("integers only" + ("" if ask.limit is None else f", a table of {ask.limit}"))
@@ -197,14 +196,14 @@ def _time_in_words(route: Route, ask: Probe) -> str:
     return ", ".join(parts)
 
 
-def _schedule(found: Search, weak: bool) -> Finding:
+def _schedule(search: Search, weak: bool) -> Finding:
     """The noise schedule: a name, or the curve itself."""
-    winner = found.winners[0]
-    chosen, route, profile = winner.fits[0], winner.trial.route, winner.profile
-    places = int((winner.curve.told & counts(profile, level_of(route, profile.timesteps))).sum())
+    winner = search.winners[0]
+    chosen, convention, profile = winner.fits[0], winner.convention, winner.profile
+    places = int((winner.curve.told & counts(profile, level_of(convention, profile.timesteps))).sum())
     read = f"read at {places} of {len(profile.timesteps)} timesteps"
     silent = f"at none of {len(profile.timesteps)} timesteps does the network tell its noise level: its errors decide"
-    if winner.levels is not None:
+    if winner.is_recovered:
         evidence = (
             f"no schedule with a name fits (the nearest, {chosen.code}, has a misfit of {chosen.misfit:.2g}, and up to "
             f"{FITS:g} is a fit); {f'the level was {read}' if places else silent}"
@@ -213,33 +212,33 @@ def _schedule(found: Search, weak: bool) -> Finding:
         return Finding("schedule", "a curve without a name, recovered", _capped(word, weak), evidence, chosen.code)
     limit = f"about 1 is as good as it gets, up to {FITS:g} is a fit"
     evidence = f"its misfit is {chosen.misfit:.2g} ({limit}), {read}" if places else silent
-    if route.time not in COUNTED:
-        value = f"any with {_family(route)}: the clock says the noise level itself"
-        word = "sure" if places and chosen.misfit < TOLD else "likely"
+    if convention.time in NOISE_CLOCKS:
+        value = f"any with {_family(convention.process)}: the clock says the noise level itself"
+        word = "sure" if places and chosen.misfit < NOISE_FITS else "likely"
         return Finding("schedule", value, _capped(word, weak), evidence)
     variance = winner.trial.range.linear.variance
     same = [
         each.code
         for each in winner.fits[1:]
-        if each.route.schedule != route.schedule and alike(chosen, each, profile.timesteps, variance)
+        if each.schedule != chosen.schedule and alike(chosen, each, profile.timesteps, variance)
     ]
     evidence += f"; {same[0]} is the same within {SAME:g} in log-SNR" if same else ""
     rival, beyond = _next(winner)
     word = confidence(beyond, CERTAIN, PROBABLE) if places and chosen.misfit < FITS else "unsure"
-    if route.warp is not None:  # another clock may be as near as this one
-        evidence += "; no clock with a formula fits" if route.warp.read else ""
+    if shift_of(convention.process) != 1 or is_table(convention.process):  # another time axis may be as near
+        evidence += "; no time axis with a formula fits" if is_table(convention.process) else ""
         word = min(word, "likely", key=CONFIDENCES.index)
     return Finding("schedule", chosen.title, _capped(word, weak), evidence, "" if rival is None else rival.title)
 
 
 def _levels(winner: Candidate, assume: Mapping[str, Any]) -> Iterator[Finding]:
     """The number of levels, where the clock does not tell it."""
-    chosen, route = winner.fits[0], winner.trial.route
-    if route.timesteps is None or (winner.levels is None and not route.time.startswith("fraction")):
+    levels, is_fraction = winner.convention.levels, str(winner.convention.time).startswith("fraction")
+    if levels is None or (not winner.is_recovered and not is_fraction):
         return
-    value = f"T = {route.timesteps}{', as you assumed' if assume.get('timesteps') == route.timesteps else ''}"
-    if route.time.startswith("fraction"):
-        if winner.levels is None and chosen.plain:
+    value = f"T = {levels}{', as you assumed' if assume.get('timesteps') == levels else ''}"
+    if is_fraction:
+        if not winner.is_recovered and winner.fits[0].plain:
             return  # they are part of the schedule's name
         evidence = "cannot be seen of a network that is told a fraction: any near works"
         yield Finding("levels", value, "open", evidence)
@@ -248,8 +247,8 @@ def _levels(winner: Candidate, assume: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("levels", value, "unsure", evidence)
 
 
-def _family(route: Route) -> str:
-    return {"vp": "alpha^2 + sigma^2 = 1", "ve": "alpha = 1", "flow": "alpha + sigma = 1"}[family(route.schedule)]
+def _family(process: Process) -> str:
+    return {"vp": "alpha^2 + sigma^2 = 1", "ve": "alpha = 1", "flow": "alpha + sigma = 1"}[family(process)]
 
 
 def _next(winner: Candidate) -> tuple[Fit | None, float]:
@@ -258,17 +257,17 @@ def _next(winner: Candidate) -> tuple[Fit | None, float]:
     The network's error with it counts as well: a margin that is sure there is certain here.
     """
     profile, chosen = winner.profile, winner.fits[0]
-    own = level_of(chosen.route, profile.timesteps)
+    named = level_of(chosen.convention, profile.timesteps)
     variance = math.log(winner.trial.range.linear.variance)
     best: Fit | None = None
     least = math.inf
     for each in winner.fits[1:]:
-        stretched = each.route.timesteps != chosen.route.timesteps and each.plain == chosen.plain
-        if each.title == chosen.title or (each.route.schedule == chosen.route.schedule and stretched):
+        stretched = each.convention.levels != chosen.convention.levels and each.plain == chosen.plain
+        if each.title == chosen.title or (each.schedule == chosen.schedule and stretched):
             continue  # the same curve a level apart, or a little stretched
-        other = level_of(each.route, profile.timesteps)
-        inside = (own + variance).abs() < 5  # where a network tells
-        apart = (own - other)[inside].abs()
+        other = level_of(each.convention, profile.timesteps)
+        inside = (named + variance).abs() < 5  # where a network tells
+        apart = (named - other)[inside].abs()
         if not (apart.nan_to_num(0.0) > 0.4).any():
             continue
         beyond = (each.misfit - chosen.misfit) * len(profile.timesteps)
@@ -309,7 +308,7 @@ def judged(
 def _denials(found: Search, ask: Probe, assume: Mapping[str, Any]) -> dict[str, str]:
     """What speaks against the beliefs that the search did not follow, a sentence for each."""
     winner = found.winners[0]
-    route = winner.trial.route
+    convention = winner.convention
     said = {}
     for name in denied(found, assume):
         lost, held = _as_found(found, name, assume[name])
@@ -318,9 +317,9 @@ def _denials(found: Search, ask: Probe, assume: Mapping[str, Any]) -> dict[str, 
             f"you assumed {name}={assume[name]}, but the network's answers fit {name}={BELIEFS[name](winner.trial)}: "
             f"with yours and {held} the error of x0 {factor}"
         )
-    own = {"timesteps": route.timesteps, "schedule": winner.fits[0].route.schedule, "reshape": ask.reshape}
-    own |= {"time": route.time} if "time" not in said else {}
-    for name, value in own.items():
+    actual: dict[str, Any] = {"timesteps": convention.levels, "schedule": winner.fits[0].schedule}
+    actual |= {"reshape": ask.reshape} | ({"time": convention.time} if "time" not in said else {})
+    for name, value in actual.items():
         if assume.get(name) not in (None, value) and not (name == "timesteps" and value is None):
             said[name] = _against(name, assume[name], value, winner)
     return said
@@ -341,48 +340,48 @@ def _as_found(found: Search, name: str, value: Any) -> tuple[float, str]:
 
 def _against(name: str, believed: Any, value: Any, winner: Candidate) -> str:
     """One sentence on a belief about the schedule or the clock's details."""
-    nearest = [each for each in winner.fits if getattr(each.route, name, None) == believed]
+
+    def detail(fit: Fit, name: str) -> Any:
+        return {"schedule": fit.schedule, "timesteps": fit.convention.levels, "time": fit.convention.time}.get(name)
+
+    chosen = winner.fits[0]
     details = [one for one in ("time", "timesteps", "schedule") if one != name]
-    same = winner.fits[0].route
-    nearest = [
-        each for each in nearest if all(getattr(each.route, one) == getattr(same, one) for one in details)
-    ] or nearest
+    nearest = [each for each in winner.fits if detail(each, name) == believed]
+    nearest = [each for each in nearest if all(detail(each, one) == detail(chosen, one) for one in details)] or nearest
     reason = (
         f"the best such schedule has a misfit of {min(each.misfit for each in nearest):.2g}, this one of "
-        f"{winner.fits[0].misfit:.2g} (up to {FITS:g} is a fit)"
+        f"{chosen.misfit:.2g} (up to {FITS:g} is a fit)"
         if nearest
         else "nothing that was tried with it fits"
     )
     return f"you assumed {name}={believed}, but the network's answers fit {name}={value}: {reason}"
 
 
-def arguments_of(winner: Candidate, reshape: str, fractional: bool) -> dict[str, Any]:
-    """The arguments of `from_network` that say what was found, but for the process and the condition."""
-    route, span = winner.trial.route, winner.trial.range
-    whole = isinstance(span.shift, float) and isinstance(span.scale, float)
-    counted = route.timesteps is not None and winner.levels is None and _endless(winner.fits[0].code)
-    found: dict[str, Any] = {"predicts": winner.trial.predicts, "time": route.time}
-    if route.warp is not None:
-        code, rounded = told(route.warp, route.time, route.reverse, route.timesteps, not fractional)
-        found["time"] = Told(code, route.timestep, rounded)
-    found |= {"timesteps": route.timesteps} if counted else {}
-    found |= {"fractional": True} if route.time.startswith("index") and fractional and route.warp is None else {}
-    found |= {"reverse": True} if route.reverse and route.warp is None else {}
-    found |= {"reshape": reshape} if reshape != "[b]" else {}
-    found |= {"sigma_data": route.sigma_data} if route.sigma_data is not None else {}
-    found |= {"scaling": (span.shift, span.scale)} if whole and (span.shift, span.scale) != (0.0, 1.0) else {}
-    clip = _clip(winner)
-    return found | ({"clip": clip} if clip is not None else {})
-
-
-def _endless(code: str) -> bool:
-    """Whether a process in Python has no trained levels of its own."""
-    return code in [f"leapstep.{name}()" for name, make in SCHEDULES.items() if make().timesteps is None]
+def complete(winner: Candidate, ask: Probe, samples: Samples) -> Convention:
+    """The convention that was found, with all that `from_network` must know."""
+    span, first = winner.trial.range, torch.arange(2)
+    plain = isinstance(span.shift, float) and isinstance(span.scale, float) and (span.shift, span.scale) != (0.0, 1.0)
+    has_signal = signal_left(winner.convention.process, span) > LEAKS[0]
+    return replace(
+        winner.convention,
+        fractional=str(winner.convention.time).startswith("index") and ask.fractional,
+        reshape=ask.reshape,
+        scaling=as_scaling((span.shift, span.scale)) if plain else None,
+        clip=_clip(winner),
+        learned_variance=True if ask.learned else None,
+        origin=span.values.mean(0) if has_signal else 0.0,
+        conditions=tuple(
+            Condition(name)
+            for name, value in samples.condition(first).items()
+            if isinstance(value, torch.Tensor) and value.shape[:1] == first.shape
+        ),
+        shape=tuple(samples.values.shape[1:]),
+    )
 
 
 def _clip(winner: Candidate) -> tuple[float, float] | None:
     """The range that pictures cannot leave, or data whose estimate from pure noise would be without bound."""
-    span, route = winner.trial.range, winner.trial.route
+    span, convention = winner.trial.range, winner.convention
     if not isinstance(span.scale, float) or not isinstance(span.shift, float):
         return None
     own = span.values if span.counts is None else span.values[span.counts]
@@ -391,5 +390,5 @@ def _clip(winner: Candidate) -> tuple[float, float] | None:
     for a, b in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
         if abs(low - a) < 0.01 * (b - a) and abs(high - b) < 0.01 * (b - a) and span.values[0].ndim >= 3:
             return a, b
-    faint = route.process.log_snr(1.0).item() + math.log(span.linear.variance) < -15
-    return (low, high) if faint and winner.trial.predicts.removeprefix("-") in ("eps", "score") else None
+    faint = convention.process.log_snr(1.0).item() + math.log(span.linear.variance) < -15
+    return (low, high) if faint and convention.predicts.removeprefix("-") in ("eps", "score") else None

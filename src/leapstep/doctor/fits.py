@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from leapstep.core import schedules
+from leapstep.core.convention import Convention
 from leapstep.core.process import Process
-from leapstep.doctor.conventions import Route, family, level_of
+from leapstep.doctor.conventions import SHIFTS, family, is_table, level_of, made, schedule_of
 from leapstep.doctor.curve import Profile, misfit
-from leapstep.doctor.warp import SHIFTS
 
 SAME = 0.1
 """Schedules whose log-SNRs do not differ by more than this are one, whatever their names."""
@@ -48,18 +48,16 @@ TOTALS = (0.45, 25.0)
 
 
 class Fit(NamedTuple):
-    """A schedule and clock, and how far they are from the zeros of a network's profile.
+    """A convention with a schedule, and how far it is from the zeros of a network's profile.
 
     Attributes:
-        route: they, with the network's range and so on.
-        code: the schedule in Python.
+        convention: the convention.
         misfit: see `misfit`; 1 is as good as can be expected.
         share: the share of error of the network.
         rarity: a penalty for what few people use, in misfits.
     """
 
-    route: Route
-    code: str
+    convention: Convention
     misfit: float
     share: float
     rarity: float
@@ -70,38 +68,48 @@ class Fit(NamedTuple):
         return max(self.misfit, LUCK) + self.rarity
 
     @property
+    def schedule(self) -> str:
+        """The name of the schedule."""
+        return schedule_of(self.convention.process)
+
+    @property
+    def code(self) -> str:
+        """The schedule in Python."""
+        return code(self.convention.process)
+
+    @property
     def title(self) -> str:
-        """The schedule in Python, and the clock if it does not run evenly."""
-        if self.route.warp is None:
-            return self.code
-        own = "of its own" if self.route.warp.read else f"that is {self.route.warp.code}"
-        return f"{self.code} on a clock {own}"
+        """The schedule in Python, or that it is a line on a time axis that was read."""
+        axis_was_read = is_table(self.convention.process)
+        return "alpha + sigma = 1 on a time axis of its own, as it was read" if axis_was_read else self.code
 
     @property
     def plain(self) -> bool:
         """Whether its betas are taken as they are, whatever T, so that the curve says T."""
-        return "from_betas" in self.code
+        return _plain_ends(self.convention.process) is not None
 
 
-def fit(profile: Profile, route: Route, limit: int | None, integers: bool, timesteps: int | None = None) -> list[Fit]:
-    """Compare every named schedule and clock in the family of a route and on its axis; the best first.
+def fit(
+    profile: Profile, convention: Convention, limit: int | None, integers: bool, timesteps: int | None = None
+) -> list[Fit]:
+    """Compare every named schedule and clock in the family of a process and on its axis; the best first.
 
     Arguments:
         limit: rows of the network's table of timesteps, where it has one.
         integers: whether it takes integers only.
         timesteps: T, where somebody believes to know it.
     """
-    found = []
-    for candidate, code, rarity in candidates(route, limit, integers, timesteps):
+    fits = []
+    for candidate, rarity in candidates(convention, limit, integers, timesteps):
         distance, share = misfit(profile, level_of(candidate, profile.timesteps))
-        found.append(Fit(candidate, code, distance, share, rarity / len(profile.timesteps)))
-    return sorted(found, key=lambda each: each.rank)
+        fits.append(Fit(candidate, distance, share, rarity / len(profile.timesteps)))
+    return sorted(fits, key=lambda each: each.rank)
 
 
 def alike(one: Fit, other: Fit, timesteps: Tensor, variance: float) -> bool:
     """Whether two fits are one curve on one clock, within `SAME` wherever data and noise are of comparable size."""
-    a, b = one.route, other.route
-    stretched = a.time != "fraction" and len({a.timesteps, b.timesteps} - {None}) > 1
+    a, b = one.convention, other.convention
+    stretched = a.time != "fraction" and len({a.levels, b.levels} - {None}) > 1
     if (a.time, a.reverse) != (b.time, b.reverse) or stretched:
         return False
     levels, others = level_of(a, timesteps), level_of(b, timesteps)
@@ -116,19 +124,24 @@ def usual(fits: list[Fit], chosen: Fit, timesteps: Tensor, variance: float) -> F
 
 
 def candidates(
-    route: Route, limit: int | None, integers: bool, timesteps: int | None
-) -> Iterator[tuple[Route, str, float]]:
-    """Route, code, and rarity: added to the sum of squared deviations, it decides between schedules that fit alike."""
-    if route.time not in ("index", "fraction"):
-        yield route, f"leapstep.{route.schedule}()", 0.0
+    convention: Convention, limit: int | None, integers: bool, timesteps: int | None
+) -> Iterator[tuple[Convention, float]]:
+    """The convention with each schedule and clock, and how rare that is.
+
+    Rarity is added to the sum of squared deviations: it decides between schedules that fit alike.
+    """
+    if convention.time not in ("index", "fraction"):
+        yield dataclasses.replace(convention, process=made(schedule_of(convention.process))), 0.0
         return
-    clocks = ("index", "index_from_1", "1000t") if route.time == "index" else ("fraction", "fraction_from_0")
-    if family(route.schedule) == "flow" and route.time == "index":
-        clocks = ("1000t", "index", "index_from_1")
+    kind = family(convention.process)
+    clocks: tuple[str, ...] = ("fraction", "fraction_from_0")
+    if convention.time == "index":
+        clocks = ("1000t", "index", "index_from_1") if kind == "flow" else ("index", "index_from_1", "1000t")
     known = LEVELS if timesteps is None else dict.fromkeys((timesteps, *LEVELS))
     for rank, levels in enumerate(known if limit is None else _rows(limit)):
-        for order, (name, code, make) in enumerate(_named(family(route.schedule), levels)):
-            process = make()._replace(timesteps=None)
+        for order, named in enumerate(_named(kind, levels)):
+            name, plain = schedule_of(named), _plain_ends(named) is not None
+            bright = named.log_snr(1.0).item() > -2  # so much signal is hardly meant to be left, but happens
             for place, clock in enumerate(clocks):
                 if limit is not None and (clock, levels) not in (("index", limit), ("index_from_1", limit - 1)):
                     continue
@@ -137,18 +150,15 @@ def candidates(
                 free = clock in ("1000t", "fraction") and name in ("flow", "vp", "exponential", "karras")
                 if free and rank > 0:
                     continue  # it does not depend on T
-                candidate = Route(name, process, clock, route.reverse, None if free else levels, route.sigma_data)
-                bright = process.log_snr(1.0).item() > -2  # so much signal is hardly meant to be left, but happens
-                weak = bright * (2.0 if "from_betas" in code else 6.0)
-                unseen = 12.0 * (rank > 0 and route.time == "fraction")
+                weak = bright * (2.0 if plain else 6.0)
+                unseen = 12.0 * (rank > 0 and convention.time == "fraction")
                 rarity = 3.0 * (rank > 0) + 0.8 * rank + 5.0 * place + 0.3 * order + weak + unseen
-                yield candidate, f"leapstep.{name}()" if free else code, rarity
-                for further, warp in enumerate(SHIFTS if name == "flow" else ()):
-                    yield (
-                        candidate._replace(warp=warp),
-                        f"leapstep.{name}()" if free else code,
-                        rarity + 2 + further / 2,
-                    )
+                process = made(name) if free else named
+                counted = dataclasses.replace(convention, process=process, time=clock, timesteps=None)
+                yield counted, rarity
+                for further, shift in enumerate(SHIFTS if name == "flow" else ()):
+                    shifted = made("flow", None if free else levels, shift)
+                    yield dataclasses.replace(counted, process=shifted), rarity + 2 + further / 2
 
 
 def _rows(limit: int) -> tuple[int, ...]:
@@ -157,50 +167,75 @@ def _rows(limit: int) -> tuple[int, ...]:
     return (limit - 1,) if limit - 1 in usual and limit not in usual else (limit,)
 
 
-_Named = tuple[str, str, Callable[[], Process]]
-
-
-def _named(kind: str, levels: int) -> Iterator[_Named]:
-    """The schedules of a family with the parameters that people give them: name, arguments in Python, maker."""
-    count = "" if levels == 1000 else str(levels)
-
-    def written(*options: str) -> str:
-        return ", ".join(option for option in (count, *options) if option)
-
-    def scaled(name: str, start: float, end: float, usual: bool = True) -> _Named:
-        ends = "" if usual else f"beta_start={start:g}, beta_end={end:g}"
-        return name, f"leapstep.{name}({written(ends)})", partial(getattr(schedules, name), levels, start, end)
-
-    def plain(name: str, start: float, end: float) -> Iterator[_Named]:
-        root = math.sqrt(start * end)
-        total = (
-            levels
-            * {"scaled_linear": start + root + end, "quadratic": start + root + end}.get(name, 1.5 * (start + end))
-            / 3
-        )
-        if levels != 1000 and TOTALS[0] < total < TOTALS[1]:
-            line = {
-                "linear": f"torch.linspace({start:g}, {end:g}, {levels})",
-                "sigmoid": f"torch.linspace(-6, 6, {levels}).sigmoid() * {end - start:g} + {start:g}",
-            }.get(name, f"torch.linspace({start:g}**0.5, {end:g}**0.5, {levels}) ** 2")
-            make = partial(getattr(schedules, name), levels, start * levels / 1000, end * levels / 1000)
-            yield name, f"leapstep.from_betas({line})", make
-
+def _named(kind: str, levels: int) -> Iterator[Process]:
+    """The schedules of a family with the parameters that people give them."""
     if kind == "flow":
-        yield "flow", f"leapstep.flow({count})", schedules.flow
+        yield made("flow", levels)
     elif kind == "ve":
         for low in (0.01, 0.002, 0.02, 0.05, 0.1, 0.005, 0.001):
             for high in (50.0, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 80.0, 90.0, 100.0, 348.0, 1348.0):
-                ends = "" if (low, high) == (0.01, 50.0) else f"sigma_min={low:g}, sigma_max={high:g}"
-                yield "ve", f"leapstep.ve({written(ends)})", partial(schedules.ve, levels, low, high)
-        yield "karras", f"leapstep.karras({count})", partial(schedules.karras, levels)
+                yield made("ve", levels, low, high)
+        yield made("karras", levels)
     else:
-        yield scaled("linear", 1e-4, 0.02)
-        yield "cosine", f"leapstep.cosine({count})", partial(schedules.cosine, levels)
-        for name, start, end in BETAS[1:4]:
-            yield scaled(name, start, end)
-        yield scaled(*BETAS[4], usual=False)
-        yield "vp", f"leapstep.vp({count})", schedules.vp
-        yield "exponential", f"leapstep.exponential({count})", schedules.exponential
+        yield made("linear", levels)
+        yield made("cosine", levels)
+        for name, start, end in BETAS[1:]:
+            yield made(name, levels, start, end)
+        yield made("vp", levels)
+        yield made("exponential", levels)
         for name, start, end in (*BETAS, *(STEEP if levels <= 200 else ())):
-            yield from plain(name, start, end)
+            root = math.sqrt(start * end) if name in ("scaled_linear", "quadratic") else (start + end) / 2
+            if levels != 1000 and TOTALS[0] < levels * (start + root + end) / 3 < TOTALS[1]:
+                yield made(name, levels, start * levels / 1000, end * levels / 1000)
+
+
+# --- in Python -----------------------------------------------------------------------------------------------------
+
+
+def _plain_ends(process: Process) -> tuple[float, float] | None:
+    """The ends of betas that are taken as they are with another T than 1000; None where T scales them."""
+    values = {} if process.schedule is None else dict(process.schedule.arguments)
+    if "beta_start" not in values or values["timesteps"] == 1000:
+        return None
+    start, end, factor = values["beta_start"], values["beta_end"], 1000 / values["timesteps"]
+    return None if (schedule_of(process), start, end) in BETAS else (start * factor, end * factor)
+
+
+def code(process: Process) -> str:
+    """The process in Python."""
+    assert process.schedule is not None
+    make, values = process.schedule.make, dict(process.schedule.arguments)
+    made_levels = make(**values).timesteps if "timesteps" not in values else values["timesteps"]
+    after = "" if made_levels == process.timesteps else f"._replace(timesteps={process.timesteps})"
+    if (ends := _plain_ends(process)) is not None:
+        return f"leapstep.from_betas({_betas(schedule_of(process), *ends, values['timesteps'])}){after}"
+    defaults = {name: each.default for name, each in inspect.signature(make).parameters.items()}
+    words = [
+        literal(value) if name in ("timesteps", "levels", "betas", "alphas_cumprod") else f"{name}={literal(value)}"
+        for name, value in values.items()
+        if value != defaults[name]
+    ]
+    return f"leapstep.{make.__name__}({', '.join(words)}){after}"
+
+
+def _betas(name: str, start: float, end: float, levels: int) -> str:
+    """Betas in Python."""
+    if name == "sigmoid":
+        return f"torch.linspace(-6, 6, {levels}).sigmoid() * {end - start:g} + {start:g}"
+    if name == "linear":
+        return f"torch.linspace({start:g}, {end:g}, {levels})"
+    return f"torch.linspace({start:g}**0.5, {end:g}**0.5, {levels}) ** 2"
+
+
+def literal(value: Any) -> str:
+    """A value in Python."""
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return repr(dict(value))
+    if isinstance(value, float):
+        inverse = 1 / value if value else 0.0
+        if value < 1 and abs(inverse - round(inverse)) < 1e-9 and float(f"{value:.6g}") != value:
+            return f"1 / {round(inverse)}"
+        return f"{value:.6g}" if float(f"{value:.6g}") == value else repr(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(f'{each:.6g}' for each in value)})"
+    return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from leapstep.core.convention import SHAPES
+from leapstep.core.denoiser import as_tensor, call
 from leapstep.doctor.budget import Budget
 from leapstep.text import one_line
 
@@ -60,7 +61,7 @@ class Probe:
         batch: how many samples go through it at a time.
         calls: samples that have gone through it.
         broken: samples whose answer was not finite.
-        channels: 2 where the answer has twice the channels of x, and its second half is left aside.
+        learned: whether the answer has twice the channels of x, of which the second half is left aside.
         refused: a batch of this size was refused; every one as large goes through it in halves.
         on_call: called with the number of samples after each call.
         budget: what it may be asked, which learns from every call what a sample costs.
@@ -79,55 +80,34 @@ class Probe:
     separate: bool = True
     calls: int = 0
     broken: int = 0
-    channels: int = 1
+    learned: bool = False
     refused: float = math.inf
     on_call: Callable[[int], object] = field(default=lambda n: None, repr=False)
     budget: Budget = field(default_factory=Budget, repr=False)
 
     def __call__(self, x: Tensor, timestep: Tensor, rows: Tensor) -> Tensor:
         """Answer x `[b, *d]` at timesteps `[b]`, with the conditions of these rows; what is not finite counts as 0."""
-        parts = []
+        if self.limit is not None:
+            timestep = timestep.clamp(0, self.limit - 1)
+        timestep, parts = timestep.round().long() if self.integers else timestep, []
         for start in range(0, len(x), self.batch):
-            own, began = slice(start, start + self.batch), monotonic()
-            parts.append(self._answer(x[own], timestep[own], rows[own]))
-            self.budget.paid(len(parts[-1]), monotonic() - began)
-            self.calls += len(parts[-1])
-            self.on_call(len(parts[-1]))
+            part, began = slice(start, start + self.batch), monotonic()
+            with torch.no_grad():
+                value, learned = call(
+                    self.direct, x[part].to(self.device), timestep[part], self.condition(rows[part]), self.reshape
+                )
+            self.learned = learned is not None
+            parts.append(value.cpu())
+            self.budget.paid(len(value), monotonic() - began)
+            self.calls += len(value)
+            self.on_call(len(value))
         output = torch.cat(parts)
         bad = ~output.flatten(1).isfinite().all(1)
         self.broken += int(bad.sum())
         return output.nan_to_num(0.0, 0.0, 0.0)
 
-    def _answer(self, x: Tensor, timestep: Tensor, rows: Tensor) -> Tensor:
-        if self.limit is not None:
-            timestep = timestep.clamp(0, self.limit - 1)
-        told = timestep.round().long() if self.integers else timestep.to(x.dtype)
-        if self.reshape != "scalar" or (told == told[0]).all():
-            return self._call(x, told, rows)
-        output: Tensor | None = None
-        for value in torch.unique(told):
-            own = told == value
-            part = self._call(x[own], told[own], rows[own])
-            output = part.new_empty(len(x), *part.shape[1:]) if output is None else output
-            output[own] = part
-        assert output is not None
-        return output
-
-    def _call(self, x: Tensor, told: Tensor, rows: Tensor) -> Tensor:
-        shaped = {"[b]": told, "[b, 1]": told[:, None], "scalar": told[0]}[self.reshape].to(self.device)
-        with torch.no_grad():
-            value = self.direct(x.to(self.device), shaped, **self.condition(rows))
-        if value.ndim == x.ndim > 1 and value.shape[1] == 2 * x.shape[1]:
-            value, self.channels = value.chunk(2, dim=1)[0], 2
-        if value.shape != x.shape:
-            raise ValueError(
-                f"the network returned shape {tuple(value.shape)} for x of shape {tuple(x.shape)}: return a tensor of "
-                "x's shape"
-            )
-        return value.to(device="cpu", dtype=x.dtype)
-
-    def direct(self, x: Tensor, timestep: Tensor, **given: Any) -> Tensor:
-        """Call the network with what it takes, as a sampler does; a batch that it refuses goes through it in halves.
+    def direct(self, x: Tensor, timestep: Tensor, **keywords: Any) -> Tensor:
+        """The network itself, in place of which it stands; a batch that it refuses goes through it in halves.
 
         Raises:
             ValueError: what it raised on `SMALLEST` samples or fewer, in one line; or it returned no tensor.
@@ -135,9 +115,7 @@ class Probe:
         """
         if len(x) < self.refused:
             try:
-                return _tensor(self.net(x, timestep, **given))
-            except _NoTensor:
-                raise
+                output = self.net(x, timestep, **keywords)
             except Exception as error:  # a stranger's network may raise anything
                 if len(x) > SMALLEST:
                     self.refused = len(x)
@@ -145,29 +123,16 @@ class Probe:
                     raise
                 else:
                     raise ValueError(f"the network raised {_where(x, timestep, error)}") from error
+            else:
+                return as_tensor(output)
         parts = []
-        for own in (slice(None, len(x) // 2), slice(len(x) // 2, None)):
+        for part in (slice(None, len(x) // 2), slice(len(x) // 2, None)):
             rows = {
-                name: value[own] if isinstance(value, Tensor) and value.shape[:1] == x.shape[:1] else value
-                for name, value in given.items()
+                name: value[part] if isinstance(value, Tensor) and value.shape[:1] == x.shape[:1] else value
+                for name, value in keywords.items()
             }
-            parts.append(self.direct(x[own], timestep[own] if timestep.ndim else timestep, **rows))
+            parts.append(self.direct(x[part], timestep[part] if timestep.ndim else timestep, **rows))
         return torch.cat(parts)
-
-
-class _NoTensor(ValueError):
-    """The network returned something else."""
-
-
-def _tensor(output: Any) -> Tensor:
-    """What a network returned, or what it holds as `.sample`."""
-    value = output if isinstance(output, Tensor) else getattr(output, "sample", None)
-    if not isinstance(value, Tensor):
-        raise _NoTensor(
-            f"the network returned {type(output).__name__}: return a tensor of x's shape, or an object that has it as "
-            ".sample"
-        )
-    return value
 
 
 def _where(x: Tensor, timestep: Tensor, error: Exception) -> str:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from leapstep.core.convention import Convention
+from leapstep.core.process import Process
 from leapstep.core.schedules import from_log_snr
 from leapstep.doctor.budget import Reading
-from leapstep.doctor.conventions import AXES, Route, family, level_of, sizes, time_at
-from leapstep.doctor.curve import Profile, Recovered, counts, measure, misfit, named_levels, recover
+from leapstep.doctor.conventions import axis, family, is_table, level_of, made, shift_of, sizes, time_at
+from leapstep.doctor.curve import (
+    Profile,
+    Recovered,
+    counts,
+    measure,
+    misfit,
+    named_levels,
+    recover,
+    straight_levels,
+)
 from leapstep.doctor.fits import Fit, fit, usual
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.ranges import F64, Range
 from leapstep.doctor.trials import LEVELS, Trial, compare, compare_all, times_of
-from leapstep.doctor.warp import drawn
 
 FITS = 2.2
 """The misfit from which on no named schedule is said to be the network's."""
@@ -43,9 +53,8 @@ class Candidate:
     Attributes:
         trial: how well it explains the network, with a penalty for a schedule that does not run along its zeros.
         fits: the named schedules and clocks, the one that was taken first, then by how well they fit.
-        scores: the error that the network has with some of them, by the code of the fit.
+        scores: the error that the network has with some of them, by the title of the fit.
         profile, curve: the measurement, and the curve read from it.
-        levels: the curve as `from_log_snr` takes it, where no named schedule explains it; else None.
         size: what sigma_data is, and how much larger the mean log error is where it is `OFF` larger or smaller; None
             where the network sees x_t as it is.
     """
@@ -55,8 +64,23 @@ class Candidate:
     scores: dict[str, float]
     profile: Profile
     curve: Recovered
-    levels: dict[int, float] | None = None
     size: tuple[str, float] | None = None
+
+    @property
+    def convention(self) -> Convention:
+        """The convention, in the network's own range."""
+        return self.trial.convention
+
+    @property
+    def is_recovered(self) -> bool:
+        """Whether its schedule is the curve itself, since no schedule with a name explains it."""
+        return is_table(self.convention.process) and self.convention != self.fits[0].convention
+
+    def take(self, chosen: Fit) -> None:
+        """Put another of the fits first, and take its convention."""
+        self.fits.remove(chosen)
+        self.fits.insert(0, chosen)
+        self.trial = self.trial._replace(convention=chosen.convention)
 
 
 def whole_reading(noise: Tensor) -> Reading:
@@ -68,40 +92,40 @@ def whole_reading(noise: Tensor) -> Reading:
 def refined(ask: Probe, trial: Trial, noise: Tensor, assume: Mapping[str, Any], reading: Reading) -> Candidate:
     """Read the schedule of one convention, and measure it again with it."""
     size = None
-    if trial.route.sigma_data is not None:
+    if trial.convention.sigma_data is not None:
         trial, size = sized(ask, trial, noise, assume.get("sigma_data"), reading)
-    places = _timesteps(ask, trial.route, trial.range, reading.places)
-    places = places if ask.timed else places[:1]  # its zeros lie at one level, whatever it is told
-    profile = measure(ask, trial.range, trial.route, trial.predicts, places, reading.n, noise)
-    fits = fit(profile, trial.route, ask.limit, ask.integers, assume.get("timesteps"))
+    timesteps = _timesteps(ask, trial.convention, trial.range, reading.places)
+    timesteps = timesteps if ask.timed else timesteps[:1]  # its zeros lie at one level, whatever it is told
+    profile = measure(ask, trial.range, trial.convention, timesteps, reading.n, noise)
+    fits = fit(profile, trial.convention, ask.limit, ask.integers, assume.get("timesteps"))
     if not ask.timed:
-        fits = [each for each in fits if each.route.timesteps == trial.route.timesteps] or fits
+        fits = [each for each in fits if each.convention.levels == trial.convention.levels] or fits
     chosen, same, scores = _measured(ask, trial, fits, noise, reading)
-    chosen = usual([each for each in fits if each.misfit < FITS], chosen, places, trial.range.linear.variance)
-    same = same._replace(route=chosen.route)
-    fits.remove(chosen)
-    counts = trial.route.time in ("index", "fraction")
-    found = Candidate(same, [chosen, *fits], scores, profile, _curve(profile, chosen), size=size)
+    chosen = usual([each for each in fits if each.misfit < FITS], chosen, timesteps, trial.range.linear.variance)
+    candidate = Candidate(same, fits, scores, profile, _curve(profile, chosen), size)
+    candidate.take(chosen)
     if not ask.timed:
-        return found
-    if counts and trial.predicts.endswith("flow"):
-        if chosen.misfit > 1 and not _rewarped(ask, found, noise, reading):
-            found.trial = same._replace(scores=same.scores + _off(chosen, len(places)))
-    elif counts and chosen.misfit > FITS:
-        _recovered(ask, found, noise, assume.get("timesteps"), reading)
+        return candidate
+    counts_time = trial.convention.time in ("index", "fraction")
+    if counts_time and trial.predicts.endswith("flow"):
+        if chosen.misfit > 1 and not _read_axis(ask, candidate, noise, reading):
+            candidate.trial = _penalized(candidate.trial, chosen, len(timesteps))
+    elif counts_time and chosen.misfit > FITS:
+        _recover(ask, candidate, noise, assume.get("timesteps"), reading)
     elif chosen.misfit > 1:
-        found.trial = same._replace(scores=same.scores + _off(chosen, len(places)))
-    return found
+        candidate.trial = _penalized(candidate.trial, chosen, len(timesteps))
+    return candidate
 
 
-def _off(chosen: Fit, places: int) -> float:
-    """What a schedule that does not run along the zeros adds to the mean log error.
+def _penalized(trial: Trial, chosen: Fit, timesteps: int) -> Trial:
+    """The trial with what a schedule that does not run along the zeros adds to the mean log error.
 
-    With a clock of its own much looks like a velocity, so that there the zeros decide as they do between schedules.
+    On a time axis of its own much looks like a velocity, so that there the zeros decide as they do between schedules.
     """
-    if chosen.route.warp is None:
-        return 0.05 * min(chosen.misfit - 1, 10)
-    return SURE * (chosen.misfit - 1) * places / CERTAIN
+    penalty = 0.05 * min(chosen.misfit - 1, 10)
+    if shift_of(chosen.convention.process) != 1:
+        penalty = SURE * (chosen.misfit - 1) * timesteps / CERTAIN
+    return trial._replace(scores=trial.scores + penalty)
 
 
 def sized(
@@ -113,14 +137,14 @@ def sized(
     """
 
     def scores(values: Iterable[float]) -> dict[float, Trial]:
-        pairs = [(trial.range, trial.route._replace(sigma_data=value)) for value in values]
+        pairs = [(trial.range, replace(trial.convention, sigma_data=value)) for value in values]
         compared = compare_all(ask, pairs, min(few_samples(noise, 1000, 250), 5 * reading.n), noise)
         same = (each for kinds in compared for each in kinds if each.predicts == trial.predicts)
-        return {each.route.sigma_data or 0.0: each for each in same}
+        return {each.convention.sigma_data or 0.0: each for each in same}
 
-    best = trial.route.sigma_data or 1.0
+    best = trial.convention.sigma_data or 1.0
     for width in (0.4, 0.08, 0.016):
-        line = scores(best * math.exp(width * place / 4) for place in range(-4, 5))
+        line = scores(best * math.exp(width * step / 4) for step in range(-4, 5))
         best = min(line, key=lambda value: line[value].score)
     known = sizes(trial.range, assumed)
     near = [value for value in known if abs(math.log(value / best)) < OFF / 2]
@@ -130,69 +154,73 @@ def sized(
         (value for value in near if measured[value].score < measured[best].score + 0.02), float(f"{best:.3g}")
     )
     beyond = min(measured[end].score for end in ends) - measured[best].score
-    route = trial.route._replace(sigma_data=chosen)
-    return trial._replace(route=route), (known.get(chosen, "fitted"), beyond)
+    convention = replace(trial.convention, sigma_data=chosen)
+    return trial._replace(convention=convention), (known.get(chosen, "fitted"), beyond)
 
 
 def _curve(profile: Profile, chosen: Fit) -> Recovered:
     """The curve read from a profile; which way it runs is known from the schedule that is nearest."""
-    level = level_of(chosen.route, profile.timesteps)
+    level = level_of(chosen.convention, profile.timesteps)
     known = level[level.isfinite()]
     return recover(profile, chosen.share, bool(known[-1] < known[0]), level)
 
 
-def _recovered(ask: Probe, found: Candidate, noise: Tensor, timesteps: int | None, reading: Reading) -> None:
+def _recover(ask: Probe, candidate: Candidate, noise: Tensor, timesteps: int | None, reading: Reading) -> None:
     """Take the curve itself, where it explains the network better than every schedule that has a name."""
-    trial, chosen = found.trial, found.fits[0]
-    time = AXES.get(trial.route.time, trial.route.time)
-    count = ask.limit or timesteps or 1000
-    route = Route("", chosen.route.process, time, trial.route.reverse, count)
-    profile = found.profile
-    if time == "index" and count != chosen.route.timesteps:
-        places = _timesteps(ask, route, trial.range, reading.places)
-        profile = measure(ask, trial.range, trial.route, trial.predicts, places, reading.n, noise)
-    t = time_at(route, profile.timesteps)
+    trial, chosen, profile = candidate.trial, candidate.fits[0], candidate.profile
+    time, count = axis(trial.convention), ask.limit or timesteps or 1000
+    counted = replace(trial.convention, process=made("flow", count), time=time, timesteps=None)  # for its clock alone
+    if time == "index" and count != chosen.convention.levels:
+        places = _timesteps(ask, counted, trial.range, reading.places)
+        profile = measure(ask, trial.range, trial.convention, places, reading.n, noise)
+    t = time_at(counted, profile.timesteps)
     profile = profile.only((t * count >= 0.999) & (t <= 1 + 1e-9))
-    curve = recover(profile, chosen.share, not trial.route.reverse, level_of(chosen.route, profile.timesteps))
-    levels = named_levels(curve, profile, route)
+    level = level_of(chosen.convention, profile.timesteps)
+    curve = recover(profile, chosen.share, not counted.reverse, level)
+    levels = named_levels(curve, profile, counted)
     if len(levels) < 4 or not all(map(math.isfinite, levels.values())):
         return
-    process = from_log_snr(levels, family(trial.route.schedule))._replace(timesteps=None)
-    own = Route(trial.route.schedule, process, route.time, route.reverse, count, trial.route.sigma_data)
-    ((*trials,),) = compare(ask, [(trial.range, own)], min(few_samples(noise, 1000, 250), 5 * reading.n), noise)
-    same = next(each for each in trials if each.predicts == trial.predicts)
-    if family(trial.route.schedule) != "vp":
+    kind = family(trial.convention.process)
+    same = _compared_as(ask, trial, replace(counted, process=from_log_snr(levels, kind)), noise, reading)
+    if kind != "vp":
         same = same._replace(scores=same.scores + 0.05)  # of two that explain it alike, most preserve the variance
     if same.score < trial.score + 0.1:
-        found.trial, found.levels, found.profile, found.curve = same, levels, profile, curve
+        candidate.trial, candidate.profile, candidate.curve = same, profile, curve
 
 
-def _rewarped(ask: Probe, found: Candidate, noise: Tensor, reading: Reading) -> bool:
-    """Take the clock of a velocity as it is read, where that explains the network as well; whether it was taken.
+def _read_axis(ask: Probe, candidate: Candidate, noise: Tensor, reading: Reading) -> bool:
+    """Take the time axis of a velocity as it is read, where that explains the network as well; whether it was taken.
 
-    A velocity eps - x0 belongs to alpha = 1 - u and sigma = u, so that the level of a timestep says its u.
+    A velocity eps - x0 belongs to alpha = 1 - sigma, so that the level of a timestep says its sigma.
     """
-    trial, chosen, profile = found.trial, found.fits[0], found.profile
-    even = chosen.route._replace(warp=None)
-    t, share = time_at(even, profile.timesteps), 0.0
-    for _ in range(2):  # the share of error that the zeros are off is known once there is a clock
-        curve = recover(profile, share, not even.reverse)
+    trial, chosen, profile = candidate.trial, candidate.fits[0], candidate.profile
+    convention, count = chosen.convention, chosen.convention.levels
+    t, share = time_at(convention, profile.timesteps), 0.0
+    for _ in range(2):  # the share of error that the zeros are off is known once there is an axis
+        curve = recover(profile, share, not convention.reverse)
         level = curve.log_snr
         good = profile.at(level, profile.error) < SURE
         known = curve.told & good & counts(profile, level) & (t > 0.005) & (t < 0.995)
-        warp = drawn(t[known], (-level[known] / 2).sigmoid())
-        if warp is None:
+        levels = straight_levels(t[known], (-level[known] / 2).sigmoid(), count or 1000)
+        if levels is None:
             return False
-        route = even._replace(warp=warp)
-        distance, share = misfit(profile, level_of(route, profile.timesteps))
-    ((*trials,),) = compare(ask, [(trial.range, route)], min(few_samples(noise, 1000, 250), 5 * reading.n), noise)
-    same = next(each for each in trials if each.predicts == trial.predicts)
+        process: Process = from_log_snr(levels, "flow")._replace(timesteps=count)
+        convention = replace(convention, process=process)
+        distance, share = misfit(profile, level_of(convention, profile.timesteps))
+    same = _compared_as(ask, trial, convention, noise, reading)
     same = same._replace(scores=same.scores + FREE)
     if same.score >= trial.score + FREE + LIKELY:
         return False
-    found.trial, found.curve = same, curve
-    found.fits.insert(0, chosen._replace(route=route, misfit=distance, share=share))
+    candidate.trial, candidate.curve = same, curve
+    candidate.fits.insert(0, chosen._replace(convention=convention, misfit=distance, share=share))
     return True
+
+
+def _compared_as(ask: Probe, trial: Trial, convention: Convention, noise: Tensor, reading: Reading) -> Trial:
+    """A trial of another convention with the same prediction."""
+    n = min(few_samples(noise, 1000, 250), 5 * reading.n)
+    ((*trials,),) = compare(ask, [(trial.range, convention)], n, noise)
+    return next(each for each in trials if each.predicts == trial.predicts)
 
 
 def _measured(
@@ -206,16 +234,16 @@ def _measured(
     tried: dict[Any, Fit] = {}
     for each in fits:
         if len(tried) < reading.fits and each.rank < fits[0].rank + 3:
-            size = each.route.timesteps if each.plain or trial.route.time != "fraction" else None
-            tried.setdefault((each.route.schedule, each.plain, size, each.route.warp), each)
-    pairs = [(trial.range, each.route) for each in tried.values()]
+            size = each.convention.levels if each.plain or trial.convention.time != "fraction" else None
+            tried.setdefault((each.schedule, each.plain, size, shift_of(each.convention.process)), each)
+    pairs = [(trial.range, each.convention) for each in tried.values()]
     compared = compare_all(ask, pairs, reading.each, noise)
     trials = [each for kinds in compared for each in kinds if each.predicts == trial.predicts]
     gaps = [max(behind(one, other) for other in trials) for one in trials]
-    place = next((i for i, gap in enumerate(gaps) if gap < 0.05), gaps.index(min(gaps)))
-    chosen = trials[place]
+    first = next((i for i, gap in enumerate(gaps) if gap < 0.05), gaps.index(min(gaps)))
+    chosen = trials[first]
     scores = {fit.title: chosen.score + behind(one, chosen) for fit, one in zip(tried.values(), trials, strict=True)}
-    return list(tried.values())[place], chosen, scores
+    return list(tried.values())[first], chosen, scores
 
 
 def behind(one: Trial, other: Trial) -> float:
@@ -228,7 +256,7 @@ def behind(one: Trial, other: Trial) -> float:
 def _by_level(trial: Trial) -> dict[int, float]:
     """The scores by the place of their level among `LEVELS`; a schedule that leaves much signal does not reach all."""
     variance = trial.range.linear.variance
-    reached = trial.route.process.log_snr(times_of(trial.route, variance)) + math.log(variance)
+    reached = trial.convention.process.log_snr(times_of(trial.convention, variance)) + math.log(variance)
     places = (reached[:, None] - torch.tensor(LEVELS, dtype=F64)).abs().argmin(1)
     return dict(zip(places.tolist(), trial.scores.tolist(), strict=True))
 
@@ -239,22 +267,21 @@ def few_samples(noise: Tensor, values: int, most: int) -> int:
     return max(1, min(most, -(-values * (4 if size < 64 else 1) // size)))
 
 
-def _timesteps(ask: Probe, route: Route, span: Range, count: int) -> Tensor:
-    """Where the profile is measured, at so many places at most: on the whole axis, closer at its clean end."""
-    if route.time not in ("index", "fraction"):
-        t = times_of(route, span.linear.variance, tuple(torch.linspace(8, -5, min(16, count)).tolist()))
-        return route.timestep(torch.unique(t))
+def _timesteps(ask: Probe, convention: Convention, span: Range, count: int) -> Tensor:
+    """Where the profile is measured, at so many timesteps at most: on the whole axis, closer at its clean end."""
+    if convention.time not in ("index", "fraction"):
+        t = times_of(convention, span.linear.variance, tuple(torch.linspace(8, -5, min(16, count)).tolist()))
+        return convention.timestep(torch.unique(t))
     share = torch.tensor(
         [0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.1, 0.15, 0.22, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
         dtype=F64,
     )
-    if ask.limit is None and route.time == "index":
+    if ask.limit is None and convention.time == "index":
         share = torch.cat([share, torch.tensor([1.3, 1.7], dtype=F64)])
     share = share[torch.linspace(0, len(share) - 1, min(count, len(share))).round().long()]
-    end = 1.0 if route.time == "fraction" else float(route.timesteps or 1000)
-    if route.time == "index":
-        places = (share * end).round().clamp(max=(ask.limit or 10**9) - 1)
-    else:
-        places, end = share, 1.0
-    found: Tensor = torch.unique((end - places).clamp(min=0) if route.reverse else places)
-    return found
+    end = 1.0 if convention.time == "fraction" else float(convention.levels or 1000)
+    timesteps = share
+    if convention.time == "index":
+        timesteps = (share * end).round().clamp(max=(ask.limit or 10**9) - 1)
+    chosen: Tensor = torch.unique((end - timesteps).clamp(min=0) if convention.reverse else timesteps)
+    return chosen

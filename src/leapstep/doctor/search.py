@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from leapstep.core.convention import NOISE_CLOCKS, Convention
 from leapstep.doctor.budget import ROUNDS, Race, Reading
-from leapstep.doctor.conventions import AXES, Route, family, routes
+from leapstep.doctor.conventions import AXES, axis, conventions, family, schedule_of
+from leapstep.doctor.fits import Fit
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.ranges import Range
 from leapstep.doctor.refinement import CERTAIN, FITS, LIKELY, OFF, Candidate, few_samples, refined, whole_reading
-from leapstep.doctor.trials import LEVELS, Trial, compare_all
+from leapstep.doctor.trials import LEVELS, Pair, Trial, compare_all
 
 WEAK = 0.3
 """The mean log error above which a network does so poorly in every convention that nothing found of it is certain."""
 
-TOLD = 6.0
-"""The same limit for a clock that says the noise level itself, where nothing else is to be told apart."""
-
-COUNTED = ("index", "index_from_1", "1000t", "999t", "fraction", "fraction_from_0")
-"""The clocks that count time, and say nothing of the noise level."""
+NOISE_FITS = 6.0
+"""The limit of `FITS` for a clock that says the noise level itself, where nothing else is to be told apart."""
 
 RARITY = {"linear": 0.0, "cosine": 0.5, "flow": 1.0, "karras": 1.5}
 """How rare schedules are among strangers, as they are tried where there is no time for all; others are rarer."""
@@ -53,13 +52,13 @@ class Search:
 
 def key(trial: Trial) -> tuple[Any, ...]:
     """What makes two trials different conventions, whatever their schedules."""
-    route = trial.route
-    time = AXES.get(route.time, route.time)
-    return trial.range.name, trial.predicts, family(route.schedule), route.sigma_data is None, time, route.reverse
+    convention = trial.convention
+    process = family(convention.process), convention.sigma_data is None
+    return trial.range.name, trial.predicts, process, axis(convention), convention.reverse
 
 
-def pairs_of(ask: Probe, spans: list[Range], assume: Mapping[str, Any]) -> list[tuple[Range, Route]]:
-    """All ranges and routes that are compared, the most common first, and before them those that somebody believes in.
+def pairs_of(ask: Probe, spans: list[Range], assume: Mapping[str, Any]) -> list[Pair]:
+    """All ranges and conventions that are compared, the most common first, and before them those that are assumed.
 
     Arguments:
         spans: the ranges to consider.
@@ -69,26 +68,26 @@ def pairs_of(ask: Probe, spans: list[Range], assume: Mapping[str, Any]) -> list[
     if ask.limit is None and assume.get("timesteps"):
         counts = tuple(dict.fromkeys((int(assume["timesteps"]), *counts)))
     size = assume.get("sigma_data")
-    pairs = [(span, route) for span in spans for route in routes(span, counts, ask.integers, size)]
+    pairs = [(span, convention) for span in spans for convention in conventions(span, counts, ask.integers, size)]
     pairs = pairs if ask.timed else _one_clock(pairs)
-    wanted = {name: value for name, value in _wanted(assume).items() if name != "predicts"}
+    believed = {name: value for name, value in _believed(assume).items() if name != "predicts"}
     ranks = {span.name: rank for rank, span in enumerate(spans)}
 
-    def rarity(pair: tuple[Range, Route]) -> float:
-        span, route = pair
-        levels = 0 if route.timesteps is None else counts.index(route.timesteps)
-        backwards = 3.0 if route.reverse and route.schedule != "flow" else 0.0
-        rare = 1.5 * ranks[span.name] + RARITY.get(route.schedule, 2.0) + 1.5 * levels + backwards
-        trial = Trial(span, route, "", Tensor(), 0)
-        denied = [name for name, value in wanted.items() if not agrees(name, trial, value)]
-        return rare + 100 * len(denied)
+    def rarity(pair: Pair) -> float:
+        span, convention = pair
+        schedule = schedule_of(convention.process)
+        levels = 0 if convention.levels is None else counts.index(convention.levels)
+        backwards = 3.0 if convention.reverse and schedule != "flow" else 0.0
+        rare = 1.5 * ranks[span.name] + RARITY.get(schedule, 2.0) + 1.5 * levels + backwards
+        denials = [name for name, value in believed.items() if not agrees(name, Trial(*pair, Tensor(), 0), value)]
+        return rare + 100 * len(denials)
 
     return sorted(pairs, key=rarity)
 
 
 def search(
     ask: Probe,
-    pairs: list[tuple[Range, Route]],
+    pairs: list[Pair],
     noise: Tensor,
     assume: Mapping[str, Any],
     on_stage: Callable[[str], object] = lambda stage: None,
@@ -123,16 +122,15 @@ def search(
     return _believing(found, ask, noise, assume, reading)
 
 
-def _raced(ask: Probe, pairs: list[tuple[Range, Route]], noise: Tensor, race: Race) -> tuple[list[Trial], Race, bool]:
+def _raced(ask: Probe, pairs: list[Pair], noise: Tensor, race: Race) -> tuple[list[Trial], Race, bool]:
     """The trials of a race, the best first, the race as it was run, and whether there was time to compare all pairs."""
     n, chosen = race.n, pairs[: race.pairs]
     trials: list[Trial] = []
+    tried, planned = 0, len(chosen)
     for kinds in compare_all(ask, chosen, n, noise, levels=race.levels):
-        trials += kinds
+        trials, tried = trials + kinds, tried + 1
         if ask.budget.over(race.pairs * len(race.levels) * n / race.samples):
             break
-    tried = len({(trial.range.name, *_route(trial.route)) for trial in trials})
-    planned = len({(span.name, *_route(route)) for span, route in chosen})
     if tried < planned:
         ask.budget.cuts.append(f"calls turned out slower, and only {tried} of {planned} conventions were compared")
     trials = _sorted(trials)
@@ -140,20 +138,15 @@ def _raced(ask: Probe, pairs: list[tuple[Range, Route]], noise: Tensor, race: Ra
     for rounds in (1, 2):
         kept, factor = run[-1]
         first = n * 4**rounds
-        again = _pairs(trials, kept)
-        renewed = {
-            _identity(trial): trial
-            for kinds in compare_all(ask, again, factor * n, noise, first, race.levels)
-            for trial in kinds
-        }
-        trials = _sorted(
-            trial.merged(renewed[_identity(trial)]) if _identity(trial) in renewed else trial for trial in trials
-        )
+        again = compare_all(ask, _pairs(trials, kept), factor * n, noise, first, race.levels)
+        renewed = {(trial.range.name, trial.convention): trial for kinds in again for trial in kinds}
+        more = ((trial, renewed.get((trial.range.name, trial.convention))) for trial in trials)
+        trials = _sorted(trial if other is None else trial.merged(other) for trial, other in more)
         run += [ask.budget.round(race, 1)] if rounds == 1 else []
     return trials, race._replace(rounds=(run[0], run[1])), tried == planned and len(chosen) == len(pairs)
 
 
-def whole_race(pairs: list[tuple[Range, Route]], noise: Tensor) -> Race:
+def whole_race(pairs: list[Pair], noise: Tensor) -> Race:
     """How conventions are compared where there is time for everything."""
     return Race(len(pairs), few_samples(noise, 300, 200), LEVELS, ROUNDS)
 
@@ -161,39 +154,39 @@ def whole_race(pairs: list[tuple[Range, Route]], noise: Tensor) -> Race:
 BELIEFS: dict[str, Callable[[Trial], Any]] = {
     "range": lambda trial: trial.range.name,
     "predicts": lambda trial: trial.predicts,
-    "time": lambda trial: AXES.get(trial.route.time, trial.route.time),
-    "reverse": lambda trial: trial.route.reverse,
-    "sigma_data": lambda trial: trial.route.sigma_data,
+    "time": lambda trial: axis(trial.convention),
+    "reverse": lambda trial: trial.convention.reverse,
+    "sigma_data": lambda trial: trial.convention.sigma_data,
 }
 """What can be believed of a convention, and where it stands; the schedule and T are the affair of `Fit`."""
 
 
 def agrees(name: str, trial: Trial, value: Any) -> bool:
     """Whether a trial has what is believed; a sigma_data that is nearly the same is the same."""
-    own, wanted = BELIEFS[name](trial), AXES.get(value, value)
-    if name == "sigma_data" and own is not None and wanted is not None:
-        return abs(math.log(own / wanted)) < OFF / 2
-    return bool(own == wanted)
+    actual, believed = BELIEFS[name](trial), AXES.get(value, value)
+    if name == "sigma_data" and actual is not None and believed is not None:
+        return abs(math.log(actual / believed)) < OFF / 2
+    return bool(actual == believed)
 
 
 def explained(winner: Candidate) -> bool:
     """Whether what was found explains the network: it denoises so, and its timesteps stand for the levels found."""
     chosen = winner.fits[0]
-    limit = FITS if winner.trial.route.time in COUNTED else TOLD
-    return winner.trial.score <= WEAK and (winner.levels is not None or chosen.misfit <= limit)
+    limit = NOISE_FITS if winner.convention.time in NOISE_CLOCKS else FITS
+    return winner.trial.score <= WEAK and (winner.is_recovered or chosen.misfit <= limit)
 
 
 def denied(found: Search, assume: Mapping[str, Any]) -> dict[str, float]:
     """The beliefs that the winner does not share, with the margin by which they lose, in mean log error."""
     wrong = {}
-    for name, value in _wanted(assume).items():
+    for name, value in _believed(assume).items():
         if not agrees(name, found.winners[0].trial, value):
             rivals = [trial.score for trial in _rivals(found) if agrees(name, trial, value)]
             wrong[name] = min(rivals, default=math.inf) - found.winners[0].trial.score
     return wrong
 
 
-def _wanted(assume: Mapping[str, Any]) -> dict[str, Any]:
+def _believed(assume: Mapping[str, Any]) -> dict[str, Any]:
     return {name: AXES.get(value, value) for name, value in assume.items() if name in BELIEFS}
 
 
@@ -201,8 +194,8 @@ def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, An
     """Where the evidence leaves it open, the convention that somebody believes in comes first."""
     wrong, winner = denied(found, assume), found.winners[0]
     even = max(wrong.values(), default=0.0) < LIKELY * found.caution
-    wanted = _wanted(assume)
-    agreeing = [one for one in found.trials if all(agrees(name, one, value) for name, value in wanted.items())]
+    beliefs = _believed(assume)
+    agreeing = [one for one in found.trials if all(agrees(name, one, value) for name, value in beliefs.items())]
     if wrong and agreeing and (even or not explained(winner)):
         believed = refined(ask, agreeing[0], noise, assume, reading)
         if even or believed.trial.score < winner.trial.score + LIKELY:
@@ -211,48 +204,38 @@ def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, An
     named = {name: assume[name] for name in ("time", "schedule", "timesteps") if assume.get(name) is not None}
     count = len(winner.profile.timesteps)
     for each in winner.fits if named else ():
-        if _keeps(each.route, named) and (each.misfit - winner.fits[0].misfit) * count < CERTAIN:
-            winner.fits.remove(each)
-            winner.fits.insert(0, each)
-            winner.trial, winner.levels = winner.trial._replace(route=each.route), None
+        if _keeps(each, named) and (each.misfit - winner.fits[0].misfit) * count < CERTAIN:
+            winner.take(each)
             break
     return found
 
 
-def _one_clock(pairs: list[tuple[Range, Route]]) -> list[tuple[Range, Route]]:
+def _one_clock(pairs: list[Pair]) -> list[Pair]:
     """Of the pairs that differ in their clocks only, which mean nothing to a network that ignores them, the first."""
-    chosen: dict[tuple[Any, ...], tuple[Range, Route]] = {}
-    for span, route in pairs:
-        chosen.setdefault((span.name, route.process, route.sigma_data), (span, route))
+    chosen: dict[tuple[Any, ...], Pair] = {}
+    for span, convention in pairs:
+        chosen.setdefault((span.name, convention.process, convention.sigma_data), (span, convention))
     return list(chosen.values())
-
-
-def _identity(trial: Trial) -> tuple[Any, ...]:
-    return trial.range.name, trial.predicts, *_route(trial.route)
-
-
-def _route(route: Route) -> tuple[Any, ...]:
-    middle = round(route.process.log_snr(0.9).item(), 3)
-    return middle, *route._replace(process=None)  # type: ignore[arg-type]
 
 
 def _sorted(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: trial.score)
 
 
-def _pairs(trials: list[Trial], kept: int) -> list[tuple[Range, Route]]:
+def _pairs(trials: list[Trial], kept: int) -> list[Pair]:
     """The pairs of the best trials, and the best pair of every range and kind, so that each has its say."""
-    chosen: dict[tuple[Any, ...], tuple[Range, Route]] = {}
+    chosen: dict[tuple[str, Convention], Pair] = {}
     seen: set[str] = set()
     for rank, trial in enumerate(trials):
         if rank < kept or not {trial.range.name, trial.predicts} <= seen:
             seen |= {trial.range.name, trial.predicts}
-            chosen.setdefault((trial.range.name, *_identity(trial)[2:]), (trial.range, trial.route))
+            convention = replace(trial.convention, predicts="eps")  # for all kinds of prediction
+            chosen.setdefault((trial.range.name, convention), (trial.range, convention))
     return list(chosen.values())
 
 
-def _keeps(route: Route, assume: Mapping[str, Any]) -> bool:
-    names = {"time": route.time, "timesteps": route.timesteps, "schedule": route.schedule}
+def _keeps(fit: Fit, assume: Mapping[str, Any]) -> bool:
+    names = {"time": fit.convention.time, "timesteps": fit.convention.levels, "schedule": fit.schedule}
     return all(names[name] == assume[name] for name in names if assume.get(name) is not None)
 
 

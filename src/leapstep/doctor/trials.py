@@ -9,6 +9,7 @@ far above at most of them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.doctor.conventions import Route
+from leapstep.core.convention import Convention
+from leapstep.doctor.conventions import kinds
 from leapstep.doctor.ranges import F64, Range
 
 LEVELS = (4.0, 2.0, 0.5, -1.0, -2.5)
@@ -24,7 +26,7 @@ LEVELS = (4.0, 2.0, 0.5, -1.0, -2.5)
 
 
 class Trial(NamedTuple):
-    """A range, a route and a kind of prediction, with how far they explain the network.
+    """A range and a convention, with how far they explain the network.
 
     Attributes:
         scores: log of the error of x0 over that of the linear denoiser, by level `[k]`; less is better.
@@ -32,10 +34,14 @@ class Trial(NamedTuple):
     """
 
     range: Range
-    route: Route
-    predicts: str
+    convention: Convention
     scores: Tensor
     n: int
+
+    @property
+    def predicts(self) -> str:
+        """What the network predicts."""
+        return self.convention.predicts
 
     @property
     def score(self) -> float:
@@ -52,58 +58,50 @@ Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The network as the doctor calls it: x `[b, *d]`, timesteps `[b]` in float64 and the rows `[b]` of the data that x
 comes from (for their conditions), to the output `[b, *d]`."""
 
+Pair = tuple[Range, Convention]
+"""What is compared in one go, for all kinds of prediction: a range, and a convention whose prediction is left open."""
 
-def times_of(route: Route, variance: float, levels: Sequence[float] = LEVELS) -> Tensor:
+
+def times_of(convention: Convention, variance: float, levels: Sequence[float] = LEVELS) -> Tensor:
     """The times at which the signal-to-noise ratio of data of this variance has these logarithms; those in reach."""
-    wanted = torch.tensor(levels, dtype=F64) - math.log(variance)
-    first = 1 / (route.timesteps or 1000)
-    t = route.process.time(wanted).clamp(first, 0.999)
-    if route.timesteps is not None and route.warp is None:
-        t = (t * route.timesteps).round().clamp(min=1) / route.timesteps
-    near = (route.process.log_snr(t) - wanted).abs() < 1
+    target = torch.tensor(levels, dtype=F64) - math.log(variance)
+    t = convention.process.time(target).clamp(1 / (convention.levels or 1000), 0.999)
+    if convention.levels is not None:
+        t = (t * convention.levels).round().clamp(min=1) / convention.levels
+    near = (convention.process.log_snr(t) - target).abs() < 1
     return t[near] if near.any() else t[:1]
 
 
 def compare(
-    ask: Ask,
-    pairs: Sequence[tuple[Range, Route]],
-    n: int,
-    noise: Tensor,
-    first: int = 0,
-    levels: Sequence[float] = LEVELS,
+    ask: Ask, pairs: Sequence[Pair], n: int, noise: Tensor, first: int = 0, levels: Sequence[float] = LEVELS
 ) -> list[list[Trial]]:
-    """Try ranges and routes, each at these levels on n samples from the `first` on, all with the same noise.
+    """Try ranges and conventions at these levels on n samples from the `first` on, all with the same noise.
 
     Returns:
         for each pair one Trial for each kind of prediction.
     """
     rows = (first + torch.arange(n)) % len(noise)
-    plans = []
-    for span, route in pairs:
-        t = times_of(route, span.linear.variance, levels).repeat_interleave(n)
-        which = rows.repeat(len(t) // n)
-        index = which % len(span.values)
-        plans.append((t, index, route.process.add_noise(span.values[index], t, noise[which])))
-    seen = [route.seen(x, t) for (_, route), (t, _, x) in zip(pairs, plans, strict=True)]
-    told = [route.timestep(t) for (_, route), (t, _, _) in zip(pairs, plans, strict=True)]
-    output = ask(torch.cat(seen), torch.cat(told), torch.cat([index for _, index, _ in plans]))
-    outputs = torch.split(output, [len(x) for x in seen])
-    return [
-        [
-            Trial(span, route, kind, errors(span, route, kind, t, index, x, output).reshape(-1, n).mean(1), n)
-            for kind in route.kinds()
-        ]
-        for (span, route), (t, index, x), output in zip(pairs, plans, outputs, strict=True)
-    ]
+    plans, inputs, timesteps = [], [], []
+    for span, convention in pairs:
+        t = times_of(convention, span.linear.variance, levels).repeat_interleave(n)
+        noise_rows = rows.repeat(len(t) // n)
+        index = noise_rows % len(span.values)
+        x = convention.process.add_noise(span.values[index], t, noise[noise_rows])
+        plans.append((t, index, x))
+        inputs.append(convention.process.normalized(x, t, convention.sigma_data))
+        timesteps.append(convention.timestep(t))
+    output = ask(torch.cat(inputs), torch.cat(timesteps), torch.cat([index for _, index, _ in plans]))
+    outputs = torch.split(output, [len(x) for x in inputs])
+    trials = []
+    for (span, convention), plan, output in zip(pairs, plans, outputs, strict=True):
+        read_as = [dataclasses.replace(convention, predicts=kind) for kind in kinds(convention)]
+        scores = (errors(span, each, *plan, output).reshape(-1, n).mean(1) for each in read_as)
+        trials.append([Trial(span, each, score, n) for each, score in zip(read_as, scores, strict=True)])
+    return trials
 
 
 def compare_all(
-    ask: Ask,
-    pairs: list[tuple[Range, Route]],
-    n: int,
-    noise: Tensor,
-    first: int = 0,
-    levels: Sequence[float] = LEVELS,
+    ask: Ask, pairs: Sequence[Pair], n: int, noise: Tensor, first: int = 0, levels: Sequence[float] = LEVELS
 ) -> Iterator[list[Trial]]:
     """Trials of all pairs, in portions that neither fill the memory nor take long."""
     portion = max(1, min(2**22 // (5 * n * noise[0].numel()), -(-len(pairs) // 10)))
@@ -111,8 +109,9 @@ def compare_all(
         yield from compare(ask, pairs[start : start + portion], n, noise, first, levels)
 
 
-def errors(span: Range, route: Route, kind: str, t: Tensor, rows: Tensor, x: Tensor, output: Tensor) -> Tensor:
+def errors(span: Range, convention: Convention, t: Tensor, rows: Tensor, x: Tensor, output: Tensor) -> Tensor:
     """Log of the error of x0 over that of the linear denoiser, for each sample `[b]`, bounded."""
-    estimate, _ = route.process.split(output, x, t, kind, route.sigma_data or 1.0)
+    process = convention.process
+    estimate, _ = process.split(output, x, t, convention.predicts, convention.sigma_data or 1.0)
     error = span.mean((estimate - span.values[rows]).to(F64).square(), rows)
-    return (error / span.linear.error(route.process.log_snr(t))).log().nan_to_num(9.0, 9.0, -9.0).clamp(-5, 3)
+    return (error / span.linear.error(process.log_snr(t))).log().nan_to_num(9.0, 9.0, -9.0).clamp(-5, 3)

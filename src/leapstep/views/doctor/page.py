@@ -132,7 +132,7 @@ def _schedule(diagnosis: Diagnosis) -> list[str]:
         "found. Where the curve stays away from filled points, the network was trained on another schedule. Hollow "
         "points do not count: at the two ends, with hardly any noise or hardly anything else, networks tell little."
     )
-    picture = figures.schedule(curve, str(diagnosis.arguments.get("time", "index")))
+    picture = figures.schedule(curve, str(diagnosis.convention.time))
     return ["<h2>The schedule, as the network has it</h2>", _figure(picture, caption)]
 
 
