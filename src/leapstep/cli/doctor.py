@@ -38,59 +38,49 @@ A file such as `mine.py`:
         return net.eval()
 """
 
+ModelOrFile = Annotated[
+    str,
+    typer.Argument(
+        help="`file.py:function`, which is executed and returns the network, or (network, arguments of "
+        "leapstep.diagnose); or a run folder, a diffusers pipeline folder, or `owner/name` on the Hub."
+    ),
+]
+DATA = typer.Argument(help="What it was trained on: `digits`, a folder, a file, a name on the Hub.")
+ASSUME = typer.Option(
+    metavar=parsing.SETTINGS,
+    help="What you know: predicts, time, reverse, timesteps, schedule, sigma_data, reshape, or range, such as "
+    "'range=[0, 1]' or range=standardised.",
+)
+CONDITION = typer.Option(metavar="FILE.npz", help="Further arguments of the network: an array a keyword.")
+COUNTS = typer.Option(
+    metavar="FILE.npy",
+    help="Where the network's answer counts: 1 there and 0 elsewhere, for each of the data or one for all. For "
+    "imputers, inpainting and padded sequences.",
+)
+LABELS = typer.Option(metavar="NAME", help="The keyword under which the network takes the data's labels.")
+BUDGET = typer.Option(
+    metavar="TIME", help="How long it may take, such as 30s, 2m or 1h; default: 2m. Less time, less sure."
+)
+DEVICE = typer.Option(help="cpu | cuda | mps; default: where the function put it; a folder's: the best.")
+SAVE = typer.Option(metavar="FILE", help="Write the convention as JSON: with it every command takes the network.")
+
 
 def command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="`file.py:function`, which is executed and returns the network, or (network, arguments of "
-            "leapstep.diagnose); or a run folder, a diffusers pipeline folder, or `owner/name` on the Hub."
-        ),
-    ],
-    data: Annotated[str, typer.Argument(help="What it was trained on: `digits`, a folder, a file, a name on the Hub.")],
+    model: ModelOrFile,
+    data: Annotated[str, DATA],
     split: options.TrainSplit = None,
     size: Annotated[int | None, typer.Option(help="Crop and resize pictures to squares of this side.")] = None,
     n: Annotated[int | None, typer.Option(help="How many samples at most; default: 300.")] = None,
-    assume: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar=parsing.SETTINGS,
-            help="What you know: predicts, time, reverse, timesteps, schedule, sigma_data, reshape, or range, such as "
-            "'range=[0, 1]' or range=standardised.",
-        ),
-    ] = None,
-    condition: Annotated[
-        Path | None, typer.Option(metavar="FILE.npz", help="Further arguments of the network: an array a keyword.")
-    ] = None,
-    counts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.npy",
-            help="Where the network's answer counts: 1 there and 0 elsewhere, for each of the data or one for all. For "
-            "imputers, inpainting and padded sequences.",
-        ),
-    ] = None,
-    label_argument: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The keyword under which the network takes the data's labels.")
-    ] = None,
+    assume: Annotated[list[str] | None, ASSUME] = None,
+    condition: Annotated[Path | None, CONDITION] = None,
+    counts: Annotated[Path | None, COUNTS] = None,
+    label_argument: Annotated[str | None, LABELS] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise; default: 0.")] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="How long it may take, such as 30s, 2m or 1h; default: 2m. Less time, less sure."
-        ),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu | cuda | mps; default: where the function put it; a folder's: the best.")
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the convention as JSON: with it every command takes the network."),
-    ] = None,
+    budget: Annotated[str | None, BUDGET] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    save: Annotated[Path | None, SAVE] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a report with figures.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with figures.")] = None,
 ) -> parsing.Verdict:
     """Find out how a network was trained (range, prediction, clock, schedule), and what is wrong with it.
 
@@ -105,35 +95,28 @@ def command(
 
     assumed = assumptions.parsed(assume or [])
     limits = {"n": n, "seed": seed, "budget": budget and options.budget(budget)}
-    _claim({"--html": (html_file, ".html"), "--out": (out, ".json"), "--save": (save, ".json")})
-    if html_file is not None:
+    _claim({"--html": (html, ".html"), "--out": (out, ".json"), "--save": (save, ".json")})
+    if html is not None:
         plots.require()
-    moved = device is not None or not plugin.parts(model)[1]
-    case = open_case(
-        model,
-        data,
-        split=split,
-        size=size,
-        condition=condition,
-        label_argument=label_argument,
-        counts=counts,
-        device=options.device(device) if moved else None,
-        tell=lambda text: typer.echo(text, err=True),
-    )
+    is_file = bool(plugin.parts(model)[1])
+    target = None if device is None and is_file else options.device(device)
+    beside = {"condition": condition, "label_argument": label_argument, "counts": counts}
+    tell = functools.partial(typer.echo, err=True)
+    case = open_case(model, data, split=split, size=size, device=target, tell=tell, **beside)  # type: ignore[arg-type]
     with progress_bar(0, "starting", " samples") as bar:
         calls = {"on_stage": functools.partial(bar.set_description_str, refresh=False), "on_call": bar.update}
         diagnosis = case.diagnose(assumed, on_estimate=functools.partial(_announce, bar), **calls, **limits)
-    record = parsing.storable(diagnosis.as_dict())
-    if out is not None:
-        files.write_json(out, record)
-    if html_file is not None:
-        page.write(html_file, diagnosis)
-    if save is not None:
-        diagnosis.convention.save(save)
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
     typer.echo(diagnosis.text(width, getattr(sys.stdout, "encoding", None) or "utf-8"))
-    for path in filter(None, (out, html_file, save)):
-        typer.echo(f"written: {path}", err=True)
+    record = parsing.storable(diagnosis.as_dict())
+    if html is not None:
+        page.write(html, diagnosis)
+    if out is not None:
+        files.write_json(out, record)
+    if save is not None:
+        diagnosis.convention.save(save)
+    for path in filter(None, (html, out, save)):
+        tell(f"written: {path}")
     return parsing.Verdict(record, 3 if diagnosis.contradictions else 0)
 
 

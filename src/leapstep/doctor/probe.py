@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leapstep.core.calling import as_tensor, call
 from leapstep.core.convention import SHAPES
-from leapstep.core.denoiser import as_tensor, call
 from leapstep.doctor.budget import Budget
 from leapstep.text import one_line
 
