@@ -48,7 +48,7 @@ def test_it_begins_with_the_averaged_weights_and_a_fresh_optimiser(run, tmp_path
     assert trainer.optimizer.state_dict()["state"] == {}
     assert (trainer.config.timesteps, trainer.config.predicts, trainer.config.channels) == (50, "v", (8, 8))
     t = torch.linspace(0, 1, 51, dtype=torch.float64)
-    assert torch.allclose(trainer.process.alpha(t), cosine(50).alpha(t))
+    assert torch.allclose(trainer.convention.process.alpha(t), cosine(50).alpha(t))
     trainer.advance()
     assert any(not torch.equal(value, trainer.network.state_dict()[name]) for name, value in weights.items())
 

@@ -15,6 +15,7 @@ of processes, as if it had never stopped, bit for bit, from a state without pick
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Mapping
@@ -74,15 +75,20 @@ class Trainer:
         torch.manual_seed(config.seed)
         if start is None:
             process = SCHEDULES[config.schedule](config.timesteps)
-            self.process = rescale_zero_terminal_snr(process) if config.zero_terminal_snr else process
+            process = rescale_zero_terminal_snr(process) if config.zero_terminal_snr else process
             self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
             self.network: nn.Module = build_network(config, self.data)
         else:
-            self.process, self.null_label = start.model.process, start.model.null_label
-            self.network = start.model.network
+            process, self.null_label, self.network = start.model.process, start.model.null_label, start.model.network
             if isinstance(self.network, UNet):
                 check_sides(self.data.shape, len(config.channels))
-        self.fractional = getattr(self.network.config, "time_embedding", None) == "sinusoidal"
+        self.convention = Convention(
+            process,
+            config.predicts,
+            fractional=getattr(self.network.config, "time_embedding", None) == "sinusoidal",
+            conditions=(Condition("class_labels", self.data.classes, self.null_label),) if config.labels else (),
+            shape=self.data.shape,
+        )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(config.ema_decay), use_buffers=True)  # type: ignore[arg-type]
         self.ema.to(self.accelerator.device)
@@ -159,10 +165,7 @@ class Trainer:
         self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, condition: Mapping[str, Tensor]
     ) -> Tensor:
         """The loss of each sample."""
-        config = self.config
-        diffusion = from_network(
-            network, self.process, config.predicts, fractional=self.fractional, condition=condition
-        )
+        config, diffusion = self.config, from_network(network, self.convention, condition=condition)
         return objective.loss(diffusion, x0, t, eps, config.loss or config.predicts, config.min_snr_gamma)
 
     def compare(self) -> dict[str, float]:
@@ -203,17 +206,9 @@ class Trainer:
 
     def model(self) -> Model:
         """The trained model as it stands, with the averaged weights."""
-        config, data = self.config, self.data
         network: nn.Module = self.ema.module
-        labels = (Condition("class_labels", data.classes, self.null_label),) if config.labels else ()
-        convention = Convention(
-            self.process, config.predicts, clip=(-self.bound, self.bound), conditions=labels, shape=data.shape
-        )
-        return Model(
-            network=network.eval(),
-            convention=convention.scaled(data.scaling),
-            details=self.details(),
-        )
+        convention = dataclasses.replace(self.convention, clip=(-self.bound, self.bound)).scaled(self.data.scaling)
+        return Model(network.eval(), convention, self.details())
 
     def details(self) -> dict[str, Any]:
         """What `leapstep.json` records of the run as it stands."""
