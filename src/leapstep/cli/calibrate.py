@@ -19,12 +19,14 @@ EXAMPLES = """**Examples**
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="A run folder or a diffusers pipeline folder; the result goes there.")],
-    data: Annotated[str, typer.Argument(help="What the model was trained on: digits, a folder, a file, a Hub name.")],
+    model: Annotated[
+        Path, typer.Argument(help="A run folder or a diffusers pipeline folder, to which the result is written.")
+    ],
+    data: Annotated[str, typer.Argument(help="The training data: `digits`, a folder, a file, a name on the Hub.")],
     split: options.TrainSplit = None,
-    per_level: Annotated[int, typer.Option(help="Noisy samples at each trained level.")] = 16,
-    batch_size: Annotated[int, typer.Option(help="Network evaluations at a time.")] = 256,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    per_level: Annotated[int, typer.Option(help="Noised samples per trained level.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Samples per network call.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     device: options.Device = None,
 ) -> dict[str, Any]:
     """Measure a model's errors at every trained level, which --variance optimal needs, and keep them with the model."""

@@ -35,8 +35,8 @@ SWEEP: dict[str, Any] = {"methods": ("ddim", "unipc"), "etas": (0, 1), "steps": 
 def command(
     out: Annotated[Path, typer.Option(help="The folder to make.")] = Path("demo"),
     train_steps: Annotated[int | None, typer.Option(help="Optimiser steps; default: those of the preset.")] = None,
-    n: Annotated[int, typer.Option(help="Samples a method; the distance needs them.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of training and of the start noise.")] = 0,
+    n: Annotated[int, typer.Option(help="Samples per method.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of the training and of the start noise.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
 ) -> dict[str, Any]:
     """Train on 8x8 digits with their labels, sample the same weights in 1000, 20 and 10 steps, and compare."""

@@ -45,23 +45,21 @@ ModelOrFile = Annotated[
         "leapstep.diagnose); or a run folder, a diffusers pipeline folder, or `owner/name` on the Hub."
     ),
 ]
-DATA = typer.Argument(help="What it was trained on: `digits`, a folder, a file, a name on the Hub.")
+DATA = typer.Argument(help="The training data: `digits`, a folder, a file, a name on the Hub.")
 ASSUME = typer.Option(
     metavar=parsing.SETTINGS,
-    help="What you know: predicts, time, reverse, timesteps, schedule, sigma_data, reshape, or range, such as "
-    "'range=[0, 1]' or range=standardised.",
+    help="What you believe, to be checked: predicts, time, reverse, timesteps, schedule, "
+    "sigma_data, reshape or range, such as 'range=[0, 1]' or range=standardised.",
 )
-CONDITION = typer.Option(metavar="FILE.npz", help="Further arguments of the network: an array a keyword.")
+CONDITION = typer.Option(metavar="FILE.npz", help="Further arguments of the network, an array per keyword.")
 COUNTS = typer.Option(
     metavar="FILE.npy",
-    help="Where the network's answer counts: 1 there and 0 elsewhere, for each of the data or one for all. For "
-    "imputers, inpainting and padded sequences.",
+    help="Mask of the values for which the network's output counts (1) or not (0), for each "
+    "sample or one for all. For imputers, inpainting and padded sequences.",
 )
-LABELS = typer.Option(metavar="NAME", help="The keyword under which the network takes the data's labels.")
-BUDGET = typer.Option(
-    metavar="TIME", help="How long it may take, such as 30s, 2m or 1h; default: 2m. Less time, less sure."
-)
-DEVICE = typer.Option(help="cpu | cuda | mps; default: where the function put it; a folder's: the best.")
+LABELS = typer.Option(metavar="NAME", help="The network's keyword for the labels of the data.")
+BUDGET = typer.Option(metavar="TIME", help="Time limit, such as 30s, 2m or 1h; default: 2m.")
+DEVICE = typer.Option(help="cpu | cuda | mps; default: where the network is; for a folder the best available.")
 SAVE = typer.Option(metavar="FILE", help="Write the convention as JSON: with it every command takes the network.")
 
 
@@ -69,13 +67,13 @@ def command(
     model: ModelOrFile,
     data: Annotated[str, DATA],
     split: options.TrainSplit = None,
-    size: Annotated[int | None, typer.Option(help="Crop and resize pictures to squares of this side.")] = None,
-    n: Annotated[int | None, typer.Option(help="How many samples at most; default: 300.")] = None,
+    size: Annotated[int | None, typer.Option(help="Crop and resize images to squares of this side, pixels.")] = None,
+    n: Annotated[int | None, typer.Option(help="Number of samples at most; default: 300.")] = None,
     assume: Annotated[list[str] | None, ASSUME] = None,
     condition: Annotated[Path | None, CONDITION] = None,
     counts: Annotated[Path | None, COUNTS] = None,
     label_argument: Annotated[str | None, LABELS] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the noise; default: 0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise; default: 0.")] = None,
     budget: Annotated[str | None, BUDGET] = None,
     device: Annotated[str | None, DEVICE] = None,
     save: Annotated[Path | None, SAVE] = None,

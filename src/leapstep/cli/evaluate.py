@@ -26,18 +26,24 @@ Samples = Annotated[
     str,
     typer.Argument(
         metavar="MODEL-or-FOLDER",
-        help="A model to sample; or samples: a folder of images or of `leapstep sample`, an npy or npz file.",
+        help="A model to sample; or samples: a folder of images, a folder written by `leapstep "
+        "sample`, an npy or npz file.",
     ),
 ]
 Size = Annotated[
-    int | None, typer.Option(help="Side that a folder's samples are cut and resized to, pixels; the data follow them.")
+    int | None,
+    typer.Option(
+        help="Crop and resize the samples of a folder, and the data, to squares with sides of this many pixels."
+    ),
 ]
 TrainedOn = Annotated[
-    str | None, typer.Option(help="Part of the data that the model was trained on, to look for copies; default: train.")
+    str | None, typer.Option(help="Split of the training data, to search for copies; default: train.")
 ]
 Pairs = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Draw the samples nearest to training data, each beside the nearest, as PNG."),
+    typer.Option(
+        metavar="FILE", help="Draw the samples closest to training data beside their nearest neighbours, as PNG."
+    ),
 ]
 
 

@@ -31,21 +31,22 @@ def command(
     data: Annotated[
         str,
         typer.Argument(
-            help="Pictures, with labels or without, or arrays with labels: `digits`, a folder of images (sub-folders "
-            "are labels), a parquet, arrow or npz file, a folder of parquet files, or `owner/name` on the Hub."
+            help="Images, with labels or without, or arrays with labels: `digits`, a folder of images "
+            "(sub-folders are labels), a parquet, arrow or npz file, a folder of parquet files, "
+            "or `owner/name` on the Hub."
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The folder to make: weights, and features.json, which says what they are.")
+        Path, typer.Option(help="The folder to make, with weights and features.json, which describes them.")
     ],
-    size: Annotated[int | None, typer.Option(help="Crop and resize pictures to squares of this side.")] = None,
+    size: Annotated[int | None, typer.Option(help="Crop and resize images to squares of this side, pixels.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the data; default: 2, or as many as make 500 steps.")
+        int | None, typer.Option(help="Passes over the data; default: 2, or enough for 500 steps.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="The highest, of one cycle.")] = 4e-3,
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the pictures.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the first weights and of all chance in training.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of a single cycle.")] = 4e-3,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror half of the images at random.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all randomness in training.")] = 0,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the features in the folder.")] = False,
 ) -> dict[str, Any]:

@@ -33,11 +33,16 @@ def command(
     form: Annotated[str, typer.Option("--from", help=FORMATS)] = "auto",
     config: Annotated[
         Path | None,
-        typer.Option(help="What the weights do not tell: that project's own YAML, JSON, or a text file of its flags."),
+        typer.Option(
+            help="Configuration that the weights do not determine: that project's own YAML or JSON, or"
+            " a text file of its flags."
+        ),
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar=SETTINGS, help="Such settings, as data.image_size=32."),
+        typer.Option(
+            "--set", metavar=SETTINGS, help="Single values of that configuration, such as data.image_size=32."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an imported model in the folder.")] = False,
 ) -> dict[str, Any]:

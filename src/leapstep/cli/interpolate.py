@@ -42,13 +42,15 @@ RESULTS = folders.Kind(
 )
 def command(
     model: options.ModelSource,
-    out: Annotated[Path, typer.Option(help="The folder to make: a picture, an animation, a manifest.")],
+    out: Annotated[Path, typer.Option(help="The folder to make, with an image, an animation and a manifest.")],
     spec: options.Spec,
     seeds: Annotated[
-        list[int] | None, typer.Option(metavar=NUMBERS, help="Two or four ends: the first sample of each seed.")
+        list[int] | None, typer.Option(metavar=NUMBERS, help="Two or four seeds, whose first samples are the ends.")
     ] = None,
-    images: Annotated[list[Path] | None, typer.Option(metavar=FILES, help="Two or four ends: pictures.")] = None,
-    frames: Annotated[int, typer.Option(help="How many from end to end; a grid has as many rows and columns.")] = 11,
+    images: Annotated[list[Path] | None, typer.Option(metavar=FILES, help="Two or four images as ends.")] = None,
+    frames: Annotated[
+        int, typer.Option(help="Number of frames from end to end, or of rows and columns of a grid.")
+    ] = 11,
     path: Annotated[str, typer.Option(help="slerp | spherical")] = "slerp",
     mp4: Annotated[
         bool, typer.Option("--mp4", help="Also write the animation as a video, animation.mp4; needs ffmpeg.")

@@ -23,23 +23,25 @@ EXAMPLES = """**Examples**
 
 def command(
     model: options.ModelSource,
-    data: Annotated[str, typer.Argument(help="What to judge: `digits`, a folder, a file, a name on the Hub.")],
+    data: Annotated[str, typer.Argument(help="The data: `digits`, a folder, a file, a name on the Hub.")],
     method: Annotated[str, typer.Option(help="vlb (the variational bound) | ode (the probability-flow ODE)")] = "vlb",
-    n: Annotated[int | None, typer.Option(help="How many samples, evenly chosen; default: 256, or all.")] = None,
+    n: Annotated[int | None, typer.Option(help="Number of samples, evenly chosen; default: 256, or all.")] = None,
     split: options.Split = None,
     steps: Annotated[
-        int | None, typer.Option(help="vlb: default all levels. ode: fixed steps, of 6 calls, in place of a tolerance.")
+        int | None, typer.Option(help="vlb: default all levels. ode: fixed steps of 6 calls, instead of a tolerance.")
     ] = None,
     spacing: Annotated[
         str | None, typer.Option(help="vlb: trailing (default) | leading | linspace | quad | log_snr | karras")
     ] = None,
     variance: Annotated[
-        str | None, typer.Option(help="vlb: posterior (default) | beta | optimal | learned; of the steps from t to s.")
+        str | None, typer.Option(help="vlb: of each step, posterior (default) | beta | optimal | learned.")
     ] = None,
-    tolerance: Annotated[float | None, typer.Option(help="ode: of a step, in nats a value; default 0.001.")] = None,
-    probes: Annotated[int | None, typer.Option(help="ode: for the trace; default 1; 0: exact, a call a value.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
+    tolerance: Annotated[
+        float | None, typer.Option(help="ode: error of a step, nats per value; default: 0.001.")
+    ] = None,
+    probes: Annotated[int | None, typer.Option(help="ode: random vectors for the trace; default: 1; 0: exact.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 64,
     device: options.Device = None,
 ) -> dict[str, Any]:
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""

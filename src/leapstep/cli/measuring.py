@@ -9,13 +9,14 @@ import typer
 
 DataSource = Annotated[
     str | None,
-    typer.Argument(help="Real data: `digits`, a folder, a file, a name on the Hub; default: what it was trained on."),
+    typer.Argument(help="Real data: `digits`, a folder, a file, a name on the Hub; default: the training data."),
 ]
 FeatureSpace = Annotated[
     str,
     typer.Option(
-        help="What samples are compared in: pixels (their principal components) | inception (as FID and KID are) | the "
-        "folder that `leapstep features train` made | file.py:function, which sees values as they lie on disk"
+        help="The feature space of the comparison: pixels (principal components) | inception (FID,"
+        " KID) | a folder made by `leapstep features train` | file.py:function, which gets "
+        "values as they are on disk"
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="A local file of weights for --features inception.")]
@@ -23,12 +24,14 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME ...",
-        help="frechet | kernel | precision | recall | density | coverage | inception_score; default: all that the "
-        "features allow.",
+        help="frechet | kernel | precision | recall | density | coverage | inception_score; "
+        "default: all that the features support.",
     ),
 ]
-Neighbours = Annotated[int, typer.Option("--k", help="Which nearest neighbour bounds precision, recall and so on.")]
-Resamples = Annotated[int, typer.Option(help="Of the bootstrap that makes the intervals.")]
+Neighbours = Annotated[
+    int, typer.Option("--k", help="Number of nearest neighbours for precision, recall, density and coverage.")
+]
+Resamples = Annotated[int, typer.Option(help="Number of resamples for the intervals.")]
 
 DRAWN = {"label": "as often as in the reference"}
 """Defaults of the specification, as the help of these commands shows them."""

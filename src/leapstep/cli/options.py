@@ -66,7 +66,7 @@ ModelSource = Annotated[
         help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.", autocompletion=model_folders
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best there is.")]
+Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best available.")]
 SPACINGS = "trailing | leading | linspace | quad | log_snr | karras"
 SPACING_DEFAULT = "what the model says, or else trailing; trailing for rk23 and rk45"
 OwnSpacing = Annotated[str | None, typer.Option(help=f"{SPACINGS}; default: {SPACING_DEFAULT}.")]
@@ -79,13 +79,9 @@ Settings = Annotated[
 
 Split = Annotated[
     str | None,
-    typer.Option(
-        help="Which part of the data; default: what the run held out, or test, or all where there is neither."
-    ),
+    typer.Option(help="Split of the data; default: what the run held out, else test, else all."),
 ]
-TrainSplit = Annotated[
-    str | None, typer.Option(help="Which part of the data; default: train, or all where there is no such part.")
-]
+TrainSplit = Annotated[str | None, typer.Option(help="Split of the data; default: train, or all if there is none.")]
 
 # --- the specification of samples ----------------------------------------------------------------------------------
 
@@ -94,14 +90,14 @@ SAMPLING: dict[str, Any] = {
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A specification, or a manifest, to repeat its samples; options given beside it replace what it says.",
+            help="A specification, or a manifest whose samples to repeat; other options override it.",
         ),
     ],
-    "n": Annotated[int | None, typer.Option(help="How many samples.")],
-    "first": Annotated[int | None, typer.Option(help="Index of the first sample, to draw them in parts.")],
+    "n": Annotated[int | None, typer.Option(help="Number of samples.")],
+    "first": Annotated[int | None, typer.Option(help="Index of the first sample, to draw samples in parts.")],
     "steps": Annotated[int | None, typer.Option(help="Steps from noise to data.")],
     "method": Annotated[str | None, typer.Option(help=METHODS)],
-    "eta": Annotated[float | None, typer.Option(help="ddim, sde_dpmpp_2m: noise injected, 0 to 1.")],
+    "eta": Annotated[float | None, typer.Option(help="ddim, sde_dpmpp_2m: share of noise injected, from 0 to 1.")],
     "variance": Annotated[
         str | None,
         typer.Option(
@@ -112,16 +108,16 @@ SAMPLING: dict[str, Any] = {
     "spacing": Annotated[str | None, typer.Option(help=SPACINGS)],
     "start": Annotated[
         str | None,
-        typer.Option(help="marginal (noise of the size at the first time) | unit (of size 1, as in diffusers)"),
+        typer.Option(help="marginal (noise of the scale at the first time) | unit (of scale 1, as in diffusers)"),
     ],
     "seed": Annotated[int | None, typer.Option(help="Sample i is a function of the seed and i.")],
     "label": Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Classes, by name or number, in turn.")],
     "guidance": Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none.")],
     "rescale": Annotated[
-        float | None, typer.Option(help="Share, 0 to 1, of the contrast that guidance adds and that is taken back.")
+        float | None, typer.Option(help="Share, from 0 to 1, of the contrast added by guidance that is removed again.")
     ],
-    "batch_size": Annotated[int | None, typer.Option(help="Samples worked on at a time.")],
-    "dtype": Annotated[str | None, typer.Option(help="What the network computes in: float32 | bfloat16 | float64")],
+    "batch_size": Annotated[int | None, typer.Option(help="Samples per batch.")],
+    "dtype": Annotated[str | None, typer.Option(help="Precision of the network: float32 | bfloat16 | float64")],
 }
 """The options that make a specification, the same in every command that draws samples."""
 
@@ -277,7 +273,7 @@ def tell_left_out(model: Model, asked: Sequence[int], counts: Sequence[int]) -> 
         typer.echo(f"left out {', '.join(map(str, left))} steps: the model has {levels} noise levels", err=True)
 
 
-NoPreview = Annotated[bool, typer.Option("--no-preview", help="Show no pictures in the terminal.")]
+NoPreview = Annotated[bool, typer.Option("--no-preview", help="Show no images in the terminal.")]
 
 
 def show(pixels: npt.NDArray[np.uint8], hidden: bool, evenly: bool = False) -> None:

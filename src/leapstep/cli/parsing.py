@@ -22,7 +22,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else.")]
 
 NUMBERS, FILES, SETTINGS = "S ...", "FILE ...", "NAME=VALUE ..."
 """Metavars of options whose values are whole numbers, files (which may have commas in them), or NAME=VALUE."""

@@ -41,8 +41,8 @@ RESULTS = folders.Kind("results.json", "reconstruction", r"results\.json|reconst
 )
 def command(
     model: options.ModelSource,
-    data: Annotated[str, typer.Argument(help="What to encode: `digits`, a folder, a file, a name on the Hub.")],
-    out: Annotated[Path, typer.Option(help="The folder to make: results and a picture.")],
+    data: Annotated[str, typer.Argument(help="The data to encode: `digits`, a folder, a file, a name on the Hub.")],
+    out: Annotated[Path, typer.Option(help="The folder to make, with results and an image.")],
     spec: options.Spec,
     steps: Annotated[
         list[int] | None,

@@ -35,12 +35,12 @@ def command(
     data: Annotated[
         str | None,
         typer.Option(
-            help="What it was trained on, for its quality, reconstructions, errors by noise level, nearest neighbours; "
-            "default: what its folder says, where that is on this machine."
+            help="The training data, for quality, reconstructions, errors by noise level and nearest "
+            "neighbours; default: those named in the run folder, if they are on this machine."
         ),
     ] = None,
     n: Annotated[
-        int | None, typer.Option(help="How many samples in the grid; default: 64 pictures, 16 signals, 256 points.")
+        int | None, typer.Option(help="Number of samples in the grid; default: 64 images, 16 signals, 256 points.")
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps from noise to data; default: 20, or T where that is less.")
@@ -51,11 +51,12 @@ def command(
         str | None, typer.Option(help="Class of all samples, by name or number; default: the classes in turn.")
     ] = None,
     sweep: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="What `leapstep sweep` made; default: MODEL/sweep, if there.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A folder made by `leapstep sweep`; default: MODEL/sweep, if it exists."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples worked on at a time.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 64,
     budget: Annotated[
-        str, typer.Option(help="How long it may take, such as 10m or 1h; a page of a slow network shows less.")
+        str, typer.Option(help="Time limit, such as 10m or 1h; with a slow network the page shows less.")
     ] = "10m",
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,

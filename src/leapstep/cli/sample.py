@@ -30,12 +30,12 @@ EXAMPLES = """**Examples**
 @options.sampling()
 def command(
     model: options.ModelSource,
-    out: Annotated[Path, typer.Option(help="The folder to make: images, a grid and a manifest.")],
+    out: Annotated[Path, typer.Option(help="The folder to make, with images, a grid and a manifest.")],
     spec: options.Spec,
-    format: Annotated[str | None, typer.Option(help="png (default for pictures) | npz")] = None,
+    format: Annotated[str | None, typer.Option(help="png (default for images) | npz")] = None,
     device: options.Device = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where this command was stopped; begin in an empty folder.")
+        bool, typer.Option("--resume", help="Continue where this command was stopped; start if the folder is empty.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the samples in the folder.")] = False,
     no_preview: options.NoPreview = False,

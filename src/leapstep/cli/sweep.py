@@ -36,7 +36,7 @@ EXAMPLES = """**Examples**
 )
 def command(
     model: options.ModelSource,
-    out: Annotated[Path, typer.Option(help="The folder of the results; a sweep that was stopped goes on there.")],
+    out: Annotated[Path, typer.Option(help="The folder of the results, in which a stopped sweep continues.")],
     spec: options.Spec,
     data: measuring.DataSource = None,
     methods: Annotated[
@@ -46,8 +46,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="ETA ...",
-            help="Rows of ddim: noise injected, 0 to 1; beta: the DDPM paper's larger variance; optimal: after "
-            "`leapstep calibrate`. Default: 0, 1.",
+            help="Rows of ddim: share of noise injected, from 0 to 1; beta: the DDPM paper's larger "
+            "variance; optimal: after `leapstep calibrate`. Default: 0, 1.",
         ),
     ] = None,
     steps: Annotated[
@@ -57,18 +57,18 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME ...",
-            help="trailing | leading | linspace | quad | log_snr | karras; default: what the model says, or trailing.",
+            help="trailing | leading | linspace | quad | log_snr | karras; default: the model's own, else trailing.",
         ),
     ] = None,
     split: options.Split = None,
     features: measuring.FeatureSpace = "pixels",
     weights: measuring.Weights = None,
     metrics: measuring.Metrics = None,
-    metric: Annotated[str, typer.Option(help="The one of them that the table and the plot show.")] = "frechet",
+    metric: Annotated[str, typer.Option(help="The metric shown in the table and the plot.")] = "frechet",
     k: measuring.Neighbours = 5,
     resamples: measuring.Resamples = 100,
     device: options.Device = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that has results.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Measure samples for many methods, noises and steps: the table of the DDIM paper for your model."""
     from leapstep.evaluation.sweep import Run, left_out, plan

@@ -40,17 +40,15 @@ RESULTS = folders.Kind(
 def command(
     model: options.ModelSource,
     out: Annotated[
-        Path, typer.Option(help="The folder to make: two pictures, a manifest, and what else is asked for.")
+        Path, typer.Option(help="The folder to make, with two images, a manifest, and animations on request.")
     ],
     spec: options.Spec,
     consistency: Annotated[
         list[int] | None,
         typer.Option(metavar=NUMBERS, help="Numbers of steps to compare; default: 10 20 50 100 1000."),
     ] = None,
-    gif: Annotated[
-        bool, typer.Option("--gif", help="Also show the way of pictures as an animation, trace.gif.")
-    ] = False,
-    mp4: Annotated[bool, typer.Option("--mp4", help="Also as a video, trace.mp4; needs ffmpeg.")] = False,
+    gif: Annotated[bool, typer.Option("--gif", help="Also write the trajectory as an animation, trace.gif.")] = False,
+    mp4: Annotated[bool, typer.Option("--mp4", help="Also write it as a video, trace.mp4; needs ffmpeg.")] = False,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
     no_preview: options.NoPreview = False,

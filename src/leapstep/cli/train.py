@@ -48,18 +48,24 @@ def command(
             f"pictures with {GPU_PRESET} on a GPU and {CPU_PRESET} on a CPU."
         ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; the options below win over it.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the run folder.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of options; options on the command line override it.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the last checkpoint in the run folder.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the run folder.")] = False,
     init_from: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Begin with these weights, and with their network, schedule and prediction: a run folder, an imported "
-            "one, a diffusers pipeline folder, or `owner/name` on the Hub.",
+            help="Start from these weights, with their network, schedule and prediction: a run folder,"
+            " an imported one, a diffusers pipeline folder, or `owner/name` on the Hub.",
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu` to leave a GPU alone; default: the best there is.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="`cpu` to leave a GPU unused; default: the best available.")
+    ] = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train a denoising network and leave a run folder that leapstep and diffusers can open."""

@@ -47,17 +47,17 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # data
-    size: int | None = Field(None, ge=1, description="side that pictures are cropped and resized to, pixels")
-    grey: bool | None = Field(None, description="greyscale (yes) or RGB (no); default: as the pictures are")
-    flip: bool = Field(False, description="mirror half of the pictures at random")
+    size: int | None = Field(None, ge=1, description="crop and resize images to squares of this side, pixels")
+    grey: bool | None = Field(None, description="greyscale (yes) or RGB (no); default: as the images are")
+    flip: bool = Field(False, description="mirror half of the images at random")
     labels: bool = Field(False, description="train on the data's labels, for `sample --label`")
     label_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels dropped, for classifier-free guidance")
     strict: bool = Field(False, description="fail on a broken image instead of skipping it")
     holdout: Annotated[str, BeforeValidator(_held_out)] = Field(
         "auto",
         pattern=r"^(auto|no|[1-9]\d*|\d{1,2}(\.\d+)?%)$",
-        description="samples never trained on, to measure against: a number, a share such as 10%, or no; auto: 10%, at "
-        "most 1000, where the data have no part test and at least 100 samples",
+        description="samples never trained on, to measure against: a number, a share such as 10%, or no; "
+        "auto: 10%, at most 1000, if the data have no split test and at least 100 samples",
     )
     # diffusion
     schedule: Annotated[
@@ -70,37 +70,39 @@ class TrainingConfig(BaseModel):
         "eps", description="what the network predicts"
     )
     loss: Literal["eps", "x0", "v", "min_snr", "variational"] | None = Field(
-        None, description="whose squared error is the loss, or its weight; default: what the network predicts"
+        None, description="quantity whose squared error is the loss, or a weight; default: what the network predicts"
     )
     min_snr_gamma: float = Field(5.0, gt=0, description="gamma of --loss min_snr")
     # network
-    network: Literal["unet", "mlp"] | None = Field(None, description="default: unet for pictures, mlp for arrays")
+    network: Literal["unet", "mlp"] | None = Field(None, description="default: unet for images, mlp for arrays")
     channels: Widths = Field((64, 128, 128), description="U-Net: channels of each stage")
     attention: Flags = Field(
         (False, False, True),
-        description="U-Net: self-attention at each stage, 0 or 1; for other numbers of stages, at the last",
+        description="U-Net: self-attention at each stage, 0 or 1; default for other numbers of stages: the last",
     )
     blocks: int = Field(2, ge=1, description="U-Net: residual blocks per stage")
     head_channels: int | None = Field(None, ge=1, description="U-Net: channels of an attention head; default: one head")
-    groups: int = Field(32, ge=1, description="U-Net: groups of a group normalisation; fewer where --channels need it")
+    groups: int = Field(32, ge=1, description="U-Net: groups of a group normalisation; fewer if --channels require it")
     width: int = Field(256, ge=2, description="MLP: features of each layer")
     depth: int = Field(4, ge=1, description="MLP: residual blocks")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside residual blocks")
-    time_embedding: Literal["sinusoidal", "learned"] = Field("sinusoidal", description="how the network sees time")
+    time_embedding: Literal["sinusoidal", "learned"] = Field("sinusoidal", description="embedding of the timestep")
     # optimisation
     steps: int = Field(100_000, ge=1, description="optimiser steps")
-    batch_size: int = Field(128, ge=1, description="samples an optimiser step, over all processes")
-    accumulate: int = Field(1, ge=1, description="parts that a batch is computed in")
+    batch_size: int = Field(128, ge=1, description="samples per optimiser step, over all processes")
+    accumulate: int = Field(1, ge=1, description="number of parts in which a batch is computed")
     learning_rate: float = Field(2e-4, gt=0, description="of AdamW")
-    lr_schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate after warm-up")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="course of the learning rate after warm-up"
+    )
     warmup: int = Field(500, ge=0, description="steps of linear learning-rate warm-up")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     clip_gradient: float = Field(1.0, gt=0, description="bound on the gradient's norm")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights, after its own warm-up")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights, after a warm-up")
     precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the machine computes it natively"
+        "auto", description="auto: bf16 if the machine computes it natively"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="of the initial weights, the data order and the noise")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the initial weights, the data order and the noise")
     # record
     log_every: int = Field(50, ge=1, description="steps between TensorBoard scalars")
     holdout_every: int = Field(200, ge=1, description="steps between losses on held-out samples")
