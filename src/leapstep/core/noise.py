@@ -6,11 +6,11 @@ Parallel random numbers: as easy as 1, 2, 3), whatever the batch, the device and
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -55,17 +55,26 @@ class Noise:
         """
         n, size = len(self.rows), math.prod(self.shape)
         blocks = -(-size // 4)  # Philox makes four words a count, and row i owns the counts from i * blocks on
-        streams = zip(_words("seed", self.seed, n), _words("step", step, n), strict=True)
-        neighbours = groupby(enumerate(zip(streams, self.rows, strict=True)), lambda at: (at[1][0], at[1][1] - at[0]))
         draw, words, low = _word("draw", draw), np.empty((n, 4 * blocks), np.uint64), 0
-        for ((key, number), offset), group in neighbours:
-            high = low + sum(1 for _ in group)
+        for seed, number, row, length in self._runs(step):
             # as one integer, not as four words, of which the first would end at 2^64
-            counter = (offset + low) * blocks + (draw << 128) + (number << 192)
-            words[low:high] = np.random.Philox(key=key, counter=counter).random_raw((high - low, 4 * blocks))
-            low = high
+            counter = row * blocks + (draw << 128) + (number << 192)
+            words[low : low + length] = np.random.Philox(key=seed, counter=counter).random_raw((length, 4 * blocks))
+            low += length
         z: Tensor = torch.special.ndtri(torch.from_numpy(_uniform(words[:, :size])))
         return z.reshape(-1, *self.shape).to(self.dtype).to(self.device)
+
+    def _runs(self, step: int | Sequence[int] | Tensor) -> Iterator[tuple[int, int, int, int]]:
+        """Neighbouring rows of one seed and step: (seed, step, first row, number of rows)."""
+        n = len(self.rows)
+        seeds, steps = _words("seed", self.seed, n), _words("step", step, n)
+        if isinstance(self.rows, range) and self.rows.step == 1 and len(seeds) == len(steps) == 1:
+            yield seeds[0], steps[0], self.rows.start, n
+            return
+        rows = enumerate(zip(itertools.cycle(seeds), itertools.cycle(steps), self.rows))
+        for (seed, number, offset), run in itertools.groupby(rows, lambda at: (*at[1][:2], at[1][2] - at[0])):
+            indices = [index for index, _ in run]
+            yield seed, number, offset + indices[0], len(indices)
 
 
 def _word(name: str, value: Any) -> int:
@@ -75,11 +84,11 @@ def _word(name: str, value: Any) -> int:
 
 
 def _words(name: str, values: int | Sequence[int] | Tensor, n: int) -> list[int]:
-    """A seed or a step for each of n samples."""
+    """The seeds or steps of n samples: one for each, or a single one for all."""
     if isinstance(values, Tensor):
         values = values.tolist()
     if not isinstance(values, Sequence):
-        return [_word(name, values)] * n
+        return [_word(name, values)]
     if len(values) != n:
         raise ValueError(f"{name} has {len(values)} values for {n} samples: give one for all, or one for each")
     return [_word(name, value) for value in values]
