@@ -304,6 +304,8 @@ def test_python_is_told_of_a_mistyped_setting(tmp_path):
     assert {"steps", "channels", "holdout"} <= set(inspect.signature(leapstep.train).parameters)
     with pytest.raises(ValueError, match="unknown setting 'stepz': did you mean 'steps'"):
         leapstep.train("digits", tmp_path / "run", stepz=3)
+    with pytest.raises(ValueError, match="preset='digits': a TrainingConfig has all settings already"):
+        leapstep.train("digits", tmp_path / "run", preset="digits", config=TrainingConfig())
     assert not (tmp_path / "run").exists()
 
 

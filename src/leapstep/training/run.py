@@ -34,7 +34,7 @@ def train(
     config: TrainingConfig | str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    init_from: str | None = None,
+    init_from: str | Path | None = None,
     device: str | None = None,
     progress: bool = True,
     **settings: Any,
@@ -72,7 +72,7 @@ def train(
     run, source = Path(out), str(data)
     with folders.locked(run) if launch.rank() == 0 else contextlib.nullcontext():
         resumed = checkpoint.find_state(run)[1] if resume else None
-        start = initial.weights(run, resumed, init_from)
+        start = initial.weights(run, resumed, None if init_from is None else str(init_from))
         chosen, notes = _configured(source, config, preset, settings, device, resumed or {}, start)
         if resumed is not None:
             _check_resumable(run, resumed, chosen, source)
@@ -101,6 +101,8 @@ def _configured(
     if device not in (None, "cpu"):
         raise ValueError(f"--device {device}: only cpu can be asked for; CUDA_VISIBLE_DEVICES chooses among GPUs")
     settings = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(config, TrainingConfig) and preset is not None:
+        raise ValueError(f"preset={preset!r}: a TrainingConfig has all settings already; pass one of the two")
     if isinstance(config, TrainingConfig):
         return configure(settings, base=config.model_dump(exclude_unset=True)) if settings else config, []
     if resumed:
