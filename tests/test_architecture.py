@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,13 @@ def test_imports_go_down(module):
     for name in GRAPH[module] - {"leapstep"}:
         here, there = FLOOR[room(module)], FLOOR[room(name)]
         assert room(name) == room(module) or there < here, f"{module} (floor {here}) imports {name} (floor {there})"
+
+
+def test_the_documented_floors_are_these():
+    """docs/architecture.md has a row for each floor, from the lowest to the highest."""
+    page = (SOURCE.parent.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| \d+ \| ([^|]*) \|", page, re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == FLOORS
 
 
 def test_no_circle():
