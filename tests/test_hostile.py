@@ -310,7 +310,7 @@ def hostile_run(run):
     changed(
         run / "leapstep.json",
         {
-            "data.classes": [EVIL, "b"],
+            "convention.conditions": [{"name": "class_labels", "classes": [EVIL, "b"], "null": 2}],
             "data.source": EVIL,
             "imported.file": EVIL,
             "imported.evidence": [EVIL],
@@ -491,9 +491,11 @@ def test_one_label_is_for_all_samples_with_guidance_too(run):
         ]
         assert torch.equal(made[0], made[1])
         assert torch.equal(made[0], made[2])
-        with pytest.raises(ValueError, match=r"labels of shape \[2\] for 3 samples: pass one for all, or one for each"):
+        with pytest.raises(
+            ValueError, match=r"class_labels is of shape \(2,\) for 3 samples: .*one value for all, or one"
+        ):
             leapstep.sample(model.diffusion(torch.tensor([0, 1]), guidance), (3, 1, 8, 8), steps=2)
-    with pytest.raises(ValueError, match="labels are float32: pass integers from 0 to 1"):
+    with pytest.raises(ValueError, match=r"labels are float32 of shape \[1\]: pass integers from 0 to 1"):
         model.diffusion(torch.tensor([1.0]))
 
 

@@ -4,11 +4,11 @@ import types
 
 import pytest
 import torch
-from leapstep.cli.latents import squared_error
 
 import leapstep
 from leapstep.core.calibration import calibrate
 from leapstep.core.likelihood import ode_log_likelihood, variational_bound
+from leapstep.inference.encoding import squared_error
 from leapstep.training.objective import WEIGHTS, loss
 
 F64 = torch.float64

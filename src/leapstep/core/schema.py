@@ -19,6 +19,7 @@ class Process(Schema):
 
     __pydantic_extra__: dict[str, bool | Word | float | Table | None]
     name: Word
+    timesteps: Levels | None = None
     trained_levels: Levels | None = None
 
 
