@@ -82,6 +82,7 @@ from .inference.spec import SamplingSpec
 from .models.checkpoint import load
 from .models.model import Model
 from .training.run import train
+from .views.report import Report, report
 
 __version__: str
 
@@ -105,6 +106,7 @@ __all__ = [
     "Noise",
     "NotFinite",
     "Process",
+    "Report",
     "SamplingSpec",
     "State",
     "Step",
@@ -161,6 +163,7 @@ __all__ = [
     "progress",
     "quadratic",
     "remedies",
+    "report",
     "rescale_zero_terminal_snr",
     "rk4",
     "rk23",

@@ -15,7 +15,7 @@ from leapstep.models import checkpoint
 from leapstep.models.data import parts_of
 from leapstep.networks import UNet
 from leapstep.views import report
-from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, write_sweep
+from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, planned, write_sweep
 from random_models import saved
 
 
@@ -82,9 +82,9 @@ def splits(model, insects):
 @pytest.fixture(scope="session")
 def page(run, model, splits):
     ticks = []
-    settings = pages.Settings(n=20, seed=SEED, steps=STEPS, batch_size=18)
-    made = pages.gather(model, splits, settings, source=str(run), on_step=lambda: ticks.append(1))
-    assert len(ticks) == pages.effort(model, splits, settings)  # the progress bar ends where it should
+    plan = planned(n=20, seed=SEED, steps=STEPS, batch_size=18)
+    made = pages.gather(model, splits, plan, source=str(run), on_step=lambda: ticks.append(1))
+    assert len(ticks) == pages.effort(model, splits, plan)  # the progress bar ends where it should
     return made
 
 

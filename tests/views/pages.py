@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 
 import leapstep
+from leapstep.evaluation.page import Plan
+from leapstep.evaluation.page.extent import WHOLE
+from leapstep.inference.spec import SamplingSpec
 
 HOSTILE = "<img src=x onerror=alert(1)>\"' $x_1$ `id`"
 CLASSES = ("ant", "-bee", HOSTILE)
@@ -43,6 +46,11 @@ def write_sweep(path, weights, **changes):
     content |= {"cells": cells, "metric": "frechet", "advice": [f"best for 5 calls: {HOSTILE}"]} | changes
     (path / "results.json").write_text(json.dumps(content))
     return path
+
+
+def planned(n=None, extent=WHOLE, **fields):
+    """A plan of a page with these fields of a specification."""
+    return Plan(SamplingSpec(**fields), n, extent)
 
 
 STEPS = 7

@@ -37,7 +37,7 @@ from leapstep.models import checkpoint
 from leapstep.training import loss
 from leapstep.views import report
 from leapstep.views.report import figures, sections, words
-from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, decoded, drawn, tiles, write_sweep
+from pages import CLASSES, HOSTILE, SEED, STEPS, Reader, decoded, drawn, planned, tiles, write_sweep
 from random_models import changed
 
 # --- numbers and pictures ------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_the_way_goes_from_noise_to_the_samples(model, page):
 
 def test_a_long_way_is_shown_at_some_times_and_scaled(small):
     loaded = changed(leapstep.load(small), process=leapstep.ve(100))
-    made = pages.gather(loaded, settings=pages.Settings(n=2, steps=60, extent=WHOLE._replace(steps=(1, 2))))
+    made = pages.gather(loaded, plan=planned(n=2, steps=60, extent=WHOLE._replace(steps=(1, 2))))
     assert len(made.way.times) == 25
     assert (made.way.times[0], made.way.times[-1]) == (1, 0)
     first = leapstep.Noise(0, range(2), loaded.shape)(0) * 50 / math.hypot(50, 1)
@@ -193,7 +193,7 @@ def test_without_held_out_data_the_training_data_stand_in(model, splits, monkeyp
     monkeypatch.setattr(measured, "part_starts", lambda data: range(0, 15, 4))
     found = measured.nearest_data(x, whole, torch.arange(15))[0]
     assert found.tolist() == pytest.approx(evaluation.from_others(x).tolist())
-    made = pages.gather(model, splits._replace(held=None), pages.Settings(n=20, steps=1))
+    made = pages.gather(model, splits._replace(held=None), planned(n=20, steps=1))
     known = evaluation.memorisation(model.scaling.to_model(made.samples), x)
     assert made.neighbours.ratios == pytest.approx(known.ratio.sort().values[:8].tolist())
     assert made.neighbours.relative.value == pytest.approx(known.relative.value)
@@ -283,7 +283,7 @@ def test_facts(page, read, model):
 
 
 def test_calls_are_counted(small):
-    loaded, settings = leapstep.load(small), pages.Settings(n=5, batch_size=2, method="heun", steps=3)
+    loaded, plan = leapstep.load(small), planned(n=5, batch_size=2, method="heun", steps=3)
     calls, network = [], loaded.network
 
     def counting(x, *rest):
@@ -294,9 +294,9 @@ def test_calls_are_counted(small):
     object.__setattr__(counted, "network", torch.nn.Module())
     counted.network.forward, counted.network.config = counting, network.config
     counted.network.weight = next(network.parameters())
-    made = pages.gather(counted, settings=settings)
+    made = pages.gather(counted, plan=plan)
     assert (made.calls, made.evaluations) == (len(calls), sum(calls))
-    assert made.calls > pages.effort(loaded, None, settings)  # two of each step but the last
+    assert made.calls > pages.effort(loaded, None, plan)  # two of each step but the last
 
 
 # --- what lies in the folder ---------------------------------------------------------------------------------------

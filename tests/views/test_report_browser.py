@@ -24,6 +24,7 @@ from leapstep.evaluation.sweep import Sweep
 from leapstep.networks import MLP, UNet
 from leapstep.views import report
 from leapstep.views.report import figures
+from pages import planned
 from random_models import model_of, small
 
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -54,7 +55,7 @@ def pictures(place):
         np.savez(place / f"{name}.npz", x=values[rows], y=np.arange(24)[rows] % 2)
     parts = [read(place / f"{name}.npz", split=name) for name in ("train", "test")]
     splits = pages.Splits("insects " * 20, *(pages.Split(data, torch.from_numpy(data.labels)) for data in parts))
-    page = pages.gather(model, splits, pages.Settings(n=20, steps=6))
+    page = pages.gather(model, splits, planned(n=20, steps=6))
     strips = [Strip(step, figures.sprite(values[None, step : step + 4, None], 2).png) for step in (1, 3, 5)]
     cells = [
         {
@@ -81,7 +82,7 @@ def points(place):
     torch.manual_seed(0)
     network = small(MLP(shape=(2,), width=16, depth=1, timesteps=2))
     model = model_of(network, leapstep.linear(2), "v", (2,), scaling=Scaling(100.0, 5.0), clip=None)
-    return pages.gather(model, settings=pages.Settings(n=9, extent=WHOLE._replace(line=3)))
+    return pages.gather(model, plan=planned(n=9, extent=WHOLE._replace(line=3)))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from leapstep.evaluation.page import folder, gathering
 from leapstep.models import checkpoint
 from leapstep.views import report
 from leapstep.views.report import commands, sections
-from pages import Reader, decoded, lines, tiles, write_sweep
+from pages import Reader, decoded, lines, planned, tiles, write_sweep
 
 # --- the commands on the page --------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ def test_the_commands_repeat_the_figures(run, page, read, tmp_path):
 
 def test_a_page_of_one_class_is_repeated_by_one_command(run):
     loaded = leapstep.load(run)
-    made = pages.gather(loaded, settings=pages.Settings(n=3, steps=1, label=1), source="it's")
+    made = pages.gather(loaded, plan=planned(n=3, steps=1, labels=(1,)), source="it's")
     said = Reader(report.render(made)).commands
     assert said[1] == "leapstep sample 'it'\"'\"'s' --n 3 --steps 1 --method ddim --seed 0 --label=-bee --out samples"
     assert "--consistency 1 2 3 5 10 12 --label=-bee --out trace" in said[2]
@@ -261,12 +261,12 @@ def test_an_existing_file_is_replaced_only_with_overwrite(small, tmp_path):
     ("given", "words"),
     [
         (["--out", "page.pdf"], ["page.pdf", r"ends in \.html"]),
-        (["--n", 1], ["n=1", "at least 2"]),
+        (["--n", 1], ["--n 1", "at least 2"]),
         (["--steps", 7], ["steps=7", "6 levels"]),
-        (["--method", "euler"], ["method 'euler'", "ddim"]),
+        (["--method", "euler"], ["--method euler", "ddim"]),
         (["--label", "cat"], ["--label", "without labels"]),
-        (["--seed", -1], ["seed=-1"]),
-        (["--batch-size", 0], ["batch_size=0"]),
+        (["--seed", -1], ["--seed -1"]),
+        (["--batch-size", 0], ["--batch-size 0"]),
         (["--device", "tpu"], ["--device tpu", "cpu"]),
         (["--data", "nowhere"], ["there is no nowhere"]),
         (["--sweep", "nowhere"], [r"there is no nowhere/results\.json"]),
@@ -295,7 +295,7 @@ def test_ctrl_c_leaves_nothing(small, tmp_path, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(drawing, "decode", stop)
+    monkeypatch.setattr(drawing, "interpolate", stop)
     result = invoke("report", small, "--out", tmp_path / "new" / "page.html", "--n", 2)
     assert result.exit_code == 130
     assert list(tmp_path.iterdir()) == []

@@ -21,11 +21,10 @@ from leapstep.evaluation import page as pages
 from leapstep.evaluation.page import cost as costs
 from leapstep.evaluation.page.contents import kind
 from leapstep.evaluation.page.extent import EXTENTS, WHOLE
-from leapstep.models.data import parts_of
 from leapstep.networks import MLP, UNet
 from leapstep.views import plots, report
 from leapstep.views.report import figures, sections, words
-from pages import HOSTILE, Reader, lines
+from pages import HOSTILE, Reader, lines, planned
 from random_models import changed, saved
 
 
@@ -156,8 +155,8 @@ def test_what_is_no_picture(place, shape, sliders, tables):
     path, data = arrays(place, shape)
     loaded = leapstep.load(path)
     train = pages.Split(*parts_of(loaded, str(data))("train"))
-    settings = pages.Settings(n=3, extent=WHOLE._replace(line=3))
-    made = pages.gather(loaded, pages.Splits(str(data), train), settings, source=str(path))
+    plan = planned(n=3, extent=WHOLE._replace(line=3))
+    made = pages.gather(loaded, pages.Splits(str(data), train), plan, source=str(path))
     expected = loaded.scaling.to_values(leapstep.sample(loaded.diffusion(), (3, *shape), 2))
     np.testing.assert_allclose(made.samples, expected, rtol=1e-5)
     assert made.way.x.shape == (3, 3, *shape)
@@ -195,7 +194,7 @@ def test_labels_of_points_are_not_cut_off(monkeypatch, spread):
 
 
 def test_a_page_without_data_says_what_data_would_add(small):
-    made = pages.gather(leapstep.load(small), settings=pages.Settings(n=3))
+    made = pages.gather(leapstep.load(small), plan=planned(n=3))
     read = Reader(report.render(made))
     assert made.source == ""
     assert "With --data, a page also shows" in read.text
@@ -208,7 +207,7 @@ def test_a_model_with_one_level(place):
     torch.manual_seed(0)
     unet = UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=4, timesteps=1)
     path = saved(place / "one", unet, shape=(1, 4, 4), process=leapstep.linear(1))
-    made = pages.gather(leapstep.load(path), settings=pages.Settings(n=2))
+    made = pages.gather(leapstep.load(path), plan=planned(n=2))
     assert made.consistency.steps == (1,)
     assert words.cost(made) == ""
     assert "Few steps" not in report.render(made)
@@ -216,39 +215,39 @@ def test_a_model_with_one_level(place):
 
 def test_noisy_methods_leave_the_ways_that_must_be_repeatable_to_ddim(small):
     loaded = leapstep.load(small)
-    noisy, plain = (pages.gather(loaded, settings=pages.Settings(n=2, method=name)) for name in ("ddpm", "ddim"))
+    noisy, plain = (pages.gather(loaded, plan=planned(n=2, method=name)) for name in ("ddpm", "ddim"))
     assert np.array_equal(noisy.between.frames, plain.between.frames)
     assert not np.array_equal(noisy.samples, plain.samples)
     expected = leapstep.sample(loaded.diffusion(), (2, *loaded.shape), 6, leapstep.ddpm())
     assert near(noisy.samples, loaded.scaling.to_pixels(expected))
-    heun = pages.gather(loaded, settings=pages.Settings(n=2, method="heun"))
+    heun = pages.gather(loaded, plan=planned(n=2, method="heun"))
     assert heun.between.method == "heun"
 
 
 def test_a_network_that_needs_labels(run, splits):
     loaded = changed(leapstep.load(run), null_label=None)
-    made = pages.gather(loaded, settings=pages.Settings(n=2, steps=1))
+    made = pages.gather(loaded, plan=planned(n=2, steps=1))
     assert made.between.label == 0
     unlabelled = splits._replace(held=splits.held._replace(labels=None))
     with pytest.raises(ValueError, match="has no labels, and this model knows one class at a time"):
-        pages.gather(loaded, unlabelled, pages.Settings(n=2, steps=1))
+        pages.gather(loaded, unlabelled, planned(n=2, steps=1))
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("fields", "words"),
     [
         ({"n": 1}, "n=1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"method": "euler"}, "unknown method 'euler'"),
-        ({"label": 3}, "label=3: the model has 3 classes"),
+        ({"method": "euler"}, "method=euler: did you mean pf_euler"),
+        ({"labels": (3,)}, "labels=3: "),
         ({"steps": 13}, "steps=13"),
         ({"seed": -1}, "seed=-1"),
     ],
     ids=str,
 )
-def test_settings_that_cannot_be(model, settings, words):
+def test_specifications_that_cannot_be(model, fields, words):
     with pytest.raises(ValueError, match=words):
-        pages.gather(model, settings=pages.Settings(**settings))
+        pages.gather(model, plan=planned(**fields))
 
 
 def test_samples_that_are_not_finite(small):
@@ -256,19 +255,19 @@ def test_samples_that_are_not_finite(small):
     with torch.no_grad():
         next(loaded.network.parameters()).fill_(math.nan)
     with pytest.raises(leapstep.core.finite.NotFinite, match="2 of 2 samples are not finite, first after step 1 of 6"):
-        pages.gather(loaded, settings=pages.Settings(n=2))
+        pages.gather(loaded, plan=planned(n=2))
 
 
 def test_a_slow_network_has_a_shorter_page(small, insects, tmp_path, monkeypatch):
-    loaded, asked = leapstep.load(small), pages.Settings()
-    costs = [pages.evaluations(loaded, None, pages.Settings(extent=extent)) for extent in EXTENTS]
+    loaded, asked = leapstep.load(small), planned()
+    costs = [pages.evaluations(loaded, None, planned(extent=extent)) for extent in EXTENTS]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < costs[0] / 10  # of a network with 6 levels
     for cost_, extent in zip(costs, EXTENTS, strict=True):
         chosen, takes = pages.fitted(loaded, None, asked, seconds=2.0 * cost_ + 1, price=2.0)
         assert (chosen.extent, takes) == (extent, 2.0 * cost_)
     assert pages.fitted(loaded, None, asked, 1.0, 2.0) == (chosen, 2.0 * costs[-1])  # there is no shorter one
-    made = pages.gather(loaded, settings=chosen)
+    made = pages.gather(loaded, plan=chosen)
     assert made.evaluations == costs[-1]
     assert (len(made.samples), made.between.frames.shape[:2]) == (4, (2, 2))
     assert "It shows less than usual, since calls take long" in report.render(made)
@@ -289,3 +288,19 @@ def test_the_price_of_a_sample_is_that_of_a_call(small, monkeypatch, seconds, ex
     loaded.network.register_forward_pre_hook(work)
     monkeypatch.setattr(costs.time, "perf_counter", lambda: now)
     assert pages.price(loaded) == pytest.approx(expected)
+
+
+def test_a_page_in_python_is_that_of_the_command(small, tmp_path):
+    """What was asked for beside the usual is in the commands that repeat the figures."""
+    few = {"n": 3, "out": tmp_path / "page.html", "progress": False}
+    spec = leapstep.SamplingSpec(method="unipc", options={"order": 3}, steps=3)
+    made = leapstep.report(small, spec=spec, **few)
+    assert (tmp_path / "page.html").read_text("utf-8") == made.html
+    assert (made.page.spec.n, made.page.spec.method, made.page.label) == (3, "unipc", None)
+    said = Reader(made.html).commands
+    assert any("sample" in line and "--method unipc --set order=3 --seed 0" in line for line in said)
+    asked = ["--method", "unipc", "--set", "order=3", "--steps", 3]
+    done("report", small, "--n", 3, "--out", tmp_path / "b.html", *asked)
+    shown = [Reader(html).all("img")[0]["src"] for html in (made.html, (tmp_path / "b.html").read_text("utf-8"))]
+    assert shown[0] == shown[1]
+    assert made.verdict.startswith("A ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,11 +148,9 @@ def _print(results: list[dict[str, Any]], out: Path) -> None:
 
 def _draw_page(model: Model, out: Path, seed: int) -> None:
     """Write the page about the model, and say where it is."""
-    from leapstep import files
-    from leapstep.evaluation import page as pages
-    from leapstep.models.data import parts_of
-    from leapstep.views import plots, report
-    from leapstep.views.report import rendering
+    from leapstep.inference.spec import SamplingSpec
+    from leapstep.views import plots
+    from leapstep.views.report import rendering, report
 
     try:
         plots.require()
@@ -159,11 +158,6 @@ def _draw_page(model: Model, out: Path, seed: int) -> None:
     except ValueError as error:  # without the extra
         typer.echo(f"No page about the model: {error}")
         return
-    part = parts_of(model, "digits")
-    train, test = (pages.Split(*part(split)) for split in ("train", "test"))
-    splits = pages.Splits("digits", train, test, "test")
-    settings = pages.complete(model, pages.Settings(seed=seed))
-    with progress_bar(pages.effort(model, splits, settings), "drawing the page", "step") as bar:
-        page = pages.gather(model, splits, settings, source=str(out / "run"), sweep=out / "sweep", on_step=bar.update)
-    files.write_text(out / "report.html", report.render(page))
-    typer.echo(f"Everything about the model on one page, to open in a browser: {out / 'report.html'}")
+    spec, page = SamplingSpec(seed=seed), out / "report.html"
+    report(model, "digits", spec, out=page, source=str(out / "run"), sweep=out / "sweep", budget=math.inf)
+    typer.echo(f"Everything about the model on one page, to open in a browser: {page}")

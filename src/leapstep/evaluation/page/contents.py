@@ -16,6 +16,7 @@ import numpy.typing as npt
 from leapstep.evaluation.distances import Estimate
 from leapstep.evaluation.page.extent import WHOLE, Extent
 from leapstep.evaluation.sweep import Sweep
+from leapstep.inference.spec import SamplingSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,25 +27,17 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How the samples of a page are drawn.
+class Plan:
+    """What a page is to show.
 
     Attributes:
+        spec: how its samples are drawn; without labels, those of a model of classes are of all classes in turn.
         n: samples in the grid; None: 64, 16 signals, or 256 points.
-        seed: sample i is a function of the seed and i, as in `leapstep sample`.
-        method: the name of a sampling method.
-        steps: from noise to data; None: 20, or T where that is less.
-        label: the class of all samples; None: the classes in turn.
-        batch_size: samples that go through the network at a time.
         extent: what is shown at most.
     """
 
+    spec: SamplingSpec = field(default_factory=SamplingSpec)
     n: int | None = None
-    seed: int = 0
-    method: str = "ddim"
-    steps: int | None = None
-    label: int | None = None
-    batch_size: int = 64
     extent: Extent = WHOLE
 
 
@@ -245,8 +238,9 @@ class Page:
         facts: what the model is, by name.
         noun: what it draws, in words.
         classes: the names of its classes.
-        settings: with nothing left open.
-        spacing: of the sampler's times.
+        spec: how the samples are drawn, with nothing left open.
+        extent: what is shown at most.
+        spacing: of the model, which commands need not name.
         unit: in which squared differences are.
         data: the source of the data, and None without.
         own: whether they are what the model was trained on, as its folder says.
@@ -265,7 +259,8 @@ class Page:
     facts: Mapping[str, str]
     noun: str
     classes: tuple[str, ...]
-    settings: Settings
+    spec: SamplingSpec
+    extent: Extent
     spacing: str
     unit: str
     samples: Array
@@ -289,6 +284,12 @@ class Page:
     evaluations: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
+
+    @property
+    def label(self) -> int | None:
+        """The class of all samples; None where they are of several classes in turn, or of none."""
+        labels = self.spec.labels or ()
+        return int(labels[0]) if len(labels) == 1 < len(self.classes) else None
 
 
 def kind(shape: Sequence[int], is_pictures: bool) -> str:

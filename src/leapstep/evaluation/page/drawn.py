@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -9,17 +10,13 @@ import torch
 from torch import Tensor
 
 from leapstep.core.finite import NotFinite
-from leapstep.core.interpolation import interpolation_grid, slerp
 from leapstep.core.noise import Noise
-from leapstep.core.sampling import State, beginning, decode, sample
-from leapstep.core.spacing import times
-from leapstep.evaluation.page.contents import (
-    Between,
-    Consistency,
-    Way,
-    chosen,
-)
-from leapstep.evaluation.page.work import Work, step_counts
+from leapstep.core.sampling import State, beginning
+from leapstep.evaluation.page.contents import Between, Consistency, Way, chosen
+from leapstep.evaluation.page.work import Work
+from leapstep.inference.encoding import interpolate, squared_error
+from leapstep.inference.engine import draw
+from leapstep.inference.tracing import by_steps
 
 TRAVELLERS = {"pictures": 8, "points": 256, "signals": 4, "numbers": 64}
 """How many samples the slider through time shows at most."""
@@ -30,81 +27,51 @@ POSITIONS = 25
 
 def drawn_samples(work: Work) -> tuple[Tensor, Way]:
     """The samples of the grid, on the CPU, and the way of the first of them."""
-    model, seed, count = work.model, work.settings.seed, min(work.together, TRAVELLERS[work.kind])
-    path = times(model.process, work.steps, work.spacing)
-    first = Noise(seed, range(count), model.shape, device=work.device)(0)
-    noisy: list[list[Tensor]] = [[] for _ in path]  # for each time, the batches
-    clean: list[list[Tensor]] = [[] for _ in path]
-    noisy[0].append(beginning(work.diffusion(work.labels(range(1))), path[0], first))
+    spec, count = work.spec, min(work.together, TRAVELLERS[work.kind])
+    times = spec.times_for(work.model)
+    first = Noise(spec.seed, range(count), work.model.shape, spec.state_dtype, work.device)(0)
+    noisy: list[list[Tensor]] = [[] for _ in times]  # for each time, the batches
+    clean: list[list[Tensor]] = [[] for _ in times]
+    noisy[0].append(beginning(spec.diffusion(work.model, range(1)), times[0], first, spec.start))
 
     def note(state: State) -> None:
         if sum(map(len, noisy[state.step])) < count:
             clean[state.step - 1].append(state.x0)
             noisy[state.step].append(state.x)
-        work.tick()
+        work.tick(state)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", NotFinite)  # there is nothing to show
-        x = sample(
-            lambda rows: work.diffusion(work.labels(rows)),
-            (work.n, *model.shape),
-            path,
-            work.transition,
-            seed=seed,
-            batch_size=work.settings.batch_size,
-            device=work.device,
-            on_step=note,
-        )
+        x = torch.cat([x for _, x in draw(work.model, spec, on_step=note)])
     clean[-1] = noisy[-1]
-    places, sizes = chosen(len(path), POSITIONS), model.process.size(path)
+    positions, sizes = chosen(len(times), POSITIONS), work.model.process.size(times)
     shown = [
-        np.stack([work.shown(torch.cat(each[i])[:count] / scale[i].item()) for i in places])
-        for each, scale in ((noisy, sizes), (clean, torch.ones_like(sizes)))
+        np.stack([work.shown(torch.cat(batches[i])[:count] / scale[i].item()) for i in positions])
+        for batches, scale in ((noisy, sizes), (clean, torch.ones_like(sizes)))
     ]
-    return x.cpu(), Way(tuple(path[places].tolist()), *shown)
+    return x.cpu(), Way(tuple(times[positions].tolist()), *shown)
 
 
 def consistency(work: Work) -> Consistency:
     """The same start noises in different numbers of steps."""
-    counts, found = step_counts(work.model, work.extent.steps), []
-    for count in counts:
-        found.append(
-            sample(
-                lambda rows: work.diffusion(work.labels(rows)),
-                (work.together, *work.model.shape),
-                count,
-                work.transition,
-                spacing=work.spacing,
-                seed=work.settings.seed,
-                batch_size=work.settings.batch_size,
-                device=work.device,
-                on_step=work.tick,
-            ).cpu()
-        )
-    errors = [work.squared_error(x, found[-1]).mean().item() for x in found]
+    spec = dataclasses.replace(work.spec, n=work.together)
+    counts = work.counts(work.extent.steps, spec)
+    samples = [x.cpu() for x in by_steps(work.model, spec, counts, on_step=work.tick).values()]
+    best = samples[-1]
+    errors = [squared_error(work.model, x, best).mean().item() for x in samples]
     # the mean over all pairs of |x - y|^2 is twice the variance
-    apart = 2 * len(found[-1]) / (len(found[-1]) - 1) * work.squared_error(found[-1], found[-1].mean(0)).mean().item()
-    return Consistency(tuple(counts), np.stack([work.shown(x) for x in found]), tuple(errors), apart)
+    apart = 2 * len(best) / (len(best) - 1) * squared_error(work.model, best, best.mean(0)).mean().item()
+    return Consistency(tuple(counts), np.stack([work.shown(x) for x in samples]), tuple(errors), apart)
 
 
 def between(work: Work) -> Between:
     """Four noises and what lies among them for pictures; else two."""
-    model, settings = work.model, work.settings
-    name, transition = work.deterministic()
-    label = settings.label
-    if label is None and model.classes and model.null_label is None:
-        label = 0
-    path = times(model.process, work.steps, work.spacing)
-    seeds = tuple((settings.seed + i) % 2**64 for i in range(4 if work.kind == "pictures" else 2))
-    ends = torch.cat([Noise(seed, range(1), model.shape, device=work.device)(0) for seed in seeds])
-    diffusion = work.diffusion(None if label is None else torch.tensor([label]))
-    ends = beginning(diffusion, path[0], ends)
-    if len(ends) == 4:
-        z = interpolation_grid(ends, work.extent.edge, work.extent.edge, slerp).flatten(0, 1)
-    else:
-        start, end = (each.expand(work.extent.line, *each.shape) for each in ends)
-        z = slerp(start, end, torch.linspace(0, 1, work.extent.line, dtype=torch.float64))
-    parts = [decode(diffusion, z[rows], path, transition, on_step=work.tick) for rows in map(list, work.parts(len(z)))]
-    frames = work.shown(torch.cat(parts))
-    rows = work.extent.edge if len(ends) == 4 else 1
-    return Between(frames.reshape(rows, -1, *model.shape), seeds, name, label)
+    model, spec = work.model, work.certain
+    labels = spec.labels if spec.labels is not None and len(spec.labels) == 1 < len(model.classes) else None
+    if labels is None and model.classes and (model.null_label is None or spec.guidance != 1):
+        labels = (0,)
+    edge = work.extent.edge if work.kind == "pictures" else work.extent.line
+    seeds = tuple((spec.seed + i) % 2**64 for i in range(4 if work.kind == "pictures" else 2))
+    x = interpolate(model, dataclasses.replace(spec, labels=labels), seeds, edge, on_step=work.tick)
+    frames = work.shown(x).reshape(edge if len(seeds) == 4 else 1, -1, *model.shape)
+    return Between(frames, seeds, spec.method, None if labels is None else int(labels[0]))

@@ -10,21 +10,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from leapstep.core.convention import Clip, DynamicThreshold
 from leapstep.core.schedules import SCHEDULES
 from leapstep.data.dataset import same_source
 from leapstep.evaluation.page import folder
 from leapstep.evaluation.page.contents import (
     Page,
-    Settings,
+    Plan,
     Splits,
 )
 from leapstep.evaluation.page.drawn import between, consistency, drawn_samples
 from leapstep.evaluation.page.measured import neighbours, noise_levels, reconstructions
 from leapstep.evaluation.page.standing import standing
-from leapstep.evaluation.page.work import Work, complete, parts_of
+from leapstep.evaluation.page.work import Work, counted, parts_of
+from leapstep.inference.encoding import unit
+from leapstep.inference.engine import with_dtype
+from leapstep.inference.provenance import versions
+from leapstep.inference.spec import DTYPES
 from leapstep.models.checkpoint import fingerprint
 from leapstep.models.model import Model
 
@@ -35,7 +37,7 @@ TRAINED = {"batch_size": "Batch size", "learning_rate": "Learning rate", "ema_de
 def gather(
     model: Model,
     data: Splits | None = None,
-    settings: Settings | None = None,
+    plan: Plan | None = None,
     *,
     source: str = "",
     sweep: str | Path | None = None,
@@ -45,7 +47,7 @@ def gather(
 
     Arguments:
         data: what the model is held against; None leaves those parts out.
-        settings: of the samples; default `Settings()`.
+        plan: how samples are drawn and how much is shown; None: `Plan()`.
         source: where the model lies, which the page and its commands name. Where it is a folder, the log and the
             pictures of the training are taken from there.
         sweep: a folder that `leapstep sweep` made; default: `sweep/` in the source, where that is one.
@@ -53,51 +55,55 @@ def gather(
     Returns:
         the page.
     Raises:
-        ValueError: settings that do not fit the model, or a sweep that cannot be read or is of another model.
+        ValueError: a specification that does not fit the model, or a sweep that cannot be read or is of another model.
         NotFinite: samples that are not finite.
     """
     began, run = time.perf_counter(), Path(source) if source and Path(source).is_dir() else None
-    settings = complete(model, settings or Settings())
     _check_labels(model, data)
     weights = fingerprint(model.network)
     swept, left_out = (None, "") if sweep is None else folder.sweep(Path(sweep), weights)
     if sweep is None and run is not None and (run / "sweep" / "results.json").is_file():
         swept, left_out = folder.sweep(run / "sweep", weights, named=False)
-    work = Work(model, settings, on_step or (lambda: None))
-    x, way = drawn_samples(work)
-    labels = work.labels(range(len(x)))
-    page = Page(
-        source=source,
-        kind=work.kind,
-        facts=_facts(model, weights),
-        noun=_noun(model, work.kind),
-        classes=model.classes,
-        settings=settings,
-        spacing=work.spacing,
-        unit="squared pixel values from 0 to 1" if model.is_pictures else "variances of the training data",
-        samples=work.shown(x),
-        labels=() if labels is None else tuple(model.classes[label] for label in labels.tolist()),
-        consistency=consistency(work),
-        way=way,
-        between=between(work),
-        data=None if data is None else data.source,
-        own=data is not None and is_own(model, data.source),
-        held="train" if data is None or data.held is None else data.held_name,
-        curves={} if run is None else folder.curves(run),
-        strips=[] if run is None else folder.strips(run),
-        reconstructions=None if data is None else reconstructions(work, data),
-        levels=None if data is None else noise_levels(work, data),
-        standing=None if data is None or settings.label is not None else standing(work.shown(x), data),
-        neighbours=None if data is None else neighbours(work, x, data),
-        sweep=swept,
-        left_out=left_out,
-    )
+    work = Work(model, plan or Plan(), on_step or (lambda: None))
+    spec = work.spec
+    work.model = model = with_dtype(model, DTYPES[spec.dtype])
+    numbers = spec.labels_for(model, range(spec.n))
+    all_classes = numbers is None or len(set(spec.labels or ())) == len(model.classes)
+    with counted(model.network) as totals:
+        x, way = drawn_samples(work)
+        page = Page(
+            source=source,
+            kind=work.kind,
+            facts=_facts(model, weights),
+            noun=_noun(model, work.kind),
+            classes=model.classes,
+            spec=spec,
+            extent=work.extent,
+            spacing=model.spacing or "trailing",
+            unit=unit(model),
+            samples=work.shown(x),
+            labels=() if numbers is None else tuple(model.classes[number] for number in numbers.tolist()),
+            consistency=consistency(work),
+            way=way,
+            between=between(work),
+            data=None if data is None else data.source,
+            own=data is not None and is_own(model, data.source),
+            held="train" if data is None or data.held is None else data.held_name,
+            curves={} if run is None else folder.curves(run),
+            strips=[] if run is None else folder.strips(run),
+            reconstructions=None if data is None else reconstructions(work, data),
+            levels=None if data is None else noise_levels(work, data),
+            standing=standing(work.shown(x), data) if data is not None and all_classes else None,
+            neighbours=None if data is None else neighbours(work, x, data),
+            sweep=swept,
+            left_out=left_out,
+        )
     return dataclasses.replace(
         page,
         seconds=time.perf_counter() - began,
-        calls=work.calls,
-        evaluations=work.evaluations,
-        versions=_versions(),
+        calls=totals[0],
+        evaluations=totals[1],
+        versions=versions() | {"Python": platform.python_version()},
         created=datetime.now().astimezone().isoformat(" ", "minutes"),
     )
 
@@ -176,9 +182,3 @@ def _clip(clip: Clip | None) -> str:
 def _listed(names: tuple[str, ...]) -> str:
     """All of a few names, or how many there are."""
     return ", ".join(names) if len(names) <= 12 else f"{len(names)}, from {names[0]} to {names[-1]}"
-
-
-def _versions() -> dict[str, str]:
-    from leapstep import __version__
-
-    return {"leapstep": __version__, "torch": str(torch.__version__), "Python": platform.python_version()}

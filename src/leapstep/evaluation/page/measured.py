@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from leapstep.core.noise import Noise
 from leapstep.core.process import flat
-from leapstep.core.sampling import decode, encode
 from leapstep.data.dataset import Data
 from leapstep.evaluation.distances import median_ratio, nearest
 from leapstep.evaluation.page.contents import (
@@ -22,7 +21,9 @@ from leapstep.evaluation.page.contents import (
     Split,
     Splits,
 )
-from leapstep.evaluation.page.work import Work, evenly, parts_of, step_counts
+from leapstep.evaluation.page.work import Work, evenly, parts_of
+from leapstep.inference.encoding import reconstruct
+from leapstep.inference.spec import DTYPES
 
 ORIGINALS = 8
 """How many of the samples that are encoded and decoded are shown."""
@@ -38,21 +39,15 @@ def reconstructions(work: Work, data: Splits) -> Reconstructions:
     """As `leapstep reconstruct` does it, by default."""
     split, name = (data.train, "train") if data.held is None else (data.held, data.held_name)
     rows = evenly(split.data, work.extent.data)
-    method, transition = work.deterministic()
-    x0, labels = split.data.batch(rows), None if split.labels is None else split.labels[rows]
-    counts, samples, errors, deviations = step_counts(work.model, work.extent.back), [], [], []
-    move: dict[str, Any] = {"transition": transition, "spacing": "leading", "on_step": work.tick}
+    x0, labels = split.data.batch(rows), None if split.labels is None else tuple(split.labels[rows].tolist())
+    guidance = 1.0 if labels is None else work.certain.guidance
+    spec = dataclasses.replace(work.certain, spacing="leading", labels=labels, guidance=guidance)
+    counts, samples, errors, deviations = work.counts(work.extent.back, spec), [], [], []
     for count in counts:
-        parts = []
-        for part in map(list, work.parts(len(x0))):
-            diffusion = work.diffusion(None if labels is None else labels[part])
-            z = encode(diffusion, x0[part].to(work.device), count, **move)
-            parts.append(decode(diffusion, z, count, **move).cpu())
-        back = torch.cat(parts)
-        error = work.squared_error(back, x0)
-        samples.append(work.shown(back[:ORIGINALS]))
-        errors.append(error.mean().item())
-        deviations.append(error.std().item() / math.sqrt(len(error)) if len(error) > 1 else math.nan)
+        again = reconstruct(work.model, dataclasses.replace(spec, steps=count), x0, on_step=work.tick)
+        samples.append(work.shown(again.x[:ORIGINALS]))
+        errors.append(again.errors.mean().item())
+        deviations.append(again.errors.std().item() / math.sqrt(len(x0)) if len(x0) > 1 else math.nan)
     return Reconstructions(
         work.shown(x0[:ORIGINALS]),
         tuple(counts),
@@ -61,7 +56,7 @@ def reconstructions(work: Work, data: Splits) -> Reconstructions:
         tuple(deviations),
         len(x0),
         name,
-        method,
+        spec.method,
     )
 
 
@@ -82,24 +77,24 @@ def noise_levels(work: Work, data: Splits) -> Levels:
     return Levels(tuple(t.tolist()), tuple(work.model.process.log_snr(t).tolist()), parts)
 
 
+@torch.no_grad()
 def _denoising(work: Work, name: str, split: Split, t: Tensor, variance: float) -> Denoising:
     """Errors on one part of the data, at these times."""
-    process = work.model.process
+    process, dtype = work.model.process, DTYPES[work.spec.dtype]
     rows = evenly(split.data, work.extent.per_level)
     x0, labels = split.data.batch(rows), None if split.labels is None else split.labels[rows]
     errors = torch.zeros(2, len(t), dtype=torch.float64)
-    for level, time_ in enumerate(t):
+    for level, time in enumerate(t):
         for part in work.parts(len(x0)):
-            clean = x0[part.start : part.stop].to(work.device)
-            eps = Noise(work.settings.seed, part, work.model.shape, device=work.device)(level + 1)
-            chosen_labels = None if labels is None else labels[part.start : part.stop]
-            x = process.add_noise(clean, time_, eps)
-            with torch.no_grad():
-                network = work.diffusion(chosen_labels).estimate(x, time_)
-            noise = process.split(network.unbounded, x, time_, "x0")[1]
-            for total, wrong in ((errors[0], network.x0 - clean), (errors[1], noise - eps)):
+            clean = x0[part.start : part.stop].to(work.device, work.spec.state_dtype)
+            eps = Noise(work.spec.seed, part, work.model.shape, work.spec.state_dtype, work.device)(level + 1)
+            x = process.add_noise(clean, time, eps)
+            diffusion = work.model.diffusion(None if labels is None else labels[part.start : part.stop], 1.0, dtype)
+            estimate = diffusion.estimate(x, time)
+            noise = process.split(estimate.unbounded, x, time, "x0")[1]
+            for total, wrong in ((errors[0], estimate.x0 - clean), (errors[1], noise - eps)):
                 total[level] += flat(wrong).double().square().mean(1).sum().cpu() / len(x0)
-            work.tick()
+            work.tick(None)
     relative = errors[0] / variance if variance > 0 else torch.full_like(errors[0], math.nan)
     return Denoising(name, len(x0), tuple(relative.tolist()), tuple(errors[1].tolist()))
 

@@ -1,30 +1,21 @@
-"""The model of a page with its options, the classes of its samples, and a count of network calls."""
+"""The model of a page with its specification, and a count of network calls."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from leapstep.core.denoiser import Counted, Diffusion
-from leapstep.core.noise import Noise
-from leapstep.core.process import flat
-from leapstep.core.sampling import State
-from leapstep.core.spacing import times
-from leapstep.core.transitions import TRANSITIONS, Transition
+from leapstep.core.transitions import TRANSITIONS
 from leapstep.data.dataset import Data
-from leapstep.evaluation.page.contents import (
-    Array,
-    Settings,
-    Split,
-    Splits,
-    kind,
-)
+from leapstep.evaluation.page.contents import Array, Plan, Split, Splits, kind
+from leapstep.inference.engine import device_of
+from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.models.model import Model
-from leapstep.text import allowed
 
 SHOWN = {"pictures": 64, "points": 256, "signals": 16, "numbers": 64}
 """How many samples the grid shows by default."""
@@ -33,78 +24,51 @@ TOGETHER = {"pictures": 16, "points": 256, "signals": 4, "numbers": 64}
 """How many samples the slider over step counts shows at most."""
 
 
-def complete(model: Model, settings: Settings) -> Settings:
-    """Settings with nothing left open.
+def complete(model: Model, plan: Plan) -> Plan:
+    """A plan with nothing left open.
 
     Raises:
-        ValueError: settings that do not fit the model.
+        ValueError: a specification that does not fit the model, or fewer than 2 samples.
     """
-    shown = min(SHOWN[kind(model.shape, model.is_pictures)], settings.extent.n)
-    n = shown if settings.n is None else settings.n
-    most = model.process.timesteps
-    steps = min(20, most or 20) if settings.steps is None else settings.steps
-    if n < 2 or settings.batch_size < 1:
-        raise ValueError(f"n={n}, batch_size={settings.batch_size}: at least 2 samples, in batches of at least 1")
-    if settings.method not in TRANSITIONS:
-        raise ValueError(f"unknown method {settings.method!r}: {allowed(settings.method, TRANSITIONS)}")
-    if settings.label is not None and not 0 <= settings.label < len(model.classes):
-        raise ValueError(f"label={settings.label}: the model has {len(model.classes)} classes, counted from 0")
-    times(model.process, steps)
-    Noise(settings.seed, range(0), ())
-    return dataclasses.replace(settings, n=n, steps=steps)
+    n = min(SHOWN[kind(model.shape, model.is_pictures)], plan.extent.n) if plan.n is None else plan.n
+    if n < 2:
+        raise SpecError("n", n, "at least 2 samples are shown")
+    labels = plan.spec.labels or (tuple(range(len(model.classes))) or None)
+    spec = dataclasses.replace(plan.spec, n=n, labels=labels).checked(model, adaptive_steps=20)
+    return dataclasses.replace(plan, spec=spec, n=n)
 
 
 class Work:
-    """A model at work, with its settings; it counts calls of the network."""
+    """A model at work on a page.
 
-    def __init__(self, model: Model, settings: Settings, on_step: Callable[[], object]) -> None:
-        assert settings.n is not None
-        assert settings.steps is not None
-        self.model, self.settings = model, settings
-        self.n, self.steps, self.spacing = settings.n, settings.steps, model.spacing or "trailing"
+    Attributes:
+        model: the model.
+        spec: how samples are drawn.
+        certain: the same, with DDIM in place of a method that injects noise: for what must be repeatable or reversible.
+        kind: what samples can be shown as.
+        extent: what is shown at most.
+        together: samples on the slider over numbers of steps.
+        tick: to be called after each step.
+    """
+
+    def __init__(self, model: Model, plan: Plan, on_step: Callable[[], object] = lambda: None) -> None:
+        self.spec, self.extent = complete(model, plan).spec, plan.extent
+        self.model = model
+        plain = TRANSITIONS[self.spec.method].deterministic
+        self.certain = self.spec if plain else dataclasses.replace(self.spec, method="ddim", options={})
         self.kind = kind(model.shape, model.is_pictures)
-        self.extent = settings.extent
-        self.together = min(self.n, TOGETHER[self.kind], self.extent.together)
-        self.transition = TRANSITIONS[settings.method].make()
-        self.device = next(model.network.parameters()).device
-        self.calls = self.evaluations = 0
-        self._on_step = on_step
+        self.together = min(self.spec.n, TOGETHER[self.kind], self.extent.together)
+        self.device = device_of(model)
+        self.tick: Callable[[Any], object] = lambda state: on_step()
 
     def batches(self, n: int) -> int:
         """In how many batches so many samples go through the network."""
-        return -(-n // self.settings.batch_size)
+        return -(-n // self.spec.batch_size)
 
     def parts(self, n: int) -> Iterator[range]:
         """The rows of each batch."""
-        size = self.settings.batch_size
+        size = self.spec.batch_size
         return (range(i, min(i + size, n)) for i in range(0, n, size))
-
-    def tick(self, _: State | None = None) -> None:
-        """A step was made."""
-        self._on_step()
-
-    def labels(self, rows: range) -> Tensor | None:
-        """The classes of these samples: the one that was asked for, or all in turn."""
-        if not self.model.classes:
-            return None
-        if self.settings.label is not None:
-            return torch.full((len(rows),), self.settings.label)
-        return torch.tensor(rows) % len(self.model.classes)
-
-    def diffusion(self, labels: Tensor | None) -> Diffusion:
-        """The model for samples of these classes, counting its calls."""
-
-        def count(samples: int) -> None:
-            self.calls, self.evaluations = self.calls + 1, self.evaluations + samples
-
-        diffusion = self.model.diffusion(labels)
-        return diffusion._replace(denoise=Counted(diffusion.denoise, count))
-
-    def deterministic(self) -> tuple[str, Transition]:
-        """The method, or DDIM where that injects noise: for ways that must be repeatable, or reversible."""
-        if TRANSITIONS[self.settings.method].deterministic:
-            return self.settings.method, self.transition
-        return "ddim", TRANSITIONS["ddim"].make()
 
     def shown(self, x: Tensor) -> Array:
         """As the data would be: pixels of pictures, or else values."""
@@ -112,15 +76,30 @@ class Work:
             return self.model.scaling.to_pixels(x.nan_to_num())  # black, where there is nothing to see
         return self.model.scaling.to_values(x)
 
-    def squared_error(self, x: Tensor, y: Tensor) -> Tensor:
-        """The mean squared difference per dimension of each sample, `[n]`, float64, in the page's unit."""
-        scale = self.model.scaling.scale / 255 if self.model.is_pictures else 1.0
-        return flat((x - y).to("cpu", torch.float64) * scale).square().mean(1)
+    def counts(self, counts: tuple[int, ...], spec: SamplingSpec) -> list[int]:
+        """As many steps as the model can take, without those that would not begin with noise."""
+        most = self.model.process.timesteps
+        fit = []
+        for count in sorted({min(count, most or count) for count in counts}):
+            with contextlib.suppress(SpecError):
+                fit.append(dataclasses.replace(spec, steps=count, times=None).checked(self.model).steps or count)
+        return fit
 
 
-def step_counts(model: Model, counts: tuple[int, ...]) -> list[int]:
-    """As many steps as the model can take."""
-    return sorted({min(count, model.process.timesteps or count) for count in counts})
+@contextlib.contextmanager
+def counted(network: nn.Module) -> Iterator[list[int]]:
+    """Count the calls of a network, and the samples that go through it: a list of the two numbers, which grow."""
+    totals = [0, 0]
+
+    def count(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        totals[0] += 1
+        totals[1] += len(inputs[0])
+
+    hook = network.register_forward_pre_hook(count)
+    try:
+        yield totals
+    finally:
+        hook.remove()
 
 
 def parts_of(data: Splits) -> list[tuple[str, Split]]:

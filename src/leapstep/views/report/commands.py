@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 
 from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.page.contents import Page
 from leapstep.evaluation.sweep import Sweep
+from leapstep.inference.spec import SamplingSpec
 
 K = 5
 """The neighbours that `leapstep evaluate` and `leapstep sweep` look for by default, of more samples than that."""
@@ -50,11 +52,11 @@ def samples(page: Page) -> str:
 
 def consistency(page: Page) -> str:
     """The same noises in different numbers of steps: by one command, or by one for each where classes are in turn."""
-    found, settings = page.consistency, page.settings
+    found = page.consistency
     n = found.samples.shape[1]
-    if not page.classes or settings.label is not None:
+    if not page.classes or page.label is not None:
         return _traced(page, n, "--consistency", *found.steps)
-    parts = ["sample", source(page), "--n", n, "--method", settings.method, "--seed", settings.seed, *_turns(page, n)]
+    parts = ["sample", source(page), "--n", n, *_sampler(page)[2:], *_turns(page, n)]
     return _loop("s", found.steps, f'{said(*parts)} --steps "$s" --out "steps-$s"')
 
 
@@ -66,8 +68,10 @@ def way(page: Page) -> str:
 def between(page: Page) -> str:
     """The interpolation."""
     found = page.between
-    parts: list[object] = ["--seeds", *found.seeds, "--frames", found.frames.shape[1], "--steps", page.settings.steps]
-    parts += ["--method", found.method, *([] if page.spacing == "trailing" else ["--spacing", page.spacing])]
+    spec = _certain(page, found.method)
+    parts: list[object] = ["--seeds", *found.seeds, "--frames", found.frames.shape[1], "--steps", spec.steps]
+    parts += [*_method(spec), *([] if spec.spacing == "trailing" else ["--spacing", spec.spacing])]
+    parts += _seldom(spec, "start")
     parts += [] if found.label is None else _named(page.classes[found.label])
     return said("interpolate", source(page), *parts, "--out", "between")
 
@@ -76,8 +80,11 @@ def reconstructions(page: Page) -> str:
     """Encoding and decoding."""
     found = page.reconstructions
     assert found is not None
-    parts: list[object] = ["--split", found.split, "--steps", *found.steps, "--n", found.n, "--method", found.method]
-    return said("reconstruct", source(page), page.data, *parts, "--out", "there-and-back")
+    parts: list[object] = ["--split", found.split, "--steps", *found.steps, "--n", found.n]
+    spec = _certain(page, found.method)
+    return said(
+        "reconstruct", source(page), page.data, *parts, *_method(spec), *_seldom(spec), "--out", "there-and-back"
+    )
 
 
 def neighbours(page: Page) -> list[str]:
@@ -131,15 +138,39 @@ def sweep(page: Page, found: Sweep) -> str:
 def again(page: Page) -> str:
     """The page itself."""
     parts: list[object] = ["--data", page.data] if page.data else []
-    parts += ["--n", page.settings.n, *_sampler(page)]
-    parts += [] if page.settings.label is None else _named(page.classes[page.settings.label])
+    parts += ["--n", page.spec.n, *_sampler(page)]
+    in_turn = page.spec.labels in (None, tuple(range(len(page.classes))))
+    parts += [] if in_turn else _turns(page, page.spec.n)
     parts += ["--sweep", page.sweep.folder] if page.sweep and page.sweep.cells else []
     return said("report", source(page), *parts, "--out", "report.html")
 
 
 def _sampler(page: Page) -> list[object]:
-    settings = page.settings
-    return ["--steps", settings.steps, "--method", settings.method, "--seed", settings.seed]
+    """The options of the page's specification: steps, method and seed, and whatever is not as by default."""
+    spec = page.spec
+    spacing = [] if spec.spacing == page.spacing else ["--spacing", spec.spacing]
+    return ["--steps", spec.steps, *_method(spec), "--seed", spec.seed, *spacing, *_seldom(spec, "start")]
+
+
+def _method(spec: SamplingSpec) -> list[object]:
+    """The method with its options."""
+    return [
+        "--method",
+        spec.method,
+        *(part for item in spec.options.items() for part in ("--set", "=".join(map(str, item)))),
+    ]
+
+
+def _seldom(spec: SamplingSpec, *names: str) -> list[object]:
+    """Guidance, precision and other fields, where they are not as by default."""
+    usual = SamplingSpec()
+    fields = [name for name in (*names, "guidance", "rescale", "dtype") if getattr(spec, name) != getattr(usual, name)]
+    return [part for name in fields for part in (f"--{name}", getattr(spec, name))]
+
+
+def _certain(page: Page, method: str) -> SamplingSpec:
+    """The page's specification with the deterministic method of a figure."""
+    return page.spec if method == page.spec.method else dataclasses.replace(page.spec, method=method, options={})
 
 
 def _named(label: str) -> list[str]:
@@ -148,19 +179,19 @@ def _named(label: str) -> list[str]:
 
 def _turns(page: Page, n: int) -> list[str]:
     """The classes of the first n samples, as `leapstep sample` takes them: in turn."""
-    if not page.classes:
-        return []
-    if page.settings.label is not None:
-        return _named(page.classes[page.settings.label])
-    return [part for name in page.classes[:n] for part in _named(name)]
+    return [part for label in (page.spec.labels or ())[:n] for part in _named(page.classes[int(label)])]
 
 
 def _traced(page: Page, n: int, *rest: object) -> str:
     """`leapstep trace` for the first n samples: once, or once for each of the classes that they have in turn."""
     parts = ["trace", source(page), "--n", n, *_sampler(page), *rest]
-    if not page.classes or page.settings.label is not None:
+    if not page.classes or page.label is not None:
         return said(*parts, *_turns(page, 1), "--out", "trace")
-    return _loop("class", page.classes[:n], f'{said(*parts)} --label="$class" --out "trace-$class"')
+    return _loop(
+        "class",
+        [page.classes[int(label)] for label in (page.spec.labels or ())[:n]],
+        f'{said(*parts)} --label="$class" --out "trace-$class"',
+    )
 
 
 def _loop(name: str, values: Sequence[object], command: str) -> str:

@@ -114,7 +114,7 @@ def _classes(page: Page) -> str:
     """Which classes samples are of."""
     if not page.labels:
         return ""
-    return " Classes in turn." if page.settings.label is None else f" All are of class {page.labels[0]}."
+    return " Classes in turn." if page.label is None else f" All are of class {page.labels[0]}."
 
 
 # --- the model and its samples -------------------------------------------------------------------------------------
@@ -138,9 +138,7 @@ def _model(page: Page) -> Section:
 
 
 def _samples(page: Page) -> Section:
-    settings, n = page.settings, len(page.samples)
-    assert settings.steps is not None
-    made = f"in {counted(settings.steps)} of {settings.method}"
+    n, made = len(page.samples), f"in {counted(page.spec.steps or 1)} of {page.spec.method}"
     text, alt = f"{n} samples {made}.{_classes(page)}", f"{n} samples of the model, drawn {made}."
     if page.kind == "pictures":
         columns = _columns(page)
@@ -162,7 +160,7 @@ def _columns(page: Page) -> int:
     """Pictures in a row of the grid; where the classes are in turn and few, each column has one of them."""
     n = len(page.samples)
     columns = min(n, 8 if n <= 64 else math.ceil(math.sqrt(n)))
-    turn = len(page.classes) if page.labels and page.settings.label is None else 1
+    turn = len(page.classes) if page.labels and page.label is None else 1
     return turn * max(1, columns // turn) if turn <= 1.5 * columns else columns
 
 
@@ -172,7 +170,7 @@ def _steps(page: Page) -> Section | None:
     if len(found.steps) == 1:
         return None
     text = (
-        f"The same {n} start noises in more and more steps of {page.settings.method}. The mean squared difference "
+        f"The same {n} start noises in more and more steps of {page.spec.method}. The mean squared difference "
         f"from {counted(most)} is given as a share of that between two different samples."
     )
     shares = [percent(share) for share in found.shares]

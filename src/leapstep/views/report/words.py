@@ -82,8 +82,8 @@ def cost(page: Page) -> str:
 
 def effort(page: Page) -> str:
     """What the page took."""
-    cut = "" if page.settings.extent == WHOLE else " It shows less than usual, since calls take long (report --budget)."
+    cut = "" if page.extent == WHOLE else " It shows less than usual, since calls take long (report --budget)."
     return (
         f"Made {page.created} in {page.seconds:.0f} s, with {page.calls:,} network calls on {page.evaluations:,} "
-        f"samples in all; seed {page.settings.seed}.{cut}"
+        f"samples in all; seed {page.spec.seed}.{cut}"
     )
