@@ -21,6 +21,7 @@ from leapstep.evaluation import page as pages
 from leapstep.evaluation.page import cost as costs
 from leapstep.evaluation.page.contents import kind
 from leapstep.evaluation.page.extent import EXTENTS, WHOLE
+from leapstep.models.data import parts_of
 from leapstep.networks import MLP, UNet
 from leapstep.views import plots, report
 from leapstep.views.report import figures, sections, words
