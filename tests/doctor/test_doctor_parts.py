@@ -108,7 +108,7 @@ def test_recovered_curves_fall_and_say_where_they_do_not_know():
         torch.arange(5, dtype=F64), levels, product, torch.full_like(product, 0.01), torch.zeros_like(product)
     )
     curve = recover(profile, 0.0, increasing=True)
-    assert curve.told.tolist() == [True, True, True, False, True]
+    assert curve.readable.tolist() == [True, True, True, False, True]
     torch.testing.assert_close(curve.log_snr, true, rtol=0, atol=0.1)
     assert (curve.high - curve.low)[0] < 0.2
     assert math.isnan(curve.low[3])

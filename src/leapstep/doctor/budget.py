@@ -155,14 +155,14 @@ class Budget:
         """How many samples a part may take that begins now."""
         left = max(0.0, self.seconds - self.elapsed)
         later = list(SHARES)[list(SHARES).index(part) :]
-        own = left * SHARES[part] / sum(SHARES[each] for each in later)
-        self._part = self.elapsed, own
-        return own / self.cost if self.cost > 0 else math.inf
+        seconds = left * SHARES[part] / sum(SHARES[each] for each in later)
+        self._part = self.elapsed, seconds
+        return seconds / self.cost if self.cost > 0 else math.inf
 
     def over(self, share: float) -> bool:
         """Whether the part that is at work has used up this share of its time."""
-        began, own = self._part
-        return self.elapsed - began > share * own
+        began, seconds = self._part
+        return self.elapsed - began > share * seconds
 
     def race(self, whole: Race) -> Race:
         """The race that there is time for, at most this one."""
@@ -173,21 +173,21 @@ class Budget:
             one._replace(levels=whole.levels[::2], rounds=((12, 2), (6, 3))),
             one._replace(levels=whole.levels[1::2], rounds=LAST_ROUNDS),
         ]
-        found, allowed = self._fitting("comparing", steps)
-        if found.samples > allowed:
-            room = int(allowed - found._replace(pairs=0).samples) // len(found.levels)
-            found = found._replace(pairs=min(whole.pairs, max(LEAST_PAIRS, room)))
-        if found.evidence != whole.evidence:
-            self.cuts.append(f"conventions were compared on {found.evidence} of {whole.evidence} samples each")
-        if found.pairs != whole.pairs:
-            self.cuts.append(f"only the {found.pairs} most common of {whole.pairs} were compared")
-        return found
+        plan, allowed = self._fitting("comparing", steps)
+        if plan.samples > allowed:
+            room = int(allowed - plan._replace(pairs=0).samples) // len(plan.levels)
+            plan = plan._replace(pairs=min(whole.pairs, max(LEAST_PAIRS, room)))
+        if plan.evidence != whole.evidence:
+            self.cuts.append(f"conventions were compared on {plan.evidence} of {whole.evidence} samples each")
+        if plan.pairs != whole.pairs:
+            self.cuts.append(f"only the {plan.pairs} most common of {whole.pairs} were compared")
+        return plan
 
     def round(self, race: Race, number: int) -> tuple[int, int]:
         """The pairs kept and the factor of a round of a race, 0 or 1, fewer where calls turned out slower."""
         kept, factor = race.rounds[number]
-        began, own = self._part
-        left = max(0.0, own - (self.elapsed - began)) / self.cost if self.cost > 0 else math.inf
+        began, seconds = self._part
+        left = max(0.0, seconds - (self.elapsed - began)) / self.cost if self.cost > 0 else math.inf
         room = left * (0.45, 1.0)[number] / (len(race.levels) * race.n)
         while (kept + OWN) * factor > room and (kept, factor) > LAST_ROUNDS[number]:
             kept, factor = (kept, factor - 1) if factor > LAST_ROUNDS[number][1] else (max(2, kept // 2), factor)
@@ -199,31 +199,31 @@ class Budget:
         steps = [whole._replace(n=n, each=few) for n, few in zip(range(whole.n, 1, -1), each, strict=True)]
         least = steps[-1]._replace(finalists=2)
         steps += [least, least._replace(places=12, fits=12), least._replace(finalists=1, places=12, fits=12)]
-        found, _ = self._fitting("reading", [*steps, LAST_READING])
-        if found.places != whole.places:
-            self.cuts.append(f"the schedule was read at {found.places} timesteps in place of {whole.places}")
-        elif found != whole:
-            self.cuts.append(f"the schedule was read on {found.n} samples at each level in place of {whole.n}")
-        return found
+        plan, _ = self._fitting("reading", [*steps, LAST_READING])
+        if plan.places != whole.places:
+            self.cuts.append(f"the schedule was read at {plan.places} timesteps in place of {whole.places}")
+        elif plan != whole:
+            self.cuts.append(f"the schedule was read on {plan.n} samples at each level in place of {whole.n}")
+        return plan
 
     def looking(self, n: int) -> Looking:
         """The measurement of errors that there is time for, with n samples at each level at most."""
         steps = [Looking(12, few, 4) for few in range(n, 0, -1)]
-        found, _ = self._fitting("looking", [*steps, Looking(12, 1, 1), Looking(12, 1, 0), LAST_LOOKING])
-        if found.n != n:
-            self.cuts.append(f"errors were measured on {found.n} of {n} samples at each level")
-        return found
+        plan, _ = self._fitting("looking", [*steps, Looking(12, 1, 1), Looking(12, 1, 0), LAST_LOOKING])
+        if plan.n != n:
+            self.cuts.append(f"errors were measured on {plan.n} of {n} samples at each level")
+        return plan
 
     def sampling(self, n: int) -> Sampling | None:
         """The check of sampling that there is time for, with n samples at most, or none."""
         steps = [Sampling(min(n, most), steps) for most, steps in ((64, 20), (32, 20), (24, 16), (16, 12))]
-        found, allowed = self._fitting("sampling", steps)
-        if found.samples > allowed:
+        plan, allowed = self._fitting("sampling", steps)
+        if plan.samples > allowed:
             self.cuts.append("sampling was not checked")
             return None
-        if found != steps[0]:
-            self.cuts.append(f"{found.n} samples were drawn in {found.steps} steps in place of {steps[0].n} in 20")
-        return found
+        if plan != steps[0]:
+            self.cuts.append(f"{plan.n} samples were drawn in {plan.steps} steps in place of {steps[0].n} in 20")
+        return plan
 
     def _fitting(self, part: str, steps: Sequence[_Plan]) -> tuple[_Plan, float]:
         """The first of these plans that there is time for, or else the last, and how many samples there is time for."""

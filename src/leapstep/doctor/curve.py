@@ -168,13 +168,13 @@ class Recovered(NamedTuple):
     Attributes:
         log_snr: `[m]`, not increasing in time, interpolated where the network does not tell.
         low, high: between which levels the network cannot tell the true one, `[m]`; log_snr is one of them.
-        told: at which timesteps it does, `[m]`, bool.
+        readable: at which timesteps it does, `[m]`, bool.
     """
 
     log_snr: Tensor
     low: Tensor
     high: Tensor
-    told: Tensor
+    readable: Tensor
 
 
 def recover(profile: Profile, share: float, increasing: bool, near: Tensor | None = None) -> Recovered:
@@ -213,9 +213,9 @@ def recover(profile: Profile, share: float, increasing: bool, near: Tensor | Non
             right += 1
         log_snr[i], low[i], high[i] = fine[place], fine[left], fine[right]
         weight[i] = 1 / (0.05 + fine[right] - fine[left]) ** 2
-    told = log_snr.isfinite() & (high - low < 3)
-    curve = _monotone(log_snr, weight, told, increasing)
-    return Recovered(curve, torch.minimum(low, curve), torch.maximum(high, curve), told)
+    readable = log_snr.isfinite() & (high - low < 3)
+    curve = _monotone(log_snr, weight, readable, increasing)
+    return Recovered(curve, torch.minimum(low, curve), torch.maximum(high, curve), readable)
 
 
 def named_levels(curve: Recovered, profile: Profile, convention: Convention) -> dict[int, float]:
@@ -277,16 +277,15 @@ def _power_law(near: tuple[float, float], far: tuple[float, float]) -> Callable[
     return lambda at: near[1] * (at / near[0]) ** power
 
 
-def _monotone(log_snr: Tensor, weight: Tensor, told: Tensor, increasing: bool) -> Tensor:
-    """The nearest monotone curve through what was told, linear in between and beyond."""
+def _monotone(log_snr: Tensor, weight: Tensor, readable: Tensor, increasing: bool) -> Tensor:
+    """The nearest monotone curve through what is readable, linear in between and beyond."""
     from sklearn.isotonic import isotonic_regression
 
-    if told.sum() < 3:
+    if readable.sum() < 3:
         return log_snr
-    place = told.nonzero()[:, 0].to(F64)
-    known = torch.from_numpy(
-        isotonic_regression(log_snr[told].numpy(), sample_weight=weight[told].numpy(), increasing=not increasing).copy()
-    )
+    place = readable.nonzero()[:, 0].to(F64)
+    values, weights = log_snr[readable].numpy(), weight[readable].numpy()
+    known = torch.from_numpy(isotonic_regression(values, sample_weight=weights, increasing=not increasing).copy())
     everywhere = torch.arange(len(log_snr), dtype=F64)
     right = torch.searchsorted(place, everywhere).clamp(1, len(place) - 1)
     left = right - 1

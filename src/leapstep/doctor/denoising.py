@@ -73,20 +73,20 @@ def levels(
     t = _level_times(convention, linear.variance, count)
     log_snr, timesteps = process.log_snr(t), convention.timestep(t)
     unit = linear.error(log_snr) / linear.variance
-    found = []
+    measured = []
     for i in range(len(t)):
         rows = (i * n + torch.arange(n)) % len(noise)
         index, when = rows % len(span.values), t[i].expand(n)
         x = process.add_noise(span.values[index], when, noise[rows])
         with torch.no_grad():
-            own = _error(denoise(x, when, index), index, span)
+            errors = _error(denoise(x, when, index), index, span)
         known = process.add_noise((span.values if span.complete is None else span.complete)[index], when, noise[rows])
         best = _error(linear.denoise(known, process.alpha(when), process.sigma(when)), index, span)
-        kept = own.isfinite()
-        ratio = (own[kept].mean() / best[kept].mean().clamp(min=1e-300)).item() if kept.any() else BOUND
+        kept = errors.isfinite()
+        ratio = (errors[kept].mean() / best[kept].mean().clamp(min=1e-300)).item() if kept.any() else BOUND
         error = min(BOUND, ratio * unit[i].item())
-        found.append(Level(t[i].item(), timesteps[i].item(), log_snr[i].item(), error, unit[i].item()))
-    return tuple(found)
+        measured.append(Level(t[i].item(), timesteps[i].item(), log_snr[i].item(), error, unit[i].item()))
+    return tuple(measured)
 
 
 def _level_times(convention: Convention, variance: float, count: int) -> Tensor:
@@ -129,7 +129,7 @@ def judge(levels: Sequence[Level], variance: float = 1.0, predicts: str = "") ->
         for i in order:
             bad[i] = bad[i] or (ratios[i] > 1.5 and bad[i - order.step])
     runs = [[levels[i] for i in run] for failed, run in groupby(range(len(levels)), key=lambda i: bad[i]) if failed]
-    concerns = tuple(found for run in runs if (found := _untrained(run, levels, variance, predicts)))
+    concerns = tuple(concern for run in runs if (concern := _untrained(run, levels, variance, predicts)))
     return concerns if concerns or not nowhere else (_nowhere(levels, median(ratios)),)
 
 
@@ -161,8 +161,8 @@ def _untrained(run: list[Level], levels: Sequence[Level], variance: float, predi
     harm = max(e * r / (1 + r) for e, r in zip(excess, snr, strict=True))
     kind = predicts.removeprefix("-")
     scale = {"": [r / (1 + r) for r in snr], "x0": [1.0] * len(snr), "eps": snr, "score": snr}
-    own = scale.get(kind, [1 + r for r in snr])  # of x0's error to the prediction's, over the power of its target
-    never = max(e * r for e, r in zip(excess, own, strict=True)) > NEVER
+    factors = scale.get(kind, [1 + r for r in snr])  # of x0's error to the prediction's, over the power of its target
+    never = max(e * r for e, r in zip(excess, factors, strict=True)) > NEVER
     weight = max(sum(harm > limit for limit in HARMS), int(never))
     if weight == 0 or (weight == 1 and len(run) == 1 and not never):
         return None

@@ -56,9 +56,9 @@ def diagnose(
         check: whether to sample a batch and compare its way with the data's.
         budget: seconds that it may take, about; `math.inf` is no bound. What a call costs is measured first, and where
             there is no time for everything fewer samples, timesteps and conventions are tried, and less is sure.
-        on_estimate: told, before the search begins, how many seconds it will take, and how many without a bound.
-        on_stage: told what begins.
-        on_call: told how many samples went through the network.
+        on_estimate: called before the search with the seconds that it will take, and with those without a bound.
+        on_stage: called with what begins.
+        on_call: called with the number of samples that went through the network.
     Returns:
         the Diagnosis; print it.
     Raises:

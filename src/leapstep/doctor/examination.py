@@ -94,7 +94,7 @@ def shown_curve(winner: Candidate) -> Curve:
     """The schedule, as it is shown."""
     profile, curve = winner.profile, winner.curve
     named = level_of(winner.convention, profile.timesteps)
-    counted = curve.told & counts(profile, named)
+    counted = curve.readable & counts(profile, named)
 
     def column(values: Tensor, known: Tensor) -> tuple[float | None, ...]:
         pairs = zip(values.tolist(), known.tolist(), strict=True)
@@ -102,8 +102,8 @@ def shown_curve(winner: Candidate) -> Curve:
 
     return Curve(
         tuple(profile.timesteps.tolist()),
-        column(curve.log_snr, curve.told),
+        column(curve.log_snr, curve.readable),
         column(curve.low, counted),
         column(curve.high, counted),
-        column(named, torch.ones_like(curve.told)),
+        column(named, torch.ones_like(curve.readable)),
     )

@@ -115,23 +115,23 @@ def scaled(shift: float, scale: float, y: str = "y") -> str:
 def _finding(
     name: str,
     value: str,
-    found: Search,
+    result: Search,
     attribute: Callable[[Trial], Any],
     words: Callable[[Trial], str],
     weak: bool,
 ) -> Finding:
     """A finding that trials decide."""
-    ahead, rival = margin(found, attribute)
+    ahead, rival = margin(result, attribute)
     if rival is None:
         return Finding(name, value, "likely" if weak else "sure", "nothing else was possible")
     evidence = f"the error of x0 is {math.exp(-ahead):.2g} times that with {words(rival)}"
-    return Finding(name, value, _capped(_margin_in_words(ahead, found), weak), evidence, words(rival))
+    return Finding(name, value, _capped(_margin_in_words(ahead, result), weak), evidence, words(rival))
 
 
-def _margin_in_words(ahead: float, found: Search) -> str:
+def _margin_in_words(ahead: float, result: Search) -> str:
     """How sure a margin makes; less so where there was time for few samples, or not for every convention."""
-    word = confidence(ahead, SURE * found.caution, LIKELY * found.caution)
-    return word if found.complete else min(word, "likely", key=CONFIDENCES.index)
+    word = confidence(ahead, SURE * result.caution, LIKELY * result.caution)
+    return word if result.complete else min(word, "likely", key=CONFIDENCES.index)
 
 
 def _capped(word: str, weak: bool) -> str:
@@ -200,7 +200,7 @@ def _schedule(search: Search, weak: bool) -> Finding:
     """The noise schedule: a name, or the curve itself."""
     winner = search.winners[0]
     chosen, convention, profile = winner.fits[0], winner.convention, winner.profile
-    places = int((winner.curve.told & counts(profile, level_of(convention, profile.timesteps))).sum())
+    places = int((winner.curve.readable & counts(profile, level_of(convention, profile.timesteps))).sum())
     read = f"read at {places} of {len(profile.timesteps)} timesteps"
     silent = f"at none of {len(profile.timesteps)} timesteps does the network tell its noise level: its errors decide"
     if winner.is_recovered:
@@ -280,7 +280,7 @@ def _next(winner: Candidate) -> tuple[Fit | None, float]:
 
 
 def judged(
-    rows: tuple[Finding, ...], found: Search, ask: Probe, assume: Mapping[str, Any]
+    rows: tuple[Finding, ...], result: Search, ask: Probe, assume: Mapping[str, Any]
 ) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
     """Weigh the beliefs that the search did not follow.
 
@@ -293,45 +293,45 @@ def judged(
         the findings, and the contradictions, one sentence each.
     """
     named = {row.name: row for row in rows}
-    said = []
-    for name, sentence in _denials(found, ask, assume).items():
+    sentences = []
+    for name, sentence in _denials(result, ask, assume).items():
         owner = {"reverse": "time", "timesteps": "levels" if "levels" in named else "schedule"}.get(name, name)
         row = named.get(owner)
-        if row is None or (row.confidence in ("sure", "likely") and explained(found.winners[0])):
-            said.append(sentence)
+        if row is None or (row.confidence in ("sure", "likely") and explained(result.winners[0])):
+            sentences.append(sentence)
         else:
             evidence = f"{row.evidence}; you assumed {name}={assume[name]}, and that is not refuted"
             named[owner] = replace(row, evidence=evidence.removeprefix("; "))
-    return tuple(named.values()), tuple(said)
+    return tuple(named.values()), tuple(sentences)
 
 
-def _denials(found: Search, ask: Probe, assume: Mapping[str, Any]) -> dict[str, str]:
+def _denials(result: Search, ask: Probe, assume: Mapping[str, Any]) -> dict[str, str]:
     """What speaks against the beliefs that the search did not follow, a sentence for each."""
-    winner = found.winners[0]
+    winner = result.winners[0]
     convention = winner.convention
-    said = {}
-    for name in denied(found, assume):
-        lost, held = _as_found(found, name, assume[name])
+    sentences = {}
+    for name in denied(result, assume):
+        lost, held = _as_found(result, name, assume[name])
         factor = "was never small" if math.isinf(lost) else f"is {math.exp(lost):.3g} times as large"
-        said[name] = (
+        sentences[name] = (
             f"you assumed {name}={assume[name]}, but the network's answers fit {name}={BELIEFS[name](winner.trial)}: "
             f"with yours and {held} the error of x0 {factor}"
         )
     actual: dict[str, Any] = {"timesteps": convention.levels, "schedule": winner.fits[0].schedule}
-    actual |= {"reshape": ask.reshape} | ({"time": convention.time} if "time" not in said else {})
+    actual |= {"reshape": ask.reshape} | ({"time": convention.time} if "time" not in sentences else {})
     for name, value in actual.items():
         if assume.get(name) not in (None, value) and not (name == "timesteps" and value is None):
-            said[name] = _against(name, assume[name], value, winner)
-    return said
+            sentences[name] = _against(name, assume[name], value, winner)
+    return sentences
 
 
-def _as_found(found: Search, name: str, value: Any) -> tuple[float, str]:
+def _as_found(result: Search, name: str, value: Any) -> tuple[float, str]:
     """How far the best trial with this belief, and all else as it was found, is behind; any, if there is none such.
 
     Also what else of it was held fixed, in words.
     """
-    winner = found.winners[0].trial
-    rivals = [one for one in found.trials if agrees(name, one, value)]
+    winner = result.winners[0].trial
+    rivals = [one for one in result.trials if agrees(name, one, value)]
     others = [one for one in BELIEFS if one != name]
     near = [one for one in rivals if all(agrees(other, one, BELIEFS[other](winner)) for other in others)]
     held = "all else as it was found" if near else "whatever else fits best"
@@ -384,8 +384,8 @@ def _clip(winner: Candidate) -> tuple[float, float] | None:
     span, convention = winner.trial.range, winner.convention
     if not isinstance(span.scale, float) or not isinstance(span.shift, float):
         return None
-    own = span.values if span.counts is None else span.values[span.counts]
-    values = own.double() * span.scale + span.shift
+    counted = span.values if span.counts is None else span.values[span.counts]
+    values = counted.double() * span.scale + span.shift
     low, high = values.min().item(), values.max().item()
     for a, b in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):
         if abs(low - a) < 0.01 * (b - a) and abs(high - b) < 0.01 * (b - a) and span.values[0].ndim >= 3:

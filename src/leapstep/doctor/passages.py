@@ -102,7 +102,7 @@ def passages(
         _Moments(0 * data.mean, share.mean(), basis.square() @ share) for share in (0 * data.mean, mask.mean(0))
     )
     law, draws = _Noised(data, zero, noised), _draws(values, mask, basis, n, seed)
-    found: list[Passage] = []
+    stages: list[Passage] = []
 
     def compare(x: Tensor, s: Tensor, before: Tensor) -> None:
         alpha, sigma = process.alpha(s).item(), process.sigma(s).item()
@@ -116,7 +116,7 @@ def passages(
         limits, luck = _luck(torch.stack([_distances(draw.at(alpha, sigma), wanted, least) for draw in draws]))
         narrow = -limits[1] - math.log1p(min(lost / total, 1)) / 2
         allowed = (limits[0], math.exp(narrow), math.exp(limits[1]), limits[2])
-        found.append(Passage(s.item(), mean, math.exp(spread), shape, luck, allowed))
+        stages.append(Passage(s.item(), mean, math.exp(spread), shape, luck, allowed))
 
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotFinite)  # the passages say so
@@ -124,8 +124,8 @@ def passages(
         compare(x, path[0], path[0])
         for state in trajectory(diffusion, x, path, transition, noise=noise):
             compare(state.x, state.s, state.t)
-    differing = next((i for i in reversed(range(len(found))) if not found[i].failed()), -1) + 1
-    return tuple(found), found[differing].t if differing < len(found) else None
+    differing = next((i for i in reversed(range(len(stages))) if not stages[i].failed()), -1) + 1
+    return tuple(stages), stages[differing].t if differing < len(stages) else None
 
 
 def _path(diffusion: Diffusion, path: Tensor, x: Tensor) -> Tensor:
@@ -159,13 +159,13 @@ def _distances(drawn: _Moments, wanted: _Moments, least: float) -> Tensor:
 def _draws(values: Tensor, mask: Tensor, basis: Tensor, n: int, seed: int, repeats: int = 24) -> list[_Noised]:
     """Moments of n draws of the data and of noise where it counts, some times over."""
     generator = torch.Generator().manual_seed(seed % 2**63)
-    found = []
+    draws = []
     for _ in range(repeats):
         rows = torch.randint(len(values), (n,), generator=generator)
         x0 = values[rows]
         eps = torch.randn(x0.shape, generator=generator, dtype=F64) * mask[rows]
-        found.append(_Noised(*(_moments(a, b, basis) for a, b in ((x0, x0), (x0, eps), (eps, eps)))))
-    return found
+        draws.append(_Noised(*(_moments(a, b, basis) for a, b in ((x0, x0), (x0, eps), (eps, eps)))))
+    return draws
 
 
 def _luck(distances: Tensor) -> tuple[list[float], float]:
@@ -195,7 +195,7 @@ def sampling_concern(passages: Sequence[Passage], parted: float | None, cured: b
     end = passages[-1]
     spoiled = end.mean > 0.6 or not 0.6 < end.spread < 1.6 or end.shape > 1 + 3 * end.luck
 
-    def told(passage: Passage) -> str:
+    def criteria(passage: Passage) -> str:
         """The criteria that it fails."""
         return ", ".join(passage.failed())
 
@@ -219,6 +219,6 @@ def sampling_concern(passages: Sequence[Passage], parted: float | None, cured: b
             f"look at the network's error at t = {passages[place - 1].t:.3g} and above: if it is small, take more "
             "steps or bound the estimate with clip=; if not, the network or its convention is wrong there"
         )
-    what = f"samples of DDIM part from the data at t = {parted:.3g}: {told(passages[place])}"
-    what += "" if passages[place] is end else f"; at the end: {told(end)}"
+    what = f"samples of DDIM part from the data at t = {parted:.3g}: {criteria(passages[place])}"
+    what += "" if passages[place] is end else f"; at the end: {criteria(end)}"
     return (Concern(3 if spoiled and not cured else 2, what, cure),)

@@ -137,14 +137,14 @@ class Probe:
 
 def _where(x: Tensor, timestep: Tensor, error: Exception) -> str:
     """What a network raised, on what, and where."""
-    told = [f"{value:.6g}" for value in dict.fromkeys(timestep.flatten().tolist())]
-    listed = f"timestep{'s' if told[1:] else ''} {', '.join([*told[:3], *(['...'] if told[3:] else [])])}"
+    values = [f"{value:.6g}" for value in dict.fromkeys(timestep.flatten().tolist())]
+    listed = f"timestep{'s' if values[1:] else ''} {', '.join([*values[:3], *(['...'] if values[3:] else [])])}"
     words = one_line(str(error)) or "without a message"
-    own = (Path(torch.__file__).parent, Path(__file__).parent)
+    inner = (Path(torch.__file__).parent, Path(__file__).parent)
     places = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<") and not any(Path(frame.filename).is_relative_to(path) for path in own)
+        if not frame.filename.startswith("<") and not any(Path(frame.filename).is_relative_to(path) for path in inner)
     ]
     place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
     return f"{type(error).__name__} on x of shape {tuple(x.shape)}, {listed}: {words}{place}"
@@ -173,26 +173,26 @@ def probe(
     Raises:
         ValueError: there is no way of calling it that works, or no answer of it is finite.
     """
-    found = Probe(net, condition, device_of(net), budget=budget or Budget())
+    ask = Probe(net, condition, device_of(net), budget=budget or Budget())
     _check_order(net, set(condition(torch.arange(1))))
     x, rows = values[:3], torch.arange(3)
-    found.reshape, found.integers = _form(found, x, rows, hints.get("reshape"))
-    found.limit = _limit(found, x[:1], rows[:1])
-    found.fractional = not found.integers and _tells_fractions(found, x, rows)
-    one, two = (found(x, torch.tensor([5.0, 9.0, 2.0], dtype=F64), rows) for _ in range(2))
-    found.steady = torch.allclose(one, two, rtol=1e-4, atol=1e-5)
-    found.separate = not found.steady or _separate(found, x, rows)
-    found.timed = not found.steady or _timed(found, x, rows)
-    if found.broken == found.calls:
-        found(x, torch.tensor([0.25, 0.5, 0.75], dtype=F64), rows)  # where a clock of any kind has a meaning
-    if found.broken == found.calls:
+    ask.reshape, ask.integers = _form(ask, x, rows, hints.get("reshape"))
+    ask.limit = _limit(ask, x[:1], rows[:1])
+    ask.fractional = not ask.integers and _tells_fractions(ask, x, rows)
+    one, two = (ask(x, torch.tensor([5.0, 9.0, 2.0], dtype=F64), rows) for _ in range(2))
+    ask.steady = torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+    ask.separate = not ask.steady or _separate(ask, x, rows)
+    ask.timed = not ask.steady or _timed(ask, x, rows)
+    if ask.broken == ask.calls:
+        ask(x, torch.tensor([0.25, 0.5, 0.75], dtype=F64), rows)  # where a clock of any kind has a meaning
+    if ask.broken == ask.calls:
         raise ValueError(
-            f"the network answers every question with what is not finite, {found.calls} samples so far: look at its "
+            f"the network answers every question with what is not finite, {ask.calls} samples so far: look at its "
             "weights (a training that diverged?) and for a division by zero in it"
         )
-    found.batch = _batch(found, values)
-    _price(found, values)
-    return found
+    ask.batch = _batch(ask, values)
+    _price(ask, values)
+    return ask
 
 
 def _check_order(net: Callable[..., Any], given: Collection[str]) -> None:
@@ -229,7 +229,7 @@ def _check_order(net: Callable[..., Any], given: Collection[str]) -> None:
     )
 
 
-def _form(found: Probe, x: Tensor, rows: Tensor, shape: str | None) -> tuple[str, bool]:
+def _form(ask: Probe, x: Tensor, rows: Tensor, shape: str | None) -> tuple[str, bool]:
     """The first shape and type of timesteps with which the answers of a batch are those of its samples alone."""
     accepted: list[tuple[str, bool]] = []
     refusals: list[ValueError] = []
@@ -237,11 +237,11 @@ def _form(found: Probe, x: Tensor, rows: Tensor, shape: str | None) -> tuple[str
         if accepted and reshape == "scalar":
             break  # one time after the other every sample is alone
         for integers in (False, True):
-            found.reshape, found.integers = reshape, integers
+            ask.reshape, ask.integers = reshape, integers
             try:
-                found(x, torch.tensor([3.0, 1.0, 8.0], dtype=F64), rows)
+                ask(x, torch.tensor([3.0, 1.0, 8.0], dtype=F64), rows)
                 accepted.append((reshape, integers))
-                if _separate(found, x, rows):
+                if _separate(ask, x, rows):
                     return reshape, integers
             except ValueError as error:
                 refusals.append(error)
@@ -276,32 +276,32 @@ def _advice(refusal: str, shape: Sequence[int]) -> str:
         )
     if re.search(r"takes .* positional arguments? but .* given", refusal):
         return "it is given x and the timestep: wrap it in a function that takes both"
-    said = f"a sample of the data has shape {tuple(shape[1:])}, as their first axis counts samples"
+    layout = f"a sample of the data has shape {tuple(shape[1:])}, as their first axis counts samples"
     if len(shape) == 4 and shape[-1] in (1, 3) and shape[1] > 4:
-        return f"{said}: if the network wants channels first, give it data.transpose(0, 3, 1, 2)"
+        return f"{layout}: if the network wants channels first, give it data.transpose(0, 3, 1, 2)"
     if len(shape) == 3:
-        return f"{said}: if the network wants a channel as well, give it data[:, None]"
-    return f"{said}: give the data as the network takes them"
+        return f"{layout}: if the network wants a channel as well, give it data[:, None]"
+    return f"{layout}: give the data as the network takes them"
 
 
-def _separate(found: Probe, x: Tensor, rows: Tensor) -> bool:
+def _separate(ask: Probe, x: Tensor, rows: Tensor) -> bool:
     """Whether each sample of a batch is answered as if it were alone."""
-    told = torch.tensor([3.0, 1.0, 8.0], dtype=F64)
-    together = found(x, told, rows)
-    alone = torch.cat([found(x[i : i + 1], told[i : i + 1], rows[i : i + 1]) for i in range(3)])
+    timesteps = torch.tensor([3.0, 1.0, 8.0], dtype=F64)
+    together = ask(x, timesteps, rows)
+    alone = torch.cat([ask(x[i : i + 1], timesteps[i : i + 1], rows[i : i + 1]) for i in range(3)])
     return torch.allclose(together, alone, rtol=1e-2, atol=1e-3 * (1e-6 + together.abs().max().item()))
 
 
-def _limit(found: Probe, x: Tensor, rows: Tensor) -> int | None:
+def _limit(ask: Probe, x: Tensor, rows: Tensor) -> int | None:
     """The number of timesteps that a table holds: the first that is refused."""
-    if found.device.type != "cpu":  # there a wrong index ends the process
-        modules = found.net.modules() if isinstance(found.net, nn.Module) else ()
+    if ask.device.type != "cpu":  # there a wrong index ends the process
+        modules = ask.net.modules() if isinstance(ask.net, nn.Module) else ()
         tables = [module.num_embeddings for module in modules if isinstance(module, nn.Embedding)]
-        return tables[0] if found.integers and tables else None
+        return tables[0] if ask.integers and tables else None
 
     def refused(k: int) -> bool:
         try:
-            found(x, torch.tensor([float(k)], dtype=F64), rows)
+            ask(x, torch.tensor([float(k)], dtype=F64), rows)
         except ValueError:
             return True
         return False
@@ -317,20 +317,20 @@ def _limit(found: Probe, x: Tensor, rows: Tensor) -> int | None:
     return high
 
 
-def _tells_fractions(found: Probe, x: Tensor, rows: Tensor) -> bool:
+def _tells_fractions(ask: Probe, x: Tensor, rows: Tensor) -> bool:
     """Whether an answer at 5.4 lies apart from those at 5 and at 6."""
-    five, between, six = (found(x, torch.full((3,), k, dtype=F64), rows) for k in (5.0, 5.4, 6.0))
+    five, between, six = (ask(x, torch.full((3,), k, dtype=F64), rows) for k in (5.0, 5.4, 6.0))
     step = (six - five).abs().max()
     return bool(step == 0 or min((between - five).abs().max(), (between - six).abs().max()) > 0.02 * step)
 
 
-def _timed(found: Probe, x: Tensor, rows: Tensor) -> bool:
+def _timed(ask: Probe, x: Tensor, rows: Tensor) -> bool:
     """Whether any of very different timesteps changes the answer, to the data or to much noise, beyond rounding."""
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    timesteps = [0.0, 1.0, 3.0, 30.0, 300.0, 900.0] if found.integers else [0.0, 0.2, 0.5, 1.0, 10.0, 300.0, 900.0]
+    timesteps = [0.0, 1.0, 3.0, 30.0, 300.0, 900.0] if ask.integers else [0.0, 0.2, 0.5, 1.0, 10.0, 300.0, 900.0]
     for seen in (x, noise, x.std() * noise):
         try:
-            first, *others = (found(seen, torch.full((len(x),), k, dtype=F64), rows) for k in timesteps)
+            first, *others = (ask(seen, torch.full((len(x),), k, dtype=F64), rows) for k in timesteps)
         except ValueError:  # it refuses some of them, so it looks at them
             return True
         if any((first - other).abs().max() > 1e-5 * first.abs().max() for other in others):
@@ -338,24 +338,24 @@ def _timed(found: Probe, x: Tensor, rows: Tensor) -> bool:
     return False
 
 
-def _price(found: Probe, values: Tensor) -> None:
+def _price(ask: Probe, values: Tensor) -> None:
     """Time a call of a network that is warm, in a batch that takes at most a hundredth of the budget."""
 
     def seconds(size: int) -> float:
         rows = torch.arange(size) % len(values)
         began = monotonic()
-        found(values[rows], torch.full((size,), 5.0, dtype=F64), rows)
+        ask(values[rows], torch.full((size,), 5.0, dtype=F64), rows)
         return monotonic() - began
 
     size, took = SMALLEST, seconds(SMALLEST)
-    while size < found.batch and 2 * took < 0.01 * found.budget.seconds:
-        size = min(2 * size, found.batch)
+    while size < ask.batch and 2 * took < 0.01 * ask.budget.seconds:
+        size = min(2 * size, ask.batch)
         took = seconds(size)
-    took = min(took, seconds(size)) if took < 0.01 * found.budget.seconds else took  # the first may compile
-    found.batch = size
-    found.budget.start(took / size)
+    took = min(took, seconds(size)) if took < 0.01 * ask.budget.seconds else took  # the first may compile
+    ask.batch = size
+    ask.budget.start(took / size)
 
 
-def _batch(found: Probe, values: Tensor) -> int:
+def _batch(ask: Probe, values: Tensor) -> int:
     """Samples at a time: as many as hold about a million values, from 16 to 512."""
     return max(16, min(512, 2**18 // max(1, values[0].numel())))

@@ -130,9 +130,9 @@ def ranges(values: Tensor, pictures: bool, counts: Tensor | None = None) -> list
     """
     wide = values.to(F64)
     full = torch.ones_like(wide, dtype=torch.bool) if counts is None else counts
-    own = wide[full]
-    low, high = (0.0, 255.0) if pictures else _ends(own)
-    mean, std = own.mean().item(), own.std().item()
+    counted = wide[full]
+    low, high = (0.0, 255.0) if pictures else _ends(counted)
+    mean, std = counted.mean().item(), counted.std().item()
     width = high - low
     complete = wide if counts is None else _completed(wide, counts)
 
@@ -159,20 +159,20 @@ def ranges(values: Tensor, pictures: bool, counts: Tensor | None = None) -> list
         name = "standardised per feature" if wide.ndim == 2 else "standardised per channel"
         centre, spread = channel_moments(wide, full)
         maps[name] = (centre, spread.clamp(min=1e-6 * std))
-    found: list[Range] = []
+    spans: list[Range] = []
     plain = Linear((complete - mean) / std, counts)
     for name, (shift, scale) in maps.items():
         scaled = (wide - shift) / scale
         size = scaled[full].std()
-        if not any((scaled - other.values)[full].abs().max() < 0.02 * size for other in found):
+        if not any((scaled - other.values)[full].abs().max() < 0.02 * size for other in spans):
             same = (complete - shift) / scale
             if isinstance(scale, float):
                 linear, doubt = _rescaled(plain, same, std / scale), doubts.get(name, ends) / scale**2
             else:
                 linear, doubt = Linear(same, counts), 1.5 / n
             filled = None if counts is None else same.float()
-            found.append(Range(name, shift, scale, doubt, scaled.float(), linear, counts, filled))
-    return found
+            spans.append(Range(name, shift, scale, doubt, scaled.float(), linear, counts, filled))
+    return spans
 
 
 def channel_moments(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,14 +186,14 @@ def channel_moments(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 def _completed(values: Tensor, counts: Tensor) -> Tensor:
     """The values; those that do not count and are no data, as they lie elsewhere, at the mean of the others."""
-    own, others = values[counts], values[~counts]
+    counted, others = values[counts], values[~counts]
     if len(others) == 0:
         return values
-    apart = (others.mean() - own.mean()).abs() / own.std()
-    if apart < 0.5 and 0.5 < others.std() / own.std() < 2:
+    apart = (others.mean() - counted.mean()).abs() / counted.std()
+    if apart < 0.5 and 0.5 < others.std() / counted.std() < 2:
         return values
     number = counts.sum(0)
-    mean = torch.where(number > 0, torch.where(counts, values, 0.0).sum(0) / number.clamp(min=1), own.mean())
+    mean = torch.where(number > 0, torch.where(counts, values, 0.0).sum(0) / number.clamp(min=1), counted.mean())
     return torch.where(counts, values, mean)
 
 

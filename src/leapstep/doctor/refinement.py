@@ -200,7 +200,7 @@ def _read_axis(ask: Probe, candidate: Candidate, noise: Tensor, reading: Reading
         curve = recover(profile, share, not convention.reverse)
         level = curve.log_snr
         good = profile.at(level, profile.error) < SURE
-        known = curve.told & good & counts(profile, level) & (t > 0.005) & (t < 0.995)
+        known = curve.readable & good & counts(profile, level) & (t > 0.005) & (t < 0.995)
         levels = straight_levels(t[known], (-level[known] / 2).sigmoid(), count or 1000)
         if levels is None:
             return False

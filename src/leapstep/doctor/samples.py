@@ -69,15 +69,15 @@ def draw(data: Any, condition: Given, counts: Any, n: int, generator: torch.Gene
     usable = torch.arange(len(whole)) if mask is None else _usable(mask)
     chosen = usable[torch.randperm(len(usable), generator=generator)[:n]]
     values = _rows(whole, chosen)
-    own = None if mask is None else _rows(mask, chosen).bool()
+    counted = None if mask is None else _rows(mask, chosen).bool()
     if not values.to(F64).isfinite().all():
         raise ValueError("the data hold values that are not finite: remove them, or fill them as for the training")
-    if (values if own is None else values[own]).to(F64).std() == 0:
+    if (values if counted is None else values[counted]).to(F64).std() == 0:
         raise ValueError("all values of the data are the same: the network cannot be told from any other")
     given = _conditions(condition, chosen, len(whole), device)
     kind = "" if condition is None else "function" if callable(condition) else "arrays"
     masked = "" if mask is None else "each" if _array(counts).ndim == whole.ndim else "all"
-    return Samples(values, given, own, kind, masked)
+    return Samples(values, given, counted, kind, masked)
 
 
 def _array(values: Any) -> Tensor | Array:
@@ -122,7 +122,7 @@ def _conditions(condition: Given, chosen: Tensor, total: int, device: torch.devi
     if callable(condition):
         return lambda rows: {
             name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in _told(condition, chosen[rows]).items()
+            for name, value in _keywords(condition, chosen[rows]).items()
         }
     arrays = {name: _array(value) for name, value in condition.items()}
     for name, array in arrays.items():
@@ -130,11 +130,11 @@ def _conditions(condition: Given, chosen: Tensor, total: int, device: torch.devi
             raise ValueError(
                 f"condition {name!r} has shape {tuple(array.shape)}: give one row for each of {total} data"
             )
-    own = {name: _rows(array, chosen).to(device) for name, array in arrays.items()}
-    return lambda rows: {name: array[rows.to(device)] for name, array in own.items()}
+    chosen_rows = {name: _rows(array, chosen).to(device) for name, array in arrays.items()}
+    return lambda rows: {name: array[rows.to(device)] for name, array in chosen_rows.items()}
 
 
-def _told(condition: Callable[[Tensor], Mapping[str, Any]], rows: Tensor) -> Mapping[str, Any]:
+def _keywords(condition: Callable[[Tensor], Mapping[str, Any]], rows: Tensor) -> Mapping[str, Any]:
     """What somebody's function says of these rows."""
     try:
         given = condition(rows)

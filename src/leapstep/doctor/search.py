@@ -98,7 +98,7 @@ def search(
         pairs: see `pairs_of`.
         noise: standard normal, as many as there are data or more.
         assume: what somebody believes, see `BELIEFS`; it decides where the evidence does not.
-        on_stage: told what begins.
+        on_stage: called with what begins.
     """
     whole = whole_race(pairs, noise)
     race = ask.budget.race(whole)
@@ -118,8 +118,8 @@ def search(
             break
         winners.append(refined(ask, trial, noise, assume, reading))
     winners.sort(key=lambda one: one.trial.score)
-    found = Search(winners, trials, math.sqrt(whole.evidence / race.evidence), complete)
-    return _believing(found, ask, noise, assume, reading)
+    result = Search(winners, trials, math.sqrt(whole.evidence / race.evidence), complete)
+    return _believing(result, ask, noise, assume, reading)
 
 
 def _raced(ask: Probe, pairs: list[Pair], noise: Tensor, race: Race) -> tuple[list[Trial], Race, bool]:
@@ -170,19 +170,19 @@ def agrees(name: str, trial: Trial, value: Any) -> bool:
 
 
 def explained(winner: Candidate) -> bool:
-    """Whether what was found explains the network: it denoises so, and its timesteps stand for the levels found."""
+    """Whether what was result explains the network: it denoises so, and its timesteps stand for the levels result."""
     chosen = winner.fits[0]
     limit = NOISE_FITS if winner.convention.time in NOISE_CLOCKS else FITS
     return winner.trial.score <= WEAK and (winner.is_recovered or chosen.misfit <= limit)
 
 
-def denied(found: Search, assume: Mapping[str, Any]) -> dict[str, float]:
+def denied(result: Search, assume: Mapping[str, Any]) -> dict[str, float]:
     """The beliefs that the winner does not share, with the margin by which they lose, in mean log error."""
     wrong = {}
     for name, value in _believed(assume).items():
-        if not agrees(name, found.winners[0].trial, value):
-            rivals = [trial.score for trial in _rivals(found) if agrees(name, trial, value)]
-            wrong[name] = min(rivals, default=math.inf) - found.winners[0].trial.score
+        if not agrees(name, result.winners[0].trial, value):
+            rivals = [trial.score for trial in _rivals(result) if agrees(name, trial, value)]
+            wrong[name] = min(rivals, default=math.inf) - result.winners[0].trial.score
     return wrong
 
 
@@ -190,24 +190,24 @@ def _believed(assume: Mapping[str, Any]) -> dict[str, Any]:
     return {name: AXES.get(value, value) for name, value in assume.items() if name in BELIEFS}
 
 
-def _believing(found: Search, ask: Probe, noise: Tensor, assume: Mapping[str, Any], reading: Reading) -> Search:
+def _believing(result: Search, ask: Probe, noise: Tensor, assume: Mapping[str, Any], reading: Reading) -> Search:
     """Where the evidence leaves it open, the convention that somebody believes in comes first."""
-    wrong, winner = denied(found, assume), found.winners[0]
-    even = max(wrong.values(), default=0.0) < LIKELY * found.caution
+    wrong, winner = denied(result, assume), result.winners[0]
+    even = max(wrong.values(), default=0.0) < LIKELY * result.caution
     beliefs = _believed(assume)
-    agreeing = [one for one in found.trials if all(agrees(name, one, value) for name, value in beliefs.items())]
+    agreeing = [one for one in result.trials if all(agrees(name, one, value) for name, value in beliefs.items())]
     if wrong and agreeing and (even or not explained(winner)):
         believed = refined(ask, agreeing[0], noise, assume, reading)
         if even or believed.trial.score < winner.trial.score + LIKELY:
-            found.winners.insert(0, believed)
-    winner = found.winners[0]
+            result.winners.insert(0, believed)
+    winner = result.winners[0]
     named = {name: assume[name] for name in ("time", "schedule", "timesteps") if assume.get(name) is not None}
     count = len(winner.profile.timesteps)
     for each in winner.fits if named else ():
         if _keeps(each, named) and (each.misfit - winner.fits[0].misfit) * count < CERTAIN:
             winner.take(each)
             break
-    return found
+    return result
 
 
 def _one_clock(pairs: list[Pair]) -> list[Pair]:
@@ -244,16 +244,16 @@ def confidence(margin: float, sure: float, likely: float) -> str:
     return "sure" if margin > sure else "likely" if margin > likely else "unsure"
 
 
-def _rivals(found: Search) -> list[Trial]:
+def _rivals(result: Search) -> list[Trial]:
     """All trials but the winner's; those that were refined with their own schedule."""
-    refined = {key(each.trial) for each in found.winners}
-    return [each.trial for each in found.winners[1:]] + [one for one in found.trials if key(one) not in refined]
+    refined = {key(each.trial) for each in result.winners}
+    return [each.trial for each in result.winners[1:]] + [one for one in result.trials if key(one) not in refined]
 
 
-def margin(found: Search, attribute: Callable[[Trial], Any]) -> tuple[float, Trial | None]:
+def margin(result: Search, attribute: Callable[[Trial], Any]) -> tuple[float, Trial | None]:
     """How far the best trial with another value of this attribute falls behind the winner, and that trial."""
-    winner = found.winners[0].trial
-    rivals = [trial for trial in _rivals(found) if attribute(trial) != attribute(winner)]
+    winner = result.winners[0].trial
+    rivals = [trial for trial in _rivals(result) if attribute(trial) != attribute(winner)]
     if not rivals:
         return math.inf, None
     rival = min(rivals, key=lambda trial: trial.score)
