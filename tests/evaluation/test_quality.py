@@ -316,3 +316,38 @@ def test_where_nothing_is_good_nothing_is_praised_unsaid():
     first, *rest = quality.advice(cells, "frechet", spread=14.0)
     assert first.startswith("no cell is as near to the data as their mean alone would be (Fréchet distance 14)")
     assert rest == quality.advice(cells, "frechet") == quality.advice(cells, "frechet", spread=14.9)
+
+
+def test_of_equal_values_every_table_marks_the_cell_of_the_fewest_calls():
+    """And of equally many calls the first: in Markdown, on a terminal and on a page, all of which are one table."""
+    cells = [cell("heun", 10, 1.0, calls=20), cell("ddim", 10, 1.0), cell("unipc", 10, 1.0), cell("deis", 20, 1.0)]
+    rows = dict(tables.table(cells, "frechet").rows)
+    assert [name for name, entries in rows.items() for entry in entries if entry and entry.is_best] == ["ddim", "deis"]
+    assert [line.split("|")[1].strip() for line in tables.markdown(cells, "frechet").splitlines() if "**" in line] == [
+        "ddim",
+        "deis",
+    ]
+    marked = [
+        [text.startswith("[bold]") for text in column.cells] for column in tables.terminal(cells, "frechet").columns
+    ]
+    assert [column.index(True) for column in marked[1:]] == [1, 3]
+
+
+def test_a_sweep_in_python_goes_on_in_its_folder_and_measures_what_evaluate_does(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(5, 2, (60, 2)))
+    source, measure = str(tmp_path / "points.npy"), leapstep.Measure(k=2, resamples=4)
+    spec = SamplingSpec(n=12, labels=("a",), batch_size=5)
+    given = {"split": "all", "progress": False}
+    with pytest.warns(UserWarning, match="left out 50 steps: the model has 40 noise levels"):
+        first = leapstep.sweep(
+            model, source, None, measure, methods=["unipc"], steps=[2, 50], spec=spec, folder=tmp_path / "s", **given
+        )
+    specs = [leapstep.SamplingSpec(name, steps=2, n=12, labels=("a",), batch_size=5) for name in ("unipc", "heun")]
+    both = leapstep.sweep(model, source, specs, measure, folder=tmp_path / "s", **given)
+    assert both.cells[0] == first.cells[0]  # which was there
+    assert [found["label"] for found in both.cells] == ["unipc", "heun"]
+    assert leapstep.Sweep.read(tmp_path / "s") == both
+    alone = leapstep.evaluate(model, source, specs[1], measure, **given)
+    assert both.cells[1]["metrics"]["frechet"]["value"] == pytest.approx(alone.metrics["frechet"].value)
+    assert SamplingSpec.from_json(alone.origin["spec"]) == specs[1].checked(model)
