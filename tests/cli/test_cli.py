@@ -139,7 +139,6 @@ BREAK = {
     "unet with words": (UNET, lambda path: write(path, block_out_channels=["a", "b"])),
     "unet of unknown blocks": (UNET, lambda path: write(path, down_block_types=["X", "Y"])),
     "unet with a worded size": (UNET, lambda path: write(path, sample_size="8")),
-    "scheduler missing": (SCHEDULER, Path.unlink),
     "scheduler not JSON": (SCHEDULER, lambda path: cut(path, 30)),
     "scheduler lacks T": (SCHEDULER, lambda path: write(path, num_train_timesteps=None)),
     "scheduler lacks betas": (SCHEDULER, lambda path: write(path, beta_schedule=None)),
@@ -168,6 +167,16 @@ def test_a_broken_model_is_named(run, kept, case):
         words = ["unet"]
     refused(invoke("sample", run, "--out", kept, "--overwrite"), *words)
     refused(invoke("info", run), *words)
+    assert tree(kept) == before
+
+
+def test_the_convention_of_a_model_is_in_our_file_or_in_its_scheduler(run, kept):
+    before = tree(kept)
+    (run / SCHEDULER).unlink()
+    done("info", run)
+    (run / "leapstep.json").unlink()
+    for command in (["sample", run, "--out", kept, "--overwrite"], ["info", run]):
+        refused(invoke(*command), re.escape(SCHEDULER))
     assert tree(kept) == before
 
 
