@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
+from leapstep.core.diffusible import Diffusible, as_diffusions
 from leapstep.core.printing import summary
 from leapstep.core.process import Curve, Process, flat
 from leapstep.core.sampling import network_device
@@ -60,7 +61,7 @@ def _spread(calibration: Calibration, process: Process, t: Tensor) -> Tensor:
 
 @torch.no_grad()
 def calibrate(
-    diffusion: Diffusion | Callable[[Tensor], Diffusion],
+    diffusion: Diffusion | Diffusible | Callable[[Tensor], Diffusion],
     x0: Tensor,
     times: Tensor | None = None,
     *,
@@ -89,7 +90,8 @@ def calibrate(
     References:
         Bao et al. 2022, eq. 8, arXiv:2201.06503, and section 4, arXiv:2206.07309.
     """
-    first = diffusion if isinstance(diffusion, Diffusion) else diffusion(torch.arange(1))
+    models = as_diffusions(diffusion)
+    first = models(torch.arange(1))
     process, device = first.process, network_device(first) if device is None else device
     if times is None:
         count = process.timesteps or 1000
@@ -103,7 +105,7 @@ def calibrate(
     samples = torch.randperm(len(x0), generator=generator).repeat(-(-len(levels) // len(x0)))[: len(levels)]
     power, error = torch.zeros(2, len(times), dtype=torch.float64)
     for level, rows in zip(torch.split(levels, batch_size), torch.split(samples, batch_size), strict=True):
-        model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
+        model = models(rows)
         data, t = x0[rows].to(device), times[level]
         x = process.add_noise(data, t, torch.randn(data.shape, dtype=data.dtype, generator=generator).to(device))
         estimate = model.denoise(x, t)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from leapstep.core.printing import shown, summary
-from leapstep.core.process import PREDICTIONS, Process, checked, flat
+from leapstep.core.process import PREDICTIONS, Process, flat
 from leapstep.core.scaling import Scaling
-from leapstep.core.schedules import SCHEDULES, TABLES
+from leapstep.core.schedules import SCHEDULES, TABLES, as_process
 from leapstep.text import SYNONYMS, allowed
 
 VERSION = 1
@@ -153,7 +153,7 @@ class Convention:
 
     def __post_init__(self) -> None:
         values: dict[str, Any] = {
-            "process": _process(self.process),
+            "process": as_process(self.process),
             "predicts": SYNONYMS.get(self.predicts, self.predicts),
             "scaling": None if self.scaling is None else as_scaling(self.scaling),
             "sigma_data": None if self.sigma_data is None else float(self.sigma_data),
@@ -357,20 +357,6 @@ def process_from_json(value: Mapping[str, Any]) -> Process:
         raise ValueError(f"the process {name} has no parameter {', '.join(sorted(unknown))}")
     process: Process = makers[name](**parameters)
     return process if levels is ... else process._replace(timesteps=levels)
-
-
-def _process(process: Any) -> Process:
-    if isinstance(process, str):
-        if process not in SCHEDULES:
-            raise ValueError(f"there is no process {process!r}: {allowed(process, SCHEDULES)}")
-        process = SCHEDULES[process]()
-    if callable(process) and not isinstance(process, Process):
-        process = process()
-    if not isinstance(process, Process):
-        raise ValueError(
-            f"process is a {type(process).__name__}: give a Process such as leapstep.linear(), or its name"
-        )
-    return checked(process)
 
 
 def as_scaling(scaling: Any) -> Scaling:

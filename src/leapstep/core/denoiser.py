@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leapstep.core import arguments
 from leapstep.core.calling import call
 from leapstep.core.convention import Clip, Condition, Convention, DynamicThreshold, as_range, as_scaling
 from leapstep.core.printing import name_of, shown, summary
@@ -169,7 +170,8 @@ def from_network(
     Returns:
         the Diffusion; its denoiser raises ValueError when the network's output does not fit x.
     Raises:
-        ValueError: fields that make no `Convention`, or guidance without the two conditions between which it leads.
+        ValueError: fields that make no `Convention`, guidance without the two conditions between which it leads, or a
+            network that takes other arguments.
     """
     fields: dict[str, Any] = {
         "predicts": predicts,
@@ -192,6 +194,7 @@ def from_network(
             f"{changed[0]}=...)"
         )
     condition, null = _conditions(convention, condition, null, guidance)
+    arguments.checked(net, condition)
     denoise = NetworkDenoiser(net, convention, condition, null if guidance != 1 else None, dtype)
     diffusion = Diffusion(convention.process, denoise, _number_or_tensor(convention.origin))
     if guidance != 1:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.printing import summary
-from leapstep.core.process import Process, along, as_time, checked, flat
+from leapstep.core.process import Process, along, as_time, flat
+from leapstep.core.schedules import as_process
 
 _Posterior = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
 
@@ -40,8 +41,9 @@ class GaussianMixture(NamedTuple):
     def __repr__(self) -> str:
         return summary(self, self._asdict().items())
 
-    def diffusion(self, process: Process) -> Diffusion:
-        """Pair the process with this data's exact denoiser. Raises ValueError for shapes that do not fit."""
+    def diffusion(self, process: Process | str) -> Diffusion:
+        """Pair a process, or that of a name, with this data's exact denoiser. Raises ValueError for misfits."""
+        process = as_process(process)
         posterior = self._posterior()
 
         def posterior_mean(x: Tensor, t: Tensor) -> Tensor:
@@ -49,14 +51,15 @@ class GaussianMixture(NamedTuple):
             logits, mean_of = posterior(y, along(process.alpha(t), y), along(process.sigma(t), y))
             return mean_of(logits.softmax(1)).reshape(x.shape)
 
-        return Diffusion(checked(process), posterior_mean)
+        return Diffusion(process, posterior_mean)
 
-    def log_density(self, x: Tensor, process: Process | None = None, t: Tensor | float = 0.0) -> Tensor:
+    def log_density(self, x: Tensor, process: Process | str | None = None, t: Tensor | float = 0.0) -> Tensor:
         """log q(x_t) `[b]` in nats, of the data itself (no process) or of what the process makes of it at time t."""
         y, t = flat(x), as_time(t)
         if process is None:
             alpha, sigma = torch.ones((), dtype=x.dtype), torch.zeros((), dtype=x.dtype)
         else:
+            process = as_process(process)
             alpha, sigma = along(process.alpha(t), y), along(process.sigma(t), y)
         return self._posterior()(y, alpha, sigma)[0].logsumexp(1) - y.shape[1] / 2 * math.log(2 * math.pi)
 
@@ -127,12 +130,13 @@ class GaussianMixture(NamedTuple):
         return posterior
 
 
-def empirical(process: Process, data: Tensor) -> Diffusion:
+def empirical(process: Process | str, data: Tensor) -> Diffusion:
     """Pair the process with the exact denoiser of a finite data set, the softmax-weighted mean of its points.
 
     This is what a network would become if it learned its training set perfectly; sampling it returns that set.
 
     Arguments:
+        process: a Process, or its name.
         data: `[n, *d]`.
     """
     return GaussianMixture(data, torch.zeros(len(data), dtype=data.dtype)).diffusion(process)

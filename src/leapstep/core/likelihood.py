@@ -37,6 +37,7 @@ from torch import Tensor
 
 from leapstep.core import finite
 from leapstep.core.denoiser import Diffusion, needed
+from leapstep.core.diffusible import Diffusible, as_diffusion
 from leapstep.core.integrate import DORMAND_PRINCE, Controller, Equation, Values, integrate
 from leapstep.core.integrate import step as runge_kutta
 from leapstep.core.process import Curve, along, as_time, flat
@@ -112,7 +113,7 @@ class Bound(NamedTuple):
 
 @torch.no_grad()
 def variational_bound(
-    diffusion: Diffusion,
+    diffusion: Diffusion | Diffusible,
     x0: Tensor,
     times: Tensor | Sequence[float],
     noise: Callable[..., Tensor],
@@ -152,6 +153,7 @@ def variational_bound(
         Ho et al. 2020, eq. 5 and 13, arXiv:2006.11239; Nichol and Dhariwal 2021, eq. 15, arXiv:2102.09672; Bao et al.
         2022 (Analytic-DPM), theorem 1, arXiv:2201.06503.
     """
+    diffusion = as_diffusion(diffusion)
     process, path = diffusion.process, _path(times)
     if path[-1] != 0:
         raise ValueError(f"times end at {path[-1].item()}: the bound is on the data, so they must end at 0")
@@ -239,7 +241,7 @@ class Density(NamedTuple):
 
 @torch.inference_mode(False)  # for the derivatives
 def ode_log_likelihood(
-    diffusion: Diffusion,
+    diffusion: Diffusion | Diffusible,
     x0: Tensor,
     times: Tensor | Sequence[float],
     noise: Callable[..., Tensor],
@@ -284,6 +286,7 @@ def ode_log_likelihood(
         Song et al. 2021, section 4.3, eq. 39 and 40, arXiv:2011.13456; Grathwohl et al. 2019, arXiv:1810.01367 (the
         probes); Theis et al. 2016, section 3.1, arXiv:1511.01844 (8-bit values).
     """
+    diffusion = as_diffusion(diffusion)
     process, path = diffusion.process, _path(times)
     path = path[path > 0]
     least = 10 * torch.finfo(x0.dtype).eps

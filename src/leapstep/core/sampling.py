@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from leapstep.core import finite
+from leapstep.core.arguments import warn_of_training
 from leapstep.core.denoiser import Counted, Diffusion
+from leapstep.core.diffusible import Diffusible, as_diffusion, as_diffusions
 from leapstep.core.noise import Noise
 from leapstep.core.printing import summary
 from leapstep.core.process import as_time, where
@@ -58,7 +60,7 @@ class State(NamedTuple):
 
 
 def trajectory(
-    diffusion: Diffusion,
+    diffusion: Diffusion | Diffusible,
     x: Tensor,
     times: Tensor,
     transition: Transition | str | None = None,
@@ -92,10 +94,11 @@ def trajectory(
     noise = noise or Noise(0, range(len(x)), tuple(x.shape[1:]), x.dtype, x.device)
     times = as_time(times)
     broken: Tensor | None = None
-    counted = Counted(diffusion.denoise)
-    diffusion = diffusion._replace(denoise=counted)
+    model = as_diffusion(diffusion)
+    counted = Counted(model.denoise)
+    model = model._replace(denoise=counted)
     for step, (t, s) in enumerate(pairwise(times), start=1):
-        moved = transition(diffusion, x, t, s, memory, partial(noise, taken + step))
+        moved = transition(model, x, t, s, memory, partial(noise, taken + step))
         if (waits := t == s).any():
             x, memory = where(waits, x, moved.x), select(waits, memory, moved.memory)
         else:
@@ -140,7 +143,7 @@ def _progress(
     what: str, total: int, show: bool | None, on_step: Callable[[State], object] | None
 ) -> Iterator[Callable[[State], None]]:
     """A progress bar over so many steps. Yields a function to call after each step, which also calls `on_step`."""
-    with progress_bar(total, what, "step", show=on_step is None if show is None else show) as bar:
+    with progress_bar(total, what, "step", show=False if show is None and on_step is not None else show) as bar:
 
         def step(state: State) -> None:
             bar.update()
@@ -150,18 +153,23 @@ def _progress(
         yield step
 
 
-def network_device(diffusion: Diffusion) -> torch.device:
-    """The device of a diffusion's network; the CPU where the network is no module."""
+def _network(diffusion: Diffusion) -> Any:
+    """The network of a diffusion, or None."""
     denoise: Any = diffusion.denoise
     while hasattr(denoise, "denoise"):  # clipped, guided, scaled
         denoise = denoise.denoise
-    net = getattr(denoise, "net", None)
+    return getattr(denoise, "net", None)
+
+
+def network_device(diffusion: Diffusion) -> torch.device:
+    """The device of a diffusion's network; the CPU where the network is no module."""
+    net = _network(diffusion)
     tensors = chain(net.parameters(), net.buffers()) if isinstance(net, torch.nn.Module) else iter(())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def sample_in_batches(
-    diffusion: Diffusion | Callable[[range], Diffusion],
+    diffusion: Diffusion | Diffusible | Callable[[range], Diffusion],
     shape: Sequence[int],
     steps: int | Sequence[float] | Tensor = 20,
     transition: Transition | str | None = None,
@@ -171,7 +179,7 @@ def sample_in_batches(
     seed: int = 0,
     batch_size: int | None = None,
     first: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: torch.device | str | None = None,
     on_step: Callable[[State], object] | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
@@ -185,11 +193,14 @@ def sample_in_batches(
     n, *d = _checked_shape(shape)
     if n < 1 or first < 0 or (batch_size is not None and batch_size < 1):
         raise ValueError(f"n={n}, first={first}, batch_size={batch_size}: at least 1, 0 and 1")
-    transition = as_transition(transition)
+    transition, models, kind = as_transition(transition), as_diffusions(diffusion), _as_dtype(dtype)
+    device = None if device is None else _as_device(device)
     for low in range(first, first + n, batch_size or n):
         rows = range(low, min(first + n, low + (batch_size or n)))
-        model = diffusion if isinstance(diffusion, Diffusion) else diffusion(rows)
-        noise = Noise(seed, rows, tuple(d), dtype, network_device(model) if device is None else device)
+        model = models(rows)
+        if rows.start == first:
+            warn_of_training(_network(model))
+        noise = Noise(seed, rows, tuple(d), kind, network_device(model) if device is None else device)
         path = times(model.process, steps, spacing)
         with torch.no_grad():
             states = trajectory(model, beginning(model, path[0], noise(0), start), path, transition, noise)
@@ -204,6 +215,20 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     raise ValueError(
         f"shape={one_line(repr(shape), 60)}: pass the number of samples and the shape of one, such as (16, 3, 32, 32)"
     )
+
+
+def _as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    result = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(result, torch.dtype) or not result.is_floating_point:
+        raise ValueError(f"dtype={dtype!r}: pass a floating-point type such as torch.float32, or its name")
+    return result
+
+
+def _as_device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={device!r}: pass a device of torch such as 'cpu', 'cuda' or 'cuda:0'") from None
 
 
 ELSEWHERE = {
@@ -227,7 +252,7 @@ ELSEWHERE = {
 
 
 def sample(
-    diffusion: Diffusion | Callable[[range], Diffusion],
+    diffusion: Diffusion | Diffusible | Callable[[range], Diffusion],
     shape: Sequence[int],
     steps: int | Sequence[float] | Tensor = 20,
     transition: Transition | str | None = None,
@@ -236,7 +261,7 @@ def sample(
     start: str = "marginal",
     seed: int = 0,
     batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: torch.device | str | None = None,
     progress: bool | None = None,
     on_step: Callable[[State], object] | None = None,
@@ -245,8 +270,9 @@ def sample(
     """Draw samples.
 
     Arguments:
-        diffusion: the model. Where samples have conditions of their own, a function from the range of sample indices
-            in a batch to the Diffusion that is conditioned for them.
+        diffusion: the model: a Diffusion, or a `leapstep.Model` that needs no conditions. Where samples have
+            conditions of their own, a function from the range of sample indices in a batch to the Diffusion that is
+            conditioned for them.
         shape: `(n, *d)`.
         steps: their number, or the list of times; see `times`.
         transition: the method, a transition such as `leapstep.unipc(order=3)` or a name in `TRANSITIONS`; default
@@ -256,10 +282,11 @@ def sample(
         seed: sample i is a function of (seed, i), whatever n and batch_size are, to the rounding of the network (and,
             where a method chooses its own steps, to its tolerance).
         batch_size: how many samples to work on at a time; None: all.
-        dtype: of the state of the sampler. For a network in half precision leave it, and tell `from_network` the
-            network's dtype: a state in half precision loses what small steps add.
+        dtype: of the state of the sampler, or its name. For a network in half precision leave it, and tell
+            `from_network` the network's dtype: a state in half precision loses what small steps add.
         device: where the samples are made; None: where the network is, or the CPU if the denoiser does not know.
-        progress: whether to show a progress bar, once the work has taken a second; None: where there is no on_step.
+        progress: whether to show a progress bar, once the work has taken a second; None: on a terminal and in a
+            notebook, where there is no on_step.
         on_step: called with each State of each batch, for previews.
     Returns:
         `[n, *d]`.
@@ -268,6 +295,7 @@ def sample(
         TypeError: an argument that there is not.
     Warns:
         NotFinite: samples that hold NaN or infinity, as of `trajectory`.
+        TrainingMode: the network is in training mode, and has dropout or batch norm.
     """
     for name in unknown:
         meant = ELSEWHERE.get(name) or near(name, inspect.signature(sample).parameters)
@@ -296,7 +324,7 @@ def sample(
 
 @torch.no_grad()
 def decode(
-    diffusion: Diffusion,
+    diffusion: Diffusion | Diffusible,
     x: Tensor,
     steps: int | Sequence[float] | Tensor = 20,
     transition: Transition | str | None = None,
@@ -306,14 +334,16 @@ def decode(
     on_step: Callable[[State], object] | None = None,
 ) -> Tensor:
     """Turn a latent into data: x `[b, *d]` at the first of the times, to t = 0. The inverse of `encode`."""
-    path = times(diffusion.process, steps, spacing)
+    model = as_diffusion(diffusion)
+    warn_of_training(_network(model))
+    path = times(model.process, steps, spacing)
     with _progress("decoding", len(path) - 1, progress, on_step) as step:
-        return _end(trajectory(diffusion, x, path, transition), step)
+        return _end(trajectory(model, x, path, transition), step)
 
 
 @torch.no_grad()
 def encode(
-    diffusion: Diffusion,
+    diffusion: Diffusion | Diffusible,
     x0: Tensor,
     steps: int | Sequence[float] | Tensor = 20,
     transition: Transition | str | None = None,
@@ -329,6 +359,8 @@ def encode(
     References:
         Song et al. 2021, section 4.3 and eq. 14, arXiv:2010.02502.
     """
-    path = times(diffusion.process, steps, spacing).flip(0)
+    model = as_diffusion(diffusion)
+    warn_of_training(_network(model))
+    path = times(model.process, steps, spacing).flip(0)
     with _progress("encoding", len(path) - 1, progress, on_step) as step:
-        return _end(trajectory(diffusion, x0, path, transition), step)
+        return _end(trajectory(model, x0, path, transition), step)

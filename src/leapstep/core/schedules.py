@@ -18,7 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leapstep.core import instead
+from leapstep.core.printing import name_of
 from leapstep.core.process import Curve, Process, Schedule, checked
+from leapstep.text import SYNONYMS, allowed, one_line
 
 P = ParamSpec("P")
 
@@ -443,3 +446,23 @@ TABLES: dict[str, Callable[..., Process]] = {
     "from_log_snr": from_log_snr,
 }
 """Every function that makes a process from the numbers of its levels, by name."""
+
+
+def as_process(value: Any) -> Process:
+    """The process that is meant by a name in `SCHEDULES`, by one of its functions, called or not, or by a Process.
+
+    Raises:
+        ValueError: an unknown name, a process that is none, or something else.
+    """
+    if isinstance(value, str):
+        value = SYNONYMS.get(value, value)
+        if value not in SCHEDULES:
+            raise ValueError(f"there is no process {one_line(value, 60)!r}: {allowed(value, SCHEDULES)}")
+        return SCHEDULES[value]()
+    if any(value is make for make in SCHEDULES.values()):  # not called, such as leapstep.linear
+        value = value()
+    elif any(value is make for make in TABLES.values()):
+        raise ValueError(f"process={name_of(value)} makes a process of a table: call it with one")
+    if not isinstance(value, Process):
+        raise ValueError(f"process is {instead.of_process(value)}")
+    return checked(value)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.process import Process, as_time
+from leapstep.core.schedules import as_process
 from leapstep.text import allowed
 
 
@@ -56,13 +57,14 @@ paper's quadratic subsequence, up to 0.8 T. log_snr: even in log-SNR (Lu et al. 
 (sigma / alpha)^(1/7) (Karras et al. 2022, eq. 5, arXiv:2206.00364)."""
 
 
-def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str = "trailing") -> Tensor:
+def times(process: Process | str, steps: int | Sequence[float] | Tensor, spacing: str = "trailing") -> Tensor:
     """List the times of a sampler that takes exactly `steps` steps.
 
     On a process with trained levels every time is one of them (k / T), no two alike: where rounding would let levels
     coincide, they move to the nearest free ones.
 
     Arguments:
+        process: a Process, or its name.
         steps: number of steps n, from 1 to T, or the list of times itself, strictly decreasing in [0, 1] (a final 0 is
             added where it is missing).
         spacing: one of `SPACINGS`; does not apply to an explicit list.
@@ -73,6 +75,7 @@ def times(process: Process, steps: int | Sequence[float] | Tensor, spacing: str 
     """
     if isinstance(steps := number_or_times(steps), Tensor):
         return steps
+    process = as_process(process)
     if spacing not in SPACINGS:
         raise ValueError(f"unknown spacing {spacing!r}: {allowed(spacing, SPACINGS)}")
     if steps < 1:

@@ -6,16 +6,12 @@ those that use estimates of earlier steps; `stochastic`, other ways to inject no
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 from leapstep.core.transitions.family import Noise, Step, Transition, ddim, ddpm, estimate, younger
 from leapstep.core.transitions.memory import Memory, join, rows, select
 from leapstep.core.transitions.multistep import deis, dpmpp_2m, dpmpp_2s, dpmpp_3m, sde_dpmpp_2m, unipc
-from leapstep.core.transitions.named import FACTORIES, NamedTransition
+from leapstep.core.transitions.named import Method, NamedTransition, as_transition
 from leapstep.core.transitions.ode import heun, inverted, pf_euler, rk4, rk23, rk45
 from leapstep.core.transitions.stochastic import churned, corrected, edm, euler_maruyama, pc
-from leapstep.text import one_line, unknown
 
 __all__ = [
     "TRANSITIONS",
@@ -53,24 +49,6 @@ __all__ = [
 ]
 
 
-class Method(NamedTuple):
-    """A sampling method, with its options as they are by default.
-
-    Attributes:
-        make: of the method's options, a transition.
-        order: of convergence; of the law where noise is injected, and 0 where the law keeps a bias.
-        calls: of the network in a step; 0 for as many as a tolerance takes.
-        deterministic: whether it injects no noise.
-        use: when to use it.
-    """
-
-    make: Callable[..., Transition]
-    order: int
-    calls: int
-    deterministic: bool
-    use: str
-
-
 TRANSITIONS: dict[str, Method] = {
     "ddim": Method(ddim, 1, 1, True, "the default: robust at any number of steps, also encodes, any eta"),
     "ddpm": Method(ddpm, 1, 1, False, "hundreds of steps; few with variance=optimal"),
@@ -92,31 +70,3 @@ TRANSITIONS: dict[str, Method] = {
     "pc": Method(pc, 0, 2, False, "hundreds of calls, score networks"),
 }
 """Every sampling method, by the name that the command line uses."""
-
-
-def as_transition(method: Any) -> Transition:
-    """The transition that is meant by a name of `TRANSITIONS`, by one of its methods, or by None: `ddim()`.
-
-    Raises:
-        ValueError: an unknown name, or nothing that could be a transition.
-    """
-    if method is None:
-        return ddim()
-    if isinstance(method, str):
-        if method not in TRANSITIONS:
-            raise unknown("transition", method, TRANSITIONS)
-        return TRANSITIONS[method].make()
-    if isinstance(method, Method):
-        return method.make()
-    if any(method is entry.make for entry in TRANSITIONS.values()):  # not called, such as leapstep.unipc
-        return as_transition(method())
-    if not callable(method) or isinstance(method, type):
-        raise ValueError(
-            f"transition={one_line(repr(method), 60)}: pass a name such as 'unipc' ({', '.join(TRANSITIONS)}), or a "
-            "transition such as leapstep.unipc(order=3)"
-        )
-    if any(method is make for make in FACTORIES):
-        name = getattr(method, "__name__", "")
-        raise ValueError(f"transition={name} makes one of another: call it, as in leapstep.{name}(leapstep.heun())")
-    made: Transition = method
-    return made

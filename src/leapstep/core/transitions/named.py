@@ -6,9 +6,11 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
+from leapstep.core.arguments import takes
 from leapstep.core.printing import shown
+from leapstep.text import unknown
 
 P = ParamSpec("P")
 
@@ -50,20 +52,70 @@ class NamedTransition:
         return functools.partial(self.make, **self.options), ()
 
 
-FACTORIES: set[Callable[..., Any]] = set()
-"""The functions that make named transitions."""
+class Method(NamedTuple):
+    """A sampling method, with its options as they are by default.
+
+    Attributes:
+        make: of the method's options, a transition.
+        order: of convergence; of the law where noise is injected, and 0 where the law keeps a bias.
+        calls: of the network in a step; 0 for as many as a tolerance takes.
+        deterministic: whether it injects no noise.
+        use: when to use it.
+    """
+
+    make: Callable[..., NamedTransition]
+    order: int
+    calls: int
+    deterministic: bool
+    use: str
+
+
+FACTORIES: dict[str, Callable[..., NamedTransition]] = {}
+"""The functions that make named transitions, by name; `churned`, `corrected` and `inverted` make one of another."""
 
 
 def named(make: Callable[P, Callable[..., Any]]) -> Callable[P, NamedTransition]:
-    """Let the transitions that a function makes know it, and its arguments."""
+    """Let the transitions that a function makes know it, and its arguments; another transition may go by name there."""
     signature = inspect.signature(make)
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> NamedTransition:
-        step = make(*args, **kwargs)
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{make.__name__}() {error}: it takes {', '.join(signature.parameters)}") from None
         bound.apply_defaults()
-        return NamedTransition(made, bound.arguments, step)
+        if "transition" in bound.arguments:
+            bound.arguments["transition"] = as_transition(bound.arguments["transition"])
+        return NamedTransition(made, bound.arguments, make(**bound.arguments))  # type: ignore[call-arg]
 
-    FACTORIES.add(made)
+    FACTORIES[make.__name__] = made
     return made
+
+
+def as_transition(method: Any) -> Callable[..., Any]:
+    """The transition that is meant by a name of `TRANSITIONS`, by one of its methods, or by None: `ddim()`.
+
+    Raises:
+        ValueError: an unknown name, or nothing that could be a transition.
+    """
+    alone = {name: make for name, make in FACTORIES.items() if "transition" not in inspect.signature(make).parameters}
+    if isinstance(method, Method):
+        method = method.make
+    if method is None or isinstance(method, str):
+        if (method or "ddim") not in alone:
+            raise unknown("transition", method, alone)
+        return alone[method or "ddim"]()
+    if any(method is make for make in FACTORIES.values()):  # not called, such as leapstep.unipc
+        if method.__name__ in alone:
+            return as_transition(method.__name__)
+        raise ValueError(
+            f"transition={method.__name__} makes one of another: call it, as in leapstep.{method.__name__}('heun')"
+        )
+    if not callable(method) or isinstance(method, type) or not takes(method, *[None] * 6):
+        raise ValueError(
+            f"transition={shown(method, 60)}: pass a name such as 'unipc' ({', '.join(alone)}), or a transition such "
+            "as leapstep.unipc(order=3)"
+        )
+    transition: Callable[..., Any] = method
+    return transition

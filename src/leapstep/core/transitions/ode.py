@@ -37,7 +37,7 @@ from leapstep.core.integrate import (
 from leapstep.core.process import Process, along, flat, where
 from leapstep.core.transitions.family import Noise, Step, Transition, estimate, leap
 from leapstep.core.transitions.memory import Memory
-from leapstep.core.transitions.named import named
+from leapstep.core.transitions.named import as_transition, named
 
 LONGEST = 1.0
 """The longest adaptive step in log(rho): at most a factor of e.
@@ -213,7 +213,7 @@ def pf_euler() -> Transition:
 
 
 @named
-def inverted(transition: Transition, tolerance: float | None = None, limit: int = 100) -> Transition:
+def inverted(transition: Transition | str, tolerance: float | None = None, limit: int = 100) -> Transition:
     """The exact inverse of a deterministic transition: from x_t find the x_s that it would take from s to t.
 
     So `encode(..., inverted(ddim()))` and `decode(..., ddim())` make a round trip that loses nothing, whatever the
@@ -229,6 +229,8 @@ def inverted(transition: Transition, tolerance: float | None = None, limit: int 
         Anderson 1965, Iterative procedures for nonlinear integral equations, with a depth of one.
     """
 
+    method: Transition = as_transition(transition)
+
     def inverse(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
         rounding = torch.finfo(x.dtype).eps
@@ -242,7 +244,7 @@ def inverted(transition: Transition, tolerance: float | None = None, limit: int 
         still = torch.zeros(len(x), dtype=torch.int64)  # tries since a sample came nearer by a tenth
         searching = torch.full((len(x),), True)
         for attempt in range(limit):
-            miss = x - transition(diffusion, guess, s, t, None, noise).x
+            miss = x - method(diffusion, guess, s, t, None, noise).x
             size = _rms(miss) / _rms(x).clamp(min=1e-30)
             still = torch.where(size < 0.9 * least, 0, still + 1)
             nearer = searching & (size < least)

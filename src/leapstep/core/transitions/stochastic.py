@@ -26,7 +26,7 @@ from leapstep.core.transitions.family import (
     posterior_std,
 )
 from leapstep.core.transitions.memory import Memory
-from leapstep.core.transitions.named import named
+from leapstep.core.transitions.named import as_transition, named
 from leapstep.core.transitions.ode import heun
 
 
@@ -64,7 +64,7 @@ def euler_maruyama() -> Transition:
 
 
 @named
-def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transition:
+def churned(transition: Transition | str, churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transition:
     """Go up before every step: fresh noise raises x_t to a noisier time, and the transition leads to s from there.
 
     In log(sigma / alpha) the way up is `churn` times the step, and at most log(sqrt 2), EDM's bound, which also stands
@@ -72,7 +72,7 @@ def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: 
     S_churn over all N steps, S_churn / N each; here it is spread over their lengths, so a step need not know N.)
 
     Arguments:
-        transition: deterministic and without memory.
+        transition: deterministic and without memory; by name too, "heun".
         churn: the way up as a share of the step, at least 0.
         low, high: sigma / alpha between which noise is added.
     Raises:
@@ -82,6 +82,8 @@ def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: 
     """
     if not (churn >= 0 and low <= high):
         raise ValueError(f"churn={churn}, low={low}, high={high}: churn must be at least 0 and low at most high")
+
+    method: Transition = as_transition(transition)
 
     def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         process = diffusion.process
@@ -97,7 +99,7 @@ def churned(transition: Transition, churn: float = 0.5, low: float = 0.0, high: 
         if (grown > 0).any():
             raised = x / along(torch.where(stirred, process.alpha(t), 1.0), x) + along(grown, x) * noise()
             x = where(grown > 0, along(process.alpha(u), x) * raised, x)
-        return transition(diffusion, x, u, s, memory, lambda draw=0: noise(1 + draw))
+        return method(diffusion, x, u, s, memory, lambda draw=0: noise(1 + draw))
 
     return step
 
@@ -115,7 +117,7 @@ def edm(churn: float = 0.5, low: float = 0.0, high: float = math.inf) -> Transit
 
 
 @named
-def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -> Transition:
+def corrected(transition: Transition | str, corrections: int = 1, snr: float = 0.16) -> Transition:
     """Rest after every step: Langevin dynamics at s, x <- x + h score + sqrt(2 h) z with h = 2 (snr sigma)^2.
 
     For the ratio of noise to score that h is made of, the paper takes means over the batch; here it is sigma, their
@@ -123,7 +125,7 @@ def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -
     with std = 2 snr sigma, which agrees with Langevin's to first order in h and keeps the law of pure noise exactly.
 
     Arguments:
-        transition: the predictor.
+        transition: the predictor, or its name.
         corrections: Langevin steps (and calls) after each of its steps.
         snr: signal-to-noise ratio of a correction, in (0, 0.5].
     Raises:
@@ -134,9 +136,11 @@ def corrected(transition: Transition, corrections: int = 1, snr: float = 0.16) -
     if corrections < 1 or not 0 < snr <= 0.5:
         raise ValueError(f"corrections={corrections}, snr={snr}: at least 1 correction, with 0 < snr <= 0.5")
 
+    method: Transition = as_transition(transition)
+
     def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
         check_downwards(t, s)
-        x, x0, memory = transition(diffusion, x, t, s, memory, lambda draw=0: noise(corrections + draw))
+        x, x0, memory = method(diffusion, x, t, s, memory, lambda draw=0: noise(corrections + draw))
         if (t == s).all() or (diffusion.process.sigma(s) == 0).all():
             return Step(x, x0, memory)
         std = torch.where(t == s, 0.0, 2 * snr * diffusion.process.sigma(s))
