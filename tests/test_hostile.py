@@ -49,7 +49,7 @@ def whole(tmp_path_factory):
     made = model_of(network, leapstep.linear(20), "eps", (1, 8, 8), classes=("a", "b"), null_label=2, details=details)
     checkpoint.save(run, made)
     measured = leapstep.calibrate(made.diffusion(), torch.randn(4, 1, 8, 8), per_time=1)
-    checkpoint.save_calibration(run, made, measured, {})
+    checkpoint.save_calibration(run / checkpoint.CALIBRATION, made, measured, {})
     return run
 
 

@@ -34,7 +34,7 @@ def parts(source: str) -> tuple[Path, str]:
         raise ValueError(f"{source}: the file is {path}.py, so write {path}.py:{function}")
     if Path(source).is_file():
         raise ValueError(
-            f"{source} is neither a folder nor file.py:function: name one of these, or owner/name on the Hub"
+            f"{source} is neither a model folder nor file.py:function: name one of these, or owner/name on the Hub"
         )
     return Path(source), ""
 

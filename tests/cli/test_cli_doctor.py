@@ -339,7 +339,7 @@ def test_a_folder_speaks_for_itself(folder, asked, mine):
         (("mine:network",), ("the file is mine.py, so write mine.py:network",)),
         (("mine.py:nothing",), ("returned NoneType",)),
         (("mine.py:odd",), ("argument colour", "condition, counts")),
-        (("points.npy",), ("neither a folder nor file.py:function",)),
+        (("points.npy",), ("neither a model folder nor file.py:function",)),
         (("nowhere",), ("there is no model folder nowhere",)),
         (("mine.py:network", "--assume", "predicts"), ("NAME=VALUE",)),
         (("mine.py:network", "--assume", "predicts="), ("NAME=VALUE",)),

@@ -11,9 +11,10 @@ import torch
 import leapstep
 from commands import done, full_disk, invoke, refused, tree
 from foreign_layouts import Ddim, Openai
-from leapstep.cli import import_, info
+from leapstep.cli import import_
 from leapstep.models import checkpoint
 from leapstep.models import importers as foreign
+from leapstep.models.description import schedule_name
 from leapstep.networks import NETWORKS
 from pickles import Payload
 from random_models import filled
@@ -620,7 +621,7 @@ def test_info_names_the_conventions(tmp_path):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_info_names_the_schedule(process, name):
-    assert info._schedule(process) == name
+    assert schedule_name(process) == name
 
 
 def test_info_of_a_folder_of_diffusers(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +11,8 @@ import typer
 
 from leapstep.cli import options, sweep
 from leapstep.files import folders
-from leapstep.progress import progress_bar
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from leapstep.models.model import Model
 
 EXAMPLES = """**Examples**
@@ -44,27 +40,35 @@ def command(
     from leapstep import files
     from leapstep.data.pictures import captioned, grid, save_image
     from leapstep.data.readers import read
+    from leapstep.evaluation.comparison import measure, of_real_data
     from leapstep.evaluation.sweep import Run, plan
     from leapstep.evaluation.yardstick import Measure
     from leapstep.inference.spec import SamplingSpec
+    from leapstep.training.configuration import configure
     from leapstep.training.run import train
 
     if n < 3:
         raise ValueError(f"--n {n}: a distance between distributions with its interval needs at least 3 samples")
+    settings = {"seed": seed, "labels": True} | ({} if train_steps is None else {"steps": train_steps})
+    config = configure(settings, "digits")  # raises before anything is removed
     options.claim(out, overwrite, RESULTS, {"demo": []})
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
-    model = train("digits", out / "run", preset="digits", device="cpu", labels=True, steps=train_steps, seed=seed)
+    model = train("digits", out / "run", config=config, device="cpu")
     held_out = read("digits", split="test")
     target = held_out.batch(range(len(held_out)))
-    results = [_reference(n, target)]
+    distance, spread = of_real_data(read("digits"), n, target)
+    real = {"method": "real digits", "calls": None, "seconds": None, "distance": distance, "spread": spread}
+    results: list[dict[str, Any]] = [real | {"grid": "real.png"}]
     labels = np.asarray(held_out.labels)
     rank = [np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)]
     order = np.lexsort((labels, rank))  # 0 to 9, again and again, as the samples are
     pictures = {"real digits, not trained on": held_out.values[order]}
     for method, steps in ROWS:
-        result, pixels = _measure(model, method, steps, n, seed, target)
-        results.append(result)
-        pictures[f"{method.upper()}, {steps} network calls, {result['seconds']:.1f} s for {n}"] = pixels
+        spec = SamplingSpec(method, steps=steps, n=n, batch_size=n, seed=seed, labels=tuple(range(len(model.classes))))
+        drawn = measure(model, spec, target)
+        row: dict[str, Any] = {"method": method, "calls": steps, "seconds": drawn.seconds, "distance": drawn.distance}
+        results.append(row | {"grid": f"{method}-{steps}.png"})
+        pictures[f"{method.upper()}, {steps} network calls, {drawn.seconds:.1f} s for {n}"] = drawn.values
     for result, pixels in zip(results, pictures.values(), strict=True):
         save_image(grid(pixels[:100], columns=10), out / result["grid"])
     rows = {caption: grid(pixels[:40], columns=20) for caption, pixels in pictures.items()}
@@ -73,60 +77,9 @@ def command(
     _print(results, out)
     typer.echo("\nThe same by method, noise and steps, as leapstep sweep measures it (in principal components):")
     specs = plan(model, SamplingSpec(n=n, seed=seed, batch_size=250), **SWEEP)
-    measure = Measure(metrics=["frechet"])
-    sweep.show(Run(model, "digits", specs, measure, source=str(out / "run")), out / "sweep")
+    sweep.show(Run(model, "digits", specs, Measure(metrics=["frechet"]), source=str(out / "run")), out / "sweep")
     _draw_page(model, out, seed)
     return {"out": out, "demo": results}
-
-
-def _measure(model: Any, method: str, steps: int, n: int, seed: int, target: Tensor) -> tuple[dict[str, Any], Any]:
-    """Sample with one method, from the start noise that all methods share: the row of the table, and the pixels."""
-    import torch
-
-    from leapstep import TRANSITIONS, sample
-    from leapstep.evaluation.distances import frechet_distance
-
-    began = time.perf_counter()
-    with progress_bar(steps, f"{method}, {steps} steps", "call") as bar:
-        x = sample(
-            model.diffusion(torch.arange(n) % len(model.classes)),
-            (n, *model.shape),
-            steps,
-            TRANSITIONS[method].make(),
-            seed=seed,
-            on_step=lambda _: bar.update(),
-        )
-    seconds = round(time.perf_counter() - began, 2)
-    pixels = model.scaling.to_pixels(x)
-    distance = frechet_distance(model.scaling.to_model(pixels), target)
-    row = {"method": method, "calls": steps, "seconds": seconds, "distance": distance, "grid": f"{method}-{steps}.png"}
-    return row, pixels
-
-
-def _reference(n: int, target: Tensor) -> dict[str, Any]:
-    """How far as many real training digits, as many of each class, are from the held-out ones: over 20 draws."""
-    from leapstep.data.readers import read
-    from leapstep.evaluation.distances import frechet_distance
-
-    real = read("digits")
-    labels, random = np.asarray(real.labels), np.random.default_rng(0)
-    distances = []
-    for _ in range(20):
-        order = random.permutation(len(real))
-        rank = np.empty(len(real), int)
-        for label in range(10):
-            rank[order[labels[order] == label]] = np.arange(np.count_nonzero(labels == label))
-        chosen = np.lexsort((labels, rank))[:n]
-        distances.append(frechet_distance(real.batch(chosen), target))
-    mean, spread = float(np.mean(distances)), float(np.std(distances))
-    return {
-        "method": "real digits",
-        "calls": None,
-        "seconds": None,
-        "distance": mean,
-        "spread": spread,
-        "grid": "real.png",
-    }
 
 
 def _print(results: list[dict[str, Any]], out: Path) -> None:

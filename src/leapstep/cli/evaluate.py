@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,9 +48,10 @@ Pairs = Annotated[
 ]
 
 
+@functools.partial(options.on_model, argument="samples", annotation=Samples)
 @options.sampling("first", shown=measuring.DRAWN, n=1000, batch_size=250)
 def command(
-    samples: Samples,
+    samples: options.Source,
     spec: options.Spec,
     data: measuring.DataSource = None,
     split: options.Split = None,
@@ -61,21 +63,22 @@ def command(
     pairs: Pairs = None,
     k: measuring.Neighbours = 5,
     resamples: measuring.Resamples = 100,
-    device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --out and --pairs.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
 ) -> dict[str, Any]:
     """Measure samples against real data: distances, precision and recall, with intervals; and look for copies."""
     from leapstep.evaluation.evaluate import evaluate
     from leapstep.evaluation.yardstick import Measure
+    from leapstep.models.checkpoint import is_model
     from leapstep.views import tables
 
     if pairs is not None and pairs.suffix.lower() != ".png":
         raise ValueError(f"--pairs {pairs}: pictures are written as PNG, pass a name that ends in .png")
     for path in filter(None, (out, pairs)):
         options.claim_file(path, overwrite)
+    drawn = Path(samples.name).exists() and not is_model(samples.name)
     result = evaluate(
-        samples,
+        samples.name if drawn else samples.open(),
         data,
         spec,
         Measure(features, weights, metrics, k, resamples),
@@ -83,7 +86,8 @@ def command(
         train_split=train_split,
         size=size,
         pairs=pairs is not None,
-        device=options.device(device),
+        source=samples.name,
+        device=options.device(samples.device),
         tell=measuring.tell,
     )
     record = result.to_json()

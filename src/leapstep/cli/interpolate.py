@@ -33,6 +33,7 @@ RESULTS = folders.Kind(
 )
 
 
+@options.on_model
 @options.sampling(
     *("n", "first", "eta", "variance", "seed"),
     shown={
@@ -41,7 +42,7 @@ RESULTS = folders.Kind(
     },
 )
 def command(
-    model: options.ModelSource,
+    model: options.Source,
     out: Annotated[Path, typer.Option(help="The folder to make, with an image, an animation and a manifest.")],
     spec: options.Spec,
     seeds: Annotated[
@@ -55,7 +56,6 @@ def command(
     mp4: Annotated[
         bool, typer.Option("--mp4", help="Also write the animation as a video, animation.mp4; needs ffmpeg.")
     ] = False,
-    device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
     no_preview: options.NoPreview = False,
 ) -> dict[str, Any]:
@@ -64,10 +64,9 @@ def command(
     from leapstep.inference.encoding import checked_between, interpolate
     from leapstep.inference.engine import values
     from leapstep.inference.provenance import provenance
-    from leapstep.models import checkpoint
     from leapstep.views.encoding import write_frames
 
-    loaded = checkpoint.load(model, options.device(device))
+    loaded = model.open()
     if seeds and images:
         raise ValueError("--seeds and --images exclude each other: the ends are of one kind")
     if len(seeds or []) + len(images or []) not in (2, 4):
@@ -78,7 +77,7 @@ def command(
         ffmpeg()
     ends = _pictures(loaded, images) if images else seeds or []
     spec = checked_between(loaded, spec, ends, frames, path)
-    manifest = provenance(loaded, spec, source=model) | {
+    manifest = provenance(loaded, spec, source=model.name) | {
         "interpolation": path,
         "seeds": seeds or [],
         "images": [str(image) for image in images or []],

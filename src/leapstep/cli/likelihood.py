@@ -21,8 +21,9 @@ EXAMPLES = """**Examples**
 """
 
 
+@options.on_model
 def command(
-    model: options.ModelSource,
+    model: options.Source,
     data: Annotated[str, typer.Argument(help="The data: `digits`, a folder, a file, a name on the Hub.")],
     method: Annotated[str, typer.Option(help="vlb (the variational bound) | ode (the probability-flow ODE)")] = "vlb",
     n: Annotated[int | None, typer.Option(help="Number of samples, evenly chosen; default: 256, or all.")] = None,
@@ -42,14 +43,14 @@ def command(
     probes: Annotated[int | None, typer.Option(help="ode: random vectors for the trace; default: 1; 0: exact.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 64,
-    device: options.Device = None,
+    condition: options.DataCondition = None,
 ) -> dict[str, Any]:
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
     from leapstep.inference.likelihood import Likelihood
-    from leapstep.models import checkpoint
+    from leapstep.inference.spec import SamplingSpec
     from leapstep.models.data import evenly, parts_of
 
-    loaded = checkpoint.load(model, options.device(device))
+    loaded = model.open()
     loaded.network.requires_grad_(False)
     likelihood = Likelihood(
         loaded, method, steps=steps, spacing=spacing, variance=variance, tolerance=tolerance, probes=probes
@@ -58,11 +59,15 @@ def command(
     count = min(256, len(samples)) if n is None else n
     if not 2 <= count <= len(samples):
         raise ValueError(f"--n {count}: {data} ({split}) holds {len(samples)} samples: name 2 to as many")
-    x0, labels = evenly(samples, known, count)
+    chosen = evenly(len(samples), count)
+    labels = None if known is None else known[chosen]
+    given = SamplingSpec(conditions=condition).conditions_for(chosen)
     with progress_bar(likelihood.ticks * -(-count // max(batch_size, 1)), "measuring", "step") as bar:
-        result = likelihood.measure(x0, labels, seed=seed, batch_size=batch_size, on_tick=bar.update)
+        result = likelihood.measure(
+            samples.batch(chosen), labels, condition=given, seed=seed, batch_size=batch_size, on_tick=bar.update
+        )
     record = {
-        "model": model,
+        "model": model.name,
         "trained_steps": loaded.details.get("step"),
         "data": data,
         "split": split,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from leapstep.cli.completion import model_folders
-from leapstep.cli.parsing import SETTINGS
+from leapstep.cli.parsing import NUMBERS, SETTINGS
 from leapstep.files import folders
 from leapstep.text import acting, seconds
 
@@ -63,7 +63,19 @@ def budget(text: str) -> float:
 ModelSource = Annotated[
     str,
     typer.Argument(
-        help="A run folder, a diffusers pipeline folder, or `owner/name` on the Hub.", autocompletion=model_folders
+        help="A run folder, a diffusers pipeline folder, `owner/name` on the Hub, or `file.py:function` with "
+        "--convention.",
+        autocompletion=model_folders,
+    ),
+]
+CONVENTION = typer.Option(
+    metavar="FILE", help="How a network of your own (file.py:function) is called, as leapstep doctor --save wrote it."
+)
+SHAPE = typer.Option(metavar=NUMBERS, help="Shape of one sample, where the file of the convention does not have it.")
+DataCondition = Annotated[
+    str | None,
+    typer.Option(
+        "--condition", metavar="FILE.npz", help="What the network takes besides: an array a keyword, a row a datum."
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best available.")]
@@ -82,6 +94,49 @@ Split = Annotated[
     typer.Option(help="Split of the data; default: what the run held out, else test, else all."),
 ]
 TrainSplit = Annotated[str | None, typer.Option(help="Split of the data; default: train, or all if there is none.")]
+
+# --- the model -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model as the command line names it.
+
+    Attributes:
+        name: of a folder, or on the Hub, or `file.py:function`.
+        convention: a file that says how a network of one's own is called.
+        shape: of one sample, where that does not say it.
+        device: its name, or None.
+    """
+
+    name: str
+    convention: Path | None = None
+    shape: list[int] | None = None
+    device: str | None = None
+
+    def open(self) -> Model:
+        """The model, on its device. Raises ValueError for what `leapstep.models.opening.open_model` refuses."""
+        from leapstep.models.opening import open_model
+
+        return open_model(self.name, convention=self.convention, shape=self.shape, device=device(self.device))
+
+
+def on_model(command: Callable[..., T], argument: str = "model", annotation: Any = ModelSource) -> Callable[..., T]:
+    """Give a command, in place of an argument that is a `Source`, the words that name a model.
+
+    Arguments:
+        argument: its name.
+        annotation: of the first of these words.
+    """
+    keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+    more = [
+        keyword("convention", default=None, annotation=Annotated[Path | None, CONVENTION]),
+        keyword("shape", default=None, annotation=Annotated[list[int] | None, SHAPE]),
+        keyword("device", default=None, annotation=Device),
+    ]
+    name = keyword(argument, annotation=annotation)
+    return _composed(command, argument, [name], lambda asked: Source(asked.pop(argument), **asked), more)
+
 
 # --- the specification of samples ----------------------------------------------------------------------------------
 
@@ -112,6 +167,12 @@ SAMPLING: dict[str, Any] = {
     ],
     "seed": Annotated[int | None, typer.Option(help="Sample i is a function of the seed and i.")],
     "label": Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Classes, by name or number, in turn.")],
+    "condition": Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.npz", help="What the network takes besides: an array a keyword, a row a sample, in turn."
+        ),
+    ],
     "guidance": Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none.")],
     "rescale": Annotated[
         float | None, typer.Option(help="Share, from 0 to 1, of the contrast added by guidance that is removed again.")
@@ -121,7 +182,7 @@ SAMPLING: dict[str, Any] = {
 }
 """The options that make a specification, the same in every command that draws samples."""
 
-FIELDS = {"settings": "options", "label": "labels"}
+FIELDS = {"settings": "options", "label": "labels", "condition": "conditions"}
 """Options and the fields of a specification that have other names."""
 
 DEFAULTS = {
@@ -159,26 +220,39 @@ def sampling(
     """
     texts = DEFAULTS | {name: str(value) for name, value in defaults.items()} | dict(shown or {})
 
-    def with_options(command: Callable[..., T]) -> Callable[..., T]:
-        own = inspect.signature(command, eval_str=True)
-        taken = [name for name in SAMPLING if name not in without]
+    taken = [name for name in SAMPLING if name not in without]
+    parameters = [_parameter(name, texts.get(name)) for name in taken]
+    return lambda command: _composed(command, "spec", parameters, lambda asked: specification(asked, defaults))
 
-        @functools.wraps(command)
-        def run(**options: Any) -> T:
-            asked = {name: options.pop(name) for name in taken}
-            return command(**options, spec=specification(asked, defaults))
 
-        parameters: list[inspect.Parameter] = []
-        for parameter in own.parameters.values():
-            if parameter.name != "spec":
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-                continue
-            parameters += [_parameter(name, texts.get(name)) for name in taken]
-        run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return run
+def _composed(
+    command: Callable[..., T],
+    argument: str,
+    parameters: Sequence[inspect.Parameter],
+    make: Callable[[dict[str, Any]], Any],
+    last: Sequence[inspect.Parameter] = (),
+) -> Callable[..., T]:
+    """A command one of whose arguments is made of several options.
 
-    return with_options
+    Arguments:
+        argument: its name.
+        parameters: the options that stand in its place.
+        make: makes its value of theirs, by name.
+        last: more of its options, which stand behind all others.
+    """
+    own = inspect.signature(command, eval_str=True)
+    names = [parameter.name for parameter in (*parameters, *last)]
+
+    @functools.wraps(command)
+    def run(**options: Any) -> T:
+        return command(**{argument: make({name: options.pop(name) for name in names})}, **options)
+
+    flat: list[inspect.Parameter] = []
+    for parameter in own.parameters.values():
+        flat += parameters if parameter.name == argument else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+    run.__signature__ = own.replace(parameters=[*flat, *last])  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*flat, *last)}
+    return run
 
 
 def _parameter(name: str, default: str | None) -> inspect.Parameter:
@@ -226,7 +300,7 @@ def message(error: Exception) -> str:
     field = getattr(error, "field", None)
     if field is None:
         return str(error)
-    name = {"labels": "label", "options": "set"}.get(field, field).replace("_", "-")
+    name = {"labels": "label", "options": "set", "conditions": "condition"}.get(field, field).replace("_", "-")
     return f"--{name} {error.value}: {error.problem}"  # type: ignore[attr-defined]
 
 

@@ -35,12 +35,13 @@ PAPER = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.000
 RESULTS = folders.Kind("results.json", "reconstruction", r"results\.json|reconstructions\.(png|npz)")
 
 
+@options.on_model
 @options.sampling(
     *("first", "steps", "eta", "variance", "start", "seed", "label", "guidance", "rescale"),
     shown={"spacing": "leading, and trailing for rk23 and rk45"},
 )
 def command(
-    model: options.ModelSource,
+    model: options.Source,
     data: Annotated[str, typer.Argument(help="The data to encode: `digits`, a folder, a file, a name on the Hub.")],
     out: Annotated[Path, typer.Option(help="The folder to make, with results and an image.")],
     spec: options.Spec,
@@ -52,7 +53,6 @@ def command(
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Encode with the exact inverse of each step.")] = False,
     split: options.Split = None,
-    device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Encode data and decode it again: what is lost, by the number of steps, as in table 2 of the DDIM paper.
@@ -62,20 +62,21 @@ def command(
     from leapstep.core.transitions import TRANSITIONS
     from leapstep.inference.encoding import check_reversible, step_counts, unit
     from leapstep.inference.provenance import provenance
-    from leapstep.models import checkpoint
     from leapstep.models.data import evenly, parts_of
     from leapstep.views.encoding import write_reconstructions
 
-    loaded = checkpoint.load(model, options.device(device))
+    loaded = model.open()
     adaptive = spec.method in TRANSITIONS and TRANSITIONS[spec.method].calls == 0
     asked = steps or ([1] if adaptive else list(PAPER))
     counts = step_counts(loaded, asked)
     spec = dataclasses.replace(spec, steps=counts[0], times=None).checked(loaded, spacing="leading")
     check_reversible(loaded, spec, exact=exact)
     split, (samples, known) = options.part(parts_of(loaded, data), data, split)
-    x0, labels = evenly(samples, known, spec.n)
-    spec = dataclasses.replace(spec, n=len(x0), labels=None if labels is None else tuple(labels.tolist()))
-    record = provenance(loaded, dataclasses.replace(spec, steps=None), source=model)
+    chosen = evenly(len(samples), spec.n)
+    x0, condition = samples.batch(chosen), spec.conditions_for(chosen)
+    labels = None if known is None else tuple(known[chosen].tolist())
+    spec = dataclasses.replace(spec, n=len(x0), labels=labels)
+    record = provenance(loaded, dataclasses.replace(spec, steps=None), source=model.name)
     record |= {"exact": exact, "data": data, "split": split, "labels": labels is not None, "unit": unit(loaded)}
     options.claim(out, overwrite, RESULTS, {"reconstruction": record, "results": []})
     options.tell_left_out(loaded, asked, counts)
@@ -83,7 +84,7 @@ def command(
     rows: list[dict[str, Any]] = []
     for count in counts:
         try:
-            result = _reconstruct(loaded, dataclasses.replace(spec, steps=count), x0, exact)
+            result = _reconstruct(loaded, dataclasses.replace(spec, steps=count), x0, condition, exact)
         except KeyboardInterrupt as request:
             if rows:
                 request.add_note(f"the results of up to {rows[-1]['steps']} steps are kept in {out}")
@@ -97,13 +98,15 @@ def command(
     return {"reconstruction": record, "results": rows}
 
 
-def _reconstruct(model: Model, spec: options.Spec, x0: Tensor, exact: bool) -> Reconstruction:
+def _reconstruct(
+    model: Model, spec: options.Spec, x0: Tensor, condition: dict[str, Tensor], exact: bool
+) -> Reconstruction:
     """Encode and decode with a progress bar."""
     from leapstep.inference.encoding import reconstruct
 
     total = 2 * (spec.steps or 1) * -(-len(x0) // spec.batch_size)
     with progress_bar(total, f"{spec.steps} steps", "step") as bar:
-        return reconstruct(model, spec, x0, exact=exact, on_step=lambda _: bar.update())
+        return reconstruct(model, spec, x0, condition=condition, exact=exact, on_step=lambda _: bar.update())
 
 
 def _row(steps: int, result: Reconstruction) -> dict[str, Any]:

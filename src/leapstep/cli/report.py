@@ -19,9 +19,10 @@ EXAMPLES = """**Examples**
 """
 
 
+@options.on_model
 @options.sampling("spec", "first", "n", shown={"label": "the classes in turn"})
 def command(
-    model: options.ModelSource,
+    model: options.Source,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")],
     spec: options.Spec,
     data: Annotated[
@@ -41,7 +42,6 @@ def command(
     budget: Annotated[
         str, typer.Option(help="Time limit, such as 10m or 1h; with a slow network the page shows less.")
     ] = "10m",
-    device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> dict[str, Any]:
     """Write one HTML page: samples, what few steps cost, the way from noise to data, and more with --data.
@@ -58,7 +58,8 @@ def command(
     if out.is_dir():
         raise ValueError(f"{out} is a folder: name a file")
     options.claim_file(out, overwrite)
-    limits: Any = {"budget": options.budget(budget), "device": options.device(device)}
-    made = report(model, data, spec, n=n, out=out, sweep=sweep, source=model, tell=measuring.tell, **limits)
+    seconds, loaded = options.budget(budget), model.open()
+    named: Any = {"source": model.name, "sweep": sweep, "tell": measuring.tell}
+    made = report(loaded, data, spec, n=n, out=out, budget=seconds, **named)
     typer.echo(f"{made.verdict}\nwritten: {out}")
     return {"out": out, "verdict": made.verdict}

@@ -27,13 +27,13 @@ EXAMPLES = """**Examples**
 """
 
 
+@options.on_model
 @options.sampling()
 def command(
-    model: options.ModelSource,
+    model: options.Source,
     out: Annotated[Path, typer.Option(help="The folder to make, with images, a grid and a manifest.")],
     spec: options.Spec,
     format: Annotated[str | None, typer.Option(help="png (default for images) | npz")] = None,
-    device: options.Device = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue where this command was stopped; start if the folder is empty.")
     ] = False,
@@ -42,10 +42,9 @@ def command(
 ) -> dict[str, Any]:
     """Draw samples of a trained model, in as few network calls as you like."""
     from leapstep.inference.writing import GRID, first_samples, write_samples
-    from leapstep.models import checkpoint
 
-    loaded = checkpoint.load(model, options.device(device))
-    manifest = write_samples(loaded, spec, out, format=format, source=model, resume=resume, overwrite=overwrite)
+    loaded = model.open()
+    manifest = write_samples(loaded, spec, out, format=format, source=model.name, resume=resume, overwrite=overwrite)
     shown = first_samples(out, min(spec.n, GRID)) if loaded.is_pictures else None
     if shown is not None:
         options.show(shown, no_preview)

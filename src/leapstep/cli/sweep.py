@@ -28,6 +28,7 @@ EXAMPLES = """**Examples**
 """
 
 
+@options.on_model
 @options.sampling(
     *("spec", "first", "steps", "method", "eta", "variance", "settings", "spacing"),
     shown=measuring.DRAWN,
@@ -35,7 +36,7 @@ EXAMPLES = """**Examples**
     batch_size=250,
 )
 def command(
-    model: options.ModelSource,
+    model: options.Source,
     out: Annotated[Path, typer.Option(help="The folder of the results, in which a stopped sweep continues.")],
     spec: options.Spec,
     data: measuring.DataSource = None,
@@ -67,19 +68,17 @@ def command(
     metric: Annotated[str, typer.Option(help="The metric shown in the table and the plot.")] = "frechet",
     k: measuring.Neighbours = 5,
     resamples: measuring.Resamples = 100,
-    device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Measure samples for many methods, noises and steps: the table of the DDIM paper for your model."""
     from leapstep.evaluation.sweep import Run, left_out, plan
     from leapstep.evaluation.yardstick import Measure
-    from leapstep.models import checkpoint
 
-    loaded = checkpoint.load(model, options.device(device))
+    loaded = model.open()
     columns = _integers(steps)
     specs = plan(loaded, spec, methods=methods, etas=etas, steps=columns, spacings=spacings)
     measure = Measure(features, weights, metrics, k, resamples)
-    run = Run(loaded, data, specs, measure, metric=metric, split=split, source=model, tell=measuring.tell)
+    run = Run(loaded, data, specs, measure, metric=metric, split=split, source=model.name, tell=measuring.tell)
     if line := left_out(loaded, columns):
         measuring.tell(line)
     return show(run, out, overwrite)

@@ -36,9 +36,10 @@ RESULTS = folders.Kind(
 )
 
 
+@options.on_model
 @options.sampling(n=1, shown={"steps": "20, or T where that is less"})
 def command(
-    model: options.ModelSource,
+    model: options.Source,
     out: Annotated[
         Path, typer.Option(help="The folder to make, with two images, a manifest, and animations on request.")
     ],
@@ -49,7 +50,6 @@ def command(
     ] = None,
     gif: Annotated[bool, typer.Option("--gif", help="Also write the trajectory as an animation, trace.gif.")] = False,
     mp4: Annotated[bool, typer.Option("--mp4", help="Also write it as a video, trace.mp4; needs ffmpeg.")] = False,
-    device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
     no_preview: options.NoPreview = False,
 ) -> dict[str, Any]:
@@ -59,10 +59,9 @@ def command(
     from leapstep.inference.engine import values
     from leapstep.inference.provenance import provenance
     from leapstep.inference.tracing import by_steps, trace
-    from leapstep.models import checkpoint
     from leapstep.views.trajectory import write_by_steps, write_film, write_trace
 
-    loaded = checkpoint.load(model, options.device(device))
+    loaded = model.open()
     spec = spec.checked(loaded, adaptive_steps=20)
     asked = consistency or CONSISTENCY
     counts = step_counts(loaded, asked)
@@ -72,7 +71,10 @@ def command(
         raise ValueError(f"--{'gif' if gif else 'mp4'}: this model's samples are not pictures, leave it out")
     if mp4:
         ffmpeg()
-    manifest = provenance(loaded, spec, source=model) | {"times": spec.times_for(loaded).tolist(), "consistency": []}
+    manifest = provenance(loaded, spec, source=model.name) | {
+        "times": spec.times_for(loaded).tolist(),
+        "consistency": [],
+    }
     options.claim(out, overwrite, RESULTS, manifest | {"finished": False})
     options.tell_left_out(loaded, asked, counts)
     with progress_bar(spec.steps, "tracing", "step") as bar:

@@ -21,7 +21,7 @@ from leapstep.evaluation.distances import Estimate, Memorisation, memorisation
 from leapstep.evaluation.drawing import Batch, Part, batches, gather
 from leapstep.evaluation.yardstick import Measure, Reference, Yardstick, comparable, reference, trained_on
 from leapstep.files import reading
-from leapstep.inference.engine import Array, device_of
+from leapstep.inference.engine import Array
 from leapstep.inference.provenance import provenance, versions
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.inference.store import FINAL, PART
@@ -185,7 +185,7 @@ class _Drawn:
 
     def __init__(self, model: Model, spec: SamplingSpec, name: str | None, progress: bool) -> None:
         self.model, self.spec, self.name, self.progress = model, spec, name, progress
-        self.details, self.device = model.details, device_of(model)
+        self.details, self.device = model.details, model.device
         self.origin: dict[str, Any] = {}
 
     def parts(self, source: str) -> Parts:

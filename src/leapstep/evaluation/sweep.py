@@ -25,7 +25,6 @@ from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
 from leapstep.files import folders
-from leapstep.inference.engine import device_of
 from leapstep.inference.provenance import versions
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.models import checkpoint
@@ -200,7 +199,7 @@ class Run:
         origin = trained_on(model.details, source or "the model") if data is None else str(data)
         self.specs = [spec.checked(model) for spec in specs]
         real = reference(parts_of(model, origin), model.details, origin, split, tell)
-        self.yardstick = measure.against(real, device_of(model))
+        self.yardstick = measure.against(real, model.device)
         if metric == "inception_score" and self.yardstick.features.probabilities is None:
             raise SpecError("metric", metric, f"needs a classifier, which features {measure.features} lack")
         compared = [comparable(model, spec, real.labels) for spec in self.specs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from torch import Tensor
@@ -11,7 +11,6 @@ from leapstep.core import calibration
 from leapstep.core.calibration import Calibration
 from leapstep.core.denoiser import Diffusion
 from leapstep.data.dataset import Data
-from leapstep.inference.engine import device_of
 from leapstep.inference.spec import SpecError
 from leapstep.models.model import Model
 
@@ -21,6 +20,7 @@ def calibrate(
     data: Data,
     labels: Tensor | None = None,
     *,
+    condition: Mapping[str, Tensor] | None = None,
     per_level: int = 16,
     batch_size: int = 256,
     seed: int = 0,
@@ -31,6 +31,7 @@ def calibrate(
     Arguments:
         data: as the model sees them; see `leapstep.models.data`.
         labels: the numbers of their classes, `[n]`, or None.
+        condition: what the network takes besides, by name, a row for each of the data.
         per_level: noisy samples at each trained level, or at each of 1000 times in continuous time.
         batch_size: network evaluations at a time.
         seed: of the samples and the noise.
@@ -42,10 +43,13 @@ def calibrate(
     for name, value in (("per_level", per_level), ("batch_size", batch_size)):
         if value < 1:
             raise SpecError(name, value, "must be at least 1")
+    device = model.device
     chosen = np.random.default_rng(seed).permutation(len(data))[: levels(model) * per_level]
 
     def diffusion(rows: Tensor) -> Diffusion:
-        return model.diffusion(None if labels is None else labels[chosen[rows.numpy()]])
+        those = chosen[rows.numpy()]
+        own = {name: value[those].to(device) for name, value in (condition or {}).items()}
+        return model.diffusion(None if labels is None else labels[those], condition=own)
 
     return calibration.calibrate(
         diffusion,
@@ -53,7 +57,7 @@ def calibrate(
         per_time=per_level,
         batch_size=batch_size,
         seed=seed,
-        device=device_of(model),
+        device=device,
         on_batch=on_batch,
     )
 

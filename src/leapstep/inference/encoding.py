@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from leapstep.core.noise import Noise
 from leapstep.core.process import flat
 from leapstep.core.sampling import State, beginning, decode, encode
 from leapstep.core.transitions import TRANSITIONS, Transition, inverted
-from leapstep.inference.engine import device_of, with_dtype
+from leapstep.inference.engine import with_dtype
 from leapstep.inference.spec import DTYPES, SamplingSpec, SpecError
 from leapstep.models.model import Model
 from leapstep.text import allowed
@@ -90,13 +90,20 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruct(
-    model: Model, spec: SamplingSpec, x0: Tensor, *, exact: bool = False, on_step: OnStep | None = None
+    model: Model,
+    spec: SamplingSpec,
+    x0: Tensor,
+    *,
+    condition: Mapping[str, Tensor] | None = None,
+    exact: bool = False,
+    on_step: OnStep | None = None,
 ) -> Reconstruction:
     """Encode data and decode it again.
 
     Arguments:
         spec: default spacing "leading", as in the DDIM paper; sample i is of the class that the labels have for i.
         x0: data in model space, `[n, *d]`.
+        condition: what the network takes besides, a row for each of them; None: what the specification says.
         exact: encode with the exact inverse of each step.
         on_step: called with the State after each step of each batch.
     Raises:
@@ -107,14 +114,16 @@ def reconstruct(
     spec = spec.checked(model, spacing="leading")
     check_reversible(model, spec, exact=exact)
     model = with_dtype(model, DTYPES[spec.dtype])
-    transition, path, device = spec.transition(model), spec.times_for(model), device_of(model)
+    transition, path, device = spec.transition(model), spec.times_for(model), model.device
     upwards = inverted(transition) if exact else transition
     began, parts, calls = time.perf_counter(), [], 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)  # those of `inverted`
         for start in range(0, len(x0), spec.batch_size):
             x = x0[start : start + spec.batch_size].to(device, spec.state_dtype)
-            diffusion = spec.diffusion(model, range(start, start + len(x)))
+            rows = slice(start, start + len(x))
+            own = None if condition is None else {name: value[rows] for name, value in condition.items()}
+            diffusion = spec.diffusion(model, range(start, start + len(x)), own)
             z, up = _moved(encode, diffusion, x, path, upwards, on_step)
             x, down = _moved(decode, diffusion, z, path, transition, on_step)
             parts.append(x.cpu())
@@ -177,7 +186,7 @@ def interpolate(
         spec.diffusion(model, range(1)),
         spec.transition(model),
         spec.times_for(model),
-        device_of(model),
+        model.device,
     )
     if isinstance(ends, Tensor):
         z = encode(diffusion, ends.to(device, spec.state_dtype), times, transition, on_step=on_step)

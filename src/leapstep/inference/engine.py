@@ -48,7 +48,7 @@ def draw(
         batch_size=spec.batch_size,
         first=spec.first,
         dtype=spec.state_dtype,
-        device=device_of(model) if device is None else device,
+        device=model.device if device is None else device,
         on_step=on_step,
     )
 
@@ -56,11 +56,6 @@ def draw(
 def values(model: Model, x: Tensor) -> Array:
     """Samples `[b, *d]` as files hold them: uint8 pixels, or values in the units of the training data."""
     return model.scaling.to_pixels(x) if model.is_pictures else model.scaling.to_values(x)
-
-
-def device_of(model: Model) -> torch.device:
-    """Where a network is; the CPU for one without parameters."""
-    return next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
 
 
 def with_dtype(model: Model, dtype: torch.dtype) -> Model:

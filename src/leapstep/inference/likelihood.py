@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from leapstep.core.denoiser import Diffusion
 from leapstep.core.likelihood import VARIANCES, bits_per_dim, ode_log_likelihood, variational_bound
 from leapstep.core.noise import Noise
 from leapstep.core.spacing import times
-from leapstep.inference.engine import device_of
 from leapstep.inference.spec import SpecError, calibration
 from leapstep.models.model import Model
 from leapstep.text import allowed
@@ -63,6 +62,7 @@ class Likelihood:
         x0: Tensor,
         labels: Tensor | None = None,
         *,
+        condition: Mapping[str, Tensor] | None = None,
         seed: int = 0,
         batch_size: int = 64,
         on_tick: Progress | None = None,
@@ -72,6 +72,7 @@ class Likelihood:
         Arguments:
             x0: data in model space, `[n, *d]`, at least two.
             labels: the numbers of their classes, `[n]`, or None.
+            condition: what the network takes besides, by name, a row for each of them.
             seed: of the noise.
             on_tick: called with the ticks that were made; see `ticks`.
         Returns:
@@ -80,12 +81,13 @@ class Likelihood:
         """
         if batch_size < 1:
             raise SpecError("batch_size", batch_size, "must be at least 1")
-        device, began, calls, parts = device_of(self.model), time.perf_counter(), 0, []
+        device, began, calls, parts = self.model.device, time.perf_counter(), 0, []
         for start in range(0, len(x0), batch_size):
             rows = slice(start, start + batch_size)
             batch = x0[rows].to(device)
             noise = Noise(seed, range(start, start + len(batch)), self.model.shape, device=device)
-            diffusion = self.model.diffusion(None if labels is None else labels[rows])
+            own = {name: value[rows].to(device) for name, value in (condition or {}).items()}
+            diffusion = self.model.diffusion(None if labels is None else labels[rows], condition=own)
             terms, needed = self._measure(diffusion, batch, noise, on_tick or (lambda ticks: None))
             parts.append(terms)
             calls = max(calls, needed)

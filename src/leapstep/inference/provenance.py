@@ -33,6 +33,7 @@ def provenance(
     record = {
         "spec": None if spec is None else spec.to_json(),
         "model": source,
+        "convention": _written(model),
         "trained_steps": model.details.get("step"),
         "trained_on": {name: data[name] for name in ("source", "holdout") if name in data},
         "weights_sha256": fingerprint(model.network),
@@ -44,3 +45,11 @@ def provenance(
     elif spec.options.get("variance") == "optimal" and model.calibration is not None:
         record["calibration_sha256"] = hashlib.sha256(model.calibration.error.numpy().tobytes()).hexdigest()
     return record
+
+
+def _written(model: Model) -> dict[str, Any] | None:
+    """How the network is called, as JSON; None where a function of the user's says it."""
+    try:
+        return model.convention.to_json()
+    except ValueError:
+        return None

@@ -7,6 +7,7 @@ all that is needed to repeat samples, on any machine and in any batches; a manif
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import operator
@@ -259,9 +260,31 @@ class SamplingSpec:
         period = [_number(model, label) for label in self.labels]
         return torch.tensor([period[i % len(period)] for i in rows], dtype=torch.long)
 
-    def diffusion(self, model: Model, rows: Sequence[int]) -> Diffusion:
-        """The model as it draws the samples with these indices, with their labels, guidance and dtype."""
-        return model.diffusion(self.labels_for(model, rows), self.guidance, DTYPES[self.dtype], self.rescale)
+    def conditions_for(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """What the network takes besides for the samples with these indices, by name, `[len(rows), ...]`.
+
+        Sample i has row i, in turn where there are more samples than rows.
+
+        Raises:
+            OSError: the file is missing, or cannot be read.
+            ValueError: it is no npz file, or an array in it has no rows.
+        """
+        if self.conditions is None:
+            return {}
+        arrays = _read_conditions(self.conditions, Path(self.conditions).stat().st_mtime_ns)
+        return {name: array[[i % len(array) for i in rows]] for name, array in arrays.items()}
+
+    def diffusion(self, model: Model, rows: Sequence[int], condition: Mapping[str, Tensor] | None = None) -> Diffusion:
+        """The model as it draws the samples with these indices, with their labels, conditions, guidance and dtype.
+
+        Arguments:
+            condition: in place of `conditions_for(rows)`.
+        """
+        values = self.conditions_for(rows) if condition is None else dict(condition)
+        for name, value in values.items():
+            values[name] = value.to(model.device, DTYPES[self.dtype] if value.is_floating_point() else None)
+        labels = self.labels_for(model, rows)
+        return model.diffusion(labels, self.guidance, DTYPES[self.dtype], rescale=self.rescale, condition=values)
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -332,6 +355,16 @@ def _typed(name: str, value: Option, default: Option) -> Option:
     except (TypeError, ValueError):
         raise ValueError(f"{name}={value}: give {'an integer' if kind is int else 'a number'}") from None
     return number
+
+
+@functools.lru_cache(maxsize=2)
+def _read_conditions(path: str, modified: int) -> dict[str, Tensor]:
+    """The arrays in a file, once for each time at which it was modified."""
+    arrays = reading.read_npz(path)
+    for name, array in arrays.items():
+        if array.ndim == 0 or len(array) == 0 or array.dtype.kind not in "biuf":
+            raise ValueError(f"{path}: {name} is {array.dtype} of shape {list(array.shape)}: give numbers, [n, ...]")
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _number(model: Model, label: str | int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leapstep.core.noise import Noise
 from leapstep.core.sampling import State, beginning, trajectory
-from leapstep.inference.engine import device_of, draw, with_dtype
+from leapstep.inference.engine import draw, with_dtype
 from leapstep.inference.spec import DTYPES, SamplingSpec
 from leapstep.models.model import Model
 
@@ -51,7 +51,7 @@ def trace(
     model = with_dtype(model, DTYPES[spec.dtype])
     rows, times = range(spec.first, spec.first + spec.n), spec.times_for(model)
     diffusion = spec.diffusion(model, rows)
-    noise = Noise(spec.seed, rows, model.shape, spec.state_dtype, device_of(model) if device is None else device)
+    noise = Noise(spec.seed, rows, model.shape, spec.state_dtype, model.device if device is None else device)
     x = beginning(diffusion, times[0], noise(0), spec.start)
     states, estimates = [x], []
     for state in trajectory(diffusion, x, times, spec.transition(model), noise):

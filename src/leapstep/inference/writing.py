@@ -16,7 +16,7 @@ import torch
 from leapstep import files
 from leapstep.core.sampling import State
 from leapstep.files import folders, reading
-from leapstep.inference.engine import Array, device_of, draw, values
+from leapstep.inference.engine import Array, draw, values
 from leapstep.inference.provenance import provenance
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.inference.store import FINAL, Growing, Pictures, Store
@@ -68,7 +68,7 @@ def write_samples(
             model or specification.
     """
     spec, out = spec.checked(model), Path(folder)
-    device = device_of(model) if device is None else torch.device(device)
+    device = model.device if device is None else torch.device(device)
     form = _form(format, model)
     manifest = provenance(model, spec, source=source, device=device)
     manifest |= {"times": spec.times_for(model).tolist(), "format": form}

@@ -129,7 +129,7 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         network=network.to(device).eval(),
         convention=convention,
         details={name: value for name, value in details.items() if name != "convention"},
-        calibration=_read_calibration(folder / CALIBRATION, network),
+        calibration=read_calibration(folder / CALIBRATION, network),
     )
 
 
@@ -174,10 +174,11 @@ def _convention(folder: Path, details: Mapping[str, Any], network: Any, shape: t
     return convention
 
 
-def save_calibration(run: Path, model: Model, calibration: Calibration, details: Mapping[str, Any]) -> None:
-    """Write what was measured of a model's weights into its folder; `load` takes it while the weights are the same.
+def save_calibration(path: Path, model: Model, calibration: Calibration, details: Mapping[str, Any]) -> None:
+    """Write what was measured of a model's weights; it is read while the weights are the same.
 
     Arguments:
+        path: the file; in a model's folder, `CALIBRATION`.
         details: what else is worth knowing of the measurement, as JSON.
     Raises:
         OSError: the folder is not writable, or the disk is full; an earlier calibration is still there.
@@ -190,10 +191,10 @@ def save_calibration(run: Path, model: Model, calibration: Calibration, details:
         "eps_power": calibration.power.tolist(),
         "x0_error": calibration.error.tolist(),
     }
-    files.write_json(run / CALIBRATION, measured)
+    files.write_json(path, measured)
 
 
-def _read_calibration(path: Path, network: nn.Module) -> Calibration | None:
+def read_calibration(path: Path, network: nn.Module) -> Calibration | None:
     """What was measured of these weights; None where nothing was, of others, or nothing that can be read."""
     from leapstep.models.schema import Measured
 

@@ -118,8 +118,7 @@ def usual_part(
         return "all", data
 
 
-def evenly(data: Data, labels: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
-    """Samples in model space, `[n, *d]`, and their labels: n of the data, or as many as there are, evenly chosen."""
-    n = min(n, len(data))
-    rows = [i * len(data) // n for i in range(n)]
-    return data.batch(rows), None if labels is None else labels[rows]
+def evenly(count: int, n: int) -> list[int]:
+    """The indices of n of so many samples, or of all where there are fewer, evenly chosen."""
+    n = min(n, count)
+    return [i * count // n for i in range(n)]

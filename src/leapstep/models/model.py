@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -110,6 +111,12 @@ class Model:
     def null_label(self) -> int | None:
         """The label that stands for "no label", where the network was trained with one."""
         return None if self.labels is None else self.labels.null
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; the CPU for one without weights."""
+        weights = itertools.chain(self.network.parameters(), self.network.buffers())
+        return next((tensor.device for tensor in weights), torch.device("cpu"))
 
     @property
     def spread(self) -> Curve | None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from leapstep.core.transitions import TRANSITIONS
 from leapstep.data.dataset import Data
 from leapstep.evaluation.page.contents import Array, Plan, Split, Splits, kind
-from leapstep.inference.engine import device_of
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.models.model import Model
 
@@ -58,7 +57,7 @@ class Work:
         self.certain = self.spec if plain else dataclasses.replace(self.spec, method="ddim", options={})
         self.kind = kind(model.shape, model.is_pictures)
         self.together = min(self.spec.n, TOGETHER[self.kind], self.extent.together)
-        self.device = device_of(model)
+        self.device = model.device
         self.tick: Callable[[Any], object] = lambda state: on_step()
 
     def batches(self, n: int) -> int:

@@ -1,0 +1,67 @@
+"""A model by its name, as the command line has it: a folder, a name on the Hub, or a user's own network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from leapstep import plugin
+from leapstep.core.convention import Convention
+from leapstep.models import checkpoint
+from leapstep.models.model import Model
+
+
+def open_model(
+    source: str,
+    *,
+    convention: str | Path | None = None,
+    shape: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+) -> Model:
+    """Open a model by its name.
+
+    Arguments:
+        source: a run folder, a diffusers pipeline folder, `owner/name` on the Hub, or `file.py:function`. A file is
+            executed with all that is in it.
+        convention: of a user's own network, a file that `Convention.save` or `leapstep doctor --save` wrote.
+        shape: of one sample, where the convention does not have it.
+        device: where the network goes; it is in evaluation mode.
+    Raises:
+        ValueError: one line that says what is missing, broken or not supported.
+    """
+    path, function = plugin.parts(source)
+    if not function:
+        for name, value in (("convention", convention), ("shape", shape)):
+            if value is not None:
+                raise ValueError(f"{name} is for file.py:function: {source} says itself how it is called, leave it out")
+        return checkpoint.load(source, device)
+    if convention is None:
+        raise ValueError(
+            f"{source} is a network of your own: say how it is called by --convention FILE, which leapstep doctor "
+            f"{source} DATA --save FILE writes"
+        )
+    how = Convention.read(convention)
+    if shape is not None:
+        if how.shape not in (None, tuple(shape)):
+            raise ValueError(f"shape {list(shape)}: {convention} says {list(how.shape or ())}, leave it out")
+        how = dataclasses.replace(how, shape=tuple(shape))
+    if how.shape is None:
+        raise ValueError(f"{convention} lacks the shape of one sample: pass --shape, such as --shape 3,32,32")
+    network, _ = plugin.network(path, function)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{source} returned a {type(network).__name__}: return an nn.Module")
+    network = network.to(device).eval()
+    calibration = checkpoint.read_calibration(calibration_file(source, convention), network)
+    return Model(network, how, calibration=calibration)
+
+
+def calibration_file(source: str, convention: str | Path | None) -> Path:
+    """Where the calibration of a model lies: in its folder, or beside the convention of a user's own network."""
+    if convention is None:
+        return Path(source) / checkpoint.CALIBRATION
+    path = Path(convention)
+    return path.with_name(f"{path.stem}.{checkpoint.CALIBRATION}")
