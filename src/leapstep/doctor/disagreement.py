@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import torch
 
-from leapstep.core.convention import Convention
 from leapstep.doctor.diagnosis import Diagnosis
 from leapstep.doctor.findings import scaled
 from leapstep.models.model import Model
@@ -44,7 +44,7 @@ def _widest_gap(model: Model, diagnosis: Diagnosis) -> tuple[float, float, float
     """
     count = model.process.timesteps or 1000
     t = torch.arange(1, count + 1, dtype=torch.float64) / count
-    timesteps = Convention(model.process, time=model.time, timesteps=count, fractional=True).timestep(t).numpy()
+    timesteps = dataclasses.replace(model.convention, fractional=True).timestep(t).numpy()
     levels = model.process.log_snr(t).numpy()
     order = np.argsort(timesteps)
     curve = diagnosis.curve
