@@ -603,7 +603,7 @@ def test_info_names_the_conventions(tmp_path):
     checkpoint.save(tmp_path / "run", flow)
     facts = json.loads(done("info", tmp_path / "run", "--json").stdout)
     assert (facts["time"], facts["predicts"], facts["spacing"]) == ("1000t", "flow", "quad")
-    assert facts["process"] == {"name": "flow", "timesteps": None}
+    assert facts["process"] == {"name": "flow", "timesteps": None, "shift": 1.0}
     assert "name flow" in done("info", tmp_path / "run").stdout
 
 

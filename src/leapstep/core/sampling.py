@@ -333,7 +333,14 @@ def decode(
     progress: bool | None = None,
     on_step: Callable[[State], object] | None = None,
 ) -> Tensor:
-    """Turn a latent into data: x `[b, *d]` at the first of the times, to t = 0. The inverse of `encode`."""
+    """Turn a latent into data: x `[b, *d]` at the first of the times, to t = 0. The inverse of `encode`.
+
+    Arguments:
+        x: as `encode` returns it.
+        steps, transition, spacing, progress, on_step: as of `sample`.
+    Returns:
+        x0, `[b, *d]`.
+    """
     model = as_diffusion(diffusion)
     warn_of_training(_network(model))
     path = times(model.process, steps, spacing)
@@ -354,6 +361,11 @@ def encode(
 ) -> Tensor:
     """Turn data x0 `[b, *d]` into its latent: the same loop, on the same times in reverse.
 
+    Arguments:
+        x0: data in the network's range.
+        steps, transition, spacing, progress, on_step: as of `sample`.
+    Returns:
+        x at the last of the times, `[b, *d]`.
     Raises:
         ValueError: a transition that injects noise.
     References:
