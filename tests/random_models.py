@@ -66,5 +66,5 @@ def small(network):
 def saved(path, network, **options):
     """The folder of a model with small random weights."""
     options = {"process": leapstep.linear(40), "predicts": "v", "clip": None} | options
-    checkpoint.save(path, model_of(small(network), **options))
+    checkpoint.save(model_of(small(network), **options), path)
     return path

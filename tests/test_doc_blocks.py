@@ -108,7 +108,7 @@ def shelf(tmp_path_factory):
     done("train", shelf / "signals.npy", "--out", shelf / "runs/signals", "--steps", 2, "--width", 8)
     torch.save(filled(Openai()).state_dict(), shelf / "ema_0.9999_500000.pt")
     network = leapstep.networks.UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=8)
-    leapstep.models.checkpoint.save(shelf / "plain", model_of(network, leapstep.linear(100), "eps", (1, 8, 8)))
+    leapstep.models.checkpoint.save(model_of(network, leapstep.linear(100), "eps", (1, 8, 8)), shelf / "plain")
     shutil.copytree(shelf / "plain" / "unet", shelf / "FILE")
     done("features", "train", shelf / "mnist", "--out", shelf / "features/mnist", "--epochs", 1)
     (shelf / "my_project.py").write_text(MY_PROJECT)

@@ -47,7 +47,7 @@ def whole(tmp_path_factory):
         "imported": {"file": "x.pt", "sha256": "0", "evidence": ["weights: raw"]},
     }  # fmt: skip
     made = model_of(network, leapstep.linear(20), "eps", (1, 8, 8), classes=("a", "b"), null_label=2, details=details)
-    checkpoint.save(run, made)
+    checkpoint.save(made, run)
     measured = leapstep.calibrate(made.diffusion(), torch.randn(4, 1, 8, 8), per_time=1)
     checkpoint.save_calibration(run / checkpoint.CALIBRATION, made, measured, {})
     return run
@@ -129,7 +129,7 @@ def test_a_network_is_no_larger_than_its_weights(tmp_path, kind, change):
         ),
     }[kind]  # fmt: skip
     shape = (2,) if kind == "mlp" else (1, 8, 8)
-    checkpoint.save(tmp_path, model_of(small, leapstep.linear(20), "eps", shape))
+    checkpoint.save(model_of(small, leapstep.linear(20), "eps", shape), tmp_path)
     changed(tmp_path / kind / "config.json", change)
     with pytest.raises(ValueError, match=rf"{kind}.(config\.json|diffusion_pytorch_model)"):
         checkpoint.load(tmp_path)
@@ -284,7 +284,7 @@ def test_what_does_not_fit_in_memory_is_refused_before():
 
 def test_info_in_continuous_time(tmp_path):
     made = model_of(networks.MLP(shape=(2,), width=8, depth=1), leapstep.vp(), "eps", (2,), time="1000t", clip=None)
-    checkpoint.save(tmp_path, made)
+    checkpoint.save(made, tmp_path)
     found = json.loads(done("info", tmp_path, "--json").stdout)["log_snr"]
     process = leapstep.vp()
     assert found == pytest.approx(

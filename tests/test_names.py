@@ -67,7 +67,7 @@ def test_arguments_of_other_samplers_are_answered(name, meant):
 def model(tmp_path_factory):
     run = tmp_path_factory.mktemp("names") / "run"
     network = leapstep.networks.UNet(in_channels=1, channels=(8,), attention=(False,), blocks=1, groups=8)
-    leapstep.models.checkpoint.save(run, model_of(network, leapstep.linear(100), "eps", (1, 8, 8)))
+    leapstep.models.checkpoint.save(model_of(network, leapstep.linear(100), "eps", (1, 8, 8)), run)
     return run
 
 

@@ -21,7 +21,7 @@ from . import (
 )
 from .core.calibration import Calibration, calibrate
 from .core.convention import Condition, Convention
-from .core.denoiser import Denoiser, Diffusion, clipped, dynamic_threshold, from_network, guided, scaled
+from .core.denoiser import Denoiser, Diffusion, Estimate, clipped, dynamic_threshold, from_network, guided, scaled
 from .core.exact import GaussianMixture, empirical
 from .core.finite import NotFinite
 from .core.interpolation import interpolation_grid, slerp, spherical
@@ -79,7 +79,7 @@ from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.sweep import Sweep, sweep
 from .evaluation.yardstick import Measure
 from .inference.spec import SamplingSpec
-from .models.checkpoint import load
+from .models.checkpoint import load, save
 from .models.model import Model
 from .training.run import train
 from .views.report import Report, report
@@ -98,6 +98,7 @@ __all__ = [
     "Density",
     "Diagnosis",
     "Diffusion",
+    "Estimate",
     "Evaluation",
     "GaussianMixture",
     "Measure",
@@ -170,6 +171,7 @@ __all__ = [
     "rk45",
     "sample",
     "sample_in_batches",
+    "save",
     "scaled",
     "scaled_linear",
     "sde_dpmpp_2m",

@@ -267,7 +267,7 @@ def folder(tmp_path_factory):
     data = {"source": "digits", "samples": 9, "scaling": PIXELS._asdict(), "classes": list(classes)}
     model = model_of(network, leapstep.linear(), "eps", (1, 8, 8), classes=classes, details={"data": data})
     path = tmp_path_factory.mktemp("doctor") / "run"
-    checkpoint.save(path, model)
+    checkpoint.save(model, path)
     return path
 
 

@@ -46,7 +46,7 @@ def stirred(network):
 def saved(folder, network, shape, scaling=PIXELS, classes=(), **given):
     data = {"source": "somewhere", "samples": 9, "scaling": scaling._asdict(), "classes": list(classes)}
     model = model_of(network, leapstep.cosine(), "v", shape, scaling, classes=classes, details={"data": data}, **given)
-    checkpoint.save(folder, model)
+    checkpoint.save(model, folder)
     return folder
 
 

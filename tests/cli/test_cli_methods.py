@@ -63,7 +63,7 @@ def test_settings_reach_the_method(points, tmp_path, method, settings, same):
 def test_samples_as_diffusers_draws_them(points, tmp_path):
     """From noise of size 1, with the network's eps beside a clipped x0; the manifest says both."""
     run = tmp_path / "clipped"
-    checkpoint.save(run, changed(checkpoint.load(points), clip=(-2.0, 2.0)))
+    checkpoint.save(changed(checkpoint.load(points), clip=(-2.0, 2.0)), run)
     words = ["--spacing", "leading", "--set", "eps=raw", "--start", "unit", "--steps", 4, "--n", 40]
     done("sample", run, "--out", tmp_path / "s", *words)
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
@@ -117,7 +117,7 @@ def test_adaptive_methods_take_one_step_of_their_own(points, tmp_path):
 def test_adaptive_methods_begin_in_the_noise_whatever_the_model_says_of_its_spacing(points, tmp_path, command):
     """`leading`, as most folders of diffusers say, would put their one step between the first level and the data."""
     says = checkpoint.load(points)
-    checkpoint.save(tmp_path / "run", dataclasses.replace(says, spacing="leading"))
+    checkpoint.save(dataclasses.replace(says, spacing="leading"), tmp_path / "run")
     name, *given = command
     done(name, tmp_path / "run", "--out", tmp_path / "o", "--method", "rk23", *given)
     assert json.loads((tmp_path / "o" / "manifest.json").read_text())["times"][0] == 1
@@ -149,7 +149,7 @@ def test_calibration_is_kept_and_used(gaussian, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "s" / "samples.npz")["samples"], expected, rtol=1e-5)
     for parameter in loaded.network.parameters():
         parameter.data += 0.1
-    checkpoint.save(model, loaded)
+    checkpoint.save(loaded, model)
     assert checkpoint.load(model).spread is None  # of other weights
     words = ["--steps", 5, "--method", "ddim", "--variance", "optimal"]
     refused(invoke("sample", model, "--out", tmp_path / "t", *words), "run leapstep calibrate")

@@ -1,5 +1,6 @@
 """What newcomers pass in notebooks: it works, or one line says what to do."""
 
+import inspect
 import types
 import warnings
 
@@ -229,6 +230,10 @@ MISTAKES = {
         lambda: leapstep.from_network(Net(), "linear", guidance=3.0),
         "guidance=3.0 leads from a null",
     ),
+    "save swapped": (
+        lambda: leapstep.save("runs/digits", DIFFUSION),
+        "model is a str: pass a leapstep.Model, and then",
+    ),
     "bound to no end": (
         lambda: leapstep.variational_bound(Net(), X, [1.0, 0.0], NOISE),
         "a network, Net: pass leapstep",
@@ -258,3 +263,13 @@ def test_names_that_there_are_not(call, kind, words):
     with pytest.raises(kind, match=words) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_the_front_door_has_a_name_for_every_task():
+    for name in ("diagnose", "evaluate", "from_network", "load", "report", "sample", "save", "sweep", "train"):
+        kinds = {parameter.kind for parameter in inspect.signature(getattr(leapstep, name)).parameters.values()}
+        assert name in dir(leapstep)
+        assert inspect.Parameter.VAR_POSITIONAL not in kinds
+        assert getattr(leapstep, name).__doc__
+    for kind in ("Condition", "Convention", "Estimate", "Model", "SamplingSpec"):
+        assert isinstance(getattr(leapstep, kind), type)

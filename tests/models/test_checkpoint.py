@@ -32,7 +32,7 @@ def model(process=None, **settings):
 
 @pytest.fixture
 def folder(tmp_path):
-    checkpoint.save(tmp_path / "run", model())
+    checkpoint.save(model(), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -51,7 +51,7 @@ def alien(folder):
 def test_diffusers_opens_what_we_save(tmp_path, name, predicts):
     process = leapstep.SCHEDULES[name](100)
     ours = model(process, predicts=predicts)
-    checkpoint.save(tmp_path / "run", ours)
+    checkpoint.save(ours, tmp_path / "run")
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "run")
     x, k = torch.randn(2, 3, 8, 8), torch.tensor([3, 70])
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_what_we_save_we_load(tmp_path, name, settings):
     saved = model(leapstep.rescale_zero_terminal_snr(leapstep.SCHEDULES[name](50)), **settings)
     if settings["predicts"] == "eps":
         saved = model(leapstep.SCHEDULES[name](50), **settings)
-    checkpoint.save(tmp_path / "run", dataclasses.replace(saved, details={"step": 7}))
+    checkpoint.save(dataclasses.replace(saved, details={"step": 7}), tmp_path / "run")
     loaded = checkpoint.load(tmp_path / "run")
     t = torch.linspace(0, 1, 301, dtype=torch.float64)
     torch.testing.assert_close(loaded.process.alpha(t), saved.process.alpha(t), rtol=1e-9, atol=1e-12)
@@ -179,7 +179,7 @@ def test_flow_matching(alien):
         x0 = loaded.diffusion().denoise(x, torch.tensor(0.25))
         torch.testing.assert_close(x0, x - 0.25 * loaded.network(x, 250.0))
     assert seen[0].tolist() == [250.0]
-    checkpoint.save(alien.parent / "again", loaded)
+    checkpoint.save(loaded, alien.parent / "again")
     assert checkpoint.load(alien.parent / "again").time == "1000t"
 
 
@@ -234,7 +234,7 @@ def test_an_mlp_keeps_its_units_and_classes(tmp_path):
     network = filled(MLP(shape=(5,), width=16, depth=1, classes=3))
     details = {"data": {"scaling": {"shift": 7.0, "scale": 3.0}, "classes": ["a", "b"]}, "null_label": 2}
     saved = model_of(network, leapstep.cosine(), "v", (5,), Scaling(7.0, 3.0), None, ("a", "b"), 2, details)
-    checkpoint.save(tmp_path / "run", saved)
+    checkpoint.save(saved, tmp_path / "run")
     loaded = checkpoint.load(tmp_path / "run")
     assert not (tmp_path / "run" / "model_index.json").exists()
     assert (loaded.scaling, loaded.classes, loaded.null_label, loaded.clip) == (Scaling(7.0, 3.0), ("a", "b"), 2, None)
@@ -390,7 +390,7 @@ def test_what_cannot_be_saved(tmp_path):
         (dataclasses.replace(model(), network=torch.nn.Linear(2, 2)), "not a Linear"),
     ]:
         with pytest.raises(ValueError, match=message):
-            checkpoint.save(tmp_path / "run", bad)
+            checkpoint.save(bad, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -419,7 +419,7 @@ def test_what_cannot_be_saved(tmp_path):
 )
 def test_every_convention_is_kept(tmp_path, settings):
     saved = model(**{"process": leapstep.cosine(50), **settings})
-    checkpoint.save(tmp_path / "run", dataclasses.replace(saved, details={"step": 7}))
+    checkpoint.save(dataclasses.replace(saved, details={"step": 7}), tmp_path / "run")
     loaded = checkpoint.load(tmp_path / "run")
     assert loaded.convention == saved.convention
     assert loaded.details == {"step": 7}
@@ -428,14 +428,14 @@ def test_every_convention_is_kept(tmp_path, settings):
     with torch.no_grad():
         expected = saved.diffusion().denoise(x, torch.tensor(0.4))
         torch.testing.assert_close(loaded.diffusion().denoise(x, torch.tensor(0.4)), expected)
-    checkpoint.save(tmp_path / "again", loaded)
+    checkpoint.save(loaded, tmp_path / "again")
     first, second = (json.loads((tmp_path / run / "leapstep.json").read_text()) for run in ("run", "again"))
     assert first == second
     opens = (tmp_path / "run" / "model_index.json").exists()
     assert opens == (saved.predicts == "eps" and saved.time == "index" and saved.clip != (0.0, 1.0) and has_scheduler)
-    checkpoint.save(tmp_path / "run", changed(model(), time="fraction"))
+    checkpoint.save(changed(model(), time="fraction"), tmp_path / "run")
     assert not (tmp_path / "run" / "model_index.json").exists()  # diffusers would count the timesteps from 0
-    checkpoint.save(tmp_path / "run", model(scaling=Scaling(0.0, 255.0)))
+    checkpoint.save(model(scaling=Scaling(0.0, 255.0)), tmp_path / "run")
     assert not (tmp_path / "run" / "model_index.json").exists()  # and take -1 for black
 
 
@@ -476,7 +476,7 @@ def test_a_clock_of_its_own_reaches_the_network(folder):
 def test_a_unet_that_diffusers_has_no_word_for(tmp_path, options):
     network = filled(UNet(in_channels=3, **CHANNELS | options))
     saved = dataclasses.replace(changed(model(), shape=(3, 8, 16)), network=network)
-    checkpoint.save(tmp_path / "run", saved)
+    checkpoint.save(saved, tmp_path / "run")
     loaded = checkpoint.load(tmp_path / "run")
     assert not (tmp_path / "run" / "model_index.json").exists()
     assert loaded.network.config == network.config

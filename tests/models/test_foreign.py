@@ -600,7 +600,7 @@ def test_samples_take_the_spacing_of_the_checkpoint(tmp_path):
 def test_info_names_the_conventions(tmp_path):
     model = foreign.FORMATS["ddim"].read(state_of(filled(Ddim())), DDIM_SIZE).model
     flow = model.with_convention(process=leapstep.flow(), predicts="flow", time="1000t", spacing="quad")
-    checkpoint.save(tmp_path / "run", flow)
+    checkpoint.save(flow, tmp_path / "run")
     facts = json.loads(done("info", tmp_path / "run", "--json").stdout)
     assert (facts["time"], facts["predicts"], facts["spacing"]) == ("1000t", "flow", "quad")
     assert facts["process"] == {"name": "flow", "timesteps": None, "shift": 1.0}

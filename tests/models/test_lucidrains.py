@@ -325,7 +325,7 @@ def test_a_network_in_continuous_time_is_told_log_snr(name: str, power: int | No
 @torch.no_grad()
 def test_a_run_folder_keeps_it(style: str, options: dict[str, Any], tmp_path: Path) -> None:
     model, _ = lucidrains.read(network(style, **options)[0], {"image_size": 8, "version": "1.5.0"})
-    checkpoint.save(tmp_path / "run", model)
+    checkpoint.save(model, tmp_path / "run")
     loaded = checkpoint.load(tmp_path / "run")
     x, t = torch.randn(2, 3, 8, 8), 0.3
     torch.testing.assert_close(loaded.diffusion().denoise(x, t), model.diffusion().denoise(x, t), rtol=0, atol=1e-5)

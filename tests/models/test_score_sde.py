@@ -370,7 +370,7 @@ def test_a_whole_configuration_of_that_project_is_understood() -> None:
 @torch.no_grad()
 def test_a_run_folder_keeps_it(settings: dict[str, Any], config: dict[str, Any], tmp_path: Path) -> None:
     model, _ = score_sde.read(network(settings)[0], config)
-    checkpoint.save(tmp_path / "run", model)
+    checkpoint.save(model, tmp_path / "run")
     loaded = checkpoint.load(tmp_path / "run")
     x, t = torch.randn(2, 3, 16, 16), 0.3
     torch.testing.assert_close(loaded.diffusion().denoise(x, t), model.diffusion().denoise(x, t), rtol=0, atol=1e-5)

@@ -92,7 +92,7 @@ def test_one_more_photo_does_not_end_a_run(run, tmp_path):
 
 def test_it_is_resumed_without_the_folder_that_it_began_with(run, tmp_path):
     model = checkpoint.load(run / "run")
-    checkpoint.save(tmp_path / "origin", dataclasses.replace(model, details={}))
+    checkpoint.save(dataclasses.replace(model, details={}), tmp_path / "origin")
     source, config = str(run / "photos"), configure({"batch_size": 8, "steps": 2, "holdout": "no", "warmup": 0})
     more = config.model_copy(update={"steps": 4})
     train(source, tmp_path / "straight", config=more, init_from=str(tmp_path / "origin"), **QUICK)
@@ -152,7 +152,7 @@ def test_a_preset_says_only_what_the_weights_leave_open(run):
 def diffusers_folder(place, **more):
     network = UNet(in_channels=3, channels=(8, 16), attention=(False, False), blocks=1, groups=4)
     model = model_of(network, rescale_zero_terminal_snr(cosine(20)), "v", (3, 8, 8), **more)
-    checkpoint.save(place, model)
+    checkpoint.save(model, place)
     (place / "leapstep.json").unlink()
     return str(place)
 
@@ -172,7 +172,7 @@ def test_a_diffusers_folder(run, tmp_path):
 
 def test_a_network_that_settings_have_no_words_for(run, tmp_path):
     network = LucidUNet(dim=8, widths=(8, 16), full=(False, True), heads=(2, 2), head_channels=(4, 4))
-    checkpoint.save(tmp_path / "lucid", model_of(network, cosine(20), "eps", (3, 8, 8)))
+    checkpoint.save(model_of(network, cosine(20), "eps", (3, 8, 8)), tmp_path / "lucid")
     model = train(
         str(run / "photos"), tmp_path / "new", config=configure({"steps": 1, "batch_size": 4}),
         init_from=str(tmp_path / "lucid"), **QUICK,
@@ -213,7 +213,7 @@ def test_models_that_are_not_trained_on(run, tmp_path):
         ),
         ("score", model_of(network, cosine(9), "score", (3, 8, 8)), "predicts score, not eps, x0 or v"),
     ]:
-        checkpoint.save(tmp_path / name, model)
+        checkpoint.save(model, tmp_path / name)
         with pytest.raises(ValueError, match=f"{name} cannot be trained on: .*{words}"):
             initial.load(str(tmp_path / name))
 

@@ -58,7 +58,7 @@ def command(
     record = {"imported": {"file": file.name, "sha256": _digest(file), "evidence": list(evidence)}}
     model = dataclasses.replace(model, details={**model.details, **record})
     options.claim(out, overwrite, checkpoint.IMPORTED, record)
-    checkpoint.save(out, model)
+    checkpoint.save(model, out)
     for line in evidence:
         typer.echo(line)
     typer.echo(f"imported into {out}: leapstep sample {out} --out samples")

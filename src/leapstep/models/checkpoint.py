@@ -58,13 +58,18 @@ PICKLED = "diffusion_pytorch_model.bin"
 # --- models --------------------------------------------------------------------------------------------------------
 
 
-def save(run: Path, model: Model) -> None:
+def save(model: Model, folder: str | Path) -> None:
     """Write a model into its run folder, replacing an older one file by file.
 
+    Arguments:
+        model: one of the networks of this library, with its convention.
+        folder: it is made where it is missing; `load` reads it, and so does diffusers where it has words for the model.
     Raises:
         ValueError: a network that is none of `NETWORKS`, or a process or clipping that cannot be written down.
         OSError: the disk is full, or the folder is not writable; each file is then old or new, never a part.
     """
+    if not isinstance(model, Model):
+        raise ValueError(f"model is a {type(model).__name__}: pass a leapstep.Model, and then the folder")
     kind = next((name for name, network in NETWORKS.items() if type(model.network) is network), None)
     if kind is None:
         names = ", ".join(network.__name__ for network in NETWORKS.values())
@@ -72,10 +77,11 @@ def save(run: Path, model: Model) -> None:
     config, convention = _network_config(model), model.convention
     details = {**model.details, "convention": convention.to_json()}
     scheduler = None if diffusers.obstacle(convention) else diffusers.to_scheduler(convention)
+    run = Path(folder)
     run.mkdir(parents=True, exist_ok=True)
-    folder = folders.inner(run, kind)
-    files.write_bytes(folder / WEIGHTS, _encoded(model.network.state_dict(), {"format": "pt"}))
-    files.write_json(folder / "config.json", config)
+    network = folders.inner(run, kind)
+    files.write_bytes(network / WEIGHTS, _encoded(model.network.state_dict(), {"format": "pt"}))
+    files.write_json(network / "config.json", config)
     files.write_json(run / "leapstep.json", details)
     if scheduler is not None:
         files.write_json(folders.inner(run, "scheduler") / "scheduler_config.json", scheduler)

@@ -135,11 +135,11 @@ def _begin(
         trainer.restore(run)
     if trainer.accelerator.is_main_process and resumed is not None:
         folders.tidy(run)
-        checkpoint.save(run, trainer.model())
+        checkpoint.save(trainer.model(), run)
     elif trainer.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
         folders.begin(run, overwrite, checkpoint.RUN, trainer.details())
         if trainer.start is not None:  # --resume takes the network from here
-            checkpoint.save(run, trainer.model())
+            checkpoint.save(trainer.model(), run)
     trainer.accelerator.wait_for_everyone()
 
 

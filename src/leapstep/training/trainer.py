@@ -240,7 +240,7 @@ class Trainer:
         states = self.optimizer.state_dict()["state"]
         tensors |= {f"optimizer.{i}.{name}": value for i, state in states.items() for name, value in state.items()}
         checkpoint.save_state(run, self.step, tensors, self.details())
-        checkpoint.save(run, self.model())
+        checkpoint.save(self.model(), run)
 
     def check_unchanged(self, run: Path, values: Mapping[str, Any]) -> None:
         """Make sure that the data are those that a run was trained on.
