@@ -144,9 +144,7 @@ def test_the_density_is_the_librarys(digits, monkeypatch, given):
 def test_densities_of_arrays_are_in_their_own_units(points, signals, tmp_path, method):
     """Values ten times as large, and a model of these, have a density a tenth as large in each dimension."""
     large = shutil.copytree(points, tmp_path / "large")
-    details = json.loads((large / "leapstep.json").read_text())
-    details["data"]["scaling"] = {"shift": 1000.0, "scale": 50.0}
-    (large / "leapstep.json").write_text(json.dumps(details))
+    checkpoint.save(checkpoint.load(points).with_convention(scaling=(1000.0, 50.0)), large)
     np.save(tmp_path / "large.npy", 10 * np.load(signals))
     args = ("--split", "all", "--method", method, "--steps", 5)
     small = figures(points, signals, *args)

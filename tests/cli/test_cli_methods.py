@@ -1,6 +1,5 @@
 """`--method` with the options of every method, and `leapstep calibrate` with what depends on it."""
 
-import dataclasses
 import inspect
 import json
 import re
@@ -117,7 +116,7 @@ def test_adaptive_methods_take_one_step_of_their_own(points, tmp_path):
 def test_adaptive_methods_begin_in_the_noise_whatever_the_model_says_of_its_spacing(points, tmp_path, command):
     """`leading`, as most folders of diffusers say, would put their one step between the first level and the data."""
     says = checkpoint.load(points)
-    checkpoint.save(dataclasses.replace(says, spacing="leading"), tmp_path / "run")
+    checkpoint.save(says.with_convention(spacing="leading"), tmp_path / "run")
     name, *given = command
     done(name, tmp_path / "run", "--out", tmp_path / "o", "--method", "rk23", *given)
     assert json.loads((tmp_path / "o" / "manifest.json").read_text())["times"][0] == 1
