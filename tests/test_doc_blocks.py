@@ -23,6 +23,7 @@ from commands import done, forget_accelerator
 from foreign_layouts import Openai
 from leapstep.cli import JOURNEY, app
 from leapstep.data import read
+from own_network import write_signals
 from random_models import filled, model_of
 
 ROOT = Path(__file__).parent.parent
@@ -94,7 +95,7 @@ def shelf(tmp_path_factory):
     for name, i in (("A", 0), ("B", 1)):
         shutil.copy(shelf / "photos" / str(i) / f"{i}.png", shelf / f"{name}.png")
     points = torch.randn(300, 2, generator=torch.Generator().manual_seed(0)).numpy()
-    np.save(shelf / "signals.npy", points)
+    write_signals(shelf)
     np.save(shelf / "data.npy", points)
     np.save(shelf / "mask.npy", np.ones_like(points))
     np.savez(shelf / "given.npz", y=np.zeros(len(points)))

@@ -2,67 +2,21 @@
 
 import json
 import math
-import textwrap
 
 import numpy as np
 import pytest
-import torch
 
 import leapstep
 from commands import done, invoke, refused
 from leapstep.core.convention import Condition, Convention
-
-SHIFT, SCALE, LENGTH = 100.0, 30.0, 16
-TIMES = torch.linspace(0, 1, LENGTH, dtype=torch.float64)
-COVARIANCE = torch.exp(-((TIMES[:, None] - TIMES) ** 2) / 0.1) + 1e-3 * torch.eye(LENGTH)
-"""Of smooth Gaussian signals, in the network's own range."""
-
-SIGNALS = """
-import torch
-
-import leapstep
-
-
-class Network(torch.nn.Module):
-    '''The exact noise estimate of Gaussian signals [1, 16] of any height, or of the height that is given.'''
-
-    def __init__(self, given=False):
-        super().__init__()
-        times = torch.linspace(0, 1, 16, dtype=torch.float64)
-        covariance = torch.exp(-((times[:, None] - times) ** 2) / 0.1) + 1e-3 * torch.eye(16)
-        values, vectors = torch.linalg.eigh(covariance)
-        self.register_buffer("values", values)
-        self.register_buffer("vectors", vectors)
-        self.given = given
-
-    def forward(self, x, timestep, height=None):
-        assert (height is not None) == self.given, "the height"
-        process, time = leapstep.linear(), (timestep.double() + 1) / 1000
-        alpha, sigma = process.alpha(time)[:, None], process.sigma(time)[:, None]
-        mean = 0 if height is None else height.double()[:, None]
-        y = (x.double().flatten(1) - alpha * mean) @ self.vectors
-        eps = (sigma * y / (alpha**2 * self.values + sigma**2)) @ self.vectors.T
-        return eps.reshape(x.shape).to(x)
-
-
-def network():
-    return Network()
-
-
-def of_height():
-    return Network(given=True)
-
-
-def a_number():
-    return 3
-"""
+from own_network import LENGTH, SCALE, SHIFT, write_signals
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     """A folder with the network, its convention and its data."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "signals.py").write_text(textwrap.dedent(SIGNALS))
+    write_signals(folder)
     convention = Convention(leapstep.linear(), scaling=(SHIFT, SCALE), shape=(1, LENGTH))
     convention.save(folder / "convention.json")
     Convention(leapstep.linear(), scaling=(SHIFT, SCALE)).save(folder / "shapeless.json")
@@ -70,9 +24,6 @@ def desk(tmp_path_factory):
         leapstep.linear(), scaling=(SHIFT, SCALE), shape=(1, LENGTH), conditions=(Condition("height"),)
     )
     with_height.save(folder / "with-height.json")
-    normal = torch.randn(400, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    data = SHIFT + SCALE * normal @ torch.linalg.cholesky(COVARIANCE).T
-    np.save(folder / "data.npy", data[:, None].float().numpy())
     np.savez(folder / "heights.npz", height=np.array([-5.0, 5.0], np.float32))
     return folder
 
@@ -114,12 +65,12 @@ def test_the_shape_may_stand_beside_a_convention_without_one(tmp_path):
     [
         (["info"], None),
         (["trace", "--steps", 3, "--consistency", 2, 3], "trace.npz"),
-        (["reconstruct", "data.npy", "--split", "all", "--steps", 5, "--n", 5], "reconstructions.npz"),
+        (["reconstruct", "signals.npy", "--split", "all", "--steps", 5, "--n", 5], "reconstructions.npz"),
         (["interpolate", "--seeds", 1, 2, "--frames", 3, "--steps", 3], "frames.npz"),
-        (["likelihood", "data.npy", "--split", "all", "--steps", 5, "--n", 4], None),
-        (["evaluate", "data.npy", "--split", "all", "--n", 20, "--steps", 3, "--resamples", 3], None),
-        (["sweep", "data.npy", "--split", "all", "--n", 20, "--steps", 2, "--resamples", 3], "table.md"),
-        (["report", "--data", "data.npy", "--n", 4, "--budget", "5s"], "page.html"),
+        (["likelihood", "signals.npy", "--split", "all", "--steps", 5, "--n", 4], None),
+        (["evaluate", "signals.npy", "--split", "all", "--n", 20, "--steps", 3, "--resamples", 3], None),
+        (["sweep", "signals.npy", "--split", "all", "--n", 20, "--steps", 2, "--resamples", 3], "table.md"),
+        (["report", "--data", "signals.npy", "--n", 4, "--budget", "5s"], "page.html"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -134,7 +85,7 @@ def test_every_command_takes_it(tmp_path, words, result):
 def test_a_calibration_lies_beside_the_convention(desk, tmp_path):
     words = ["signals.py:network", *OWN, "--n", 2, "--steps", 3, "--method", "ddpm", "--variance", "optimal"]
     refused(invoke("sample", *words, "--out", tmp_path / "s"), "run leapstep calibrate")
-    done("calibrate", "signals.py:network", "data.npy", "--split", "all", "--per-level", 1, *OWN)
+    done("calibrate", "signals.py:network", "signals.npy", "--split", "all", "--per-level", 1, *OWN)
     assert (desk / "convention.calibration.json").exists()
     assert drawn(*words, out=tmp_path / "s").shape == (2, 1, LENGTH)
 
@@ -147,8 +98,8 @@ def test_conditions_come_from_a_file_a_row_a_sample_in_turn(tmp_path):
     assert low.tolist() == [True, False] * 3 + [True]
     assert np.array_equal(x, drawn(*own, "--spec", tmp_path / "s" / "manifest.json", out=tmp_path / "t"))
     refused(invoke("sample", *own, "--out", tmp_path / "o"), "height")
-    refused(invoke("sample", *words, "--condition", "data.npy", "--out", tmp_path / "o"), "data.npy")
-    low = np.load("data.npy") - 5 * SCALE
+    refused(invoke("sample", *words, "--condition", "signals.npy", "--out", tmp_path / "o"), "signals.npy")
+    low = np.load("signals.npy") - 5 * SCALE
     np.save(tmp_path / "low.npy", low)
     np.savez(tmp_path / "low.npz", height=np.full(len(low), -5.0, np.float32))
     given = ["--condition", tmp_path / "low.npz", "--split", "all"]
@@ -165,7 +116,7 @@ def test_conditions_come_from_a_file_a_row_a_sample_in_turn(tmp_path):
         (["signals.py:network"], ["is a network of your own", "--convention", "leapstep doctor"]),
         (["signals.py", *OWN], ["name the function"]),
         (["signals.py:a_number", *OWN], ["returned int"]),
-        (["signals.py:network", "--convention", "data.npy"], ["data.npy"]),
+        (["signals.py:network", "--convention", "signals.npy"], ["signals.npy"]),
         (["signals.py:network", *OWN, "--shape", "3"], [r"shape \[3\]: convention.json says \[1, 16\]"]),
         (["runs/nothing", *OWN], ["convention is for file.py:function"]),
     ],

@@ -257,8 +257,8 @@ class SamplingSpec:
         """The numbers of the classes of the samples with these indices, `[len(rows)]`, or None."""
         if self.labels is None:
             return None
-        period = [_number(model, label) for label in self.labels]
-        return torch.tensor([period[i % len(period)] for i in rows], dtype=torch.long)
+        numbers = [_number(model, self.labels[i % len(self.labels)]) for i in rows]
+        return torch.tensor(numbers, dtype=torch.long)
 
     def conditions_for(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """What the network takes besides for the samples with these indices, by name, `[len(rows), ...]`.
