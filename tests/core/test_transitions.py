@@ -314,7 +314,7 @@ def test_a_method_goes_by_its_name_or_uncalled(method):
     ("wrong", "line"),
     [
         ("unipcc", "unknown transition 'unipcc': did you mean unipc?"),
-        (leapstep.churned, "transition=churned makes one of another: call it, as in leapstep.churned(leapstep.heun())"),
+        (leapstep.churned, "transition=churned makes one of another: call it, as in leapstep.churned('heun')"),
         (5, "transition=5: pass a name such as 'unipc' (ddim, ddpm"),
         (leapstep.Process, "a transition such as leapstep.unipc(order=3)"),
     ],
