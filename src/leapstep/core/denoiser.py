@@ -349,7 +349,14 @@ class _Clipped:
 
 
 def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> DynamicThreshold:
-    """Bound each x0 by its own quantile of absolute values, see `DynamicThreshold`: a `clip`."""
+    """Make a clip that bounds each x0 by its own quantile of absolute values; see `DynamicThreshold`.
+
+    Arguments:
+        quantile: share of the values that keep their size, in (0, 1].
+        limit: the size that x0 is brought back to, and below which nothing is bounded.
+    Returns:
+        the clip, a function of x0 that can be compared and written down.
+    """
     return DynamicThreshold(quantile, limit)
 
 

@@ -189,6 +189,8 @@ def sample_in_batches(
         first: the index of the first sample; all others as of `sample`.
     Yields:
         the sample indices of a batch, and its samples, `[b, *d]`.
+    Raises:
+        ValueError: n or batch_size below 1, a negative first, and what `times` and the transition raise.
     """
     n, *d = _checked_shape(shape)
     if n < 1 or first < 0 or (batch_size is not None and batch_size < 1):
