@@ -5,6 +5,7 @@ import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,3 +177,53 @@ def test_the_networks_own_range():
         torch.testing.assert_close(leapstep.from_network(net, wide).denoise(x, t), inner.denoise(x, t))
     with pytest.raises(ValueError, match="function of x0"):
         dataclasses.replace(pixels, clip=torch.tanh).inner()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"process": leapstep.linear(np.int64(100))},
+        {"process": leapstep.flow(shift=np.float32(3)), "time": "fraction"},
+        {"process": leapstep.flow(shift=torch.tensor(3.0)), "time": "fraction"},
+        {"process": leapstep.flow(), "timesteps": np.int64(100), "fractional": np.bool_(True)},
+    ],
+)
+def test_scalars_of_numpy_and_torch_are_written_down(fields, tmp_path):
+    convention = Convention(**fields)
+    convention.save(tmp_path / "convention.json")
+    read = Convention.read(tmp_path / "convention.json")
+    assert read == convention
+    assert hash(read) == hash(convention)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"spacing": "logsnr"}, "unknown spacing='logsnr': did you mean log_snr"),
+        ({"sigma_data": 0}, "sigma_data=0.0: a standard deviation is above 0"),
+        ({"timesteps": 0}, "timesteps=0: must be an integer"),
+        ({"timesteps": 2.5}, "timesteps=2.5: must be an integer"),
+        ({"conditions": ("y",)}, r"conditions hold 'y': pass leapstep.Condition\('y'\)"),
+        ({"conditions": (Condition("y"), Condition("y", ("a",)))}, "two conditions have the same name"),
+    ],
+)
+def test_what_could_not_be_read_again_makes_no_convention(fields, expected):
+    with pytest.raises(ValueError, match=expected):
+        Convention(leapstep.flow(), time="fraction", **fields)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("value", [0.5, torch.full((1,), 0.5), torch.full((3,), 0.5)])
+def test_conditions_without_a_null_have_a_row_for_each_sample_with_guidance_too(guidance, value):
+    rows = []
+
+    def net(x, timestep, label, strength):
+        rows.append((len(x), tuple(strength.shape), strength.unique().tolist()))
+        return x
+
+    convention = Convention(leapstep.linear(), conditions=(Condition("label", null=0), Condition("strength")))
+    condition = {"label": 1, "strength": value}
+    diffusion = leapstep.from_network(net, convention, condition=condition, guidance=guidance)
+    diffusion.denoise(torch.zeros(3, 2), torch.tensor(0.4, dtype=F64))
+    n = 3 if guidance == 1 else 6
+    assert rows == [(n, (n,), [0.5])]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,6 +51,13 @@ def test_every_field_survives_json_files_and_pickle(tmp_path):
         assert again == spec
         assert hash(again) == hash(spec)
     assert len({FULL, dataclasses.replace(FULL, seed=1), dataclasses.replace(FULL, options={"churn": 1.5})}) == 3
+
+
+def test_scalars_of_numpy_and_torch_are_written_down():
+    options = {"eta": np.float64(0.5)}
+    spec = SamplingSpec(n=np.int64(4), seed=torch.tensor(3), guidance=np.float32(2), steps=np.int64(5), options=options)
+    assert SamplingSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert (type(spec.n), type(spec.seed), type(spec.guidance)) == (int, int, float)
 
 
 def test_a_manifest_is_read_as_the_specification_in_it(tmp_path):

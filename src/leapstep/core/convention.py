@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from torch import Tensor
 from leapstep.core.printing import shown, summary
 from leapstep.core.process import PREDICTIONS, Process, flat
 from leapstep.core.scaling import Scaling
-from leapstep.core.schedules import SCHEDULES, TABLES, as_process
+from leapstep.core.schedules import SCHEDULES, TABLES, as_process, check_count
+from leapstep.core.spacing import SPACINGS
 from leapstep.text import SYNONYMS, allowed
 
 VERSION = 1
@@ -152,10 +154,16 @@ class Convention:
     spacing: str | None = None
 
     def __post_init__(self) -> None:
+        if self.timesteps is not None:
+            check_count(timesteps=self.timesteps)
         values: dict[str, Any] = {
             "process": as_process(self.process),
             "predicts": SYNONYMS.get(self.predicts, self.predicts),
             "scaling": None if self.scaling is None else as_scaling(self.scaling),
+            "timesteps": None if self.timesteps is None else operator.index(self.timesteps),
+            "fractional": bool(self.fractional),
+            "reverse": bool(self.reverse),
+            "learned_variance": None if self.learned_variance is None else bool(self.learned_variance),
             "sigma_data": None if self.sigma_data is None else float(self.sigma_data),
             "clip": self.clip if self.clip is None or callable(self.clip) else as_range(self.clip),
             "origin": _frozen(self.origin),
@@ -172,6 +180,14 @@ class Convention:
             raise ValueError(
                 f"unknown predicts={self.predicts!r}: {allowed(self.predicts, PREDICTIONS)}, or -flow etc."
             )
+        if self.sigma_data is not None and not 0 < self.sigma_data < math.inf:
+            raise ValueError(f"sigma_data={self.sigma_data}: a standard deviation is above 0")
+        if self.spacing is not None and self.spacing not in SPACINGS:
+            raise ValueError(f"unknown spacing={self.spacing!r}: {allowed(self.spacing, SPACINGS)}")
+        if wrong := [entry for entry in self.conditions if not isinstance(entry, Condition)]:
+            raise ValueError(f"conditions hold {wrong[0]!r}: pass leapstep.Condition({str(wrong[0])!r})")
+        if len({condition.name for condition in self.conditions}) < len(self.conditions):
+            raise ValueError("two conditions have the same name: a network takes an argument once")
         if kind == "F" and self.sigma_data is None:
             raise ValueError("predicts='F' needs sigma_data, the standard deviation of the training data (EDM: 0.5)")
         if self.timesteps is not None and process.timesteps not in (None, self.timesteps):

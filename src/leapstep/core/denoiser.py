@@ -253,23 +253,19 @@ class NetworkDenoiser:
     def _keywords(self, x: Tensor) -> dict[str, Any]:
         """The keyword arguments for this batch: with guidance, for its conditional half and for its free half."""
         declared = {condition.name for condition in self.convention.conditions}
-        if self.null is None:
-            return {
-                name: _rows(name, value, len(x)).to(x.device) if name in declared else value
-                for name, value in self.condition.items()
-            }
-        half, both = len(x) // 2, {}
+        free, n = self.null or {}, len(x) if self.null is None else len(x) // 2
+        values: dict[str, Any] = {}
         for name, value in self.condition.items():
-            if name in self.null:
-                conditional = _rows(name, value, half)
-                free = _rows(f"null {name}", self.null[name], half).to(conditional)
-                both[name] = torch.cat([conditional, free])
-                both[name] = both[name].to(x.device) if name in declared else both[name]
-                continue
             shared = torch.as_tensor(value) if isinstance(value, np.ndarray | list) else value
-            per_sample = isinstance(shared, Tensor) and shared.ndim > 0 and len(shared) == half
-            both[name] = torch.cat([shared, shared]) if per_sample else value
-        return both
+            per_sample = isinstance(shared, Tensor) and shared.ndim > 0 and len(shared) == n
+            if name in declared or name in free:
+                value = _rows(name, value, n)
+            if name in free:
+                value = torch.cat([value, _rows(f"null {name}", free[name], n).to(value)])
+            elif self.null is not None and (name in declared or per_sample):
+                value = torch.cat([value if name in declared else shared] * 2)
+            values[name] = value.to(x.device) if name in declared else value
+        return values
 
     def __repr__(self) -> str:
         arguments = ", ".join(["x", shown(self.convention.time).strip("'"), *self.condition])

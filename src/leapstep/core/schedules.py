@@ -42,7 +42,9 @@ def _schedule(make: Callable[P, Process]) -> Callable[P, Process]:
 
 
 def _frozen(value: Any) -> Any:
-    """Convert a table to a tuple of numbers, or of pairs (level, number); return anything else unchanged."""
+    """A parameter as JSON has it: a table as a tuple of numbers or of pairs (level, number), a scalar as Python's."""
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
     if isinstance(value, Mapping):
         return tuple((int(level), float(number)) for level, number in sorted(value.items()))
     if isinstance(value, str) or not hasattr(value, "__len__"):
@@ -51,7 +53,7 @@ def _frozen(value: Any) -> Any:
     return tuple((int(row[0]), row[1]) if isinstance(row, list) else row for row in rows)
 
 
-def _count(**numbers: object) -> None:
+def check_count(**numbers: object) -> None:
     """Raise ValueError for a number of levels that is not an integer of at least 1."""
     for name, value in numbers.items():
         if not isinstance(value, SupportsIndex) or operator.index(value) < 1:
@@ -162,7 +164,7 @@ def _scaled(betas: Tensor) -> Process:
 
 def _betas(timesteps: int, beta_start: float, beta_end: float) -> None:
     """Raise ValueError for parameters of betas that are out of range."""
-    _count(timesteps=timesteps)
+    check_count(timesteps=timesteps)
     _numbers(0, 1, beta_start=beta_start, beta_end=beta_end)
     if beta_start > beta_end:
         raise ValueError(f"beta_start={beta_start}, beta_end={beta_end}: betas must not decrease from data to noise")
@@ -225,7 +227,7 @@ def cosine(timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
         offset: added to t, so that the first betas are not too small.
         max_beta: the largest beta.
     """
-    _count(timesteps=timesteps)
+    check_count(timesteps=timesteps)
     _numbers(offset=offset, with_low=True)
     _numbers(0, 1, max_beta=max_beta)
     t = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
@@ -274,7 +276,7 @@ def ve(timesteps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) 
     References:
         Song and Ermon 2019, arXiv:1907.05600; Song et al. 2021, eq. 30, arXiv:2011.13456.
     """
-    _count(timesteps=timesteps)
+    check_count(timesteps=timesteps)
     low = _least(timesteps, sigma_min, sigma_max)
 
     def sigma(t: Tensor) -> Tensor:
@@ -310,7 +312,7 @@ def karras(
         Karras et al. 2022, eq. 5, arXiv:2206.00364.
     """
     if timesteps is not None:
-        _count(timesteps=timesteps)
+        check_count(timesteps=timesteps)
     _numbers(rho=rho)
     low, first = _least(timesteps, sigma_min, sigma_max), 1 / (timesteps or 1000)
     start, end = torch.tensor([low, sigma_max], dtype=torch.float64) ** (1 / rho)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -67,4 +67,4 @@ class Convention(Schema):
     origin: float | list[Any] = 0.0
     conditions: Annotated[tuple[Condition, ...], Field(max_length=64)] = ()
     shape: Annotated[tuple[Side, ...], Field(max_length=16)] | None = None
-    spacing: Literal["trailing", "leading", "linspace", "quad", "log_snr", "karras"] | None = None
+    spacing: Word | None = None

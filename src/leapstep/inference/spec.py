@@ -98,7 +98,14 @@ class SamplingSpec:
 
     def __post_init__(self) -> None:
         """Copy what could change, as the types that JSON and hashing need; nothing is checked yet."""
-        plain: dict[str, Any] = {"options": dict(self.options)}
+        plain: dict[str, Any] = {
+            field.name: value.item()  # of a scalar of NumPy or PyTorch
+            for field in dataclasses.fields(self)
+            if getattr(value := getattr(self, field.name), "ndim", None) == 0
+        }
+        plain["options"] = {
+            name: value.item() if hasattr(value, "item") else value for name, value in self.options.items()
+        }
         if self.times is not None:
             plain["times"] = tuple(float(t) for t in self.times)
         if self.labels is not None:
