@@ -140,12 +140,13 @@ def test_the_density_is_the_librarys(digits, monkeypatch, given):
         assert found["calls"] == 3 * 6 + 1
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("method", ["vlb", "ode"])
-def test_densities_of_arrays_are_in_their_own_units(points, signals, tmp_path, method):
-    """Values ten times as large, and a model of these, have a density a tenth as large in each dimension."""
+def test_densities_of_arrays_are_in_their_own_units(points, signals, tmp_path, method, sign):
+    """Values ten times as large, mirrored or not, and a model of these: a tenth of the density in each dimension."""
     large = shutil.copytree(points, tmp_path / "large")
-    checkpoint.save(checkpoint.load(points).with_convention(scaling=(1000.0, 50.0)), large)
-    np.save(tmp_path / "large.npy", 10 * np.load(signals))
+    checkpoint.save(checkpoint.load(points).with_convention(scaling=(1000.0, sign * 50.0)), large)
+    np.save(tmp_path / "large.npy", 1000 + sign * (10 * np.load(signals) - 1000))
     args = ("--split", "all", "--method", method, "--steps", 5)
     small = figures(points, signals, *args)
     found = figures(large, tmp_path / "large.npy", *args)

@@ -115,6 +115,7 @@ def test_a_step_without_an_exact_inverse_is_told(model, insects, tmp_path, monke
 def test_methods_that_lean_on_earlier_steps_have_no_exact_inverse(model, insects, tmp_path):
     args = [model, insects, "--out", tmp_path / "o", "--method", "dpmpp_2m", "--steps", 5]
     refused(invoke("reconstruct", *args, "--exact"), "--method dpmpp_2m", "exact inverse", "earlier")
+    refused(invoke("reconstruct", *args[:-4], "--method", "rk45", "--exact"), "--method rk45", "its own steps", "rtol")
     assert not (tmp_path / "o").exists()
     done("reconstruct", *args)
 

@@ -93,8 +93,24 @@ def test_a_model_is_taken_for_its_diffusion_everywhere():
         lambda m: leapstep.variational_bound(m, X, path, NOISE).total,
         lambda m: leapstep.ode_log_likelihood(m, X, path, NOISE).log_likelihood,
         lambda m: leapstep.calibrate(m, X, path[:-1].flip(0)).error,
+        lambda m: leapstep.clipped(m, (-1, 1)).denoise(X + 3, path[1]),
+        lambda m: leapstep.guided(m, 2.0).denoise(X, path[1]),
+        lambda m: leapstep.scaled(m, 1.0, 2.0).denoise(X, path[1]),
     ):
         assert torch.equal(call(model), call(DIFFUSION))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda net: leapstep.clipped(net, (-1, 1)),
+        lambda net: leapstep.guided(net, 2.0),
+        lambda net: leapstep.scaled(net, 1.0, 2.0),
+    ],
+)
+def test_what_wraps_a_diffusion_says_what_to_pass_for_a_network(wrap):
+    with pytest.raises(ValueError, match=r"^diffusion is a network, Net: pass leapstep.from_network\("):
+        wrap(Net())
 
 
 def test_a_network_in_training_mode_is_told():

@@ -20,8 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.core.denoiser import Diffusion
-from leapstep.core.diffusible import Diffusible, as_diffusions
+from leapstep.core.denoiser import Diffusible, Diffusion, as_diffusions
 from leapstep.core.printing import summary
 from leapstep.core.process import Curve, Process, flat
 from leapstep.core.sampling import network_device

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.core import arguments
+from leapstep.core import arguments, instead
 from leapstep.core.calling import call
 from leapstep.core.convention import Clip, Condition, Convention, DynamicThreshold, as_range, as_scaling
 from leapstep.core.printing import name_of, shown, summary
@@ -79,6 +79,35 @@ class Diffusion(NamedTuple):
         if isinstance(self.origin, float) and self.origin == 0:
             del fields["origin"]
         return summary(self, fields.items())
+
+
+class Diffusible(Protocol):
+    """What has a diffusion, such as a `leapstep.Model` that needs no conditions."""
+
+    def diffusion(self) -> Diffusion: ...  # noqa: D102
+
+
+def as_diffusion(value: Diffusion | Diffusible) -> Diffusion:
+    """The diffusion that is meant: itself, or that of a model without conditions.
+
+    Raises:
+        ValueError: something else, such as a network whose process nobody named.
+    """
+    if isinstance(value, Diffusion):
+        return value
+    make = getattr(value, "diffusion", None)
+    made = make() if callable(make) and not isinstance(value, type) and arguments.takes(make) else None
+    if not isinstance(made, Diffusion):
+        raise ValueError(f"diffusion is {instead.of_diffusion(value)}")
+    return made
+
+
+def as_diffusions(value: Diffusion | Diffusible | Callable[[Any], Diffusion]) -> Callable[[Any], Diffusion]:
+    """From some rows of a batch to the diffusion that is conditioned for them: a function of rows, or one for all."""
+    if callable(value) and not isinstance(value, torch.nn.Module | type) and arguments.takes(value, None):
+        return lambda rows: as_diffusion(value(rows))
+    diffusion = as_diffusion(value)  # type: ignore[arg-type]  # which tells what else it is
+    return lambda rows: diffusion
 
 
 def estimate(denoise: Denoiser, x: Tensor, t: Tensor) -> Estimate:
@@ -312,7 +341,7 @@ def _number_or_tensor(value: Any) -> Tensor | float:
 # --- denoisers from denoisers --------------------------------------------------------------------------------------
 
 
-def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
+def clipped(diffusion: Diffusion | Diffusible, clip: Clip) -> Diffusion:
     """Bound the x0 estimate; eps and everything else that samplers use then follow from the bounded one.
 
     Only `ddim(eps="raw")` takes the eps of the network beside it.
@@ -322,6 +351,7 @@ def clipped(diffusion: Diffusion, clip: Clip) -> Diffusion:
     Raises:
         ValueError: a range with low >= high.
     """
+    diffusion = as_diffusion(diffusion)
     return diffusion._replace(denoise=_Clipped(diffusion.denoise, clip if callable(clip) else as_range(clip)))
 
 
@@ -356,7 +386,7 @@ def dynamic_threshold(quantile: float = 0.995, limit: float = 1.0) -> DynamicThr
     return DynamicThreshold(quantile, limit)
 
 
-def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusion:
+def guided(diffusion: Diffusion | Diffusible, scale: float, rescale: float = 0.0) -> Diffusion:
     """Classifier-free guidance: x0 = x0_free + scale (x0_conditional - x0_free), both halves in one call.
 
     Since x0 and eps are affine in each other at a given x_t, guiding either guides both. Papers that write
@@ -376,6 +406,7 @@ def guided(diffusion: Diffusion, scale: float, rescale: float = 0.0) -> Diffusio
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale={rescale}: use a share from 0 (plain guidance) to 1")
+    diffusion = as_diffusion(diffusion)
     return diffusion._replace(denoise=_Guided(diffusion.denoise, scale, rescale))
 
 
@@ -404,7 +435,7 @@ class _Guided:
         return torch.lerp(x0, x0 * (wanted / actual.clamp(min=1e-12)), self.rescale)
 
 
-def scaled(diffusion: Diffusion, shift: Any, scale: float) -> Diffusion:
+def scaled(diffusion: Diffusion | Diffusible, shift: Any, scale: float) -> Diffusion:
     """The same model for data in another range: yours = scale * the model's + shift.
 
     At every time, x_t = alpha x0 + sigma eps is scaled with it, to alpha (scale x0 + shift) + (scale sigma) eps: a
@@ -416,7 +447,7 @@ def scaled(diffusion: Diffusion, shift: Any, scale: float) -> Diffusion:
     Raises:
         ValueError: a scale that is 0, or not one number.
     """
-    frozen, factor = as_scaling((shift, scale))
+    diffusion, (frozen, factor) = as_diffusion(diffusion), as_scaling((shift, scale))
     offset = _number_or_tensor(frozen)
     denoise = _Scaled(diffusion.denoise, diffusion.process, offset, factor)
     alpha, sigma = _CurveOf(diffusion.process, "alpha"), _CurveOf(diffusion.process, "sigma", abs(factor))

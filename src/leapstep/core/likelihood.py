@@ -36,8 +36,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core import finite
-from leapstep.core.denoiser import Diffusion, needed
-from leapstep.core.diffusible import Diffusible, as_diffusion
+from leapstep.core.denoiser import Diffusible, Diffusion, as_diffusion, needed
 from leapstep.core.integrate import DORMAND_PRINCE, Controller, Equation, Values, integrate
 from leapstep.core.integrate import step as runge_kutta
 from leapstep.core.process import Curve, along, as_time, flat

@@ -24,8 +24,7 @@ from torch import Tensor
 
 from leapstep.core import finite
 from leapstep.core.arguments import warn_of_training
-from leapstep.core.denoiser import Counted, Diffusion
-from leapstep.core.diffusible import Diffusible, as_diffusion, as_diffusions
+from leapstep.core.denoiser import Counted, Diffusible, Diffusion, as_diffusion, as_diffusions
 from leapstep.core.noise import Noise
 from leapstep.core.printing import summary
 from leapstep.core.process import as_time, where

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from leapstep.core.convention import Convention
-from leapstep.doctor.denoising import percent
 from leapstep.doctor.evidence import Concern
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.ranges import F64, Range
+from leapstep.text import percent
 
 ROUNDING = 0.02
 """Change of the output by timesteps in bfloat16, relative to its size, that is worth knowing."""

@@ -25,6 +25,7 @@ from leapstep.core.convention import Convention
 from leapstep.core.process import Process
 from leapstep.doctor.evidence import GAIN, Concern, Level
 from leapstep.doctor.ranges import F64, Range
+from leapstep.text import percent
 
 REACH = 8.0
 """Errors are measured where |log of the variance of alpha x0 over that of the noise| is at most this."""
@@ -187,11 +188,6 @@ def _untrained(run: list[Level], levels: Sequence[Level], variance: float, predi
         f"{what}; this is usual for a network that predicts {usual}",
         f"nothing need be done; a network that predicts {other} does better there",
     )
-
-
-def percent(share: float) -> str:
-    """A share in words."""
-    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def _times(ratio: float) -> str:

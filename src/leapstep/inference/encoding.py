@@ -55,7 +55,8 @@ def check_reversible(model: Model, spec: SamplingSpec, *, exact: bool = False) -
     Arguments:
         exact: whether each step must have an inverse by itself.
     Raises:
-        ValueError: a method that injects noise, or one whose steps lean on earlier ones where each must be invertible.
+        ValueError: a method that injects noise; or where each step must be invertible, one that chooses its own steps,
+            or whose steps use estimates of earlier ones.
     """
     if not TRANSITIONS[spec.method].deterministic:
         others = ", ".join(name for name, method in TRANSITIONS.items() if method.deterministic)
@@ -65,7 +66,10 @@ def check_reversible(model: Model, spec: SamplingSpec, *, exact: bool = False) -
     data, level = torch.tensor([0, 1 / (model.process.timesteps or 1000)], dtype=torch.float64)
     step = spec.transition(model)(silent, nothing, data, level, None, lambda *_: nothing)  # raises if it injects noise
     if exact and step.memory is not None:
-        raise SpecError("method", spec.method, "its steps lean on earlier ones, so no step has an exact inverse")
+        adaptive = TRANSITIONS[spec.method].calls == 0
+        why = "it chooses its own steps" if adaptive else "its steps use estimates of earlier ones"
+        cure = "set a smaller rtol and atol instead, or use ddim or heun" if adaptive else "use ddim or heun"
+        raise SpecError("method", spec.method, f"{why}, so no step has an exact inverse: {cure}")
 
 
 # --- there and back ------------------------------------------------------------------------------------------------

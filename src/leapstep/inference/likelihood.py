@@ -165,7 +165,7 @@ def _summary(parts: list[dict[str, Tensor]], model: Model) -> dict[str, Any]:
     terms = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if not model.is_pictures:  # a density in the units of the data, not of model space
         last = list(terms)[-1]
-        terms[last] = terms[last] + size * math.log(model.scaling.scale)
+        terms[last] = terms[last] + size * math.log(abs(model.scaling.scale))
 
     def figures(nats: Tensor) -> dict[str, float]:
         per_dim = bits_per_dim(nats, model.shape) if model.is_pictures else nats / size

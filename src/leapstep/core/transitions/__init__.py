@@ -6,7 +6,7 @@ those that use estimates of earlier steps; `stochastic`, other ways to inject no
 
 from __future__ import annotations
 
-from leapstep.core.transitions.family import Noise, Step, Transition, ddim, ddpm, estimate, younger
+from leapstep.core.transitions.family import Draw, Step, Transition, ddim, ddpm, estimate, younger
 from leapstep.core.transitions.memory import Memory, join, rows, select
 from leapstep.core.transitions.multistep import deis, dpmpp_2m, dpmpp_2s, dpmpp_3m, sde_dpmpp_2m, unipc
 from leapstep.core.transitions.named import Method, NamedTransition, as_transition
@@ -15,10 +15,10 @@ from leapstep.core.transitions.stochastic import churned, corrected, edm, euler_
 
 __all__ = [
     "TRANSITIONS",
+    "Draw",
     "Memory",
     "Method",
     "NamedTransition",
-    "Noise",
     "Step",
     "Transition",
     "as_transition",

@@ -36,7 +36,7 @@ from leapstep.core.process import Curve, Process, along, where
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import named
 
-Noise = Callable[..., Tensor]
+Draw = Callable[..., Tensor]
 """Standard normal noise `[b, *d]` of this step; `noise(1)`, `noise(2)` ... are further independent draws."""
 
 
@@ -51,7 +51,7 @@ class Step(NamedTuple):
         return summary(self, self._asdict().items())
 
 
-Transition = Callable[[Diffusion, Tensor, Tensor, Tensor, Memory, Noise], Step]
+Transition = Callable[[Diffusion, Tensor, Tensor, Tensor, Memory, Draw], Step]
 """(diffusion, x, t, s, memory, noise) -> Step, with t and s float64 on the CPU, one for all `[]` or one each `[b]`."""
 
 
@@ -86,7 +86,7 @@ def leap(
     x0: Tensor,
     eps: Tensor,
     s: Tensor,
-    noise: Noise | None = None,
+    noise: Draw | None = None,
     replaced: Tensor | None = None,
     added: Tensor | None = None,
 ) -> Tensor:
@@ -157,7 +157,7 @@ def ddim(
         raise ValueError(f"unknown eps={eps!r}: use consistent or raw")
     optimal = _optimal(variance, spread, last_std)
 
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         x0, used = estimate(diffusion, x, t, raw=eps == "raw")
         if eta == 0 and optimal is None:
@@ -190,7 +190,7 @@ def ddpm(variance: str = "posterior", spread: Curve | None = None, last_std: flo
         raise ValueError(f"unknown variance={variance!r}: use posterior, beta, none, learned or optimal")
     optimal = _optimal(variance, spread, last_std)
 
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         x0, eps, learned = _estimate(diffusion, x, t)
         added = posterior = posterior_std(process, t, s)

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import Process, along, where
-from leapstep.core.transitions.family import Noise, Step, Transition, estimate, leap, posterior_std
+from leapstep.core.transitions.family import Draw, Step, Transition, estimate, leap, posterior_std
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import named
 
@@ -125,7 +125,7 @@ def _check_order(order: int) -> None:
 
 
 def _multistep(kind: str, order: int, variable: str = "log_snr", eta: float = 0.0) -> Transition:
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         newest = _newest(x0 if kind == "x0" else eps, t)
@@ -151,7 +151,7 @@ def dpmpp_2s() -> Transition:
         Lu et al. 2022, algorithm 1 with r = 1/2, arXiv:2211.01095.
     """
 
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         middle = (process.log_snr(t) + process.log_snr(s)) / 2
@@ -182,7 +182,7 @@ def unipc(order: int = 2) -> Transition:
     """
     _check_order(order)
 
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         x0, _ = estimate(diffusion, x, t)
         newest, earlier = _newest(x0, t), _remembered(memory, order)

@@ -35,7 +35,7 @@ from leapstep.core.integrate import (
     step,
 )
 from leapstep.core.process import Process, along, flat, where
-from leapstep.core.transitions.family import Noise, Step, Transition, estimate, leap
+from leapstep.core.transitions.family import Draw, Step, Transition, estimate, leap
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import as_transition, named
 
@@ -100,7 +100,7 @@ def _slope(diffusion: Diffusion, y: Values, t: Tensor) -> Values:
 def runge_kutta(method: Tableau) -> Transition:
     """One explicit Runge-Kutta step of d(x / alpha) = eps d rho from t to s."""
 
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         plain = ~(_noisy_signal(process, t) & _noisy_signal(process, s))
@@ -142,7 +142,7 @@ def adaptive(method: Tableau, rtol: float, atol: float) -> Transition:
     if not (rtol > 0 and atol > 0):
         raise ValueError(f"rtol={rtol}, atol={atol}: tolerances must be positive, such as 1e-3")
 
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         start, end = _inner(process, t, s, len(x))
         x0, eps = estimate(diffusion, x, t)
@@ -202,7 +202,7 @@ def pf_euler() -> Transition:
         Song et al. 2021, eq. 13, arXiv:2011.13456.
     """
 
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         slopes = process.derivatives(t)
@@ -231,7 +231,7 @@ def inverted(transition: Transition | str, tolerance: float | None = None, limit
 
     method: Transition = as_transition(transition)
 
-    def inverse(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def inverse(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         rounding = torch.finfo(x.dtype).eps
         bound, fair = (50 * rounding, 1000 * rounding) if tolerance is None else (tolerance, tolerance)

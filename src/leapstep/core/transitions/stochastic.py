@@ -16,7 +16,7 @@ from torch import Tensor
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import along, where
 from leapstep.core.transitions.family import (
-    Noise,
+    Draw,
     Step,
     Transition,
     check_downwards,
@@ -44,7 +44,7 @@ def euler_maruyama() -> Transition:
         Anderson 1982, Reverse-time diffusion equation models; Song et al. 2021, eq. 6, arXiv:2011.13456.
     """
 
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         posterior = posterior_std(process, t, s)
         x0, eps = estimate(diffusion, x, t)
@@ -85,7 +85,7 @@ def churned(transition: Transition | str, churn: float = 0.5, low: float = 0.0, 
 
     method: Transition = as_transition(transition)
 
-    def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         check_downwards(t, s)
         rho, rho_s = (torch.exp(-process.log_snr(u) / 2) for u in (t, s))
@@ -138,7 +138,7 @@ def corrected(transition: Transition | str, corrections: int = 1, snr: float = 0
 
     method: Transition = as_transition(transition)
 
-    def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Noise) -> Step:
+    def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         check_downwards(t, s)
         x, x0, memory = method(diffusion, x, t, s, memory, lambda draw=0: noise(corrections + draw))
         if (t == s).all() or (diffusion.process.sigma(s) == 0).all():
