@@ -97,14 +97,31 @@ def test_conditions_come_from_a_file_a_row_a_sample_in_turn(tmp_path):
     low = (x.mean((1, 2)) - SHIFT) / SCALE < 0
     assert low.tolist() == [True, False] * 3 + [True]
     assert np.array_equal(x, drawn(*own, "--spec", tmp_path / "s" / "manifest.json", out=tmp_path / "t"))
+    np.savez("other.npz", **np.load("heights.npz"))
+    other = [*own, "--condition", "other.npz", "--n", 7, "--steps", 2, "--batch-size", 3, "--out", tmp_path / "r"]
+    done("sample", *other)
+    np.savez("other.npz", height=np.zeros(2, np.float32))
+    refused(invoke("sample", *other, "--resume"), "conditions_sha256")
     refused(invoke("sample", *own, "--out", tmp_path / "o"), "height")
     refused(invoke("sample", *words, "--condition", "signals.npy", "--out", tmp_path / "o"), "signals.npy")
     low = np.load("signals.npy") - 5 * SCALE
     np.save(tmp_path / "low.npy", low)
     np.savez(tmp_path / "low.npz", height=np.full(len(low), -5.0, np.float32))
     given = ["--condition", tmp_path / "low.npz", "--split", "all"]
-    done("reconstruct", *own, tmp_path / "low.npy", *given, "--n", 3, "--steps", 40, "--exact", "--out", tmp_path / "r")
-    [row] = json.loads((tmp_path / "r" / "results.json").read_text())["results"]
+    done(
+        "reconstruct",
+        *own,
+        tmp_path / "low.npy",
+        *given,
+        "--n",
+        3,
+        "--steps",
+        40,
+        "--exact",
+        "--out",
+        tmp_path / "there",
+    )
+    [row] = json.loads((tmp_path / "there" / "results.json").read_text())["results"]
     assert row["error"] < 1e-4
     done("likelihood", *own, tmp_path / "low.npy", *given, "--n", 3, "--steps", 3)
     done("calibrate", *own, tmp_path / "low.npy", *given, "--per-level", 1)
@@ -118,6 +135,8 @@ def test_conditions_come_from_a_file_a_row_a_sample_in_turn(tmp_path):
         (["signals.py:a_number", *OWN], ["returned int"]),
         (["signals.py:network", "--convention", "signals.npy"], ["signals.npy"]),
         (["signals.py:network", *OWN, "--shape", "3"], [r"shape \[3\]: convention.json says \[1, 16\]"]),
+        (["signals.py:network", "--convention", "shapeless.json", "--shape", "0"], ["shape", "at least 1"]),
+        (["signals.py:network", "--convention", "shapeless.json", "--shape", "1,7"], [r"shape \[1, 7\]", "signals.py"]),
         (["runs/nothing", *OWN], ["convention is for file.py:function"]),
     ],
     ids=str,

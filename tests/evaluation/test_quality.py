@@ -351,3 +351,4 @@ def test_a_sweep_in_python_goes_on_in_its_folder_and_measures_what_evaluate_does
     alone = leapstep.evaluate(model, source, specs[1], measure, **given)
     assert both.cells[1]["metrics"]["frechet"]["value"] == pytest.approx(alone.metrics["frechet"].value)
     assert SamplingSpec.from_json(alone.origin["spec"]) == specs[1].checked(model)
+    assert all(parameter.requires_grad for parameter in model.network.parameters())  # a model is left as it was

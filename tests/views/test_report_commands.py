@@ -16,6 +16,7 @@ from PIL import Image
 import leapstep
 from commands import done, invoke, refused, tree
 from expected_pictures import near
+from leapstep import Condition, Convention
 from leapstep.cli import app
 from leapstep.data.pictures import grid
 from leapstep.evaluation import distances as evaluation
@@ -25,6 +26,7 @@ from leapstep.evaluation.page import folder, gathering
 from leapstep.models import checkpoint
 from leapstep.views import report
 from leapstep.views.report import commands, sections
+from own_network import LENGTH, SCALE, SHIFT, write_signals
 from pages import Reader, decoded, lines, planned, tiles, write_sweep
 
 # --- the commands on the page --------------------------------------------------------------------------------------
@@ -49,6 +51,33 @@ def test_every_command_can_be_parsed(read):
     }
     assert seen <= set(root.commands)
     assert read.commands.count(f"tensorboard --logdir {lines(read)[0][2]}/log") == 1
+
+
+@pytest.mark.parametrize(
+    ("network", "conditions", "opening"),
+    [
+        ("network", (), ["--convention", "convention.json", "--shape", f"1,{LENGTH}"]),
+        ("of_height", (Condition("height"),), ["--convention", "convention.json", "--condition", "heights.npz"]),
+    ],
+)
+def test_the_commands_open_a_network_of_ones_own_as_the_page_did(tmp_path, monkeypatch, network, conditions, opening):
+    monkeypatch.chdir(tmp_path)
+    write_signals(tmp_path)
+    np.savez("heights.npz", height=np.array([-5.0, 5.0], np.float32))
+    shape = (1, LENGTH) if conditions else None
+    Convention(leapstep.linear(), scaling=(SHIFT, SCALE), shape=shape, conditions=conditions).save("convention.json")
+    source = f"signals.py:{network}"
+    done(
+        "report", source, *opening, "--data", "signals.npy", "--n", 4, "--steps", 2, "--budget", "2s", "--out", "p.html"
+    )
+    root, repeating = typer.main.get_command(app), lines(Reader((tmp_path / "p.html").read_text()))
+    assert {"sample", "trace", "report"} <= {name for _, name, *_ in repeating}
+    for _, name, *rest in repeating:
+        root.commands[name].make_context(name, list(rest))
+        assert rest[0] == source
+        assert set(opening if name != "info" else opening[:2]) <= set(rest), name
+    [[_, _, *words]] = [line for line in repeating if line[1] == "sample"]
+    done("sample", *words)
 
 
 def test_no_more_neighbours_are_asked_for_than_there_are_samples(page):

@@ -114,6 +114,12 @@ class Source:
     shape: list[int] | None = None
     device: str | None = None
 
+    @property
+    def opening(self) -> list[str]:
+        """The options that open it beside its name, but for the device."""
+        convention = [] if self.convention is None else ["--convention", str(self.convention)]
+        return convention + ([] if self.shape is None else ["--shape", ",".join(map(str, self.shape))])
+
     def open(self) -> Model:
         """The model, on its device. Raises ValueError for what `leapstep.models.opening.open_model` refuses."""
         from leapstep.models.opening import open_model

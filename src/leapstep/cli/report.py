@@ -59,7 +59,7 @@ def command(
         raise ValueError(f"{out} is a folder: name a file")
     options.claim_file(out, overwrite)
     seconds, loaded = options.budget(budget), model.open()
-    named: Any = {"source": model.name, "sweep": sweep, "tell": measuring.tell}
+    named: Any = {"source": model.name, "opening": model.opening, "sweep": sweep, "tell": measuring.tell}
     made = report(loaded, data, spec, n=n, out=out, budget=seconds, **named)
     typer.echo(f"{made.verdict}\nwritten: {out}")
     return {"out": out, "verdict": made.verdict}

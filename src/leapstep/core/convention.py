@@ -182,6 +182,8 @@ class Convention:
             )
         if self.sigma_data is not None and not 0 < self.sigma_data < math.inf:
             raise ValueError(f"sigma_data={self.sigma_data}: a standard deviation is above 0")
+        if self.shape is not None and min(self.shape, default=1) < 1:
+            raise ValueError(f"shape={self.shape}: sizes are integers of at least 1")
         if self.spacing is not None and self.spacing not in SPACINGS:
             raise ValueError(f"unknown spacing={self.spacing!r}: {allowed(self.spacing, SPACINGS)}")
         if wrong := [entry for entry in self.conditions if not isinstance(entry, Condition)]:

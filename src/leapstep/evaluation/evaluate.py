@@ -145,7 +145,6 @@ def evaluate(
         raise SpecError("size", size, f"{name} is a model, whose samples have a size; leave it out")
     else:
         model = samples if isinstance(samples, Model) else checkpoint.load(samples, device or "cpu")
-        model.network.requires_grad_(False)
         made = _Drawn(model, spec, name, progress)
     origin = trained_on(made.details, name or "the model") if data is None else str(data)
     parts = made.parts(origin)

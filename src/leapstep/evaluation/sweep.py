@@ -195,7 +195,6 @@ class Run:
         if len({tuple((name, value) for name, value in _shared(spec).items()) for spec in specs}) != 1:
             raise ValueError("the specifications of a sweep differ in more than method, options, steps and spacing")
         self.model = model
-        model.network.requires_grad_(False)
         origin = trained_on(model.details, source or "the model") if data is None else str(data)
         self.specs = [spec.checked(model) for spec in specs]
         real = reference(parts_of(model, origin), model.details, origin, split, tell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ def provenance(
         "device": str(device),
         "versions": versions(),
     }
+    if spec is not None and spec.conditions is not None:
+        record["conditions_sha256"] = hashlib.sha256(Path(spec.conditions).read_bytes()).hexdigest()
     if spec is None:
         del record["spec"]
     elif spec.options.get("variance") == "optimal" and model.calibration is not None:

@@ -13,6 +13,7 @@ from leapstep import plugin
 from leapstep.core.convention import Convention
 from leapstep.models import checkpoint
 from leapstep.models.model import Model
+from leapstep.text import reason
 
 
 def open_model(
@@ -56,7 +57,23 @@ def open_model(
         raise ValueError(f"{source} returned a {type(network).__name__}: return an nn.Module")
     network = network.to(device).eval()
     calibration = checkpoint.read_calibration(calibration_file(source, convention), network)
-    return Model(network, how, calibration=calibration)
+    model = Model(network, how, calibration=calibration)
+    if shape is not None and all(condition.null is not None for condition in how.conditions):
+        _try(model, source)
+    return model
+
+
+@torch.no_grad()
+def _try(model: Model, source: str) -> None:
+    """Call a network once on the shape that was asked for. Raises ValueError where it cannot be called with it."""
+    try:
+        model.diffusion().denoise(torch.zeros(1, *model.shape, device=model.device), torch.tensor(0.5))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        raise ValueError(
+            f"shape {list(model.shape)}: {source} cannot be called on x of shape {[1, *model.shape]}: {reason(error)}"
+        ) from error
 
 
 def calibration_file(source: str, convention: str | Path | None) -> Path:

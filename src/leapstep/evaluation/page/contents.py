@@ -234,6 +234,7 @@ class Page:
 
     Attributes:
         source: where the model lies.
+        opening: options with which commands open it beside its name.
         kind: "pictures", "points" (two numbers), "signals" (one or more curves), or "numbers" (all else).
         facts: what the model is, by name.
         noun: what it draws, in words.
@@ -255,6 +256,7 @@ class Page:
     """
 
     source: str
+    opening: tuple[str, ...]
     kind: str
     facts: Mapping[str, str]
     noun: str

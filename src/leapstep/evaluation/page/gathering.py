@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ def gather(
     plan: Plan | None = None,
     *,
     source: str = "",
+    opening: Sequence[str] = (),
     sweep: str | Path | None = None,
     on_step: Callable[[], object] | None = None,
 ) -> Page:
@@ -50,6 +51,7 @@ def gather(
         plan: how samples are drawn and how much is shown; None: `Plan()`.
         source: where the model lies, which the page and its commands name. Where it is a folder, the log and the
             pictures of the training are taken from there.
+        opening: options with which commands open the model beside its name, such as `("--convention", "c.json")`.
         sweep: a folder that `leapstep sweep` made; default: `sweep/` in the source, where that is one.
         on_step: called after every step of a sampler and every measurement, `effort` times.
     Returns:
@@ -73,6 +75,7 @@ def gather(
         x, way = drawn_samples(work)
         page = Page(
             source=source,
+            opening=tuple(opening),
             kind=work.kind,
             facts=_facts(model, weights),
             noun=_noun(model, work.kind),

@@ -23,7 +23,6 @@ from leapstep.evaluation.page.contents import (
 )
 from leapstep.evaluation.page.work import Work, evenly, parts_of
 from leapstep.inference.encoding import reconstruct
-from leapstep.inference.spec import DTYPES
 
 ORIGINALS = 8
 """How many of the samples that are encoded and decoded are shown."""
@@ -44,7 +43,8 @@ def reconstructions(work: Work, data: Splits) -> Reconstructions:
     spec = dataclasses.replace(work.certain, spacing="leading", labels=labels, guidance=guidance)
     counts, samples, errors, deviations = work.counts(work.extent.back, spec), [], [], []
     for count in counts:
-        again = reconstruct(work.model, dataclasses.replace(spec, steps=count), x0, on_step=work.tick)
+        counted = dataclasses.replace(spec, steps=count)
+        again = reconstruct(work.model, counted, x0, condition=spec.conditions_for(rows.tolist()), on_step=work.tick)
         samples.append(work.shown(again.x[:ORIGINALS]))
         errors.append(again.errors.mean().item())
         deviations.append(again.errors.std().item() / math.sqrt(len(x0)) if len(x0) > 1 else math.nan)
@@ -80,16 +80,21 @@ def noise_levels(work: Work, data: Splits) -> Levels:
 @torch.no_grad()
 def _denoising(work: Work, name: str, split: Split, t: Tensor, variance: float) -> Denoising:
     """Errors on one part of the data, at these times."""
-    process, dtype = work.model.process, DTYPES[work.spec.dtype]
+    process = work.model.process
     rows = evenly(split.data, work.extent.per_level)
-    x0, labels = split.data.batch(rows), None if split.labels is None else split.labels[rows]
+    x0, labels = split.data.batch(rows), None if split.labels is None else tuple(split.labels[rows].tolist())
+    spec, condition = (
+        dataclasses.replace(work.spec, labels=labels, guidance=1.0),
+        work.spec.conditions_for(rows.tolist()),
+    )
     errors = torch.zeros(2, len(t), dtype=torch.float64)
     for level, time in enumerate(t):
         for part in work.parts(len(x0)):
             clean = x0[part.start : part.stop].to(work.device, work.spec.state_dtype)
             eps = Noise(work.spec.seed, part, work.model.shape, work.spec.state_dtype, work.device)(level + 1)
             x = process.add_noise(clean, time, eps)
-            diffusion = work.model.diffusion(None if labels is None else labels[part.start : part.stop], 1.0, dtype)
+            own = {name: value[part.start : part.stop] for name, value in condition.items()}
+            diffusion = spec.diffusion(work.model, part, own)
             estimate = diffusion.estimate(x, time)
             noise = process.split(estimate.unbounded, x, time, "x0")[1]
             for total, wrong in ((errors[0], estimate.x0 - clean), (errors[1], noise - eps)):

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,7 @@ def report(
     sweep: str | Path | None = None,
     budget: float = 600.0,
     source: str = "",
+    opening: Sequence[str] = (),
     device: torch.device | str = "cpu",
     tell: Callable[[str], object] = warn,
     progress: bool = True,
@@ -68,6 +69,7 @@ def report(
         sweep: a folder that `leapstep.sweep` made; None: `sweep` in the model's folder, where that is one.
         budget: seconds that it may take: of a slow network, less is shown.
         source: how the page names the model; where that is a folder, the log of its training is shown.
+        opening: options with which commands open the model beside its name, such as `("--convention", "c.json")`.
         device: where a model that is loaded here runs.
         tell: called with a line where nothing is held out, or less is shown.
         progress: show a bar on stderr.
@@ -96,7 +98,7 @@ def report(
             f"shows less, which takes about {duration(takes)} (--budget)"
         )
     with progress_bar(pages.effort(model, splits, plan), "drawing the page", "step", show=progress) as bar:
-        page = pages.gather(model, splits, plan, source=source, sweep=sweep, on_step=bar.update)
+        page = pages.gather(model, splits, plan, source=source, opening=opening, sweep=sweep, on_step=bar.update)
     made = Report(page, render(page))
     if out is not None:
         files.write_text(out, made.html)

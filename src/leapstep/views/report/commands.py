@@ -25,9 +25,14 @@ def source(page: Page) -> str:
     return page.source or "MODEL"
 
 
+def model(page: Page) -> list[str]:
+    """The model, as commands open it."""
+    return [source(page), *page.opening]
+
+
 def info(page: Page) -> str:
     """What the model is."""
-    return said("info", source(page))
+    return said("info", *model(page))
 
 
 def next_steps(page: Page) -> list[str]:
@@ -47,7 +52,7 @@ def log(page: Page) -> str:
 def samples(page: Page) -> str:
     """The grid."""
     n = len(page.samples)
-    return said("sample", source(page), "--n", n, *_sampler(page), *_turns(page, n), "--out", "samples")
+    return said("sample", *model(page), "--n", n, *_sampler(page), *_turns(page, n), "--out", "samples")
 
 
 def consistency(page: Page) -> str:
@@ -56,7 +61,7 @@ def consistency(page: Page) -> str:
     n = found.samples.shape[1]
     if not page.classes or page.label is not None:
         return _traced(page, n, "--consistency", *found.steps)
-    parts = ["sample", source(page), "--n", n, *_sampler(page)[2:], *_turns(page, n)]
+    parts = ["sample", *model(page), "--n", n, *_sampler(page)[2:], *_turns(page, n)]
     return _loop("s", found.steps, f'{said(*parts)} --steps "$s" --out "steps-$s"')
 
 
@@ -73,7 +78,7 @@ def between(page: Page) -> str:
     parts += [*_method(spec), *([] if spec.spacing == "trailing" else ["--spacing", spec.spacing])]
     parts += _seldom(spec, "start")
     parts += [] if found.label is None else _named(page.classes[found.label])
-    return said("interpolate", source(page), *parts, "--out", "between")
+    return said("interpolate", *model(page), *parts, "--out", "between")
 
 
 def reconstructions(page: Page) -> str:
@@ -83,7 +88,7 @@ def reconstructions(page: Page) -> str:
     parts: list[object] = ["--split", found.split, "--steps", *found.steps, "--n", found.n]
     spec = _certain(page, found.method)
     return said(
-        "reconstruct", source(page), page.data, *parts, *_method(spec), *_seldom(spec), "--out", "there-and-back"
+        "reconstruct", *model(page), page.data, *parts, *_method(spec), *_seldom(spec), "--out", "there-and-back"
     )
 
 
@@ -94,7 +99,7 @@ def neighbours(page: Page) -> list[str]:
     if page.kind != "pictures" or page.held == "train" or found.n <= K:
         return []
     parts: list[object] = ["--n", found.n, *_sampler(page), *_turns(page, found.n), "--split", page.held]
-    return [said("evaluate", source(page), page.data, *parts, "--pairs", "closest.png")]
+    return [said("evaluate", *model(page), page.data, *parts, "--pairs", "closest.png")]
 
 
 def sweep(page: Page, found: Sweep) -> str:
@@ -114,7 +119,7 @@ def sweep(page: Page, found: Sweep) -> str:
         "--steps": [cell["steps"] for cell in found.cells],
         "--spacings": [cell["spacing"] for cell in found.cells] if spacings - {page.spacing} else [],
     }
-    parts: list[object] = ["sweep", source(page), found.conditions.get("data", page.data or "DATA")]
+    parts: list[object] = ["sweep", *model(page), found.conditions.get("data", page.data or "DATA")]
     for option, values in lists.items():
         if values:
             parts += [option, ",".join(map(str, dict.fromkeys(values)))]
@@ -127,6 +132,8 @@ def sweep(page: Page, found: Sweep) -> str:
     for name, default in (("k", K), ("resamples", 100), ("guidance", 1)):
         if given.get(name, default) != default:
             parts += [f"--{name}", given[name]]
+    if given.get("conditions") is not None:
+        parts += ["--condition", given["conditions"]]
     if isinstance(labels := given.get("labels"), list):
         parts += _named(",".join(labels))
     # the score needs a classifier, which pixels have not: then all the others are all
@@ -142,7 +149,7 @@ def again(page: Page) -> str:
     in_turn = page.spec.labels in (None, tuple(range(len(page.classes))))
     parts += [] if in_turn else _turns(page, page.spec.n)
     parts += ["--sweep", page.sweep.folder] if page.sweep and page.sweep.cells else []
-    return said("report", source(page), *parts, "--out", "report.html")
+    return said("report", *model(page), *parts, "--out", "report.html")
 
 
 def _sampler(page: Page) -> list[object]:
@@ -165,7 +172,8 @@ def _seldom(spec: SamplingSpec, *names: str) -> list[object]:
     """Guidance, precision and other fields, where they are not as by default."""
     usual = SamplingSpec()
     fields = [name for name in (*names, "guidance", "rescale", "dtype") if getattr(spec, name) != getattr(usual, name)]
-    return [part for name in fields for part in (f"--{name}", getattr(spec, name))]
+    condition = [] if spec.conditions is None else ["--condition", spec.conditions]
+    return [*condition, *(part for name in fields for part in (f"--{name}", getattr(spec, name)))]
 
 
 def _certain(page: Page, method: str) -> SamplingSpec:
@@ -184,7 +192,7 @@ def _turns(page: Page, n: int) -> list[str]:
 
 def _traced(page: Page, n: int, *rest: object) -> str:
     """`leapstep trace` for the first n samples: once, or once for each of the classes that they have in turn."""
-    parts = ["trace", source(page), "--n", n, *_sampler(page), *rest]
+    parts = ["trace", *model(page), "--n", n, *_sampler(page), *rest]
     if not page.classes or page.label is not None:
         return said(*parts, *_turns(page, 1), "--out", "trace")
     return _loop(
