@@ -212,6 +212,7 @@ def test_models_that_are_not_trained_on(run, tmp_path):
             "counts",
         ),
         ("score", model_of(network, cosine(9), "score", (3, 8, 8)), "predicts score, not eps, x0 or v"),
+        ("back", model_of(network, cosine(9), "eps", (3, 8, 8)).with_convention(reverse=True), "reverse=True"),
     ]:
         checkpoint.save(model, tmp_path / name)
         with pytest.raises(ValueError, match=f"{name} cannot be trained on: .*{words}"):

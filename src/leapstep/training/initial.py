@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from leapstep.core.convention import Convention
 from leapstep.core.process import Process
 from leapstep.core.scaling import PIXELS
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
@@ -25,6 +26,9 @@ OF_THE_NETWORK = (
     *("time_embedding", "schedule", "timesteps", "zero_terminal_snr", "predicts", "labels"),
 )
 """Settings that say how a network is built and called: they come with the weights."""
+
+UNUSUAL = ("reverse", "reshape", "sigma_data")
+"""Fields of a convention in which training knows nothing but the default."""
 
 
 class Start(NamedTuple):
@@ -71,6 +75,9 @@ def load(source: str) -> Model:
         reason = f"its network predicts {model.predicts}, not eps, x0 or v"
     elif model.is_pictures and model.scaling != PIXELS:
         reason = "its pictures lie in [0, 1], not in [-1, 1]"
+    usual = Convention(model.process)
+    if unusual := [name for name in UNUSUAL if getattr(model.convention, name) != getattr(usual, name)]:
+        reason = reason or f"its convention has {unusual[0]}={getattr(model.convention, unusual[0])!r}"
     if reason:
         raise ValueError(f"{source} cannot be trained on: {reason}")
     return model
