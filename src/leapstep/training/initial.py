@@ -75,8 +75,7 @@ def load(source: str) -> Model:
         reason = f"its network predicts {model.predicts}, not eps, x0 or v"
     elif model.is_pictures and model.scaling != PIXELS:
         reason = "its pictures lie in [0, 1], not in [-1, 1]"
-    usual = Convention(model.process)
-    if unusual := [name for name in UNUSUAL if getattr(model.convention, name) != getattr(usual, name)]:
+    if unusual := [name for name in UNUSUAL if getattr(model.convention, name) != getattr(Convention, name)]:
         reason = reason or f"its convention has {unusual[0]}={getattr(model.convention, unusual[0])!r}"
     if reason:
         raise ValueError(f"{source} cannot be trained on: {reason}")
