@@ -365,3 +365,10 @@ def test_betas_in_reverse_order():
 def test_unknown_prediction_lists_the_known():
     with pytest.raises(ValueError, match=r"noise.*eps, x0, v, score, flow"):
         leapstep.linear().mixture("noise", 0.5)
+
+
+@pytest.mark.parametrize("name", leapstep.SCHEDULES)
+def test_curves_take_times_of_any_floating_point_type(name):
+    process, t = leapstep.SCHEDULES[name](), torch.linspace(0, 1, 5, dtype=torch.float64)
+    for times in (t.float(), t):
+        torch.testing.assert_close(process.alpha(times).double(), process.alpha(t), rtol=1e-5, atol=1e-6)

@@ -600,3 +600,8 @@ def test_mistakes_of_the_other_metrics(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_estimates_print_with_half_their_interval():
+    assert str(Estimate(1.25, 1.0, 1.5)) == "1.25 ± 0.25"
+    assert str(Estimate(1.25)) == "1.25"

@@ -379,7 +379,12 @@ def process_from_json(value: Mapping[str, Any]) -> Process:
 
 def as_scaling(scaling: Any) -> Scaling:
     """A pair (shift, scale) whose scale is one number that is not 0. Raises ValueError for others."""
-    shift, scale = scaling
+    try:
+        shift, scale = scaling
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"scaling={scaling!r}: give a pair (shift, scale), such as (127.5, 127.5) for pixels"
+        ) from None
     one = not isinstance(scale, str) and torch.as_tensor(scale).numel() == 1
     if not one or not math.isfinite(scale) or scale == 0:
         raise ValueError(

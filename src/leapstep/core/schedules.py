@@ -111,7 +111,11 @@ def _remembered(curve: Curve) -> Curve:
     def at(t: float) -> Tensor:
         return curve(torch.tensor(t, dtype=torch.float64))
 
-    return lambda t: at(t.item()).clone() if t.ndim == 0 and not t.requires_grad else curve(t)
+    def remembered(t: Tensor) -> Tensor:
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return at(t.item()).clone() if t.ndim == 0 and not t.requires_grad else curve(t)
+
+    return remembered
 
 
 @_schedule

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leapstep.evaluation.distances import Estimate, difference
-from leapstep.text import with_error
 
 Cell = Mapping[str, Any]
 
@@ -63,10 +62,7 @@ def value_of(cell: Cell, metric: str) -> float:
 def shown(cell: Cell, metric: str) -> str:
     """A value with half the width of its interval."""
     measured = estimate(cell, metric)
-    if measured is None:
-        return "–"
-    low, high = measured.low, measured.high
-    return with_error(measured.value, None if low is None or high is None else (high - low) / 2)
+    return "–" if measured is None else str(measured)
 
 
 def best(cells: Sequence[Cell], metric: str) -> Cell:

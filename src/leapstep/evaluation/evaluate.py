@@ -85,6 +85,10 @@ class Evaluation:
     copies: Copies | None
     values: Array
 
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {estimate}" for name, estimate in self.metrics.items())
+        return f"Evaluation({len(self.values)} samples, {metrics})"
+
     def to_json(self) -> dict[str, Any]:
         """As `leapstep evaluate --out` writes it."""
         record = {

@@ -75,6 +75,10 @@ class Sweep:
     finished: bool = False
     folder: Path | None = None
 
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "unfinished"
+        return f"Sweep({self.model!r}, {len(self.cells)} cells by {self.metric}, {state}, folder={self.folder})"
+
     @classmethod
     def read(cls, folder: str | Path) -> Sweep:
         """Read the folder of a sweep.

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from leapstep.text import with_error
+
 NORMAL = 1.959963984540054
 """Standard errors on either side of a 95 % interval."""
 
@@ -26,6 +28,10 @@ class Estimate(NamedTuple):
     low: float | None = None
     high: float | None = None
     replicates: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        """The value and half its interval."""
+        return with_error(self.value, None if self.low is None or self.high is None else (self.high - self.low) / 2)
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate | None:

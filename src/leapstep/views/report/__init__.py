@@ -36,6 +36,9 @@ class Report(NamedTuple):
     page: Page
     html: str
 
+    def __repr__(self) -> str:
+        return f"Report({self.page.source or 'a model'!r}, {len(self.html):,} characters of HTML)\n{self.verdict}"
+
     @property
     def verdict(self) -> str:
         """What the model is, how good its samples are and what few steps cost, in a few sentences."""
