@@ -3,7 +3,6 @@
 Tests run side by side, so each process keeps to one thread; torch reads this when it is imported.
 """
 
-import itertools
 import os
 import shutil
 from pathlib import Path
@@ -14,9 +13,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from PIL import Image
 
 from commands import done, forget_accelerator, process
+from expected_pictures import write_insects
 from leapstep.core.scaling import Scaling
 from leapstep.networks import MLP, UNet
 from random_models import CLASSES, saved
@@ -148,13 +147,7 @@ def points(place):
 @pytest.fixture(scope="session")
 def insects(place):
     """A folder of pictures, 5 for testing and 2 for training of each class."""
-    rng = np.random.default_rng(0)
-    for split, count in (("test", 5), ("train", 2)):
-        for name, i in itertools.product(CLASSES, range(count)):
-            (place / "insects" / split / name).mkdir(parents=True, exist_ok=True)
-            picture = np.kron(rng.integers(0, 256, (4, 4)), np.ones((2, 2))).astype(np.uint8)
-            Image.fromarray(picture).save(place / "insects" / split / name / f"{i}.png")
-    return place / "insects"
+    return write_insects(place / "insects", CLASSES, test=5, train=2)
 
 
 @pytest.fixture(scope="session")

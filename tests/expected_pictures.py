@@ -1,4 +1,6 @@
-"""The pictures that commands should draw, by the library, and how alike pictures are."""
+"""Pictures: those that commands should draw, by the library; how alike two are; a folder of some."""
+
+import itertools
 
 import numpy as np
 import torch
@@ -48,3 +50,14 @@ def way(model, steps, n=1, seed=0, spacing="trailing", transition=None, label=No
             estimates.append(state.x0)
     to_pixels = loaded.scaling.to_pixels
     return times, to_pixels(torch.stack(xs)), to_pixels(torch.stack([*estimates, xs[-1]]))
+
+
+def write_insects(folder, classes, **counts):
+    """A folder of 8x8 pictures in these classes: so many of each class in each split, drawn in this order."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for name, i in itertools.product(classes, range(count)):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            picture = np.kron(rng.integers(0, 256, (4, 4)), np.ones((2, 2))).astype(np.uint8)
+            Image.fromarray(picture).save(folder / split / name / f"{i}.png")
+    return folder

@@ -34,22 +34,6 @@ def cell(label="ddim", steps=10, value=1.0, calls=None, half=0.1, spacing="trail
     }
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "label"),
-    [
-        ("ddim", {"eta": 0.0}, "ddim, η = 0"),
-        ("ddim", {"eta": 0.2, "variance": "eta"}, "ddim, η = 0.2"),
-        ("ddpm", {"variance": "beta"}, "ddpm, σ̂"),
-        ("ddpm", {"variance": "optimal"}, "ddpm, variance = optimal"),
-        ("ddpm", {"variance": "posterior"}, "ddpm"),
-        ("unipc", {"order": 3}, "unipc, order = 3"),
-        ("unipc", {}, "unipc"),
-    ],
-)
-def test_a_label_says_the_noise_and_what_is_not_as_by_default(method, options, label):
-    assert SamplingSpec(method, options).label == label
-
-
 def test_every_beginning_of_the_interleaved_order_has_the_proportions_of_the_whole():
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     seen = labels[yardstick.interleaved(labels)]

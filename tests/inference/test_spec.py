@@ -168,6 +168,7 @@ def test_the_diffusion_has_the_labels_the_guidance_and_its_rescaling(model):
     ("method", "options", "label"),
     [
         ("ddim", {}, "ddim, η = 0"),
+        ("ddim", {"eta": 0.0}, "ddim, η = 0"),
         ("ddim", {"eta": 0.2, "variance": "eta"}, "ddim, η = 0.2"),
         ("ddpm", {"variance": "beta"}, "ddpm, σ̂"),
         ("ddpm", {"variance": "optimal"}, "ddpm, variance = optimal"),

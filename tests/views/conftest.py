@@ -1,14 +1,12 @@
 """A run folder with all that a page can show, and its page."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 import leapstep
+from expected_pictures import write_insects
 from leapstep.data.pictures import grid
 from leapstep.evaluation import page as pages
 from leapstep.models import checkpoint
@@ -51,13 +49,7 @@ def run(place):
 @pytest.fixture(scope="session")
 def insects(place):
     """A folder of pictures, 3 for testing and 5 for training of each class."""
-    rng = np.random.default_rng(0)
-    for split, count in (("test", 3), ("train", 5)):
-        for name, i in itertools.product(CLASSES, range(count)):
-            (place / "insects" / split / name).mkdir(parents=True, exist_ok=True)
-            picture = np.kron(rng.integers(0, 256, (4, 4)), np.ones((2, 2))).astype(np.uint8)
-            Image.fromarray(picture).save(place / "insects" / split / name / f"{i}.png")
-    return place / "insects"
+    return write_insects(place / "insects", CLASSES, test=3, train=5)
 
 
 @pytest.fixture(scope="session")
