@@ -24,6 +24,7 @@ from .core.convention import Condition, Convention
 from .core.denoiser import Denoiser, Diffusion, Estimate, clipped, dynamic_threshold, from_network, guided, scaled
 from .core.exact import GaussianMixture, empirical
 from .core.finite import NotFinite
+from .core.gaussian import Gaussian
 from .core.interpolation import interpolation_grid, slerp, spherical
 from .core.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
 from .core.noise import Noise
@@ -100,6 +101,7 @@ __all__ = [
     "Diffusion",
     "Estimate",
     "Evaluation",
+    "Gaussian",
     "GaussianMixture",
     "Measure",
     "Method",

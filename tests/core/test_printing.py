@@ -47,6 +47,10 @@ def last_state():
 
 
 VALUES = {
+    "Gaussian": (
+        lambda: leapstep.Gaussian(torch.zeros(3, 8, 8), torch.eye(192)[:4], torch.ones(4), 0.25),
+        "Gaussian(mean=float32 [3, 8, 8], basis=float32 [4, 192], variances=float32 [4], rest=0.25)",
+    ),
     "schedule": (leapstep.linear, "linear(timesteps=1000, beta_start=0.0001, beta_end=0.02)"),
     "table": (lambda: leapstep.from_betas(torch.full((500,), 0.01)), "from_betas(betas=[500 numbers]"),
     "own curves": (lambda: leapstep.Process(torch.cos, torch.sin, 10), "alpha: 1 to 0.54, sigma: 0 to 0.841"),

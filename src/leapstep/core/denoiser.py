@@ -23,6 +23,7 @@ from torch import Tensor
 from leapstep.core import arguments, instead
 from leapstep.core.calling import call
 from leapstep.core.convention import Clip, Condition, Convention, DynamicThreshold, as_range, as_scaling
+from leapstep.core.gaussian import Gaussian
 from leapstep.core.printing import name_of, shown, summary
 from leapstep.core.process import Process, along, as_time, flat
 from leapstep.core.scaling import Scaling
@@ -63,12 +64,13 @@ class Diffusion(NamedTuple):
         process: the curves alpha and sigma.
         denoise: estimates x0.
         origin: where the data lie, `[*d]` or a number: sampling starts from N(alpha(1) origin, sigma(1)^2 I), which
-            matters where the process leaves some signal at t = 1.
+            matters where the process leaves some signal at t = 1. Or their law as a `Gaussian` N(m, C): sampling then
+            starts from N(alpha m, alpha^2 C + sigma^2 I), which is near to the law of x_t at lower t too.
     """
 
     process: Process
     denoise: Denoiser
-    origin: Tensor | float = 0.0
+    origin: Tensor | float | Gaussian = 0.0
 
     def estimate(self, x: Tensor, t: Tensor) -> Estimate:
         """Everything that a single call of the denoiser knows of x0, of x_t `[b, *d]` at one time or one each."""
@@ -452,7 +454,9 @@ def scaled(diffusion: Diffusion | Diffusible, shift: Any, scale: float) -> Diffu
     denoise = _Scaled(diffusion.denoise, diffusion.process, offset, factor)
     alpha, sigma = _CurveOf(diffusion.process, "alpha"), _CurveOf(diffusion.process, "sigma", abs(factor))
     process = diffusion.process._replace(alpha=alpha, sigma=sigma)
-    return Diffusion(process, denoise, diffusion.origin * factor + offset)
+    origin = diffusion.origin
+    moved = origin.scaled(offset, factor) if isinstance(origin, Gaussian) else origin * factor + offset
+    return Diffusion(process, denoise, moved)
 
 
 class _CurveOf(NamedTuple):

@@ -3,9 +3,9 @@
 Both are in nats for each sample, for any process and any list of times t_0 > t_1 > ... > t_n = 0.
 
 **The bound.** Sampling draws x at t_0 from N(0, sigma(t_0)^2 I), or around alpha(t_0) times the model's origin, from
-which x0 is then counted; then x_s from p(x_s | x_t), a Gaussian whose mean is that of the posterior q(x_s | x_t, x0) of
-`leapstep.core.transitions` (eta = 1) with the estimate D(x_t) in place of x0. So, in expectation over q(x_t | x0),
--log p(x0) <= L_T + sum L_{t->s} + L_0, where T = t_0 and
+which x0 is then counted, or from the law that an origin has there which is a `Gaussian`; then x_s from p(x_s | x_t), a
+Gaussian whose mean is that of the posterior q(x_s | x_t, x0) of `leapstep.core.transitions` (eta = 1) with the estimate
+D(x_t) in place of x0. So, in expectation over q(x_t | x0), -log p(x0) <= L_T + sum L_{t->s} + L_0, where T = t_0 and
 
     L_T      = KL(q(x_T | x0) || N(0, sigma(T)^2 I)) = SNR(T) |x0|^2 / 2
     L_{t->s} = KL(q(x_s | x_t, x0) || p(x_s | x_t))                             for s > 0
@@ -37,6 +37,7 @@ from torch import Tensor
 
 from leapstep.core import finite
 from leapstep.core.denoiser import Diffusible, Diffusion, as_diffusion, needed
+from leapstep.core.gaussian import Gaussian
 from leapstep.core.integrate import DORMAND_PRINCE, Controller, Equation, Values, integrate
 from leapstep.core.integrate import step as runge_kutta
 from leapstep.core.process import Curve, along, as_time, flat
@@ -159,7 +160,10 @@ def variational_bound(
     log_variance = _log_variance(diffusion, variance, spread)
     if pixels is not None:
         _levels(x0, pixels)  # a mistake shows before the work, not after it
-    prior = process.log_snr(path[0]).exp() / 2 * _sum((x0 - torch.as_tensor(diffusion.origin).to(x0)) ** 2)
+    if isinstance(diffusion.origin, Gaussian):
+        prior = diffusion.origin.divergence(process, path[0], x0)
+    else:
+        prior = process.log_snr(path[0]).exp() / 2 * _sum((x0 - torch.as_tensor(diffusion.origin).to(x0)) ** 2)
     terms: list[Tensor] = []
     broken: Tensor | None = None
     for step, (t, s) in enumerate(pairwise(path), start=1):
@@ -306,8 +310,17 @@ def ode_log_likelihood(
         x0 = ((values - pixels.shift) / pixels.scale).to(x0.dtype).to(x0.device)
         offset = offset - size * math.log(pixels.scale)
     x, stretch, calls = _transport(diffusion, directions, angles[0].cos() * x0.detach(), angles, tolerance, on_step)
-    mean = angles[-1].cos() * torch.as_tensor(diffusion.origin, device=x.device)
-    return Density(_log_probability(x, mean, angles[-1].sin(), None) + stretch + offset, calls)
+    return Density(_log_of_start(diffusion, x, path[0]) + stretch + offset, calls)
+
+
+def _log_of_start(diffusion: Diffusion, x: Tensor, t: Tensor) -> Tensor:
+    """The log-density of x^ at the time t where sampling starts, `[b]`."""
+    alpha, sigma = diffusion.process.alpha(t), diffusion.process.sigma(t)
+    norm = torch.hypot(alpha, sigma)
+    if isinstance(diffusion.origin, Gaussian):
+        return diffusion.origin.log_density(diffusion.process, t, norm * x) + x[0].numel() * norm.log()
+    mean = alpha / norm * torch.as_tensor(diffusion.origin, device=x.device)
+    return _log_probability(x, mean, sigma / norm, None)
 
 
 def _slope(diffusion: Diffusion, directions: Sequence[Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

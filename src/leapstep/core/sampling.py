@@ -25,6 +25,7 @@ from torch import Tensor
 from leapstep.core import finite
 from leapstep.core.arguments import warn_of_training
 from leapstep.core.denoiser import Counted, Diffusible, Diffusion, as_diffusion, as_diffusions
+from leapstep.core.gaussian import Gaussian
 from leapstep.core.noise import Noise
 from leapstep.core.printing import summary
 from leapstep.core.process import as_time, where
@@ -115,8 +116,9 @@ def trajectory(
 STARTS = ("marginal", "unit")
 """From what samples begin at the first time, of standard normal noise eps.
 
-marginal: alpha origin + sigma eps, which has the law of x_t there but for what little signal is left. unit: eps itself,
-as in pipelines of diffusers, also where the first time is below 1."""
+marginal: alpha origin + sigma eps, which has the law of x_t there but for what little signal is left; or, where the
+origin is a `Gaussian`, x_t of its flow from pure noise. unit: eps itself, as in pipelines of diffusers, also where the
+first time is below 1."""
 
 
 def beginning(diffusion: Diffusion, t: Tensor, eps: Tensor, start: str = "marginal") -> Tensor:
@@ -125,6 +127,8 @@ def beginning(diffusion: Diffusion, t: Tensor, eps: Tensor, start: str = "margin
         raise ValueError(f"unknown start={start!r}: use {' or '.join(STARTS)}")
     if start == "unit":
         return eps
+    if isinstance(diffusion.origin, Gaussian):
+        return diffusion.origin.marginal(diffusion.process, t, eps)
     x = diffusion.process.sigma(t) * eps
     if isinstance(diffusion.origin, float) and diffusion.origin == 0:
         return x
