@@ -1,0 +1,147 @@
+"""The figure of quality against network calls, of folders that `benchmarks/calls.py` made.
+
+    python benchmarks/calls_figure.py docs/few-calls.png calls/digits calls/mnist calls/cifar10
+
+A panel for each folder, under it samples from the same noise at 3 calls and of the teacher.
+"""
+
+import argparse
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from calls import REAL
+from PIL import Image
+
+from leapstep import files
+from leapstep.evaluation.cells import estimate, rows_of
+from leapstep.evaluation.sweep import Sweep
+from leapstep.files import reading
+from leapstep.views import plots
+
+METRIC, TICKS = "frechet", (1, 2, 3, 5, 10, 20, 50)
+CALLS, ACROSS = 3, 8
+"""The number of calls of the samples below a panel, and how many of them."""
+
+
+class Line(NamedTuple):
+    """How the row of a table is drawn."""
+
+    name: str
+    colour: str
+    marker: str
+    width: float
+    behind: int
+
+
+LINES = {
+    ("fitted", None): Line("fitted to the network", plots.LIGHT.series[0], "o", 2.4, 6),
+    ("ddim", "trailing"): Line("DDIM", "#3d4147", "s", 1.4, 4),
+    ("unipc, order = 3", "trailing"): Line("UniPC", "#6d737b", "^", 1.2, 3),
+    ("dpmpp_2m", "trailing"): Line("DPM-Solver++", "#8d939b", "D", 1.2, 3),
+    ("deis", "trailing"): Line("DEIS", "#a3a9b1", "v", 1.2, 3),
+    ("ipndm", "trailing"): Line("iPNDM", "#a3a9b1", "P", 1.2, 3),
+    ("diffusers UniPC", "karras"): Line("diffusers: UniPC, Karras sigmas", "#b9bec5", "x", 1.0, 2),
+    ("diffusers DPM-Solver++", "leading"): Line("diffusers: DPM-Solver++, leading", "#b9bec5", "+", 1.0, 2),
+}
+"""The rows that are drawn, by label and spacing (None: any), in the order of the legend."""
+
+STRIPS = (("ddim", "trailing"), ("unipc, order = 3", "trailing"), ("fitted", None))
+"""The rows of which samples are shown."""
+
+ROW_NAMES = (f"DDIM, {CALLS} calls", f"UniPC, {CALLS} calls", f"fitted, {CALLS} calls", "100 calls")
+
+
+def panel(axes, sweep, is_first):
+    """Draw the lines of a folder, and how near real data are to each other."""
+    rows = rows_of([cell for cell in sweep.cells if METRIC in cell["metrics"]])
+    real = next((cell for cell in sweep.cells if cell["label"] == REAL), None)
+    shown = []
+    for (label, spacing), line in LINES.items():
+        row = next((cells for name, cells in rows.items() if name[0] == label and spacing in (None, name[1])), {})
+        points = [(cell["calls"], estimate(cell, METRIC)) for _, cell in sorted(row.items())]
+        points = [(calls, found) for calls, found in points if calls > 1]
+        if not points:
+            continue
+        calls, values = [point[0] for point in points], [point[1].value for point in points]
+        style = {"color": line.colour, "linewidth": line.width, "zorder": line.behind}
+        axes.plot(calls, values, marker=line.marker, markersize=3 + line.width, label=line.name, **style)
+        if line.width > 2:
+            axes.fill_between(
+                calls,
+                [found.low for _, found in points],
+                [found.high for _, found in points],
+                color=line.colour,
+                alpha=0.15,
+                linewidth=0,
+            )
+        shown += values
+    if real is not None:
+        floor = estimate(real, METRIC).value
+        axes.axhline(floor, color=plots.LIGHT.ink, linestyle=":", linewidth=1.2)
+        axes.text(50, floor, "real data ", ha="right", va="bottom", fontsize=7.5)
+        shown.append(floor)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    plots.ticks_at(axes.xaxis, TICKS)
+    plots.plain_numbers(axes.yaxis)
+    axes.set(xlim=(1.85, 56), xlabel="network calls a sample")
+    if is_first:
+        axes.set(ylabel="Fréchet distance (less is better)")
+
+
+def strips(axes, folder, row_names):
+    """Show samples from the same noise, a row for each of `STRIPS` and for the teacher."""
+    kept = reading.read_npz(folder / "samples.npz")
+    wanted = [*((label, spacing, CALLS) for label, spacing in STRIPS), ("teacher", "", 100)]
+    rows = []
+    for label, spacing, calls in wanted:
+        names = [name.split("|") for name in kept]
+        name = next(
+            (name for name in names if name[0] == label and spacing in (None, name[1]) and name[2] == str(calls)), None
+        )
+        blank = np.full_like(kept["teacher||100"], 255)
+        rows.append((blank if name is None else kept["|".join(name)])[:ACROSS])
+    shape = rows[0].shape
+    images = np.stack(rows)
+    sheet = np.full((len(rows), shape[2] + 1, ACROSS, shape[3] + 1, shape[1]), 255, np.uint8)
+    sheet[:, :-1, :, :-1] = images.transpose(0, 3, 1, 4, 2)
+    axes.imshow(sheet.reshape(len(rows) * (shape[2] + 1), -1, shape[1]).squeeze(), cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks([])
+    axes.grid(False)
+    middles = [(shape[2] + 1) * (row + 0.5) - 1 for row in range(len(rows))]
+    axes.set_yticks(middles if row_names else [], ROW_NAMES if row_names else [])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def main(out, folders):
+    sweeps = [Sweep.read(folder) for folder in folders]
+
+    def draw(figure, colours):
+        axes = figure.subplots(2, len(folders), squeeze=False, height_ratios=[2.1, 1])
+        for place, (folder, sweep) in enumerate(zip(folders, sweeps, strict=True)):
+            panel(axes[0, place], sweep, place == 0)
+            strips(axes[1, place], folder, place == 0)
+        handles = {}
+        for ax in axes[0]:
+            for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+                handles.setdefault(name, handle)
+        order = [line.name for line in LINES.values() if line.name in handles]
+        figure.legend([handles[name] for name in order], order, loc="outside upper center", ncols=4)
+
+    picture = Image.open(io.BytesIO(plots.png(draw, (3.6 * len(folders), 5.0))))
+    written = io.BytesIO()
+    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    files.write_bytes(out, written.getvalue())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description="Draw quality against network calls, of folders of benchmarks/calls.py."
+    )
+    parser.add_argument("out", help="the picture, such as docs/few-calls.png")
+    parser.add_argument("folders", type=Path, nargs="+", help="what benchmarks/calls.py wrote")
+    arguments = parser.parse_args()
+    main(arguments.out, arguments.folders)
