@@ -124,10 +124,14 @@ def near(name: str, names: Iterable[str]) -> str | None:
     return plain[matches[0]] if matches else None
 
 
-def allowed(name: object, names: Iterable[str]) -> str:
-    """Write the end of an error about an unknown name: what was probably meant, and all names."""
+def allowed(name: object, names: Iterable[str], also: Iterable[str] = ()) -> str:
+    """Write the end of an error about an unknown name: what was probably meant, and all names.
+
+    Arguments:
+        also: names that may be meant as well, but are not listed.
+    """
     names = list(names)
-    meant = near(str(name), names)
+    meant = near(str(name), [*names, *also])
     guess = "" if meant is None else f"did you mean {meant}? "
     return f"{guess}use one of {', '.join(names)}"
 

@@ -92,13 +92,28 @@ def test_samples_as_diffusers_draws_them(points, tmp_path):
         ("--method rk23 --set rtol=small", ["rtol=small: give a number"]),
         ("--method unipc --set order=5", ["order=5: use 2 or 3"]),
         ("--method ddpm --set spread=1", ["spread does not apply"]),
-        ("--method euler", [r"--method euler: did you mean pf_euler\? use one of ddim, ddpm"]),
+        (
+            "--method eular",
+            [r"--method eular: did you mean euler\? use one of ddim, ddpm.*, or its name in k-diffusion"],
+        ),
+        ("--method lcm", ["--method lcm: not here; the nearest is ddpm, which replaces a part of the noise"]),
         ("--method ddpm --variance optimal", ["run leapstep calibrate MODEL DATA"]),
         ("--method ddpm --variance learned", ["learned no variance"]),
     ],
 )
 def test_options_that_do_not_fit(points, tmp_path, words, expected):
     refused(invoke("sample", points, "--out", tmp_path / "s", "--n", 2, "--steps", 4, *words.split()), *expected)
+
+
+@pytest.mark.parametrize("words", [["--method", "euler_ancestral"], ["--method", "EulerAncestralDiscreteScheduler"]])
+def test_the_manifest_has_our_name(points, tmp_path, words):
+    done("sample", points, "--out", tmp_path / "s", "--n", 3, "--steps", 5, *words)
+    done("sample", points, "--out", tmp_path / "t", "--n", 3, "--steps", 5, "--eta", 1)
+    ours, same = (json.loads((tmp_path / name / "manifest.json").read_text())["spec"] for name in "st")
+    assert ours == same
+    assert (ours["method"], ours["options"]) == ("ddim", {"eta": 1})
+    one, two = (np.load(tmp_path / name / "samples.npz")["samples"] for name in "st")
+    np.testing.assert_array_equal(one, two)
 
 
 def test_the_help_names_what_the_table_has():

@@ -128,6 +128,94 @@ def test_euler_is_ddim(steps):
 
 
 @pytest.mark.parametrize("steps", [4, 10, 25])
+def test_euler_ancestral(monkeypatch, steps):
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor", lambda *_, **__: next(drawn)
+    )
+    drawn = (NOISE(step) for step in range(1, steps + 1))
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(**BETAS)
+    path = trailing(scheduler, steps)
+    close(ours("euler_ancestral", path)[-1], theirs(scheduler, START / LINEAR.alpha(path[0]))[-1])
+
+
+def test_euler_of_flow_matching():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(8)
+    process = leapstep.flow()
+    path = scheduler.sigmas.double()
+    states = leapstep.trajectory(leapstep.from_network(net, process, "flow", "1000t"), START, path, "euler")
+    x = START
+    for k, state in zip(scheduler.timesteps, states, strict=True):
+        x = scheduler.step(net(x, k[None]), k, x).prev_sample.double()
+        close(state.x, x)
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+def test_schedulers_of_edm(name):
+    """Which scale the network's input and output themselves."""
+    scheduler = getattr(diffusers, name)(sigma_data=0.5)
+    scheduler.set_timesteps(8)
+    process = leapstep.ve(sigma_max=80)._replace(timesteps=None)
+
+    def denoise(x, t):
+        sigma = process.sigma(t).reshape(-1, *[1] * (x.ndim - 1))
+        total = sigma**2 + 0.25
+        return 0.25 / total * x + 0.5 * sigma / total.sqrt() * net(x / total.sqrt(), 0.25 * sigma.log())
+
+    path = process.time(-2 * scheduler.sigmas.double().log())
+    path[-1] = 0
+    x = 80 * START
+    states = leapstep.trajectory(leapstep.Diffusion(process, denoise), x, path, name)
+    for k, state in zip(scheduler.timesteps, states, strict=True):
+        model_input = scheduler.scale_model_input(x, k)
+        x = scheduler.step(net(model_input.double(), k[None]), k, x).prev_sample.double()
+        close(state.x, x)
+
+
+@pytest.mark.parametrize("steps", [4, 10, 25])
+def test_dpm_2(steps):
+    """By a network that is not told the time, as they interpolate the timestep of a middle in their own way."""
+    scheduler = diffusers.KDPM2DiscreteScheduler(**BETAS)
+    scheduler.set_timesteps(steps)
+    path = leapstep.times(LINEAR, steps)
+    xs = [START / LINEAR.alpha(path[0])]
+
+    def still(x, k):
+        return net(x, torch.zeros_like(k))
+
+    for k in scheduler.timesteps[:-1]:
+        model_input = scheduler.scale_model_input(xs[-1], k)
+        xs.append(scheduler.step(still(model_input, k[None]), k, xs[-1]).prev_sample.double())
+    states = leapstep.trajectory(leapstep.from_network(still, LINEAR, fractional=True), START, path, "dpm_2")
+    for i, state in enumerate(list(states)[:-1], start=1):
+        close(state.x / LINEAR.alpha(path[i]), xs[2 * i])
+
+
+@pytest.mark.parametrize("steps", [10, 25])
+def test_lms(steps):
+    """Theirs extrapolates eps in the last step, too, where no noise is left. Exact noise scales, as for DEIS."""
+    scheduler = diffusers.LMSDiscreteScheduler(**BETAS)
+    path = trailing(scheduler, steps)
+    scheduler.sigmas = torch.exp(-LINEAR.log_snr(path) / 2)
+    close(ours("lms", path)[-2], theirs(scheduler, START / LINEAR.alpha(path[0]))[-2] * LINEAR.alpha(path[-2]))
+
+
+@pytest.mark.parametrize("steps", [3, 10, 25])
+def test_ipndm(steps):
+    """On noise scales of our choice, which they call betas, with v; theirs extrapolates eps in the last step, too."""
+    process = leapstep.linear()._replace(timesteps=None)
+    path = torch.linspace(0.9, 0, steps + 1, dtype=F64)
+    scheduler = diffusers.IPNDMScheduler(trained_betas=process.sigma(path).tolist())
+    scheduler.set_timesteps(steps)
+    diffusion = leapstep.Diffusion(process, lambda x, t: process.split(net(x, 1000 * t), x, t, "v")[0])
+    states = list(leapstep.trajectory(diffusion, START, path, "IPNDMScheduler"))
+    x = START
+    for k, state in zip(scheduler.timesteps, states[:-1], strict=False):
+        x = scheduler.step(net(x, 1000 * state.t), k, x).prev_sample.double()
+        close(state.x, x)
+
+
+@pytest.mark.parametrize("steps", [4, 10, 25])
 def test_heun(steps):
     scheduler = diffusers.HeunDiscreteScheduler(**BETAS)
     path = trailing(scheduler, steps)
@@ -135,10 +223,11 @@ def test_heun(steps):
 
 
 @pytest.mark.parametrize("steps", [4, 10, 25])
-def test_dpmpp_2m(steps):
-    scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS)
+@pytest.mark.parametrize(("average", "solver_type"), [("middle", "midpoint"), ("exact", "heun")])
+def test_dpmpp_2m(steps, average, solver_type):
+    scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, solver_type=solver_type)
     path = trailing(scheduler, steps)
-    close(ours(leapstep.dpmpp_2m(), path)[-1], theirs(scheduler)[-1])
+    close(ours(leapstep.dpmpp_2m(average), path)[-1], theirs(scheduler)[-1])
 
 
 @pytest.mark.parametrize("steps", [4, 10, 25])

@@ -256,8 +256,9 @@ def test_waiting_forgets_nothing(name, method):
     torch.testing.assert_close(waited.x[0], waited.x[1], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["heun", "rk4"])
-@pytest.mark.parametrize("steps", [10, 20, 50])
+@pytest.mark.parametrize(
+    ("method", "steps"), [*[(method, steps) for method in ("heun", "rk4") for steps in (10, 20, 50)], ("dpm_2", 10)]
+)
 def test_steps_that_lose_nearly_all_signal_are_not_solved_in_rho(method, steps):
     """On `cosine` the first trailing step divides rho by hundreds; solvers are no worse than DDIM all the same."""
     diffusion = MIXTURE.diffusion(PROCESSES["cosine"])
@@ -484,8 +485,10 @@ def test_an_inverse_that_is_not_found_is_told():
     ("make", "message"),
     [
         (lambda: leapstep.unipc(4), "order=4: use 2 or 3"),
-        (lambda: leapstep.deis(1), "order=1: use 2 or 3"),
-        (lambda: leapstep.deis(3, "rho"), "variable='rho': use t or log_snr"),
+        (lambda: leapstep.deis(1), "order=1: use 2, 3 or 4"),
+        (lambda: leapstep.deis(3, "lambda"), "variable='lambda': use t, log_snr or rho"),
+        (lambda: leapstep.ipndm(5), "order=5: use 1, 2, 3 or 4"),
+        (lambda: leapstep.dpmpp_2m("mean"), "average='mean': use middle or exact"),
         (lambda: leapstep.sde_dpmpp_2m(1.5), "eta=1.5: must lie between 0"),
         (lambda: leapstep.edm(-1.0), "churn=-1.0, low=0.0, high=inf"),
         (lambda: leapstep.edm(1.0, low=2.0, high=1.0), "low at most high"),

@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 METHODS = (
-    "ddim | ddpm | dpmpp_2m | dpmpp_3m | unipc | deis | dpmpp_2s | heun | rk4 | rk23 | rk45 | pf_euler | sde_dpmpp_2m"
-    " | euler_maruyama | edm | pc"
+    "ddim | ddpm | dpmpp_2m | dpmpp_3m | unipc | deis | ipndm | dpmpp_2s | dpm_2 | heun | rk4 | rk23 | rk45 | pf_euler"
+    " | sde_dpmpp_2m | euler_maruyama | edm | pc"
 )
 """The names of all methods: a test compares them with the table, which is not imported for a --help."""
+
+METHODS_HELP = f"{METHODS}; or its name in k-diffusion, ComfyUI or diffusers, such as euler_ancestral."
 
 
 def device(name: str | None) -> torch.device:
@@ -82,7 +84,6 @@ Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the
 SPACINGS = "trailing | leading | linspace | quad | log_snr | karras"
 SPACING_DEFAULT = "what the model says, or else trailing; trailing for rk23 and rk45"
 OwnSpacing = Annotated[str | None, typer.Option(help=f"{SPACINGS}; default: {SPACING_DEFAULT}.")]
-MethodName = Annotated[str, typer.Option(help=METHODS)]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar=SETTINGS, help="Options of the method, such as order=3."),
@@ -157,7 +158,7 @@ SAMPLING: dict[str, Any] = {
     "n": Annotated[int | None, typer.Option(help="Number of samples.")],
     "first": Annotated[int | None, typer.Option(help="Index of the first sample, to draw samples in parts.")],
     "steps": Annotated[int | None, typer.Option(help="Steps from noise to data.")],
-    "method": Annotated[str | None, typer.Option(help=METHODS)],
+    "method": Annotated[str | None, typer.Option(help=METHODS_HELP)],
     "eta": Annotated[float | None, typer.Option(help="ddim, sde_dpmpp_2m: share of noise injected, from 0 to 1.")],
     "variance": Annotated[
         str | None,

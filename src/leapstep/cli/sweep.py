@@ -41,7 +41,8 @@ def command(
     spec: options.Spec,
     data: measuring.DataSource = None,
     methods: Annotated[
-        list[str] | None, typer.Option(metavar="NAME ...", help=f"{options.METHODS}; default: ddim, dpmpp_2m, unipc.")
+        list[str] | None,
+        typer.Option(metavar="NAME ...", help=f"{options.METHODS_HELP[:-1]}; default: ddim, dpmpp_2m, unipc."),
     ] = None,
     etas: Annotated[
         list[str] | None,

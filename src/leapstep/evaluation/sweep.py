@@ -18,7 +18,7 @@ import torch
 
 from leapstep import files
 from leapstep.core.finite import NotFinite
-from leapstep.core.transitions import TRANSITIONS
+from leapstep.core.transitions import TRANSITIONS, ours, refusal
 from leapstep.evaluation import results
 from leapstep.evaluation.cells import Cell, advice, as_json
 from leapstep.evaluation.distances import METRICS
@@ -123,7 +123,7 @@ def plan(
 
     Arguments:
         spec: what all of them share.
-        methods: names of `TRANSITIONS`; None: ddim, dpmpp_2m, unipc.
+        methods: names of `TRANSITIONS`, or what they are called elsewhere; None: ddim, dpmpp_2m, unipc.
         etas: rows of ddim: noise injected, 0 to 1; "beta" and "optimal" are variances of ddpm. None: 0, 1.
         steps: columns; None: 5, 10, 20, 50, 100. Those that the model cannot take are left out, see `left_out`.
         spacings: names of `SPACINGS`; None: what the model says, or "trailing".
@@ -131,16 +131,18 @@ def plan(
     Raises:
         ValueError: what does not fit the model.
     """
-    names = methods or METHODS
-    if etas and "ddim" not in names:
+    named = [ours(name) for name in methods or METHODS]
+    if etas and ("ddim", {}) not in named:
         raise SpecError("etas", ",".join(map(str, etas)), "are rows of ddim: name it among the methods")
     rows: list[dict[str, Any]] = []
-    for method in names:
+    for method, options in named:
         if method not in TRANSITIONS:
-            raise SpecError("methods", method, allowed(method, TRANSITIONS))
+            raise SpecError("methods", method, refusal(method, TRANSITIONS))
         if TRANSITIONS[method].calls == 0:
             raise SpecError("methods", method, "it chooses its own steps: measure it with leapstep evaluate")
-        rows += [_noise(eta) for eta in etas or ETAS] if method == "ddim" else [{"method": method, "options": {}}]
+        several = method == "ddim" and not options
+        rows += [_noise(eta) for eta in etas or ETAS] if several else [{"method": method, "options": options}]
+    rows = [row for i, row in enumerate(rows) if row not in rows[:i]]
     most, asked = model.process.timesteps, sorted(set(steps or STEPS))
     counts = [count for count in asked if 1 <= count <= (most or count)]
     if not counts or asked[0] < 1:

@@ -24,7 +24,7 @@ from leapstep.core.denoiser import Diffusion
 from leapstep.core.printing import summary
 from leapstep.core.sampling import STARTS
 from leapstep.core.spacing import SPACINGS, times
-from leapstep.core.transitions import TRANSITIONS, Transition
+from leapstep.core.transitions import TRANSITIONS, Transition, ours, refusal
 from leapstep.files import reading
 from leapstep.models.model import Model
 from leapstep.text import allowed, near, one_line
@@ -63,7 +63,7 @@ class SamplingSpec:
     """The specification of a sampling job. What is None is left open until `checked` fills it in for a model.
 
     Attributes:
-        method: one of `TRANSITIONS`.
+        method: one of `TRANSITIONS`; its name in k-diffusion, ComfyUI or diffusers becomes ours, with its options.
         options: those of the method that are not at their defaults.
         steps: number of steps from noise to data.
         times: the list of times itself, strictly decreasing in [0, 1], in place of steps and spacing.
@@ -106,6 +106,8 @@ class SamplingSpec:
         plain["options"] = {
             name: value.item() if hasattr(value, "item") else value for name, value in self.options.items()
         }
+        plain["method"], implied = ours(self.method)
+        plain["options"] = implied | plain["options"]
         if self.times is not None:
             plain["times"] = tuple(float(t) for t in self.times)
         if self.labels is not None:
@@ -194,7 +196,7 @@ class SamplingSpec:
             ValueError: what does not fit; a `SpecError` where it is a single field.
         """
         if self.method not in TRANSITIONS:
-            raise SpecError("method", self.method, allowed(self.method, TRANSITIONS))
+            raise SpecError("method", self.method, refusal(self.method, TRANSITIONS))
         if self.start not in STARTS:
             raise SpecError("start", self.start, f"use {' or '.join(STARTS)}")
         if self.dtype not in DTYPES:

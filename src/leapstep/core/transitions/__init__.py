@@ -1,19 +1,32 @@
 """Sampling methods, each of which makes a transition for the one loop.
 
 `family` has the formula that all rest on, and DDIM's family; `ode`, solvers of the deterministic one; `multistep`,
-those that use estimates of earlier steps; `stochastic`, other ways to inject noise.
+those that use estimates of earlier steps; `stochastic`, other ways to inject noise; `elsewhere`, their names in other
+libraries.
 """
 
 from __future__ import annotations
 
+from leapstep.core.transitions.elsewhere import ELSEWHERE, OTHERS, ours, refusal
 from leapstep.core.transitions.family import Draw, Step, Transition, ddim, ddpm, estimate, younger
 from leapstep.core.transitions.memory import Memory, join, rows, select
-from leapstep.core.transitions.multistep import deis, dpmpp_2m, dpmpp_2s, dpmpp_3m, sde_dpmpp_2m, unipc
+from leapstep.core.transitions.multistep import (
+    deis,
+    dpm_2,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    ipndm,
+    sde_dpmpp_2m,
+    unipc,
+)
 from leapstep.core.transitions.named import Method, NamedTransition, as_transition
 from leapstep.core.transitions.ode import heun, inverted, pf_euler, rk4, rk23, rk45
 from leapstep.core.transitions.stochastic import churned, corrected, edm, euler_maruyama, pc
 
 __all__ = [
+    "ELSEWHERE",
+    "OTHERS",
     "TRANSITIONS",
     "Draw",
     "Memory",
@@ -27,6 +40,7 @@ __all__ = [
     "ddim",
     "ddpm",
     "deis",
+    "dpm_2",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
@@ -35,9 +49,12 @@ __all__ = [
     "euler_maruyama",
     "heun",
     "inverted",
+    "ipndm",
     "join",
+    "ours",
     "pc",
     "pf_euler",
+    "refusal",
     "rk4",
     "rk23",
     "rk45",
@@ -56,7 +73,9 @@ TRANSITIONS: dict[str, Method] = {
     "dpmpp_3m": Method(dpmpp_3m, 3, 1, True, "10 to 100 calls of a good network, without guidance"),
     "unipc": Method(unipc, 3, 1, True, "5 to 30 calls; order 3 from 10 calls on"),
     "deis": Method(deis, 3, 1, True, "8 to 30 calls, if the network estimates eps well but x0 poorly"),
+    "ipndm": Method(ipndm, 2, 1, True, "5 to 10 calls; order 4 on even steps in sigma / alpha"),
     "dpmpp_2s": Method(dpmpp_2s, 2, 2, True, "like dpmpp_2m, if no memory can be kept between steps"),
+    "dpm_2": Method(dpm_2, 2, 2, True, "like dpmpp_2s, for eps in place of x0"),
     "heun": Method(heun, 2, 2, True, "18 steps and more, as in EDM, spacing log_snr; encoding"),
     "rk4": Method(rk4, 4, 4, True, "reference solutions"),
     "rk23": Method(rk23, 3, 0, True, "a given error bound, low accuracy"),

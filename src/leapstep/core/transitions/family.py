@@ -106,6 +106,13 @@ def leap(
     return x_s + (added if added.ndim > 1 else along(added, x0)) * noise()
 
 
+def steep(process: Process, t: Tensor, s: Tensor) -> Tensor:
+    """Whether rho = sigma / alpha is above 10 and changes more than 20-fold: there no line in rho is a guess."""
+    rho, rho_s = (torch.exp(-process.log_snr(u) / 2) for u in (t, s))
+    high = torch.maximum(rho, rho_s)
+    return (high > 10) & (high > 20 * torch.minimum(rho, rho_s))
+
+
 def check_downwards(t: Tensor, s: Tensor) -> None:
     """Raise ValueError for a step that injects noise on the way up, s > t."""
     if (s > t).any():

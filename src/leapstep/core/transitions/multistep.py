@@ -14,16 +14,20 @@ estimates, which polynomial and which of the two rows:
     dpmpp_3m        x0 of three times, a parabola in lambda
     dpmpp_2s        x0 at the middle of the step itself
     unipc           as the first two, and once x0 at s is known the step to s is repeated with it among the points
-    deis            eps of two or three times, a polynomial in t or in lambda
     sde_dpmpp_2m    as dpmpp_2m, in the step of the DDPM posterior
+    deis            eps of two to four times, a polynomial in t, in lambda or in rho
+    ipndm           eps of one to four times, a polynomial in the number of the step
+    dpm_2           eps at the middle of the step itself
 
-With the exact average the order is the number of points. A method begins with as many points as it knows, and a step
-with an end that has no noise or no signal is DDIM's, for each sample by itself.
+With the exact average the order is the number of points, but for `ipndm`, which takes all steps for equally long. A
+method begins with as many points as it knows, and a step with an end that has no noise or no signal is DDIM's, for each
+sample by itself.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,7 +37,7 @@ from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.process import Process, along, where
-from leapstep.core.transitions.family import Draw, Step, Transition, estimate, leap, posterior_std
+from leapstep.core.transitions.family import Draw, Step, Transition, estimate, leap, posterior_std, steep
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import named
 
@@ -52,7 +56,8 @@ class Point(NamedTuple):
     exists: Tensor
 
 
-VARIABLES = ("t", "log_snr")
+VARIABLES = ("t", "log_snr", "rho")
+AVERAGES = ("middle", "exact")
 
 _NODES, _WEIGHTS = (torch.from_numpy(c) for c in np.polynomial.legendre.leggauss(24))
 QUADRATURE = ((_NODES + 1) / 2, _WEIGHTS)
@@ -63,13 +68,20 @@ MIDDLE = (torch.tensor([0.5], dtype=torch.float64), torch.ones(1, dtype=torch.fl
 
 
 @named
-def dpmpp_2m() -> Transition:
+def dpmpp_2m(average: str = "middle") -> Transition:
     """DPM-Solver++ 2M. Second order, one call.
 
+    Arguments:
+        average: of the line through two estimates of x0: "middle" (its value in the middle of the step, as published)
+            or "exact" (weighted by e^lambda, as in RES).
+    Raises:
+        ValueError: another average.
     References:
-        Lu et al. 2022, algorithm 2, arXiv:2211.01095.
+        Lu et al. 2022, algorithm 2, arXiv:2211.01095; Zhang et al. 2023, arXiv:2308.02157.
     """
-    return _multistep("x0", order=2)
+    if average not in AVERAGES:
+        raise ValueError(f"unknown average={average!r}: use {' or '.join(AVERAGES)}")
+    return _multistep("x0", order=2, middle=average == "middle")
 
 
 @named
@@ -106,41 +118,77 @@ def deis(order: int = 3, variable: str = "t") -> Transition:
     """DEIS: Adams-Bashforth for eps, exact in the linear part. Of the order that is chosen, one call.
 
     Arguments:
-        order: 2 or 3, the number of points.
-        variable: what the polynomial is in: "t" (tAB-DEIS) or "log_snr" (which diffusers has).
+        order: 2, 3 or 4, the number of points.
+        variable: what the polynomial is in: "t" (tAB-DEIS), "log_snr" (which diffusers has), or "rho", sigma / alpha
+            (rhoAB-DEIS; with order 4 it is the linear multistep method of k-diffusion).
     Raises:
         ValueError: another order or variable.
     References:
         Zhang and Chen 2023, eq. 14 and 15, arXiv:2204.13902.
     """
-    _check_order(order)
+    _check_order(order, (2, 3, 4))
     if variable not in VARIABLES:
-        raise ValueError(f"unknown variable={variable!r}: use {' or '.join(VARIABLES)}")
+        raise ValueError(f"unknown variable={variable!r}: use {', '.join(VARIABLES[:-1])} or {VARIABLES[-1]}")
     return _multistep("eps", order, variable)
 
 
-def _check_order(order: int) -> None:
-    if order not in (2, 3):
-        raise ValueError(f"order={order}: use 2 or 3")
+@named
+def ipndm(order: int = 4) -> Transition:
+    """iPNDM: DDIM's step with Adams and Bashforth's weights for *even* steps, of the last estimates of eps. One call.
+
+        e0;  (3 e0 - e1) / 2;  (23 e0 - 16 e1 + 5 e2) / 12;  (55 e0 - 59 e1 + 37 e2 - 9 e3) / 24
+
+    for 1, 2, 3 and 4 points, e0 the newest; it begins with one. Where times are even in rho = sigma / alpha it is of
+    the order that is chosen, and the same as `deis(order, "rho")`. On uneven steps its formal order is 1; it is 2 where
+    the length of a step changes smoothly along the way, as in all of `SPACINGS`.
+
+    Arguments:
+        order: 1, 2, 3 or 4, the number of points; 1 is `ddim()`.
+    Raises:
+        ValueError: another order.
+    References:
+        Liu et al. 2022, eq. 12, arXiv:2202.09778; Zhang and Chen 2023, section 4, arXiv:2204.13902.
+    """
+    _check_order(order, (1, 2, 3, 4))
+    return _multistep("eps", order, "step")
 
 
-def _multistep(kind: str, order: int, variable: str = "log_snr", eta: float = 0.0) -> Transition:
+def _check_order(order: int, allowed: Sequence[int]) -> None:
+    if order not in allowed:
+        *others, last = allowed
+        raise ValueError(f"order={order}: use {', '.join(map(str, others))} or {last}")
+
+
+def _multistep(kind: str, order: int, variable: str = "log_snr", eta: float = 0.0, middle: bool = True) -> Transition:
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         newest = _newest(x0 if kind == "x0" else eps, t)
         points = [newest, *_remembered(memory, order - 1)]
         replaced = eta * posterior_std(process, t, s) if eta else None
-        averaged = _average(process, points, t, s, kind, variable)
+        averaged = _average(process, points, t, s, kind, variable, middle)
         used = x0, eps
         if averaged is not None:
-            x0_used, eps_used = process.split(averaged, x, t, kind)
-            if kind == "eps":  # from which x0 does not follow where nothing was averaged, as without signal
-                x0_used = where(_smooth(process, t, s) & points[1].exists, x0_used, x0)
-            used = x0_used, eps_used
-        return Step(leap(process, *used, s, noise, replaced), x0, _remember(newest, memory, order - 1))
+            used = _split(process, averaged, x, t, kind, x0, _smooth(process, t, s) & points[1].exists)
+        kept = _remember(newest, memory, order - 1) if order > 1 else None
+        return Step(leap(process, *used, s, noise, replaced), x0, kept)
 
     return transition
+
+
+def _split(
+    process: Process, value: Tensor, x: Tensor, t: Tensor, kind: str, x0: Tensor, changed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(x0, eps) of which one has this value.
+
+    Arguments:
+        x0: of the estimate, which stays where eps is not changed: without signal it would not follow from eps.
+        changed: where the value is not that of the estimate, `[]` or `[b]`.
+    """
+    if kind == "x0":
+        return process.split(value, x, t, kind)
+    follows, _ = process.split(value, x, torch.where(changed, t, 0.5), kind)  # at any time, where it does not count
+    return where(changed, follows, x0), value
 
 
 @named
@@ -150,17 +198,36 @@ def dpmpp_2s() -> Transition:
     References:
         Lu et al. 2022, algorithm 1 with r = 1/2, arXiv:2211.01095.
     """
+    return _from_the_middle("x0")
 
+
+@named
+def dpm_2() -> Transition:
+    """DPM-Solver 2: a DDIM step with the eps estimate from its middle in lambda. Second order, two calls, no memory.
+
+    Where the signal is nearly gone (rho above 10) and rho changes more than 20-fold it takes DDIM's step, as `heun`
+    does.
+
+    References:
+        Lu et al. 2022, algorithm 1, arXiv:2206.00927.
+    """
+    return _from_the_middle("eps")
+
+
+def _from_the_middle(kind: str) -> Transition:
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         middle = (process.log_snr(t) + process.log_snr(s)) / 2
         plain = ~torch.isfinite(middle)
+        if kind == "eps":
+            plain = plain | steep(process, t, s)
         if plain.all():
             return Step(leap(process, x0, eps, s), x0)
         u = torch.where(plain, t, process.time(middle))
-        inner, _ = estimate(diffusion, leap(process, x0, eps, u), u)
-        used = process.split(where(plain, x0, inner), x, t, "x0")
+        inner = estimate(diffusion, leap(process, x0, eps, u), u)
+        first, second = (x0, inner[0]) if kind == "x0" else (eps, inner[1])
+        used = _split(process, where(plain, first, second), x, t, kind, x0, ~plain)
         return Step(leap(process, *used, s), x0)
 
     return transition
@@ -180,7 +247,7 @@ def unipc(order: int = 2) -> Transition:
     References:
         Zhao et al. 2023, algorithms 1 and 2 with B_2(h), arXiv:2302.04867.
     """
-    _check_order(order)
+    _check_order(order, (2, 3))
 
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
@@ -242,13 +309,17 @@ def _smooth(process: Process, t: Tensor, s: Tensor) -> Tensor:
 
 
 def _average(
-    process: Process, points: Sequence[Point], t: Tensor, s: Tensor, kind: str, variable: str
+    process: Process, points: Sequence[Point], t: Tensor, s: Tensor, kind: str, variable: str, middle: bool = True
 ) -> Tensor | None:
     """The polynomial through the points, averaged from t to s; the first value where no other is of use.
 
     A later point is left out, for each sample by itself, where it does not exist, has no finite lambda or coincides
-    with another. Of two points of x0 the value in the middle of the step stands for the average, as published. None
-    stands for the first value in all rows.
+    with another. None stands for the first value in all rows.
+
+    Arguments:
+        variable: what the polynomial is in: one of `VARIABLES`, or "step", in which the points that are of use stand at
+            0, -1, -2, ... and the step leads from 0 to 1.
+        middle: of two points of x0 let the value in the middle of the step stand for the average, as published.
     """
     smooth = _smooth(process, t, s)
     if len(points) == 1 or not smooth.any():
@@ -259,24 +330,32 @@ def _average(
     positions = [process.log_snr(point.t)[..., None] / 2 for point in points]
     exist = [(smooth & point.exists)[..., None] for point in points]
     useful = [position.isfinite() & exists for position, exists in zip(positions, exist, strict=True)]
-    if variable == "t":
-        positions = [point.t[..., None] for point in points]
     for j in range(1, len(positions)):
         apart = [~useful[i] | ((positions[j] - positions[i]).abs() > 1e-12) for i in range(j)]
         useful[j] = functools.reduce(torch.logical_and, apart, useful[j])
+    if variable == "t":
+        positions = [point.t[..., None] for point in points]
+    elif variable == "rho":
+        positions = [torch.exp(-position) for position in positions]
+    elif variable == "step":
+        positions = [1.0 - count for count in itertools.accumulate(point.double() for point in useful)]
 
     def weights_by(nodes: Tensor, mass: Tensor) -> list[Tensor]:
+        if variable in ("rho", "step"):  # in rho all of a step weighs the same
+            at = nodes if variable == "step" else torch.lerp(torch.exp(-start), torch.exp(-end), nodes)
+            return _lagrange(at, mass / mass.sum(), positions, useful)
         inside = start + nodes * (end - start)  # lambda, [quadrature] or [b, quadrature]
         mass = mass * torch.exp((inside - end) if kind == "x0" else (start - inside))
         at = process.time(2 * inside) if variable == "t" else inside
         return _lagrange(at, mass / mass.sum(-1, keepdim=True), positions, useful)
 
     two = functools.reduce(torch.add, (point.long() for point in useful)) == 2
-    if kind == "x0" and two.all():
+    middle = middle and kind == "x0"
+    if middle and two.all():
         weights = weights_by(*MIDDLE)
     else:
         weights = weights_by(*QUADRATURE)
-        if kind == "x0" and two.any():
+        if middle and two.any():
             weights = [torch.where(two, *pair) for pair in zip(weights_by(*MIDDLE), weights, strict=True)]
     first = points[0].value
     others = [along(w[..., 0], first) * (point.value - first) for w, point in zip(weights, points[1:], strict=True)]

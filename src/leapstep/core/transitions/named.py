@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, ParamSpec
 
 from leapstep.core.arguments import takes
 from leapstep.core.printing import shown
-from leapstep.text import unknown
+from leapstep.core.transitions.elsewhere import ours, refusal
+from leapstep.text import one_line
 
 P = ParamSpec("P")
 
@@ -96,6 +97,8 @@ def named(make: Callable[P, Callable[..., Any]]) -> Callable[P, NamedTransition]
 def as_transition(method: Any) -> Callable[..., Any]:
     """The transition that is meant by a name of `TRANSITIONS`, by one of its methods, or by None: `ddim()`.
 
+    A method also goes by its name in k-diffusion, ComfyUI and diffusers; see `ELSEWHERE`.
+
     Raises:
         ValueError: an unknown name, or nothing that could be a transition.
     """
@@ -103,9 +106,10 @@ def as_transition(method: Any) -> Callable[..., Any]:
     if isinstance(method, Method):
         method = method.make
     if method is None or isinstance(method, str):
-        if (method or "ddim") not in alone:
-            raise unknown("transition", method, alone)
-        return alone[method or "ddim"]()
+        name, options = ours(method or "ddim")
+        if name not in alone:
+            raise ValueError(f"unknown transition {one_line(name, 60)!r}: {refusal(name, alone)}")
+        return alone[name](**options)
     if any(method is make for make in FACTORIES.values()):  # not called, such as leapstep.unipc
         if method.__name__ in alone:
             return as_transition(method.__name__)

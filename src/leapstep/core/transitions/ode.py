@@ -35,7 +35,7 @@ from leapstep.core.integrate import (
     step,
 )
 from leapstep.core.process import Process, along, flat, where
-from leapstep.core.transitions.family import Draw, Step, Transition, estimate, leap
+from leapstep.core.transitions.family import Draw, Step, Transition, estimate, leap, steep
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import as_transition, named
 
@@ -104,9 +104,7 @@ def runge_kutta(method: Tableau) -> Transition:
         process = diffusion.process
         x0, eps = estimate(diffusion, x, t)
         plain = ~(_noisy_signal(process, t) & _noisy_signal(process, s))
-        rho, rho_s = _rho(process, t), _rho(process, s)
-        high = torch.maximum(rho, rho_s)
-        plain = plain | ((high > 10) & (high > 20 * torch.minimum(rho, rho_s)))
+        plain = plain | steep(process, t, s)
         euler = leap(process, x0, eps, s)
         if plain.all():
             return Step(euler, x0)
