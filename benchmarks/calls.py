@@ -10,8 +10,9 @@ for the convention (`leapstep.models.diffusers.obstacle`).
 
 All cells share their start noise, of a seed that nothing was fitted on, and their labels. Each is measured against real
 data in a feature space that no fit has seen (`--features`), by the library's own metrics; and by its root mean square
-distance, sample by sample, to 100 calls of UniPC of order 3 from the same noise, as pictures in [-1, 1] or in the units
-of the network. As many training data, measured alike, are the floor. Beyond 10 calls only a few methods are followed.
+distance, sample by sample, to the teacher, which is UniPC of order 3 in many calls (`--teacher`) from the same noise,
+as pictures in [-1, 1] or in the units of the network. As many training data, measured alike, are the floor. Beyond 10
+calls only a few methods are followed.
 
 FOLDER gets `results.json`, as of `leapstep sweep`, after every cell, so a run that was stopped goes on where it was;
 `table.md`; and the first samples of each cell in `samples.npz`. `benchmarks/calls_figure.py` draws such folders.
@@ -34,7 +35,7 @@ from leapstep import files
 from leapstep.core.calling import as_tensor
 from leapstep.core.noise import Noise
 from leapstep.core.transitions import TRANSITIONS
-from leapstep.evaluation.cells import NAMES, as_json, rows_of, shown
+from leapstep.evaluation.cells import NAMES, as_json, behind, best, rows_of, shown
 from leapstep.evaluation.distances import Estimate
 from leapstep.evaluation.distances.intervals import kept_samples, normal_interval, replicates_of
 from leapstep.evaluation.sweep import Run
@@ -70,10 +71,23 @@ SETTINGS = {
     "trailing": {"timestep_spacing": "trailing"},
     "karras": {"use_karras_sigmas": True},
 }
-TEACHER = SamplingSpec("unipc", {"order": 3}, steps=100)
+TEACHER = SamplingSpec("unipc", {"order": 3})
 MEASURED = ("frechet", "kernel", "precision", "recall")
 TITLES = {name: NAMES[name] for name in MEASURED} | {"rmse": "RMSE to the teacher"}
 REAL = "real data"
+KINDS = {
+    "fitted": lambda label: label.startswith("fitted"),
+    "distilled": lambda label: label.startswith("distilled"),
+    "ddim": lambda label: label == "ddim",
+    "untuned": lambda label: not label.startswith(("fitted", "distilled", "teacher", REAL)),
+}
+GOALS = (
+    (("fitted", 3), ("ddim", 20)),
+    (("fitted", 5), ("untuned", 10)),
+    (("distilled", 1), ("ddim", 10)),
+)
+"""Kinds of rows with numbers of calls: the first at least as good as the second."""
+
 SHOWN = 16
 """How many samples of each cell are kept."""
 
@@ -161,7 +175,17 @@ def theirs(
             output = as_tensor(
                 model.network(scheduler.scale_model_input(x, timestep), timestep.expand(len(x)), **given)
             )
-            x, made = scheduler.step(output, timestep, x).prev_sample, made + 1
+            try:
+                x = scheduler.step(output, timestep, x).prev_sample
+            except (
+                IndexError,
+                AssertionError,
+            ):  # it finds its place by the timestep, and noise levels near pure noise may share one
+                print(
+                    f"{calls:>4}  diffusers {name}, {setting}: cannot be run, two of its steps have the same timestep"
+                )
+                return None
+            made += 1
         batches.append(x)
     return torch.cat(batches), made
 
@@ -195,16 +219,15 @@ class Work:
         """Whether a cell is measured."""
         return any((cell["label"], cell["spacing"], cell["steps"]) == (label, spacing, calls) for cell in self.cells)
 
-    def teach(self, shared: SamplingSpec) -> None:
+    def teach(self, spec: SamplingSpec) -> None:
         """Draw the samples that all others are compared with, or read them."""
         path, model = self.folder / "teacher.npz", self.run.model
         if not path.exists():
-            spec = dataclasses.replace(shared, method=TEACHER.method, options=TEACHER.options, steps=TEACHER.steps)
             print(f"teacher: {spec.label}, {spec.steps} calls", flush=True)
             files.write_npz(path, {"x": drawn(model, spec)[0].numpy()})
         self.teacher = bounded(model, torch.from_numpy(reading.read_npz(path)["x"]))
-        if not self.has("teacher", "", 100):
-            self.add("teacher", "", 100, self.teacher, 100)
+        if not self.has("teacher", "", spec.steps):
+            self.add("teacher", "", spec.steps, self.teacher, spec.steps)
 
     def add(self, label: str, spacing: str, calls: int, x: Tensor, made: int) -> None:
         """Measure samples as a cell."""
@@ -264,6 +287,27 @@ def table(cells: list, metric: str) -> str:
     return "\n".join(written) + "\n"
 
 
+def goals(cells: list) -> str:
+    """What was hoped for, and whether it came true: by the Fréchet distance, on the same start noise."""
+    lines = ["| hoped for | Fréchet distance | difference | |", "| --- | --- | --- | --- |"]
+    for (kind, calls), (other_kind, other_calls) in GOALS:
+        one, other = (
+            [cell for cell in cells if cell["calls"] == count and KINDS[name](cell["label"])]
+            for name, count in ((kind, calls), (other_kind, other_calls))
+        )
+        if one and other:
+            first, second = best(one, "frechet"), best(other, "frechet")
+            gap = behind(first, second, "frechet")
+            verdict = "as good" if gap.value <= 0 else "cannot be told apart" if gap.low <= 0 else "worse"
+            names = [
+                f"{cell['calls']} of {', '.join(filter(None, (cell['label'], cell['spacing'])))}"
+                for cell in (first, second)
+            ]
+            values = " against ".join(shown(cell, "frechet") for cell in (first, second))
+            lines.append(f"| {names[0]} as good as {names[1]} | {values} | {gap} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
 def report(work: Work) -> None:
     """Write the tables."""
     conditions = work.run.sweep.conditions
@@ -273,12 +317,13 @@ def report(work: Work) -> None:
         f"{conditions['features_source']}. ±: half a 95 % interval; bold: the best of its column.\n\n"
     )
     metrics = ("frechet", "rmse", "kernel", "precision", "recall")
-    files.write_text(work.folder / "table.md", head + "\n".join(table(work.cells, metric) for metric in metrics))
+    parts = [goals(work.cells), *(table(work.cells, metric) for metric in metrics)]
+    files.write_text(work.folder / "table.md", head + "\n".join(parts))
 
 
 def main(arguments: argparse.Namespace) -> None:
     model = leapstep.load(arguments.model)
-    spec = dataclasses.replace(TEACHER, n=arguments.n, seed=arguments.seed, batch_size=100)
+    spec = dataclasses.replace(TEACHER, steps=arguments.teacher, n=arguments.n, seed=arguments.seed, batch_size=100)
     measure = Measure(arguments.features, metrics=MEASURED)
     run = Run(model, arguments.data, [spec], measure, source=arguments.model)
     run.sweep.conditions["teacher"] = f"{spec.label}, {spec.steps} calls"
@@ -292,7 +337,7 @@ def main(arguments: argparse.Namespace) -> None:
         run.begin(arguments.out)
         work = Work(run, arguments.out)
         floor(work, arguments.data)
-        work.teach(shared)
+        work.teach(run.specs[0])
         for calls in sorted(set(arguments.calls)):
             for row in rows:
                 missing = calls in row.calls and not work.has(row.label, row.spacing, calls)
@@ -312,6 +357,7 @@ if __name__ == "__main__":
     parser.add_argument("--features", default="pixels", help="the feature space: pixels, or a folder of features")
     parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME[:OPTION=VALUE][@SPACING]")
+    parser.add_argument("--teacher", type=int, default=100, help="calls of the teacher")
     parser.add_argument("--n", type=int, default=500, help="samples in each cell")
     parser.add_argument("--seed", type=int, default=20_000, help="of the start noise")
     parser.add_argument("--out", type=Path, required=True)

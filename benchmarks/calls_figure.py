@@ -1,6 +1,6 @@
 """The figure of quality against network calls, of folders that `benchmarks/calls.py` made.
 
-    python benchmarks/calls_figure.py docs/few-calls.png calls/digits calls/mnist calls/cifar10
+    python benchmarks/calls_figure.py docs/few-calls.png calls/digits="Digits, 8x8" calls/mnist="MNIST, 28x28"
 
 A panel for each folder, under it samples from the same noise at 3 calls and of the teacher.
 """
@@ -42,7 +42,7 @@ LINES = {
     ("dpmpp_2m", "trailing"): Line("DPM-Solver++", "#8d939b", "D", 1.2, 3),
     ("deis", "trailing"): Line("DEIS", "#a3a9b1", "v", 1.2, 3),
     ("ipndm", "trailing"): Line("iPNDM", "#a3a9b1", "P", 1.2, 3),
-    ("diffusers UniPC", "karras"): Line("diffusers: UniPC, Karras sigmas", "#b9bec5", "x", 1.0, 2),
+    ("diffusers UniPC", "leading"): Line("diffusers: UniPC, leading", "#b9bec5", "x", 1.0, 2),
     ("diffusers DPM-Solver++", "leading"): Line("diffusers: DPM-Solver++, leading", "#b9bec5", "+", 1.0, 2),
 }
 """The rows that are drawn, by label and spacing (None: any), in the order of the legend."""
@@ -50,10 +50,10 @@ LINES = {
 STRIPS = (("ddim", "trailing"), ("unipc, order = 3", "trailing"), ("fitted", None))
 """The rows of which samples are shown."""
 
-ROW_NAMES = (f"DDIM, {CALLS} calls", f"UniPC, {CALLS} calls", f"fitted, {CALLS} calls", "100 calls")
+ROW_NAMES = (f"DDIM, {CALLS} calls", f"UniPC, {CALLS} calls", f"fitted, {CALLS} calls", "the teacher")
 
 
-def panel(axes, sweep, is_first):
+def panel(axes, sweep, title, is_first):
     """Draw the lines of a folder, and how near real data are to each other."""
     rows = rows_of([cell for cell in sweep.cells if METRIC in cell["metrics"]])
     real = next((cell for cell in sweep.cells if cell["label"] == REAL), None)
@@ -86,7 +86,8 @@ def panel(axes, sweep, is_first):
     axes.set_yscale("log")
     plots.ticks_at(axes.xaxis, TICKS)
     plots.plain_numbers(axes.yaxis)
-    axes.set(xlim=(1.85, 56), xlabel="network calls a sample")
+    axes.set(title=title, xlim=(1.85, 56), xlabel="network calls a sample")
+    axes.set_ylim(0.87 * min(shown), 1.15 * max(value for value in shown))
     if is_first:
         axes.set(ylabel="Fréchet distance (less is better)")
 
@@ -94,15 +95,19 @@ def panel(axes, sweep, is_first):
 def strips(axes, folder, row_names):
     """Show samples from the same noise, a row for each of `STRIPS` and for the teacher."""
     kept = reading.read_npz(folder / "samples.npz")
-    wanted = [*((label, spacing, CALLS) for label, spacing in STRIPS), ("teacher", "", 100)]
-    rows = []
-    for label, spacing, calls in wanted:
-        names = [name.split("|") for name in kept]
-        name = next(
-            (name for name in names if name[0] == label and spacing in (None, name[1]) and name[2] == str(calls)), None
+    names = {tuple(name.split("|")): name for name in kept}
+
+    def of(label, spacing, calls):
+        found = (
+            names[name]
+            for name in names
+            if name[0] == label and spacing in (None, name[1]) and calls in (None, name[2])
         )
-        blank = np.full_like(kept["teacher||100"], 255)
-        rows.append((blank if name is None else kept["|".join(name)])[:ACROSS])
+        return next(found, None)
+
+    teacher = kept[of("teacher", None, None)][:ACROSS]
+    found = [of(label, spacing, str(CALLS)) for label, spacing in STRIPS]
+    rows = [*(np.full_like(teacher, 255) if name is None else kept[name][:ACROSS] for name in found), teacher]
     shape = rows[0].shape
     images = np.stack(rows)
     sheet = np.full((len(rows), shape[2] + 1, ACROSS, shape[3] + 1, shape[1]), 255, np.uint8)
@@ -117,13 +122,12 @@ def strips(axes, folder, row_names):
 
 
 def main(out, folders):
-    sweeps = [Sweep.read(folder) for folder in folders]
-
     def draw(figure, colours):
         axes = figure.subplots(2, len(folders), squeeze=False, height_ratios=[2.1, 1])
-        for place, (folder, sweep) in enumerate(zip(folders, sweeps, strict=True)):
-            panel(axes[0, place], sweep, place == 0)
-            strips(axes[1, place], folder, place == 0)
+        for place, text in enumerate(folders):
+            folder, _, title = text.partition("=")
+            panel(axes[0, place], Sweep.read(folder), title or folder, place == 0)
+            strips(axes[1, place], Path(folder), place == 0)
         handles = {}
         for ax in axes[0]:
             for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -142,6 +146,6 @@ if __name__ == "__main__":
         description="Draw quality against network calls, of folders of benchmarks/calls.py."
     )
     parser.add_argument("out", help="the picture, such as docs/few-calls.png")
-    parser.add_argument("folders", type=Path, nargs="+", help="what benchmarks/calls.py wrote")
+    parser.add_argument("folders", nargs="+", metavar="FOLDER[=TITLE]", help="what benchmarks/calls.py wrote")
     arguments = parser.parse_args()
     main(arguments.out, arguments.folders)
