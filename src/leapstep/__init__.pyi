@@ -24,6 +24,7 @@ from .core.convention import Condition, Convention
 from .core.denoiser import Denoiser, Diffusion, Estimate, clipped, dynamic_threshold, from_network, guided, scaled
 from .core.exact import GaussianMixture, empirical
 from .core.finite import NotFinite
+from .core.fitting import Distance, Fitted, Reference, fit, refer, tune
 from .core.gaussian import Gaussian
 from .core.interpolation import interpolation_grid, slerp, spherical
 from .core.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
@@ -66,6 +67,7 @@ from .core.transitions import (
     dpmpp_3m,
     edm,
     euler_maruyama,
+    fitted,
     heun,
     inverted,
     ipndm,
@@ -101,8 +103,10 @@ __all__ = [
     "Density",
     "Diagnosis",
     "Diffusion",
+    "Distance",
     "Estimate",
     "Evaluation",
+    "Fitted",
     "Gaussian",
     "GaussianMixture",
     "Measure",
@@ -111,6 +115,7 @@ __all__ = [
     "Noise",
     "NotFinite",
     "Process",
+    "Reference",
     "Report",
     "SamplingSpec",
     "State",
@@ -146,6 +151,8 @@ __all__ = [
     "exponential",
     "exponential_s",
     "files",
+    "fit",
+    "fitted",
     "flow",
     "from_alphas_cumprod",
     "from_betas",
@@ -169,6 +176,7 @@ __all__ = [
     "plugin",
     "progress",
     "quadratic",
+    "refer",
     "remedies",
     "report",
     "rescale_zero_terminal_snr",
@@ -192,6 +200,7 @@ __all__ = [
     "train",
     "training",
     "trajectory",
+    "tune",
     "unipc",
     "variational_bound",
     "ve",

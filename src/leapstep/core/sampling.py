@@ -174,7 +174,7 @@ def network_device(diffusion: Diffusion) -> torch.device:
 def sample_in_batches(
     diffusion: Diffusion | Diffusible | Callable[[range], Diffusion],
     shape: Sequence[int],
-    steps: int | Sequence[float] | Tensor = 20,
+    steps: int | Sequence[float] | Tensor | None = None,
     transition: Transition | str | None = None,
     *,
     spacing: str = "trailing",
@@ -199,6 +199,7 @@ def sample_in_batches(
     if n < 1 or first < 0 or (batch_size is not None and batch_size < 1):
         raise ValueError(f"n={n}, first={first}, batch_size={batch_size}: at least 1, 0 and 1")
     transition, models, kind = as_transition(transition), as_diffusions(diffusion), _as_dtype(dtype)
+    steps = _number_or_own(steps, transition)
     device = None if device is None else _as_device(device)
     for low in range(first, first + n, batch_size or n):
         rows = range(low, min(first + n, low + (batch_size or n)))
@@ -211,6 +212,14 @@ def sample_in_batches(
             states = trajectory(model, beginning(model, path[0], noise(0), start), path, transition, noise)
             x = _end(states, on_step or bool)
         yield rows, x
+
+
+def _number_or_own(
+    steps: int | Sequence[float] | Tensor | None, transition: Transition | str | None
+) -> int | Sequence[float] | Tensor:
+    """The number of steps or their times; where none are asked for, those of a fitted solver, or 20."""
+    own: Sequence[float] | None = getattr(transition, "options", {}).get("times")
+    return steps if steps is not None else own or 20
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -259,7 +268,7 @@ ELSEWHERE = {
 def sample(
     diffusion: Diffusion | Diffusible | Callable[[range], Diffusion],
     shape: Sequence[int],
-    steps: int | Sequence[float] | Tensor = 20,
+    steps: int | Sequence[float] | Tensor | None = None,
     transition: Transition | str | None = None,
     *,
     spacing: str = "trailing",
@@ -279,7 +288,7 @@ def sample(
             conditions of their own, a function from the range of sample indices in a batch to the Diffusion that is
             conditioned for them.
         shape: `(n, *d)`.
-        steps: their number, or the list of times; see `times`.
+        steps: their number, or the list of times; see `times`. None: 20, or the times of a fitted solver.
         transition: the method, a transition such as `leapstep.unipc(order=3)` or a name in `TRANSITIONS`; default
             `ddim()`.
         spacing: see `times`.
@@ -306,7 +315,7 @@ def sample(
         meant = ELSEWHERE.get(name) or near(name, inspect.signature(sample).parameters)
         raise TypeError(f"sample() has no argument {name!r}" + ("" if meant is None else f": did you mean {meant}?"))
     n, *_ = _checked_shape(shape)
-    number, out = number_or_times(steps), torch.empty(0)
+    number, out = number_or_times(_number_or_own(steps, transition)), torch.empty(0)
     number = len(number) - 1 if isinstance(number, Tensor) else number
     with _progress("sampling", number * -(-n // (batch_size or n or 1)), progress, on_step) as step:
         for rows, x in sample_in_batches(
@@ -331,7 +340,7 @@ def sample(
 def decode(
     diffusion: Diffusion | Diffusible,
     x: Tensor,
-    steps: int | Sequence[float] | Tensor = 20,
+    steps: int | Sequence[float] | Tensor | None = None,
     transition: Transition | str | None = None,
     *,
     spacing: str = "trailing",
@@ -348,7 +357,7 @@ def decode(
     """
     model = as_diffusion(diffusion)
     warn_of_training(_network(model))
-    path = times(model.process, steps, spacing)
+    path = times(model.process, _number_or_own(steps, transition), spacing)
     with _progress("decoding", len(path) - 1, progress, on_step) as step:
         return _end(trajectory(model, x, path, transition), step)
 
@@ -368,7 +377,8 @@ def encode(
 
     Arguments:
         x0: data in the network's range.
-        steps, transition, spacing, progress, on_step: as of `sample`.
+        steps: their number, or the list of times; see `times`.
+        transition, spacing, progress, on_step: as of `sample`.
     Returns:
         x at the last of the times, `[b, *d]`.
     Raises:

@@ -1,14 +1,15 @@
 """Sampling methods, each of which makes a transition for the one loop.
 
 `family` has the formula that all rest on, and DDIM's family; `ode`, solvers of the deterministic one; `multistep`,
-those that use estimates of earlier steps; `stochastic`, other ways to inject noise; `elsewhere`, their names in other
-libraries.
+those that use estimates of earlier steps; `fitted`, those with coefficients of their own; `stochastic`, other ways to
+inject noise; `elsewhere`, their names in other libraries.
 """
 
 from __future__ import annotations
 
 from leapstep.core.transitions.elsewhere import ELSEWHERE, OTHERS, ours, refusal
 from leapstep.core.transitions.family import Draw, Step, Transition, ddim, ddpm, estimate, younger
+from leapstep.core.transitions.fitted import fitted
 from leapstep.core.transitions.memory import Memory, join, rows, select
 from leapstep.core.transitions.multistep import (
     deis,
@@ -47,6 +48,7 @@ __all__ = [
     "edm",
     "estimate",
     "euler_maruyama",
+    "fitted",
     "heun",
     "inverted",
     "ipndm",

@@ -1,0 +1,204 @@
+"""The teacher: fine paths from noise to samples, which a solver with few calls is fitted to and judged by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from leapstep.core.denoiser import Counted, Diffusible, Diffusion, as_diffusions
+from leapstep.core.gaussian import Gaussian
+from leapstep.core.noise import Noise
+from leapstep.core.printing import summary
+from leapstep.core.process import Process, flat
+from leapstep.core.sampling import beginning, network_device, trajectory
+from leapstep.core.spacing import times
+from leapstep.core.transitions import Transition, as_transition, unipc
+
+DRAW = 1
+"""Which draw of a sample's start noise fits a solver: sampling takes draw 0, so no sample is ever one of these."""
+
+SHARES = {"fit": 0.625, "choose": 0.125, "judge": 0.25}
+"""What becomes of the noises: coefficients are fitted to the first, the best of several fits is chosen on the second,
+and its error is told on the third, which has had no part in either."""
+
+
+class Part(NamedTuple):
+    """Some of the noises, and the teacher's paths from them.
+
+    Attributes:
+        diffusion: the model, conditioned for them, with the origin that its students start from.
+        eps: standard normal noise, `[b, *d]`.
+        x: at every time of the teacher, `[K + 1, b, *d]`, in the end its samples; of noises that nothing is fitted to
+            only these, `[1, b, *d]`.
+        x0: the teacher's estimates, `[K, b, *d]`, of the first part only.
+    """
+
+    diffusion: Diffusion
+    eps: Tensor
+    x: Tensor
+    x0: Tensor | None
+
+    def start(self, t: Tensor) -> Tensor:
+        """Where a student begins at time t, `[b, *d]`."""
+        return beginning(self.diffusion, t, self.eps)
+
+
+class Distance(NamedTuple):
+    """How far samples are from the teacher's, from the same noise.
+
+    Attributes:
+        rms: the root mean square over all values.
+        standard_error: of that, over samples.
+    """
+
+    rms: float
+    standard_error: float
+
+
+class Reference(NamedTuple):
+    """The teacher's paths from some noises; see `refer`.
+
+    Attributes:
+        times: of the teacher, `[K + 1]`.
+        fit, choose, judge: the noises by what they are for, see `SHARES`.
+        evaluations: how many evaluations of the network it took, counted by sample.
+    """
+
+    times: Tensor
+    fit: tuple[Part, ...]
+    choose: tuple[Part, ...]
+    judge: tuple[Part, ...]
+    evaluations: int
+
+    def __repr__(self) -> str:
+        counts = {name: sum(len(part.eps) for part in getattr(self, name)) for name in SHARES}
+        return summary(self, [("times", self.times), *counts.items(), ("evaluations", self.evaluations)])
+
+    @property
+    def process(self) -> Process:
+        """The process of the model."""
+        return self.fit[0].diffusion.process
+
+    @property
+    def samples(self) -> Tensor:
+        """The teacher's samples from all noises but those that judge, `[n, *d]`, in the order of their rows."""
+        return torch.cat([part.x[-1] for part in (*self.fit, *self.choose)])
+
+    def starting(self, origin: Gaussian | Callable[[range], Gaussian]) -> Reference:
+        """The same, for students that start from a Gaussian marginal, below t = 1.
+
+        Arguments:
+            origin: the law of the data, or a function from rows of noises to that of theirs.
+        """
+        row = 0
+
+        def started(parts: Sequence[Part]) -> tuple[Part, ...]:
+            nonlocal row
+            result = []
+            for part in parts:
+                rows = range(row, row + len(part.eps))
+                law = origin if isinstance(origin, Gaussian) else origin(rows)
+                result.append(part._replace(diffusion=part.diffusion._replace(origin=law)))
+                row = rows.stop
+            return tuple(result)
+
+        fit, choose, judge = map(started, (self.fit, self.choose, self.judge))  # in the order of their rows
+        return self._replace(fit=fit, choose=choose, judge=judge)
+
+    @torch.no_grad()
+    def measure(self, transition: Transition | str, times: Tensor) -> Distance:
+        """The distance of a method's samples from the teacher's, from the noises that judge.
+
+        Arguments:
+            times: `[n + 1]`, decreasing to 0.
+        """
+        squares = []
+        for part in self.judge:
+            for state in trajectory(part.diffusion, part.start(times[0]), times, transition):
+                x = state.x
+            squares.append(flat(x - part.x[-1]).double().square().mean(1).cpu())
+        return _distance(torch.cat(squares))
+
+
+_OnCall = Callable[[int], object] | None
+
+
+def _distance(squares: Tensor) -> Distance:
+    """Of the mean squares of samples, `[b]`."""
+    rms = squares.mean().sqrt().item()
+    error = squares.std().item() / math.sqrt(len(squares)) if len(squares) > 1 else math.nan
+    return Distance(rms, error / (2 * rms) if rms else 0.0)  # d sqrt(m) = dm / (2 sqrt(m))
+
+
+@torch.no_grad()
+def refer(
+    diffusion: Diffusion | Diffusible | Callable[[range], Diffusion],
+    shape: Sequence[int],
+    *,
+    noises: int = 256,
+    steps: int = 40,
+    transition: Transition | str | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    on_call: _OnCall = None,
+) -> Reference:
+    """Follow the teacher from some noises, never those of samples.
+
+    Arguments:
+        diffusion: as of `leapstep.sample`: a model, or a function from rows of noises to it, conditioned for them.
+        shape: of one sample, `d`.
+        noises: their number, 16 or more.
+        steps: of the teacher, whose times those of a fitted solver are chosen from.
+        transition: the teacher's method, deterministic; default `unipc(order=3)`.
+        seed: of the noises.
+        batch_size: how many to work on at a time.
+        dtype, device: as of `leapstep.sample`.
+        on_call: called with the number of samples of each call of the network, before it; by students too.
+    Returns:
+        the Reference, which `fit` learns from. It holds the paths of the noises for fitting, 4 `steps` D bytes each.
+    Raises:
+        ValueError: too few noises, and what `times` raises.
+        FloatingPointError: the teacher's samples are not finite.
+    """
+    if noises < 16 or batch_size < 1:
+        raise ValueError(f"noises={noises}, batch_size={batch_size}: give 16 or more, and 1 or more")
+    models, teacher = as_diffusions(diffusion), as_transition(transition or unipc(order=3))
+    path = times(models(range(1)).process, steps)
+    parts: dict[str, list[Part]] = {name: [] for name in SHARES}
+    row = evaluations = 0
+    for name, share in SHARES.items():
+        stop = noises if name == "judge" else row + round(share * noises)
+        while row < stop:
+            rows = range(row, min(stop, row + batch_size))
+            model = models(rows)
+            counted = Counted(model.denoise, on_call)
+            model = model._replace(denoise=counted)
+            place = network_device(model) if device is None else device
+            eps = Noise(seed, rows, tuple(shape), dtype, place)(0, DRAW)
+            begins = name == "fit" and not parts["fit"]
+            parts[name].append(_followed(model, eps, path, teacher, name == "fit", begins))
+            evaluations += counted.calls * len(rows)
+            row = rows.stop
+    result = Reference(path, tuple(parts["fit"]), tuple(parts["choose"]), tuple(parts["judge"]), evaluations)
+    if not result.samples.isfinite().all():
+        raise FloatingPointError("the teacher's samples are not finite: nothing can be fitted to them")
+    return result
+
+
+def _followed(
+    model: Diffusion, eps: Tensor, path: Tensor, teacher: Transition, all_times: bool, estimates: bool
+) -> Part:
+    """The teacher's paths from these noises."""
+    x = beginning(model, path[0], eps)
+    xs, x0s = [x], []
+    for state in trajectory(model, x, path, teacher):
+        xs = [*xs, state.x] if all_times else [state.x]
+        if estimates:
+            x0s.append(state.x0)
+    return Part(model, eps, torch.stack(xs), torch.stack(x0s) if estimates else None)
