@@ -14,7 +14,18 @@ import leapstep
 from leapstep.data import read
 from leapstep.evaluation.distances import frechet_distance
 
-FAST = ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "sde_dpmpp_2m", "ddpm", "ddpm, optimal", "ddim, optimal"]
+FAST = [
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "unipc",
+    "deis",
+    "ipndm",
+    "sde_dpmpp_2m",
+    "ddpm",
+    "ddpm, optimal",
+    "ddim, optimal",
+]
 ROWS = [("ddpm", 1000), ("ddim", 100), *[(label, steps) for label in FAST for steps in (20, 10, 5)]]
 
 

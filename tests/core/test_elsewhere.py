@@ -3,6 +3,7 @@
 import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 import leapstep
 from cases import MIXTURE, silent, time
 from leapstep.core.transitions import ELSEWHERE, OTHERS, ours
+from leapstep.evaluation.sweep import plan
 from leapstep.inference.spec import SamplingSpec
 
 F64 = torch.float64
@@ -155,6 +157,21 @@ def test_a_name_is_taken_wherever_a_method_is_named(name):
     assert (spec.method, spec.options) == (method, options)
     assert SamplingSpec.from_json(spec.to_json()) == spec
     assert name not in leapstep.TRANSITIONS
+
+
+def test_a_sweep_takes_them_and_has_no_row_twice():
+    model = SimpleNamespace(process=leapstep.linear(), spacing=None)
+    specs = plan(
+        model, methods=["euler", "DDIMScheduler", "ddim", "UniPCMultistepScheduler", "unipc", "lms"], steps=[5]
+    )
+    assert [(spec.method, spec.options) for spec in specs] == [
+        ("ddim", {"eta": 0.0}),
+        ("ddim", {"eta": 1.0}),
+        ("unipc", {}),
+        ("deis", {"order": 4, "variable": "rho"}),
+    ]
+    with pytest.raises(ValueError, match="methods=dpm_fast: not here; the nearest is dpm_2"):
+        plan(model, methods=["dpm_fast"])
 
 
 def test_an_option_overrides_what_the_name_implies():
