@@ -86,6 +86,7 @@ from .evaluation.yardstick import Measure
 from .inference.spec import SamplingSpec
 from .models.checkpoint import load, save
 from .models.model import Model
+from .training.distillation import distill
 from .training.run import train
 from .views.report import Report, report
 
@@ -136,6 +137,7 @@ __all__ = [
     "decode",
     "deis",
     "diagnose",
+    "distill",
     "doctor",
     "dpm_2",
     "dpmpp_2m",

@@ -17,6 +17,7 @@ from leapstep.cli import (
     calibrate,
     compare,
     demo,
+    distill,
     doctor,
     evaluate,
     features,
@@ -63,8 +64,8 @@ def _main(
     pass
 
 
-SHARED = "train"
-"""The one command that shares its work among the processes of a launch; all others are left to the first process."""
+SHARED = ("train", "distill")
+"""The commands that share their work among the processes of a launch; all others are left to the first process."""
 
 MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "out of memory")
 """How torch says that memory is full, on any device: by the name of its error, or in its text."""
@@ -80,7 +81,7 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     @cleaned_output()
     def run(*args: Any, **given: Any) -> None:
-        if name != SHARED:
+        if name not in SHARED:
             _be_the_only_one(name)
         try:
             with options.held, _one_voice(), warnings.catch_warnings():
@@ -147,6 +148,7 @@ def _smaller(given: dict[str, Any]) -> str:
 
 JOURNEY = {
     "A model of your own": {"demo": demo, "train": train, "info": info, "sample": sample},
+    "In fewer calls": {"distill": distill},
     "How good it is": {
         "evaluate": evaluate,
         "sweep": sweep,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import types
-import typing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from leapstep.cli import configured
 from leapstep.training.configuration import CPU_PRESET, GPU_PRESET, PRESETS, TrainingConfig
 
 EXAMPLES = """**Examples**
@@ -86,29 +84,4 @@ def command(
     return {"out": out, **model.details}
 
 
-def _options() -> list[inspect.Parameter]:
-    """An option for every setting. Numbers and switches are parsed here, everything else by the configuration."""
-    parameters = []
-    for name, field in TrainingConfig.model_fields.items():
-        annotation: Any = field.annotation
-        union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
-        kinds = typing.get_args(annotation) if union else (annotation,)
-        kind: Any = next((kind for kind in (bool, int, float) if kind in kinds), str)
-        choices = [
-            str(choice) for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)
-        ]
-        default = ",".join(map(str, map(int, field.default))) if isinstance(field.default, tuple) else field.default
-        notes = [" | ".join(choices)] * bool(choices) + [f"default: {default}"] * (default is not None)
-        text = f"{field.description} [{'; '.join(notes)}]" if notes else field.description
-        option = Annotated[kind | None, typer.Option(help=text, rich_help_panel="Settings")]
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option))
-    return parameters
-
-
-def _with_options(function: types.FunctionType) -> None:
-    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    function.__signature__ = inspect.Signature([*own, *_options()])  # type: ignore[attr-defined]
-    function.__annotations__ = {p.name: p.annotation for p in [*own, *_options()]}
-
-
-_with_options(command)  # type: ignore[arg-type]
+configured.with_settings(command, TrainingConfig)  # type: ignore[arg-type]

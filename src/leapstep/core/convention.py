@@ -131,6 +131,7 @@ class Convention:
         conditions: what else the network takes.
         shape: `d`, the shape of one sample, where it is known.
         spacing: the spacing of the steps that the network's authors sample with, one of `SPACINGS`, where it is known.
+        steps: the number of steps that the network was distilled for; None: it takes any number.
     Raises:
         ValueError: an unknown name, a clock that counts levels that nobody has numbered, or numbers that do not fit.
     References:
@@ -152,10 +153,13 @@ class Convention:
     conditions: tuple[Condition, ...] = ()
     shape: tuple[int, ...] | None = None
     spacing: str | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.timesteps is not None:
             check_count(timesteps=self.timesteps)
+        if self.steps is not None:
+            check_count(steps=self.steps)
         values: dict[str, Any] = {
             "process": as_process(self.process),
             "predicts": SYNONYMS.get(self.predicts, self.predicts),
@@ -169,6 +173,7 @@ class Convention:
             "origin": _frozen(self.origin),
             "conditions": tuple(self.conditions),
             "shape": None if self.shape is None else tuple(int(size) for size in self.shape),
+            "steps": None if self.steps is None else operator.index(self.steps),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)

@@ -68,3 +68,4 @@ class Convention(Schema):
     conditions: Annotated[tuple[Condition, ...], Field(max_length=64)] = ()
     shape: Annotated[tuple[Side, ...], Field(max_length=16)] | None = None
     spacing: Word | None = None
+    steps: Levels | None = None

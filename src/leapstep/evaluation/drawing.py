@@ -65,7 +65,7 @@ def batches(
 
 def warm_up(model: Model, spec: SamplingSpec) -> None:
     """Call the network once with a batch of a specification: the first call of all is slower than the others."""
-    once = dataclasses.replace(spec, method="ddim", options={}, steps=1, times=None, spacing="trailing")
+    once = dataclasses.replace(spec, method="ddim", options={}, steps=model.steps or 1, times=None, spacing="trailing")
     next(batches(model, once))
 
 

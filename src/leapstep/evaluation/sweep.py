@@ -126,11 +126,14 @@ def plan(
         methods: names of `TRANSITIONS`, or what they are called elsewhere; None: ddim, dpmpp_2m, unipc.
         etas: rows of ddim: noise injected, 0 to 1; "beta" and "optimal" are variances of ddpm. None: 0, 1.
         steps: columns; None: 5, 10, 20, 50, 100. Those that the model cannot take are left out, see `left_out`.
+            Of a distilled model, None is for all three what it was distilled for.
         spacings: names of `SPACINGS`; None: what the model says, or "trailing".
 
     Raises:
         ValueError: what does not fit the model.
     """
+    if model.steps is not None:
+        methods, etas, steps = methods or ["ddim"], etas or [0], steps or [model.steps]
     named = [ours(name) for name in methods or METHODS]
     if etas and ("ddim", {}) not in named:
         raise SpecError("etas", ",".join(map(str, etas)), "are rows of ddim: name it among the methods")

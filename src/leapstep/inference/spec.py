@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from leapstep.core.spacing import SPACINGS, times
 from leapstep.core.transitions import TRANSITIONS, Transition, ours, refusal
 from leapstep.files import reading
 from leapstep.models.model import Model
-from leapstep.text import allowed, near, one_line
+from leapstep.text import allowed, counted, near, one_line
 
 VERSION = 1
 """Of the JSON format."""
@@ -187,7 +188,8 @@ class SamplingSpec:
         A method that chooses its own steps goes the whole way in one step of the loop, from pure noise (trailing).
 
         Arguments:
-            steps: their number where the specification leaves it open, or T where that is less.
+            steps: their number where the specification leaves it open: what the model was distilled for, or else this,
+                or T where that is less.
             adaptive_steps: as `steps`, for methods that choose their own within each.
             spacing: where the specification leaves it open; None: the model's, or else "trailing".
         Returns:
@@ -214,7 +216,20 @@ class SamplingSpec:
         spec = spec._with_path(model, adaptive_steps if adaptive else steps, "trailing" if adaptive else spacing)
         spec.transition(model)
         spec.diffusion(model, range(spec.first, spec.first + 1))
+        spec._warn_of_distillation(model)
         return spec
+
+    def _warn_of_distillation(self, model: Model) -> None:
+        """Warn of what a distilled model was not trained for."""
+        if model.steps is None:
+            return
+        own = times(model.process, model.steps, model.spacing or "trailing")
+        if self.method != "ddim" or self.options or not torch.equal(self.times_for(model), own):
+            warnings.warn(
+                f"{self.label} in {counted(self.steps or 0)} is not what this model was distilled for: ddim in "
+                f"{counted(model.steps)}, {model.spacing or 'trailing'}",
+                stacklevel=3,
+            )
 
     def _with_path(self, model: Model, steps: int, spacing: str | None) -> SamplingSpec:
         """With steps and spacing, or with times and their number of steps."""
@@ -226,7 +241,8 @@ class SamplingSpec:
                 )
             return dataclasses.replace(self, times=path, steps=len(path) - 1, spacing=None)
         levels = model.process.timesteps or 1000
-        count = min(steps, levels) if self.steps is None else self.steps
+        usual = min(steps, levels) if model.steps is None else model.steps
+        count = usual if self.steps is None else self.steps
         if not _is_whole(count):
             raise SpecError("steps", count, "give an integer, at least 1")
         name = self.spacing or spacing or model.spacing or "trailing"

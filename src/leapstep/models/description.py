@@ -12,6 +12,7 @@ from leapstep.core.process import Process
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.models.checkpoint import fingerprint
 from leapstep.models.model import Model
+from leapstep.text import counted
 
 
 def schedule_name(process: Process) -> str | None:
@@ -51,6 +52,7 @@ def describe(model: Model) -> dict[str, Any]:
     """What is known of a model, as JSON; what is not known, or as usual, is left out."""
     data, training = model.details.get("data", {}), model.details.get("training", {})
     imported, begun = model.details.get("imported", {}), model.details.get("init_from")
+    distilled = model.details.get("distillation", {})
     holdout, schedule = data.get("holdout"), schedule_name(model.process)
     facts = {
         "network": type(model.network).__name__,
@@ -71,6 +73,9 @@ def describe(model: Model) -> dict[str, Any]:
         if data
         else None,
         "began_with": f"the weights of {begun.get('source')}" if begun else None,
+        "distilled_for": None if model.steps is None else counted(model.steps),
+        "teacher": (distilled.get("teacher") or {}).get("source"),
+        "guidance": guidance if (guidance := distilled.get("guidance", 1)) != 1 else None,
         "trained_steps": model.details.get("step"),
         "imported_from": imported.get("file"),
         "evidence": imported.get("evidence"),

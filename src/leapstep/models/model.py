@@ -82,6 +82,11 @@ class Model:
         return self.convention.spacing
 
     @property
+    def steps(self) -> int | None:
+        """The number of steps that it was distilled for; None for a model that takes any number."""
+        return self.convention.steps
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """`d`, the shape of one sample."""
         assert self.convention.shape is not None
@@ -178,6 +183,8 @@ class Model:
             raise ValueError(f"labels are {kind}: pass integers from 0 to {last}, one for all or one for each")
         if ((labels < 0) | (labels > last)).any():
             raise ValueError(f"labels must lie between 0 and {last} ({', '.join(self.classes)})")
+        if guidance != 1 and self.null_label is None and self.steps is not None:
+            raise ValueError(f"guidance={guidance}: this model was distilled with guidance in its weights, use 1")
         if guidance != 1 and self.null_label is None:
             raise ValueError("guidance needs a network that was trained with some labels dropped (label_dropout)")
 

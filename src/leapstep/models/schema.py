@@ -61,6 +61,24 @@ class Imported(Schema):
     evidence: Annotated[tuple[Line, ...], Field(max_length=1000)] | None = None
 
 
+class Teacher(Schema):
+    """The model that a student was distilled from."""
+
+    source: Name
+    weights_sha256: Word
+    step: Count | None = None
+    condition: Name | None = None
+
+
+class Distillation(Schema):
+    """What a student was distilled from, and the settings of that."""
+
+    __pydantic_extra__: dict[str, Plain]
+    teacher: Teacher
+    calls: Annotated[int, Field(ge=1)]
+    guidance: float = 1.0
+
+
 class Run(Schema):
     """`leapstep.json`."""
 
@@ -70,6 +88,7 @@ class Run(Schema):
     training: dict[Word, Plain | list[Plain]] | None = None
     convention: Convention | None = None
     imported: Imported | None = None
+    distillation: Distillation | None = None
 
 
 class State(Schema):
@@ -78,6 +97,7 @@ class State(Schema):
     step: Count
     data: Data | None = None
     training: dict[Word, Any] | None = None
+    distillation: Distillation | None = None
 
 
 class Measured(Schema):

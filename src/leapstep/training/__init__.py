@@ -8,7 +8,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     [module.name for module in pkgutil.iter_modules(__path__)],
     {
-        "configuration": ["PRESETS", "TrainingConfig", "configure"],
+        "configuration": ["PRESETS", "DistillationConfig", "TrainingConfig", "configure"],
+        "distillation": ["Distiller", "distill"],
         "estimate": ["usual_settings"],
         "initial": ["Start"],
         "objective": ["WEIGHTS", "loss", "stratified_times"],

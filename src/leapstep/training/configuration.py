@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -41,10 +41,45 @@ Widths = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 Flags = Annotated[tuple[bool, ...], BeforeValidator(_listed)]
 
 
-class TrainingConfig(BaseModel):
-    """The settings of a training run; each field's description is its help text."""
+class RunConfig(BaseModel):
+    """The settings of every run that trains a network; each field's description is its help text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # optimisation
+    steps: int = Field(100_000, ge=1, description="optimiser steps")
+    batch_size: int = Field(128, ge=1, description="samples per optimiser step, over all processes")
+    accumulate: int = Field(1, ge=1, description="number of parts in which a batch is computed")
+    learning_rate: float = Field(2e-4, gt=0, description="of AdamW")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="course of the learning rate after warm-up"
+    )
+    warmup: int = Field(500, ge=0, description="steps of linear learning-rate warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    clip_gradient: float = Field(1.0, gt=0, description="bound on the gradient's norm")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights, after a warm-up")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto: bf16 if the machine computes it natively"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the initial weights, the data order and the noise")
+    # record
+    log_every: int = Field(50, ge=1, description="steps between TensorBoard scalars")
+    holdout_every: int = Field(200, ge=1, description="steps between losses on held-out samples")
+    sample_every: int = Field(2000, ge=1, description="steps between sample grids")
+    save_every: int = Field(1000, ge=1, description="steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _divides(self) -> RunConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+Kind = TypeVar("Kind", bound=RunConfig)
+
+
+class TrainingConfig(RunConfig):
+    """The settings of a training run."""
 
     # data
     size: int | None = Field(None, ge=1, description="crop and resize images to squares of this side, pixels")
@@ -87,37 +122,31 @@ class TrainingConfig(BaseModel):
     depth: int = Field(4, ge=1, description="MLP: residual blocks")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside residual blocks")
     time_embedding: Literal["sinusoidal", "learned"] = Field("sinusoidal", description="embedding of the timestep")
-    # optimisation
-    steps: int = Field(100_000, ge=1, description="optimiser steps")
-    batch_size: int = Field(128, ge=1, description="samples per optimiser step, over all processes")
-    accumulate: int = Field(1, ge=1, description="number of parts in which a batch is computed")
-    learning_rate: float = Field(2e-4, gt=0, description="of AdamW")
-    lr_schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="course of the learning rate after warm-up"
-    )
-    warmup: int = Field(500, ge=0, description="steps of linear learning-rate warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    clip_gradient: float = Field(1.0, gt=0, description="bound on the gradient's norm")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights, after a warm-up")
-    precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="auto: bf16 if the machine computes it natively"
-    )
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of the initial weights, the data order and the noise")
-    # record
-    log_every: int = Field(50, ge=1, description="steps between TensorBoard scalars")
-    holdout_every: int = Field(200, ge=1, description="steps between losses on held-out samples")
-    sample_every: int = Field(2000, ge=1, description="steps between sample grids")
-    save_every: int = Field(1000, ge=1, description="steps between checkpoints")
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingConfig:
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
         if self.predicts == "eps" and self.zero_terminal_snr:
             raise ValueError("zero_terminal_snr needs --predicts v or x0: at zero signal eps says nothing of the data")
         if self.zero_terminal_snr and self.loss in ("eps", "min_snr"):
             raise ValueError(f"loss {self.loss} gives level T no weight under zero_terminal_snr: use v or x0")
         return self
+
+
+class DistillationConfig(RunConfig):
+    """The settings of a distillation, of which the usual ones are not those of a training."""
+
+    calls: int = Field(1, ge=1, description="network calls of a sample of the student")
+    guidance: float = Field(1.0, description="scale of classifier-free guidance that the student takes over; 1 is none")
+    teacher_steps: int = Field(16, ge=1, description="steps of the teacher from noise to data, at least")
+    reuse: int = Field(4, ge=1, description="steps in which a sample of the teacher is used, on average")
+    steps: int = Field(2000, ge=1, description="steps; the student's weights change once for each of its calls in each")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="course of the learning rate after warm-up"
+    )
+    warmup: int = Field(20, ge=0, description="steps of linear learning-rate warm-up")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights, after a warm-up")
+    sample_every: int = Field(500, ge=1, description="steps between sample grids")
+    save_every: int = Field(250, ge=1, description="steps between checkpoints")
 
 
 CPU_PRESET, GPU_PRESET = "photos-cpu", "photos"
@@ -190,11 +219,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings by the name of the data that they are for."""
 
 
-def parameters() -> list[inspect.Parameter]:
-    """The settings as keyword arguments of a function, where None leaves a setting as it is."""
+def parameters(kind: type[RunConfig]) -> list[inspect.Parameter]:
+    """The settings of a kind as keyword arguments of a function, where None leaves a setting as it is."""
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=field.annotation)
-        for name, field in TrainingConfig.model_fields.items()
+        for name, field in kind.model_fields.items()
     ]
 
 
@@ -204,7 +233,7 @@ def configure(
     file: str | Path | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> TrainingConfig:
-    """Put a configuration together.
+    """Put the configuration of a training together.
 
     Arguments:
         overrides: settings that win over all others.
@@ -222,13 +251,23 @@ def configure(
         settings |= layer
         if "channels" in layer:
             settings = _fitting(settings, layer)
+    return checked(TrainingConfig, settings)
+
+
+def checked(kind: type[Kind], settings: Mapping[str, Any]) -> Kind:
+    """A configuration of these settings.
+
+    Raises:
+        ValueError: one line that names the setting, what arrived and what is allowed; for an unknown key, its nearest
+            neighbour.
+    """
     for key in settings:
-        if key not in TrainingConfig.model_fields:
-            begins = [name for name in TrainingConfig.model_fields if name.startswith(str(key))]
-            nearest = begins or difflib.get_close_matches(str(key), TrainingConfig.model_fields, n=1, cutoff=0.0)
+        if key not in kind.model_fields:
+            begins = [name for name in kind.model_fields if name.startswith(str(key))]
+            nearest = begins or difflib.get_close_matches(str(key), kind.model_fields, n=1, cutoff=0.0)
             raise ValueError(f"unknown setting {key!r}: did you mean {nearest[0]!r}?")
     try:
-        return TrainingConfig(**settings)
+        return kind(**settings)
     except ValidationError as error:
         raise ValueError("; ".join(_line(problem) for problem in error.errors())) from error
 

@@ -1,25 +1,15 @@
-"""Defaults for this machine and data, and an estimate of the run time from a trial step."""
+"""Defaults for this machine and data, and what is said of the time that a run will take."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leapstep.data.readers import first_size, is_array
 from leapstep.text import duration
 from leapstep.training.configuration import CPU_PRESET, GPU_PRESET, PRESETS
 
-if TYPE_CHECKING:
-    from leapstep.training.trainer import Trainer
-
-FEW = 20
-"""The most steps for which no time is estimated."""
-
-SLOW, EVENING = 10.0, 6 * 3600.0
-"""Seconds: a first step so slow that no second one is measured; an evening."""
+EVENING = 6 * 3600.0
+"""Seconds."""
 
 
 def usual_settings(source: str, gpu: bool) -> tuple[str | None, dict[str, Any]]:
@@ -43,51 +33,6 @@ def usual_settings(source: str, gpu: bool) -> tuple[str | None, dict[str, Any]]:
     if sides is None or max(sides) <= preset["size"]:
         preset = {key: value for key, value in preset.items() if key != "size"}
     return name, preset
-
-
-def seconds_a_step(trainer: Trainer) -> float | None:
-    """Time a step of training and undo it: the second one, since the first warms up, unless that is slow already.
-
-    Afterwards everything is as it was, to the bit. All processes of a run must take part.
-
-    Returns:
-        seconds; None if the step failed, which training will report.
-    """
-    seconds: float | None = None
-    with _undone(trainer), contextlib.suppress(FloatingPointError):
-        for _ in range(2):
-            began = time.perf_counter()
-            trainer.advance()
-            seconds = time.perf_counter() - began
-            if trainer.any_process(seconds > SLOW):
-                break
-    return seconds
-
-
-@contextlib.contextmanager
-def _undone(trainer: Trainer) -> Iterator[None]:
-    """Restore the weights, their average and the optimiser's state at the end of the block."""
-    parts = (trainer.network, trainer.ema, trainer.optimizer)
-    before, step = [copy.deepcopy(part.state_dict()) for part in parts], trainer.step
-    try:
-        yield
-    finally:
-        trainer.optimizer.zero_grad()
-        for part, state in zip(parts, before, strict=True):
-            part.load_state_dict(state)
-        trainer.step = step
-
-
-def foretell(trainer: Trainer, steps: int) -> None:
-    """Report how long a number of steps will take on this machine, unless they are few."""
-    seconds = seconds_a_step(trainer) if steps > FEW else None
-    if seconds is not None:
-        config, lighter = trainer.config, PRESETS[CPU_PRESET]
-        heavier = any(
-            getattr(config, name) != lighter[name] for name in ("channels", "attention", "blocks", "batch_size")
-        )
-        on_cpu = trainer.data.is_pictures and trainer.accelerator.device.type == "cpu"
-        trainer.say(report(seconds, steps, config.batch_size, CPU_PRESET if on_cpu and heavier else None))
 
 
 def report(seconds: float, steps: int, batch_size: int, preset: str | None) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leapstep.data.dataset import Data
 from leapstep.networks import MLP, UNet
-from leapstep.training.configuration import TrainingConfig
+from leapstep.training.configuration import RunConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -67,7 +67,7 @@ def largest(data: Data) -> float:
     return max(data.batch(part).abs().max().item() for part in parts)
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
+def learning_rate(config: RunConfig, step: int) -> float:
     """Learning rate of a step counted from 0: linear warm-up, then constant, or half a cosine down to 0."""
     warm = min(1.0, (step + 1) / (config.warmup + 1))
     if config.lr_schedule == "constant":
@@ -87,7 +87,7 @@ def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], N
     return update
 
 
-def accelerator(config: TrainingConfig, device: str | None) -> Accelerator:
+def accelerator(config: RunConfig, device: str | None) -> Accelerator:
     """An Accelerator for the device, the precision and the accumulation of gradients of a configuration.
 
     Arguments:

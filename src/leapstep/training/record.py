@@ -11,7 +11,7 @@ import numpy as np
 
 from leapstep.files import folders
 from leapstep.progress import progress_bar
-from leapstep.training.configuration import TrainingConfig
+from leapstep.training.configuration import RunConfig
 
 
 class Record:
@@ -24,7 +24,7 @@ class Record:
         bar: whether to show the progress bar.
     """
 
-    def __init__(self, run: Path, config: TrainingConfig, step: int, bar: bool) -> None:
+    def __init__(self, run: Path, config: RunConfig, step: int, bar: bool) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.config = config
@@ -57,7 +57,8 @@ class Record:
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
         if compared:
-            self.compared = ", held out={held_out:.4f} (training data {training:.4f})".format(**compared)
+            seen = f" (training data {compared['training']:.4f})" if "training" in compared else ""
+            self.compared = f", held out={compared['held_out']:.4f}{seen}"
         self.bar.set_postfix_str(f"loss={result['loss']:.4f}{self.compared}", refresh=False)
         self.bar.update()
 

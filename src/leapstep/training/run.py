@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from leapstep import launch, stopping
-from leapstep.data.dataset import resizing, same_source
+from leapstep.data.dataset import same_source
 from leapstep.files import folders
 from leapstep.models import checkpoint
 from leapstep.models.model import Model
 from leapstep.training import estimate, initial
 from leapstep.training.configuration import TrainingConfig, configure, parameters
+from leapstep.training.learner import Learner
 from leapstep.training.record import Record
 from leapstep.training.trainer import Trainer
 
@@ -70,7 +71,7 @@ def train(
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: choose one")
     run, source = Path(out), str(data)
-    with folders.locked(run) if launch.rank() == 0 else contextlib.nullcontext():
+    with locked(run):
         resumed = checkpoint.find_state(run)[1] if resume else None
         start = initial.weights(run, resumed, None if init_from is None else str(init_from))
         chosen, notes = _configured(source, config, preset, settings, device, resumed or {}, start)
@@ -79,13 +80,13 @@ def train(
         else:
             folders.check_free(run, overwrite, checkpoint.RUN)
         trainer = Trainer(chosen, source, device, progress, resumed, start)
-        _begin(trainer, run, resumed, overwrite, notes)
-        _loop(trainer, run)
+        begin(trainer, run, resumed, overwrite, notes)
+        loop(trainer, run)
     return trainer.model()
 
 
 _OWN = [p for p in inspect.signature(train).parameters.values() if p.kind is not p.VAR_KEYWORD]
-train.__signature__ = inspect.Signature([*_OWN, *parameters()], return_annotation="Model")  # type: ignore[attr-defined]
+train.__signature__ = inspect.Signature([*_OWN, *parameters(TrainingConfig)], return_annotation="Model")  # type: ignore[attr-defined]
 
 
 def _configured(
@@ -118,47 +119,42 @@ def _configured(
     return chosen, [f"settings: --preset {usual}, but for those that were given"] if usual else []
 
 
-def _begin(
-    trainer: Trainer, run: Path, resumed: Mapping[str, Any] | None, overwrite: bool, notes: Iterable[str]
+def locked(run: Path) -> contextlib.AbstractContextManager[None]:
+    """Keep others from writing in a run folder, of which the first process holds the lock for all; see `folders`."""
+    return folders.locked(run) if launch.rank() == 0 else contextlib.nullcontext()
+
+
+def begin(
+    learner: Learner, run: Path, resumed: Mapping[str, Any] | None, overwrite: bool, notes: Iterable[str] = ()
 ) -> None:
-    """Bring the run folder and the trainer to where they begin, and tell whoever started the run about it."""
-    steps, done = trainer.config.steps, 0 if resumed is None else resumed["step"]
+    """Bring a run folder and what is trained there to where they begin, and tell whoever started the run about it.
+
+    Arguments:
+        resumed: what the last checkpoint of a run says that goes on.
+        overwrite: whether an earlier run may be removed.
+        notes: lines to tell besides.
+    Raises:
+        ValueError: the folder is not free, or what is resumed was another run.
+    """
+    steps, done = learner.config.steps, 0 if resumed is None else resumed["step"]
     if resumed is not None:
-        trainer.check_unchanged(run, resumed)
-    for line in (*trainer.samples.notes, *notes, *_facts(trainer, done)):
-        trainer.say(line)
-    if trainer.progress:  # on all processes, which take part
-        estimate.foretell(trainer, steps - done)
+        learner.check_unchanged(run, resumed)
+    for line in (*notes, *learner.facts(done)):
+        learner.say(line)
+    if learner.progress:  # on all processes, which take part
+        learner.foretell(steps - done)
     if done >= steps:
-        trainer.say(f"{run} already was at step {done}: to train on, --resume it with more --steps")
+        learner.say(f"{run} already was at step {done}: to train on, --resume it with more --steps")
     if resumed is not None:
-        trainer.restore(run)
-    if trainer.accelerator.is_main_process and resumed is not None:
+        learner.restore(run)
+    if learner.accelerator.is_main_process and resumed is not None:
         folders.tidy(run)
-        checkpoint.save(trainer.model(), run)
-    elif trainer.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
-        folders.begin(run, overwrite, checkpoint.RUN, trainer.details())
-        if trainer.start is not None:  # --resume takes the network from here
-            checkpoint.save(trainer.model(), run)
-    trainer.accelerator.wait_for_everyone()
-
-
-def _facts(trainer: Trainer, done: int) -> Iterator[str]:
-    """What whoever starts a run should know of its data and its network, in lines."""
-    data, broken = trainer.data, len(trainer.data.skipped)
-    yield from (f"skipped {line}" for line in data.skipped)
-    if broken:
-        yield f"skipped {broken} of {len(data) + broken} images, which could not be read"
-    if line := resizing(data):
-        yield line
-    if (holdout := trainer.samples.holdout) is not None:
-        yield (
-            f"{holdout.samples} of {holdout.of} samples are held out: never trained on, they tell "
-            "whether the model copies (--holdout no trains on all)"
-        )
-    if trainer.start is not None and done == 0:
-        yield f"begins with the weights of {trainer.start.source}"
-    yield f"network: {sum(parameter.numel() for parameter in trainer.network.parameters()):,} weights"
+        checkpoint.save(learner.model(), run)
+    elif learner.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
+        folders.begin(run, overwrite, checkpoint.RUN, learner.details())
+        if learner.resumes_from_its_model:
+            checkpoint.save(learner.model(), run)
+    learner.accelerator.wait_for_everyone()
 
 
 def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfig, data: str) -> None:
@@ -168,36 +164,45 @@ def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfi
         raise ValueError(
             f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"
         )
-    now = config.model_dump(mode="json")
-    for name, before in values["training"].items():
-        if name not in CHANGEABLE and now.get(name) != before:
+    check_settings(run, values["training"], config.model_dump(mode="json"))
+
+
+def check_settings(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError where a run is resumed with other settings than it began with, but for `CHANGEABLE`."""
+    for name, value in before.items():
+        if name not in CHANGEABLE and now.get(name) != value:
             raise ValueError(
-                f"{run} was trained with {name}={before}, not {now.get(name)}: resume it without changing that"
+                f"{run} was trained with {name}={value}, not {now.get(name)}: resume it without changing that"
             )
 
 
-def _loop(trainer: Trainer, run: Path) -> None:
-    """Train to the last step, or until a request to stop; keep the record, and save on the way."""
-    config, main = trainer.config, trainer.accelerator.is_main_process
-    record = Record(run, config, trainer.step, trainer.reports) if main else None
-    saved = trainer.step
+def loop(learner: Learner, run: Path) -> None:
+    """Train to the last step, or until a request to stop; keep the record, and save on the way.
+
+    Raises:
+        FloatingPointError: a loss or a gradient that is not finite; the last checkpoint is kept.
+        Stopped: a request to stop, once a checkpoint is written.
+    """
+    config, main = learner.config, learner.accelerator.is_main_process
+    record = Record(run, config, learner.step, learner.reports) if main else None
+    saved = learner.step
     try:
-        with _requests(trainer.reports) as requests:
-            while trainer.step < config.steps and not trainer.any_process(bool(requests)):
-                result = trainer.advance()
-                last = trainer.step == config.steps
+        with _requests(learner.reports) as requests:
+            while learner.step < config.steps and not learner.any_process(bool(requests)):
+                result = learner.advance()
+                last = learner.step == config.steps
                 if record is not None:
-                    compares = trainer.step % config.holdout_every == 0 or last
-                    record.add(trainer.step, result, trainer.compare() if compares else {})
-                if trainer.step % config.sample_every == 0 or last:
-                    trainer.preview(run)
-                if trainer.step % config.save_every == 0 or last:
-                    trainer.save(run)
-                    saved = trainer.step
-            if trainer.step < config.steps:
-                if trainer.step > saved:
-                    trainer.save(run)
-                    saved = trainer.step
+                    compares = learner.step % config.holdout_every == 0 or last
+                    record.add(learner.step, result, learner.compare() if compares else {})
+                if learner.step % config.sample_every == 0 or last:
+                    learner.preview(run)
+                if learner.step % config.save_every == 0 or last:
+                    learner.save(run)
+                    saved = learner.step
+            if learner.step < config.steps:
+                if learner.step > saved:
+                    learner.save(run)
+                    saved = learner.step
                 raise stopping.Stopped(requests[0] if requests else signal.SIGINT)
     except KeyboardInterrupt as request:
         if saved:

@@ -1,53 +1,42 @@
-"""The trainer: a step, its state, and what is saved of it; the loss is in `objective`.
+"""The trainer: a run that learns to denoise data; the loss is in `objective`, a step and its checkpoint in `learner`.
 
-Steps, averages and processes are PyTorch's and accelerate's: AdamW, AveragedModel, accumulation and clipping of
-gradients, mixed precision. Made by hand is what they do not offer, a run that goes on from any step, on the same number
-of processes, as if it had never stopped, bit for bit, from a state without pickles:
-
-- The order of the data is a function of (seed, position) alone, see `samples`. A sampler with a data loader has to be
-  wound forward within an epoch, and ends each with a short batch or drops it; winding forward has given the wrong
-  order (accelerate, issues 2823 and 4195).
-- All other randomness of step i is drawn anew from (seed, i, part of the batch, process): the step count is the whole
-  state of the random numbers, and no generator has to be kept.
-- The learning rate is a function of the step. A scheduler would be more state, and `steps` may change on the way.
-- `Accelerator.save_state` pickles the optimiser and the generators; `save` writes tensors alone.
+The order of the data is a function of (seed, position) alone, see `samples`. A sampler with a data loader has to be
+wound forward within an epoch, and ends each with a short batch or drops it; winding forward has given the wrong order
+(accelerate, issues 2823 and 4195).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from leapstep.core.convention import Condition, Convention
 from leapstep.core.denoiser import from_network
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
-from leapstep.data.dataset import Data
-from leapstep.models import checkpoint
+from leapstep.data.dataset import Data, resizing
 from leapstep.models.model import Model
 from leapstep.networks import UNet
 from leapstep.training import initial, objective
-from leapstep.training.configuration import TrainingConfig
-from leapstep.training.parts import accelerator, build_network, check_sides, ema_update, largest, learning_rate
-from leapstep.training.previews import preview
+from leapstep.training.configuration import CPU_PRESET, PRESETS, TrainingConfig
+from leapstep.training.learner import Learner, seeded
+from leapstep.training.parts import build_network, check_sides, largest
 from leapstep.training.samples import read_samples
 
 COMPARED = 256
 """How many noised samples make a loss that is compared from step to step."""
 
 
-class Trainer:
-    """A training run between two checkpoints: the network, its average, the optimiser, and where they stand."""
+class Trainer(Learner):
+    """A training run between two checkpoints, and the samples that it learns from."""
+
+    config: TrainingConfig
 
     def __init__(
         self,
@@ -58,85 +47,42 @@ class Trainer:
         resumed: Mapping[str, Any] | None = None,
         start: initial.Start | None = None,
     ) -> None:
-        self.accelerator = accelerator(config, device)
-        self.config = config = config if start is None else initial.fitted(config, start)
-        self.start, self.step = start, 0
-        self.progress, self.reports = progress, progress and self.accelerator.is_main_process
+        config = config if start is None else initial.fitted(config, start)
+        super().__init__(config, device, progress)
+        self.start = start
         self.samples = read_samples(config, source, start, resumed, self.reports)
         self.data = self.samples.data
         if config.flip and not self.data.is_pictures:
             raise ValueError(f"flip mirrors pictures, but {source} holds arrays: train without --flip")
-        self.share, rest = divmod(config.batch_size, config.accumulate * self.accelerator.num_processes)
-        if rest:
-            raise ValueError(
-                f"batch_size {config.batch_size} is not a multiple of accumulate {config.accumulate} times "
-                f"{self.accelerator.num_processes} processes"
-            )
         torch.manual_seed(config.seed)
         if start is None:
             process = SCHEDULES[config.schedule](config.timesteps)
             process = rescale_zero_terminal_snr(process) if config.zero_terminal_snr else process
             self.null_label = len(self.data.classes) if config.labels and config.label_dropout > 0 else None
-            self.network: nn.Module = build_network(config, self.data)
+            network: nn.Module = build_network(config, self.data)
         else:
-            process, self.null_label, self.network = start.model.process, start.model.null_label, start.model.network
-            if isinstance(self.network, UNet):
+            process, self.null_label, network = start.model.process, start.model.null_label, start.model.network
+            if isinstance(network, UNet):
                 check_sides(self.data.shape, len(config.channels))
         self.convention = Convention(
             process,
             config.predicts,
-            fractional=getattr(self.network.config, "time_embedding", None) == "sinusoidal",
+            fractional=getattr(network.config, "time_embedding", None) == "sinusoidal",
             conditions=(Condition("class_labels", self.data.classes, self.null_label),) if config.labels else (),
             shape=self.data.shape,
         )
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = AveragedModel(self.network, multi_avg_fn=ema_update(config.ema_decay), use_buffers=True)  # type: ignore[arg-type]
-        self.ema.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay, fused=True)
-        self.network, self.optimizer = self.accelerator.prepare(self.network, optimizer)
+        self.prepare(network)
         # a posterior mean of x0 lies in the convex hull of the data, so no estimate has a reason to leave this range
         self.bound = 1.0 if self.data.is_pictures else largest(self.data)
-
-    def say(self, line: str) -> None:
-        """Tell whoever started the run, once however many processes it has."""
-        if self.reports:
-            print(line, file=sys.stderr)
 
     # one step
 
     def advance(self) -> dict[str, Any]:
-        """Take one optimiser step.
-
-        Returns:
-            "loss"; "losses" and "times" of its samples, [b]; "gradient_norm" before clipping; "learning_rate".
-
-        Raises:
-            FloatingPointError: a loss or a gradient that is not finite; the weights are then as they were.
-        """
+        """Take one optimiser step; see `Learner.advance`."""
         self.network.train()
-        losses, times, rate = [], [], learning_rate(self.config, self.step)
-        for part in range(self.config.accumulate):
-            with self.accelerator.accumulate(self.network):
-                loss, t = self.losses(part)
-                mean = loss.mean()
-                if not math.isfinite(mean.item()):
-                    raise FloatingPointError(f"the loss of step {self.step + 1} is {mean.item()}")
-                self.accelerator.backward(mean)
-                if self.accelerator.sync_gradients:  # the last part
-                    norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
-                    if not math.isfinite(norm):
-                        raise FloatingPointError(f"the gradient of step {self.step + 1} is not finite")
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            losses.append(loss.detach().cpu())
-            times.append(t)
-        self.ema.update_parameters(self.accelerator.unwrap_model(self.network))
+        result = self.update(self.losses)
         self.step += 1
-        loss = torch.cat(losses)
-        result = {"loss": loss.mean().item(), "losses": loss, "times": torch.cat(times)}
-        return result | {"gradient_norm": float(norm), "learning_rate": rate}
+        return result
 
     def batch(self, part: int) -> tuple[Tensor, Tensor | None]:
         """This process's share of a part of the step's batch: samples [b, *d], and labels [b] where they are used."""
@@ -148,8 +94,7 @@ class Trainer:
         """The loss of each sample of `batch`, [b], and the times at which they were noised, [b]."""
         config, device = self.config, self.accelerator.device
         x0, labels = self.batch(part)
-        entropy = (config.seed, self.step, part, self.accelerator.process_index)
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        torch.manual_seed(seeded(*self.entropy(part)))
         if config.flip:
             x0 = torch.where(torch.rand(len(x0), 1, 1, 1) < 0.5, x0.flip(-1), x0)
         condition = {}
@@ -231,16 +176,37 @@ class Trainer:
             **({} if self.start is None else {"init_from": self.start.record}),
         }
 
-    def save(self, run: Path) -> None:
-        """Write a checkpoint, first the training state and then the model for sampling (on the main process only)."""
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {f"network.{name}": value for name, value in self._unwrapped().state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
-        states = self.optimizer.state_dict()["state"]
-        tensors |= {f"optimizer.{i}.{name}": value for i, state in states.items() for name, value in state.items()}
-        checkpoint.save_state(run, self.step, tensors, self.details())
-        checkpoint.save(self.model(), run)
+    def facts(self, done: int) -> Iterator[str]:
+        """What whoever starts the run should know of its data and its network, in lines."""
+        data, broken = self.data, len(self.data.skipped)
+        yield from self.samples.notes
+        yield from (f"skipped {line}" for line in data.skipped)
+        if broken:
+            yield f"skipped {broken} of {len(data) + broken} images, which could not be read"
+        if line := resizing(data):
+            yield line
+        if (holdout := self.samples.holdout) is not None:
+            yield (
+                f"{holdout.samples} of {holdout.of} samples are held out: never trained on, they tell "
+                "whether the model copies (--holdout no trains on all)"
+            )
+        if self.start is not None and done == 0:
+            yield f"begins with the weights of {self.start.source}"
+        yield from super().facts(done)
+
+    @property
+    def resumes_from_its_model(self) -> bool:
+        """Whether the network of the run comes from a model: --resume takes it from the run folder."""
+        return self.start is not None
+
+    @property
+    def lighter(self) -> str | None:
+        """The preset for pictures on a CPU, for a run that is not that of it."""
+        config, usual = self.config, PRESETS[CPU_PRESET]
+        heavier = any(
+            getattr(config, name) != usual[name] for name in ("channels", "attention", "blocks", "batch_size")
+        )
+        return CPU_PRESET if self.data.is_pictures and self.accelerator.device.type == "cpu" and heavier else None
 
     def check_unchanged(self, run: Path, values: Mapping[str, Any]) -> None:
         """Make sure that the data are those that a run was trained on.
@@ -258,45 +224,3 @@ class Trainer:
                     f"goes on with them from these weights: leapstep train {now['source']} --init-from {run} --out "
                     f"{run}-2"
                 )
-
-    def restore(self, run: Path) -> None:
-        """Go back to the last checkpoint of a run on the same data.
-
-        Raises:
-            ValueError: there is none, or it belongs to another network.
-        """
-        path, values = checkpoint.find_state(run)
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
-        for name, value in safetensors.torch.load_file(path).items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
-        try:
-            self._unwrapped().load_state_dict(parts["network"])
-            self.ema.load_state_dict(parts["ema"])
-        except RuntimeError as error:
-            raise ValueError(f"the training state in {run} belongs to another network: {error}") from error
-        parameters = list(self.network.parameters())
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["optimizer"].items():
-            index, _, rest = name.partition(".")
-            if value.ndim:  # fused AdamW needs the memory layout of the parameter, which files do not keep
-                value = torch.empty_like(parameters[int(index)]).copy_(value)
-            states.setdefault(int(index), {})[rest] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
-        self.step = values["step"]
-
-    def any_process(self, flag: bool) -> bool:
-        """Whether the flag is up on any process, so that all of them stop at the same step."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        raised = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
-        return bool(raised.item() > 0)
-
-    def _unwrapped(self) -> nn.Module:
-        network: nn.Module = self.accelerator.unwrap_model(self.network)
-        return network
-
-    def preview(self, run: Path) -> None:
-        """Show samples of the averaged weights as they stand, where they are pictures; see `previews.preview`."""
-        if self.accelerator.is_main_process and self.data.is_pictures:
-            preview(self.model(), run, self.step, self.share, self.accelerator.device)

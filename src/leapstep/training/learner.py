@@ -1,0 +1,267 @@
+"""What a run trains: a network, its average and the optimiser, a step of them, and their checkpoint.
+
+Steps, averages and processes are PyTorch's and accelerate's: AdamW, AveragedModel, accumulation and clipping of
+gradients, mixed precision. Made by hand is what they do not offer, a run that goes on from any step, on the same number
+of processes, as if it had never stopped, bit for bit, from a state without pickles:
+
+- All randomness of step i is drawn anew from (seed, i, part of the batch, process): the step count is the whole state
+  of the random numbers, and no generator has to be kept.
+- The learning rate is a function of the step. A scheduler would be more state, and `steps` may change on the way.
+- `Accelerator.save_state` pickles the optimiser and the generators; `save` writes tensors alone.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import copy
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from leapstep.models import checkpoint
+from leapstep.models.model import Model
+from leapstep.training import estimate
+from leapstep.training.configuration import RunConfig
+from leapstep.training.parts import accelerator, ema_update, learning_rate
+from leapstep.training.previews import preview
+
+FEW = 20
+"""The most steps for which no time is estimated."""
+
+SLOW = 10.0
+"""Seconds of a first step so slow that no second one is measured."""
+
+
+class Learner(abc.ABC):
+    """A run between two checkpoints: the network, its average, the optimiser, and where they stand.
+
+    Arguments:
+        config: of the run.
+        device: "cpu" to leave a GPU alone; None: the best there is.
+        progress: whether the run reports on its progress.
+    """
+
+    config: RunConfig
+    network: nn.Module
+    ema: AveragedModel
+    optimizer: Any
+
+    def __init__(self, config: RunConfig, device: str | None, progress: bool) -> None:
+        self.accelerator = accelerator(config, device)
+        self.config, self.step = config, 0
+        self.progress, self.reports = progress, progress and self.accelerator.is_main_process
+        self.share, rest = divmod(config.batch_size, config.accumulate * self.accelerator.num_processes)
+        if rest:
+            raise ValueError(
+                f"batch_size {config.batch_size} is not a multiple of accumulate {config.accumulate} times "
+                f"{self.accelerator.num_processes} processes"
+            )
+
+    def prepare(self, network: nn.Module) -> None:
+        """Put a network where it is trained, with its average and an optimiser that begin with it."""
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = AveragedModel(network, multi_avg_fn=ema_update(self.config.ema_decay), use_buffers=True)  # type: ignore[arg-type]
+        self.ema.to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=self.config.weight_decay, fused=True)
+        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+
+    def say(self, line: str) -> None:
+        """Tell whoever started the run, once however many processes it has."""
+        if self.reports:
+            print(line, file=sys.stderr)
+
+    # what a run is of
+
+    @abc.abstractmethod
+    def advance(self) -> dict[str, Any]:
+        """Take one step.
+
+        Returns:
+            "loss"; "losses" and "times" of its samples, [b]; "gradient_norm" before clipping; "learning_rate".
+
+        Raises:
+            FloatingPointError: a loss or a gradient that is not finite; the weights are then as they were.
+        """
+
+    @abc.abstractmethod
+    def compare(self) -> dict[str, float]:
+        """What the averaged weights lose on samples that are always the same, by name; it may be nothing."""
+
+    @abc.abstractmethod
+    def model(self) -> Model:
+        """The trained model as it stands, with the averaged weights."""
+
+    @abc.abstractmethod
+    def details(self) -> dict[str, Any]:
+        """What `leapstep.json` records of the run as it stands."""
+
+    @abc.abstractmethod
+    def check_unchanged(self, run: Path, values: Mapping[str, Any]) -> None:
+        """Raise ValueError where what a run was trained on is no longer what it was.
+
+        Arguments:
+            values: what the run's last checkpoint says.
+        """
+
+    def facts(self, done: int) -> Iterator[str]:
+        """What whoever starts the run at this step should know of it, in lines."""
+        yield f"network: {sum(parameter.numel() for parameter in self.network.parameters()):,} weights"
+
+    @property
+    def resumes_from_its_model(self) -> bool:
+        """Whether a run that goes on needs the model in its folder, from the beginning on."""
+        return False
+
+    @property
+    def lighter(self) -> str | None:
+        """The name of a preset that takes less, where there is one."""
+        return None
+
+    # one step
+
+    def entropy(self, part: int) -> tuple[int, ...]:
+        """Of what the randomness of a part of this step is a function: seed, step, part and process."""
+        return (self.config.seed, self.step, part, self.accelerator.process_index)
+
+    def update(self, losses: Callable[[int], tuple[Tensor, Tensor]]) -> dict[str, Any]:
+        """Change the weights once, by the gradient of a mean loss, and their average with them.
+
+        Arguments:
+            losses: of a part of the batch, the loss of each sample and the time that it is about, [b] each.
+        Returns:
+            what `advance` returns.
+        Raises:
+            FloatingPointError: a loss or a gradient that is not finite; the weights are then as they were.
+        """
+        of_each, times, rate = [], [], learning_rate(self.config, self.step)
+        for part in range(self.config.accumulate):
+            with self.accelerator.accumulate(self.network):
+                loss, t = losses(part)
+                mean = loss.mean()
+                if not math.isfinite(mean.item()):
+                    raise FloatingPointError(f"the loss of step {self.step + 1} is {mean.item()}")
+                self.accelerator.backward(mean)
+                if self.accelerator.sync_gradients:  # the last part
+                    norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
+                    if not math.isfinite(norm):
+                        raise FloatingPointError(f"the gradient of step {self.step + 1} is not finite")
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            of_each.append(loss.detach().cpu())
+            times.append(t)
+        self.ema.update_parameters(self.unwrapped())
+        loss = torch.cat(of_each)
+        result = {"loss": loss.mean().item(), "losses": loss, "times": torch.cat(times)}
+        return result | {"gradient_norm": float(norm), "learning_rate": rate}
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether the flag is up on any process, so that all of them stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        raised = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
+        return bool(raised.item() > 0)
+
+    def unwrapped(self) -> nn.Module:
+        """The network that is trained, without what several processes wrap it in."""
+        network: nn.Module = self.accelerator.unwrap_model(self.network)
+        return network
+
+    # how long it takes
+
+    def seconds_a_step(self) -> float | None:
+        """Time a step and undo it: the second one, since the first warms up, unless that is slow already.
+
+        Afterwards everything is as it was, to the bit. All processes of a run must take part.
+
+        Returns:
+            seconds; None if the step failed, which the run will report.
+        """
+        seconds: float | None = None
+        with self.undone(), contextlib.suppress(FloatingPointError):
+            for _ in range(2):
+                began = time.perf_counter()
+                self.advance()
+                seconds = time.perf_counter() - began
+                if self.any_process(seconds > SLOW):
+                    break
+        return seconds
+
+    @contextlib.contextmanager
+    def undone(self) -> Iterator[None]:
+        """Restore the weights, their average and the optimiser's state at the end of the block."""
+        parts = (self.network, self.ema, self.optimizer)
+        before, step = [copy.deepcopy(part.state_dict()) for part in parts], self.step
+        try:
+            yield
+        finally:
+            self.optimizer.zero_grad()
+            for part, state in zip(parts, before, strict=True):
+                part.load_state_dict(state)
+            self.step = step
+
+    def foretell(self, steps: int) -> None:
+        """Report how long a number of steps will take on this machine, unless they are few."""
+        seconds = self.seconds_a_step() if steps > FEW else None
+        if seconds is not None:
+            self.say(estimate.report(seconds, steps, self.config.batch_size, self.lighter))
+
+    # what is kept
+
+    def save(self, run: Path) -> None:
+        """Write a checkpoint, first the training state and then the model for sampling (on the main process only)."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"network.{name}": value for name, value in self.unwrapped().state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        states = self.optimizer.state_dict()["state"]
+        tensors |= {f"optimizer.{i}.{name}": value for i, state in states.items() for name, value in state.items()}
+        checkpoint.save_state(run, self.step, tensors, self.details())
+        checkpoint.save(self.model(), run)
+
+    def restore(self, run: Path) -> None:
+        """Go back to the last checkpoint of a run.
+
+        Raises:
+            ValueError: there is none, or it belongs to another network.
+        """
+        path, values = checkpoint.find_state(run)
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
+        for name, value in safetensors.torch.load_file(path).items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        try:
+            self.unwrapped().load_state_dict(parts["network"])
+            self.ema.load_state_dict(parts["ema"])
+        except RuntimeError as error:
+            raise ValueError(f"the training state in {run} belongs to another network: {error}") from error
+        parameters = list(self.network.parameters())
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, _, rest = name.partition(".")
+            if value.ndim:  # fused AdamW needs the memory layout of the parameter, which files do not keep
+                value = torch.empty_like(parameters[int(index)]).copy_(value)
+            states.setdefault(int(index), {})[rest] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        self.step = values["step"]
+
+    def preview(self, run: Path) -> None:
+        """Show samples of the averaged weights as they stand, where they are pictures; see `previews.preview`."""
+        if self.accelerator.is_main_process and (model := self.model()).is_pictures:
+            preview(model, run, self.step, self.share, self.accelerator.device)
+
+
+def seeded(*entropy: int) -> int:
+    """A seed for PyTorch's generators that is a function of some integers."""
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
