@@ -39,6 +39,7 @@ EXAMPLES = [
 
 SMALLER = {
     "train": "--size 8 --timesteps 100 --channels 8,8 --attention 0,0 --groups 8 --blocks 1 --steps 2 --batch-size 8",
+    "distill": "--steps 2",
     "sample": "--n 2",
     "evaluate": "--n 8 --resamples 3",
     "sweep": "--n 8 --resamples 3 --steps 2",
@@ -214,7 +215,7 @@ def run(words):
 
 LONG = (
     *("demo", "train", "evaluate", "sweep", "compare", "report", "features", "likelihood"),
-    *("trace", "reconstruct", "doctor"),
+    *("trace", "reconstruct", "doctor", "distill"),
 )
 """Commands that the documents run, and of which examples are read by the parser alone."""
 

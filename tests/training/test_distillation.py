@@ -113,7 +113,9 @@ def labelled(seed=0, null=3, **fields):
     network = small(MLP(shape=(4,), width=16, depth=1, classes=4, dropout=0.3))
     fields = {"classes": ("ant", "bee", "cat"), "null_label": null, "clip": (-1.5, 1.5)} | fields
     details = {"step": 7, "data": {"source": "points.npy"}, "training": {"batch_size": 8, "learning_rate": 0.01}}
-    return model_of(network.eval(), leapstep.cosine(40), "eps", (4,), scaling=Scaling(2.0, 3.0), details=details, **fields)
+    return model_of(
+        network.eval(), leapstep.cosine(40), "eps", (4,), scaling=Scaling(2.0, 3.0), details=details, **fields
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -219,7 +221,7 @@ def test_a_student_is_opened_and_sampled_as_it_was_trained(tmp_path):
     made = distill(teacher, tmp_path / "run", calls=2, steps=3, batch_size=8, learning_rate=1e-3, **QUIET)[0]
     student = leapstep.load(tmp_path / "run")
     assert student.convention == made.convention
-    assert (student.steps, student.predicts, student.spacing) == (2, "x0", "trailing")
+    assert (student.steps, student.predicts, student.spacing) == (2, "v", "trailing")
     spec = SamplingSpec(n=3).checked(student)
     assert (spec.method, spec.steps, spec.spacing) == ("ddim", 2, "trailing")
     x = torch.cat([x for _, x in draw(student, SamplingSpec(n=3))])
@@ -299,6 +301,7 @@ def test_what_cannot_be_distilled(tmp_path):
         (teacher, {"stepz": 1}, "unknown setting 'stepz': did you mean 'steps'"),
         (labelled(null=None), {"guidance": 2.0}, "guidance needs a network that was trained with some labels dropped"),
         (dataclasses.replace(teacher, network=nn.Linear(4, 4)), {}, "not a Linear"),
+        (teacher, {"budget": 9.0}, "--budget and --steps exclude each other"),
         (teacher, {"resume": True, "overwrite": True}, "exclude each other"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,8 @@ be sampled from, its own errors among them, and no data are needed (Zhou et al. 
 arXiv:2409.19681). Its times are those of n trailing steps, so that every sampler can take them.
 
 At t = 1 next to no signal is left, and x0 = (x - sigma eps) / alpha is infinitely wrong for the smallest error of eps.
-The student of a network that predicts eps or the score therefore predicts x0, and learns its last layer anew.
+The student of a network that predicts eps or the score therefore predicts v, or x0 where the process does not keep the
+variance, and learns its last layer anew.
 """
 
 from __future__ import annotations
@@ -249,7 +250,11 @@ def student_convention(teacher: Convention, calls: int, guidance: float) -> Conv
     It is sampled in so many trailing steps. Guidance is in its weights: a student of a guided teacher has no null to be
     guided away from once more.
     """
-    predicts = "x0" if teacher.predicts.removeprefix("-") in ("eps", "score") else teacher.predicts
+    predicts = teacher.predicts
+    if predicts.removeprefix("-") in ("eps", "score"):
+        t = torch.linspace(0, 1, 101, dtype=torch.float64)
+        variance = teacher.process.alpha(t) ** 2 + teacher.process.sigma(t) ** 2
+        predicts = "v" if torch.allclose(variance, torch.ones_like(t), atol=1e-4) else "x0"
     conditions = teacher.conditions
     if guidance != 1:
         conditions = tuple(dataclasses.replace(condition, null=None) for condition in conditions)
@@ -306,12 +311,14 @@ def distill(
         the students, with the averaged weights, in the order of `calls`.
 
     Raises:
-        ValueError: settings that do not fit the teacher; a run folder that exists and neither `resume` nor `overwrite`,
+        ValueError: settings that do not fit the teacher or each other; a run folder that exists and neither `resume` nor `overwrite`,
             or that another process writes in; a resumed run with other settings or another teacher.
         FloatingPointError: a loss that is not finite; the last good checkpoint is kept.
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: choose one")
+    if budget is not None and settings.get("steps") is not None:
+        raise ValueError("--budget and --steps exclude each other: choose one")
     numbers = [calls] if isinstance(calls, int) else list(calls)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"calls={','.join(map(str, numbers))}: give each number of calls once")
