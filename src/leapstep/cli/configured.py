@@ -13,7 +13,7 @@ import typer
 from leapstep.training.configuration import RunConfig
 
 
-def with_settings(command: types.FunctionType, kind: type[RunConfig], without: Collection[str] = ()) -> None:
+def with_fields(command: types.FunctionType, kind: type[RunConfig], without: Collection[str] = ()) -> None:
     """Give a command, in place of its `**settings`, an option for every setting of a kind of run.
 
     Arguments:

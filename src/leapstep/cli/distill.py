@@ -70,4 +70,4 @@ def command(
     }
 
 
-configured.with_settings(command, DistillationConfig, without=["calls"])  # type: ignore[arg-type]
+configured.with_fields(command, DistillationConfig, without=["calls"])  # type: ignore[arg-type]

@@ -84,4 +84,4 @@ def command(
     return {"out": out, **model.details}
 
 
-configured.with_settings(command, TrainingConfig)  # type: ignore[arg-type]
+configured.with_fields(command, TrainingConfig)  # type: ignore[arg-type]

@@ -254,20 +254,20 @@ def configure(
     return checked(TrainingConfig, settings)
 
 
-def checked(kind: type[Kind], settings: Mapping[str, Any]) -> Kind:
-    """A configuration of these settings.
+def checked(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """A configuration of these values, by the names of its fields.
 
     Raises:
         ValueError: one line that names the setting, what arrived and what is allowed; for an unknown key, its nearest
             neighbour.
     """
-    for key in settings:
+    for key in values:
         if key not in kind.model_fields:
             begins = [name for name in kind.model_fields if name.startswith(str(key))]
             nearest = begins or difflib.get_close_matches(str(key), kind.model_fields, n=1, cutoff=0.0)
             raise ValueError(f"unknown setting {key!r}: did you mean {nearest[0]!r}?")
     try:
-        return kind(**settings)
+        return kind(**values)
     except ValidationError as error:
         raise ValueError("; ".join(_line(problem) for problem in error.errors())) from error
 

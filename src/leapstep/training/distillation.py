@@ -217,7 +217,7 @@ class Distiller(Learner):
                     f"{folder} learns from {teacher.get('source')} with {name}={teacher.get(name)}, not "
                     f"{now['teacher'].get(name)}: resume it with the same, or --overwrite it"
                 )
-        run.check_settings(folder, before, now)
+        run.check_same(folder, before, now)
 
     def facts(self, done: int) -> Iterator[str]:
         """What whoever starts the run should know, in lines."""
@@ -311,8 +311,8 @@ def distill(
         the students, with the averaged weights, in the order of `calls`.
 
     Raises:
-        ValueError: settings that do not fit the teacher or each other; a run folder that exists and neither `resume` nor `overwrite`,
-            or that another process writes in; a resumed run with other settings or another teacher.
+        ValueError: settings that do not fit the teacher or each other; a run folder that exists and neither `resume`
+            nor `overwrite`, or that another process writes in; a resumed run with other settings or another teacher.
         FloatingPointError: a loss that is not finite; the last good checkpoint is kept.
     """
     if resume and overwrite:

@@ -164,10 +164,10 @@ def _check_resumable(run: Path, values: Mapping[str, Any], config: TrainingConfi
         raise ValueError(
             f"{run} was trained on {values['data']['source']}, not on {data}: resume it with the same data"
         )
-    check_settings(run, values["training"], config.model_dump(mode="json"))
+    check_same(run, values["training"], config.model_dump(mode="json"))
 
 
-def check_settings(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ValueError where a run is resumed with other settings than it began with, but for `CHANGEABLE`."""
     for name, value in before.items():
         if name not in CHANGEABLE and now.get(name) != value:
