@@ -60,7 +60,7 @@ def show(found: dict[str, dict[int, float]], target: float, path: str) -> None:
     import matplotlib.pyplot as plt
 
     colours = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-    styles = [(marker, line) for line in ("-", "--") for marker in "osD^vX*"]
+    styles = [(marker, line) for line in ("-", "--", ":") for marker in "osD^vX*"]
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     order = sorted(found, key=lambda label: min(found[label].values()), reverse=True)
     for i, label in enumerate(order):
