@@ -16,6 +16,7 @@ from leapstep.core.fitting.reference import Distance, Part, Reference, refer
 from leapstep.core.fitting.refine import bends, least_squares, together
 from leapstep.core.fitting.search import Choice, OwnPath, choices, descend
 from leapstep.core.gaussian import Gaussian
+from leapstep.core.process import flat
 from leapstep.core.spacing import times
 from leapstep.core.transitions import Transition, deis, dpmpp_2m, fitted, unipc
 from leapstep.core.transitions.named import NamedTransition
@@ -81,14 +82,16 @@ class _Fit:
         return self.budget is None or time.monotonic() - self.began < self.budget
 
     def candidate(self, path: Tensor, matrix: Tensor) -> _Candidate:
-        """With its mean square error on the noises that choose."""
-        squares = total = 0.0
+        """With its error on the noises that choose: the mean of the samples' root mean squares.
+
+        Not the root of their mean: that would let a single sample choose, which went to another mode of the data.
+        """
+        errors = []
         for part in self.reference.choose:
             x, _ = follow(part.diffusion, matrix, path, [part.start(path[0])])
-            squares += (x - part.x[-1]).double().square().sum().item()
-            total += x.numel()
+            errors.append(flat(x - part.x[-1]).double().square().mean(1).sqrt())
             self.spent += len(x) * len(matrix)
-        return _Candidate(squares / total, path, matrix)
+        return _Candidate(torch.cat(errors).mean().item(), path, matrix)
 
     def searched(self, free: bool) -> Choice:
         """The times with the least error on the student's own path."""
@@ -96,7 +99,7 @@ class _Fit:
         own = OwnPath(part, grid)
 
         def trials() -> bool:
-            return own.evaluations < self.most / 2 and self.goes_on()
+            return own.evaluations < self.most / 4 and self.goes_on()
 
         first, *others = choices(part, grid, self.calls, free)
         best = min((first, *itertools.takewhile(lambda _: trials(), others)), key=own.error)
@@ -119,10 +122,10 @@ class _Fit:
 
     def refined(self, best: _Candidate) -> _Candidate:
         """Gauss and Newton, for as long as it helps."""
-        parts = self._affordable(self.most / 2 / ROUNDS / bends(self.calls))
+        parts = self._affordable((self.most - self.spent) / ROUNDS / bends(self.calls))
         cost = sum(len(part.eps) for part in parts) * bends(self.calls)
         for _ in range(ROUNDS):
-            if not self.goes_on() or cost > 1.5 * self.most:
+            if not self.goes_on() or self.spent + cost > self.most:
                 break
             gram, moments, directions = together(parts, best.times, best.matrix)
             self.spent += cost
@@ -159,7 +162,7 @@ def fit(
     calls: int,
     *,
     origin: Gaussian | Callable[[range], Gaussian] | None = None,
-    effort: float = 1.0,
+    effort: float = 2.0,
     budget: float | None = None,
 ) -> Fitted:
     """Fit a solver with a number of calls to a network: its times, and its coefficients.
@@ -169,8 +172,8 @@ def fit(
         calls: of the network for a sample, 1 or more.
         origin: the law of the data, or a function from rows of noises to that of theirs, for a start from its marginal
             below t = 1: a first step without a call. None: from pure noise.
-        effort: what the fit may spend in evaluations of the network, in units of the teacher's; it takes less where
-            nothing more helps.
+        effort: how many evaluations of the network the fit may spend on what is optional, the search and the steps of
+            Gauss and Newton, in units of the teacher's; it takes less where nothing more helps.
         budget: seconds after which it makes do with what it has.
     Returns:
         the best solver found: never worse, on the noises that choose, than the untuned methods of `UNTUNED`.
@@ -203,7 +206,7 @@ def tune(
     transition: Transition | str | None = None,
     seed: int = 0,
     batch_size: int = 64,
-    effort: float = 1.0,
+    effort: float = 2.0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     on_call: Callable[[int], object] | None = None,
