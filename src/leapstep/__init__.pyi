@@ -25,7 +25,7 @@ from .core.denoiser import Denoiser, Diffusion, Estimate, clipped, dynamic_thres
 from .core.exact import GaussianMixture, empirical
 from .core.finite import NotFinite
 from .core.fitting import Distance, Fitted, Reference, fit, refer, tune
-from .core.gaussian import Gaussian
+from .core.gaussian import Gaussian, Moments
 from .core.interpolation import interpolation_grid, slerp, spherical
 from .core.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
 from .core.noise import Noise
@@ -113,6 +113,7 @@ __all__ = [
     "Measure",
     "Method",
     "Model",
+    "Moments",
     "Noise",
     "NotFinite",
     "Process",

@@ -169,6 +169,25 @@ def test_calibration_is_kept_and_used(gaussian, tmp_path):
     refused(invoke("sample", model, "--out", tmp_path / "t", *words), "run leapstep calibrate")
 
 
+def test_the_datas_moments_are_kept_and_start_samples_without_a_call(gaussian, tmp_path):
+    run, data = gaussian
+    model = tmp_path / "run"
+    shutil.copytree(run, model)
+    words = ["--n", 3, "--steps", 4, "--method", "unipc", "--start", "gaussian"]
+    refused(invoke("sample", model, "--out", tmp_path / "s", *words), "run leapstep calibrate MODEL DATA")
+    said = done("calibrate", model, data, "--per-level", 1).stdout
+    assert "--start gaussian for every method" in " ".join(said.split())
+    done("sample", model, "--out", tmp_path / "s", *words)
+    loaded = checkpoint.load(model)
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert len(manifest["times"]) == 5
+    assert manifest["times"][0] < 1
+    diffusion = loaded.diffusion()._replace(origin=loaded.moments.whole)
+    expected = loaded.scaling.to_values(leapstep.sample(diffusion, (3, 2), 4, "unipc", start="gaussian"))
+    np.testing.assert_allclose(np.load(tmp_path / "s" / "samples.npz")["samples"], expected, rtol=1e-5)
+    refused(invoke("sample", model, "--out", tmp_path / "t", *words, "--method", "rk45"), "--start gaussian: rk45")
+
+
 def test_a_folder_from_elsewhere_is_calibrated_without_following_its_links(gaussian, tmp_path):
     mine = tmp_path / "mine.json"
     shutil.copytree(gaussian[0], tmp_path / "run")

@@ -87,7 +87,10 @@ def test_a_calibration_lies_beside_the_convention(desk, tmp_path):
     refused(invoke("sample", *words, "--out", tmp_path / "s"), "run leapstep calibrate")
     done("calibrate", "signals.py:network", "signals.npy", "--split", "all", "--per-level", 1, *OWN)
     assert (desk / "convention.calibration.json").exists()
+    assert (desk / "convention.moments.safetensors").exists()
     assert drawn(*words, out=tmp_path / "s").shape == (2, 1, LENGTH)
+    start = ["--n", 2, "--steps", 3, "--start", "gaussian"]
+    assert drawn("signals.py:network", *OWN, *start, out=tmp_path / "g").shape == (2, 1, LENGTH)
 
 
 def test_conditions_come_from_a_file_a_row_a_sample_in_turn(tmp_path):

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 import leapstep
+from leapstep.core.sampling import path_of
+from leapstep.inference.encoding import interpolate
+from leapstep.inference.engine import draw
+from leapstep.inference.provenance import provenance
 from leapstep.inference.spec import SamplingSpec, SpecError
+from leapstep.inference.tracing import trace
 from leapstep.networks import MLP
 from random_models import changed, model_of
 
@@ -130,7 +135,7 @@ def test_a_list_of_times_stands_for_steps_and_spacing(model):
         ({"steps": 1, "spacing": "leading"}, "spacing=leading: a single step .* use trailing"),
         ({"spacing": "traling"}, r"spacing=traling: did you mean trailing\?"),
         ({"times": (0.5, 0.6)}, "strictly decreasing"),
-        ({"start": "z"}, "start=z: use marginal or unit"),
+        ({"start": "z"}, "start=z: use one of marginal, unit, gaussian"),
         ({"seed": -1}, "seed=-1: must be an integer from 0 to"),
         ({"seed": 2**64}, "seed=18446744073709551616: must be an integer from 0"),
         ({"n": 0}, "n=0: must be at least 1"),
@@ -179,3 +184,35 @@ def test_the_diffusion_has_the_labels_the_guidance_and_its_rescaling(model):
 )
 def test_a_label_says_the_noise_and_what_is_not_as_by_default(method, options, label):
     assert SamplingSpec(method, options).label == label
+
+
+def test_the_start_without_a_call_is_of_the_moments_of_the_labels(model):
+    """Its times begin below 1, its law is that of the classes, and what it cannot be is said in one line."""
+    samples, labels = torch.randn(60, 3), torch.arange(60) % 2
+    known = dataclasses.replace(model, moments=leapstep.Moments.of(samples + labels[:, None], labels, 2))
+    spec = SamplingSpec("unipc", start="gaussian", steps=4, labels=("b", "a"), n=5).checked(known)
+    law = known.moments.each
+    path = path_of(model.process, 4, "trailing", "gaussian", law)
+    assert spec.times_for(known).tolist() == path.tolist()
+    assert len(path) == 5
+    assert path[0] < 1
+    torch.testing.assert_close(spec.diffusion(known, range(1, 4)).origin.mean, law.mean[[0, 1, 0]])
+    anyone = dataclasses.replace(spec, labels=None)
+    torch.testing.assert_close(anyone.diffusion(known, range(3)).origin.mean, known.moments.whole.mean)
+    expected = leapstep.sample(lambda rows: spec.diffusion(known, rows), (5, 3), path, "unipc")
+    torch.testing.assert_close(torch.cat([x for _, x in draw(known, spec)]), expected)
+    traced = trace(known, spec)
+    torch.testing.assert_close(traced.x[-1], expected)
+    assert SamplingSpec(start="gaussian").checked(known).steps == 20
+    assert SamplingSpec(start="gaussian", times=(0.5, 0.1)).checked(known).times == (0.5, 0.1, 0.0)
+    assert provenance(known, spec)["moments_sha256"] != provenance(known, anyone)["moments_sha256"]
+    for wrong, message in (
+        ({"method": "rk45"}, "start=gaussian: rk45 chooses its own steps, from the first time on: give it by times"),
+        ({"steps": 40}, "passes over one or more of 40 trained levels, so at most 39"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SamplingSpec(start="gaussian", **wrong).checked(known)
+    with pytest.raises(ValueError, match="start=gaussian: latents are pure noise"):
+        interpolate(known, SamplingSpec(start="gaussian", steps=4), [0, 1])
+    with pytest.raises(ValueError, match="run leapstep calibrate MODEL DATA, or leapstep tune MODEL"):
+        SamplingSpec(start="gaussian").checked(model)

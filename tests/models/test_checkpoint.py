@@ -534,3 +534,39 @@ def test_a_damaged_state_gives_way_to_an_older_one(tmp_path):
     (tmp_path / "state" / "step-00000001.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no training state to resume from.*step-00000002"):
         checkpoint.find_state(tmp_path)
+
+
+def test_moments_are_kept_for_the_weights_that_they_are_of(folder):
+    kept, labels = checkpoint.load(folder), torch.arange(40) % 4
+    moments = leapstep.Moments.of(torch.randn(40, 3, 8, 8) + labels[:, None, None, None], labels, 4)
+    checkpoint.save_moments(folder / checkpoint.MOMENTS, kept, moments, {"source": "data", "n": 40})
+    eps = torch.randn(2, 3, 8, 8)
+    again, classes = checkpoint.load(folder).moments, torch.tensor([3, 0])
+    for labels in (None, classes):
+        starts = [each.law(labels).marginal(leapstep.cosine(), 0.7, eps) for each in (moments, again)]
+        torch.testing.assert_close(*starts)
+    checkpoint.save_moments(folder / checkpoint.MOMENTS, kept, leapstep.Moments(moments.whole), {})
+    assert checkpoint.load(folder).moments.each is None
+    for parameter in kept.network.parameters():
+        parameter.data += 0.1
+    checkpoint.save(kept, folder)
+    assert checkpoint.load(folder).moments is None
+
+
+@pytest.mark.parametrize("wrong", ["cut", "shape", "nan", "part", "negative"])
+def test_moments_that_are_none_are_ignored_with_a_word(folder, wrong):
+    law = leapstep.Gaussian.of(torch.randn(9, 3, 4, 4) if wrong == "shape" else torch.randn(9, 3, 8, 8))
+    if wrong == "nan":
+        law.mean[0] = torch.nan
+    path = folder / checkpoint.MOMENTS
+    checkpoint.save_moments(path, checkpoint.load(folder), leapstep.Moments(law), {})
+    tensors = safetensors.torch.load(path.read_bytes())
+    if wrong == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif wrong == "part":
+        del tensors["whole.basis"]
+        path.write_bytes(safetensors.torch.save(tensors))
+    elif wrong == "negative":
+        path.write_bytes(safetensors.torch.save(tensors | {"whole.variances": -tensors["whole.variances"]}))
+    with pytest.warns(UserWarning, match=r"moments\.safetensors.*it is ignored"):
+        assert checkpoint.load(folder).moments is None

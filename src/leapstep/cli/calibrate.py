@@ -14,6 +14,8 @@ EXAMPLES = """**Examples**
 `leapstep calibrate runs/digits digits`
 
 `leapstep sample runs/digits --steps 20 --method ddpm --variance optimal --out samples`
+
+`leapstep sample runs/digits --steps 3 --method unipc --start gaussian --out samples`
 """
 
 
@@ -27,14 +29,17 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     condition: options.DataCondition = None,
 ) -> dict[str, Any]:
-    """Measure a model's errors at every trained level, which --variance optimal needs, and keep them with the model."""
+    """Measure what --variance optimal needs, a model's errors at every trained level, and keep it with the model.
+
+    With it the data's mean and covariance, for --start gaussian, which cost no call of the network.
+    """
     from leapstep.files import folders
-    from leapstep.inference.calibration import calibrate, levels
+    from leapstep.inference.calibration import calibrate, levels, moments
     from leapstep.inference.provenance import versions
     from leapstep.inference.spec import SamplingSpec
     from leapstep.models import checkpoint
     from leapstep.models.data import parts_of
-    from leapstep.models.opening import calibration_file
+    from leapstep.models.opening import calibration_file, moments_file
 
     out = calibration_file(model.name, model.convention)
     if not out.parent.is_dir():
@@ -58,15 +63,20 @@ def command(
         )
     details = {"data": data, "split": split, "per_level": per_level, "seed": seed, "versions": versions()}
     checkpoint.save_calibration(out, loaded, measured, details)
+    laws, n = moments(loaded, samples, labels, seed)
+    kept = moments_file(model.name, model.convention)
+    checkpoint.save_moments(kept, loaded, laws, {**details, "source": "data", "n": n})
     power, error = measured.power, measured.error
     typer.echo(
         f"from the first to the last of {len(power)} levels, E||eps||^2 / d goes from {power[0]:.3f} to "
         f"{power[-1]:.3f}\n"
         f"and E||x0 - estimate||^2 / d from {error[0]:.4f} to {error[-1]:.4f}: {out}\n"
-        "Now --variance optimal is there for ddpm and ddim."
+        f"Now --variance optimal is there for ddpm and ddim,\n"
+        f"and --start gaussian for every method, of the mean and covariance of {n:,} samples: {kept}"
     )
     return {
         "out": out,
+        "moments": kept,
         **details,
         "times": measured.times.tolist(),
         "eps_power": power.tolist(),

@@ -170,7 +170,10 @@ SAMPLING: dict[str, Any] = {
     "spacing": Annotated[str | None, typer.Option(help=SPACINGS)],
     "start": Annotated[
         str | None,
-        typer.Option(help="marginal (noise of the scale at the first time) | unit (of scale 1, as in diffusers)"),
+        typer.Option(
+            help="marginal (noise of the scale at the first time) | unit (of scale 1, as in diffusers) | gaussian (the "
+            "first steps without a call, of the data's mean and covariance: leapstep calibrate)."
+        ),
     ],
     "seed": Annotated[int | None, typer.Option(help="Sample i is a function of the seed and i.")],
     "label": Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Classes, by name or number, in turn.")],

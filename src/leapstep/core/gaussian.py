@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,6 +135,11 @@ class Gaussian:
         ratios = process.sigma(t)[..., None] ** 2 / self._deviations(process, t, whole=True)[0].square()
         return (squares + (ratios - 1 - ratios.log()).sum(-1)) / 2
 
+    def information(self, process: Process, t: Tensor | float) -> Tensor:
+        """What x_t tells of x0 where this is the law of the data, log det(I + SNR(t) C) / 2 nats."""
+        t = as_time(t)
+        return (self._deviations(process, t, whole=True)[0] / process.sigma(t)[..., None]).log().sum(-1)
+
     def scaled(self, shift: Any, scale: float) -> Gaussian:
         """The law of scale x + shift, for data x of this law; see `leapstep.scaled`."""
         mean = self.mean * scale + torch.as_tensor(shift).to(self.mean)
@@ -163,6 +168,30 @@ class Gaussian:
 
     def __repr__(self) -> str:
         return summary(self, vars(self).items())
+
+
+class Moments(NamedTuple):
+    """What a model draws as Gaussians, of any class and of each.
+
+    Attributes:
+        whole: the law of all of it.
+        each: one law for each class, with a mean `[k, *d]`; None: classes are not told apart.
+    """
+
+    whole: Gaussian
+    each: Gaussian | None = None
+
+    @classmethod
+    def of(cls, samples: Tensor, labels: Tensor | None = None, classes: int | None = None) -> Moments:
+        """Estimate both from samples `[n, *d]`, and from labels `[n]` where there are any; see `Gaussian.of`."""
+        return cls(Gaussian.of(samples), None if labels is None else Gaussian.of(samples, labels, classes=classes))
+
+    def law(self, labels: Tensor | None) -> Gaussian:
+        """Of the samples of a batch with these labels, `[b]`; None: with samples of any class."""
+        return self.whole if labels is None or self.each is None else self.each.of_classes(labels.reshape(-1))
+
+    def __repr__(self) -> str:
+        return summary(self, self._asdict().items())
 
 
 def _classes(labels: Tensor, n: int, classes: int | None) -> Tensor:

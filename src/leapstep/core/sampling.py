@@ -28,11 +28,11 @@ from leapstep.core.denoiser import Counted, Diffusible, Diffusion, as_diffusion,
 from leapstep.core.gaussian import Gaussian
 from leapstep.core.noise import Noise
 from leapstep.core.printing import summary
-from leapstep.core.process import as_time, where
+from leapstep.core.process import Process, as_time, where
 from leapstep.core.spacing import number_or_times, times
 from leapstep.core.transitions import Memory, Transition, as_transition, select
 from leapstep.progress import progress_bar
-from leapstep.text import near, one_line
+from leapstep.text import allowed, near, one_line
 
 
 class State(NamedTuple):
@@ -113,18 +113,63 @@ def trajectory(
     finite.warn_broken(broken, "samples", ends)
 
 
-STARTS = ("marginal", "unit")
+STARTS = ("marginal", "unit", "gaussian")
 """From what samples begin at the first time, of standard normal noise eps.
 
 marginal: alpha origin + sigma eps, which has the law of x_t there but for what little signal is left; or, where the
 origin is a `Gaussian`, x_t of its flow from pure noise. unit: eps itself, as in pipelines of diffusers, also where the
-first time is below 1."""
+first time is below 1. gaussian: as marginal, for an origin that is a `Gaussian`, whose flow takes the first steps too,
+without a call; see `path_of`."""
+
+
+def path_of(
+    process: Process,
+    steps: int | Sequence[float] | Tensor,
+    spacing: str = "trailing",
+    start: str = "marginal",
+    origin: Tensor | float | Gaussian = 0.0,
+) -> Tensor:
+    """List the times that samples go through from a start.
+
+    From "gaussian", n steps are the last n of a longer list of the spacing, and the flow of the Gaussian takes the
+    others at once: one, or as many as leave x_t, under this law, no more than 2 / n nats of information on x0. Beyond
+    that, data differ from the Gaussian by more than so many steps cost.
+
+    Arguments:
+        steps, spacing: as of `times`. A list of times is taken as it is.
+        start: one of `STARTS`.
+        origin: as of `Diffusion`.
+    Returns:
+        `[n + 1]`, float64.
+    Raises:
+        ValueError: what `times` raises; an unknown start, or "gaussian" without a Gaussian or a level to spare.
+    """
+    if start not in STARTS:
+        raise ValueError(f"unknown start={start!r}: {allowed(start, STARTS)}")
+    path = times(process, steps, spacing)
+    if start != "gaussian":
+        return path
+    if not isinstance(origin, Gaussian):
+        raise ValueError(
+            "start='gaussian' needs the law of the data: pass diffusion._replace(origin=leapstep.Gaussian.of(samples))"
+        )
+    if isinstance(number_or_times(steps), Tensor):
+        return path
+    n, levels = len(path) - 1, process.timesteps
+    if levels is not None and n >= levels:
+        raise ValueError(
+            f"steps={n}: start='gaussian' passes over one or more of {levels} trained levels, so at most {levels - 1}"
+        )
+    for longer in range(n + 1, 1 + (levels or 1000 * n)):
+        rest = times(process, longer, spacing)[-n - 1 :]
+        if longer > n + 1 and origin.information(process, rest[0]) > 2 / n:
+            break
+        path = rest
+    return path
 
 
 def beginning(diffusion: Diffusion, t: Tensor, eps: Tensor, start: str = "marginal") -> Tensor:
     """Where sampling starts at the first time, of eps `[b, *d]`; see `STARTS` and `Diffusion.origin`."""
-    if start not in STARTS:
-        raise ValueError(f"unknown start={start!r}: use {' or '.join(STARTS)}")
     if start == "unit":
         return eps
     if isinstance(diffusion.origin, Gaussian):
@@ -207,7 +252,7 @@ def sample_in_batches(
         if rows.start == first:
             warn_of_training(_network(model))
         noise = Noise(seed, rows, tuple(d), kind, network_device(model) if device is None else device)
-        path = times(model.process, steps, spacing)
+        path = path_of(model.process, steps, spacing, start, model.origin)
         with torch.no_grad():
             states = trajectory(model, beginning(model, path[0], noise(0), start), path, transition, noise)
             x = _end(states, on_step or bool)
@@ -292,7 +337,8 @@ def sample(
         transition: the method, a transition such as `leapstep.unipc(order=3)` or a name in `TRANSITIONS`; default
             `ddim()`.
         spacing: see `times`.
-        start: one of `STARTS`: "marginal", or "unit" as in pipelines of diffusers.
+        start: one of `STARTS`: "marginal"; "unit", as in pipelines of diffusers; or "gaussian", where the origin of the
+            diffusion is a `Gaussian`: the first steps are then taken without a call, see `path_of`.
         seed: sample i is a function of (seed, i), whatever n and batch_size are, to the rounding of the network (and,
             where a method chooses its own steps, to its tolerance).
         batch_size: how many samples to work on at a time; None: all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from leapstep.core import calibration
 from leapstep.core.calibration import Calibration
 from leapstep.core.denoiser import Diffusion
+from leapstep.core.gaussian import Moments
 from leapstep.data.dataset import Data
 from leapstep.inference.spec import SpecError
 from leapstep.models.model import Model
@@ -60,6 +62,20 @@ def calibrate(
         device=device,
         on_batch=on_batch,
     )
+
+
+def moments(model: Model, data: Data, labels: Tensor | None = None, seed: int = 0) -> tuple[Moments, int]:
+    """Take the mean and the covariance of data, and for a network with classes the mean of each; no call is made.
+
+    Arguments:
+        data, labels, seed: as of `calibrate`.
+    Returns:
+        the Moments in model space, and of how many samples: of all, or of as many as 2^25 values hold.
+    """
+    n = min(len(data), max(64, 2**25 // math.prod(data.shape)))
+    chosen = np.random.default_rng(seed).permutation(len(data))[:n]
+    own = None if labels is None or not model.classes else labels[chosen]
+    return Moments.of(data.batch(chosen), own, len(model.classes)), n
 
 
 def levels(model: Model) -> int:

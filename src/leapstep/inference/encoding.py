@@ -55,12 +55,16 @@ def check_reversible(model: Model, spec: SamplingSpec, *, exact: bool = False) -
     Arguments:
         exact: whether each step must have an inverse by itself.
     Raises:
-        ValueError: a method that injects noise; or where each step must be invertible, one that chooses its own steps,
-            or whose steps use estimates of earlier ones.
+        ValueError: a method that injects noise, a start below pure noise; or where each step must be invertible, one
+            that chooses its own steps, or whose steps use estimates of earlier ones.
     """
     if not TRANSITIONS[spec.method].deterministic:
         others = ", ".join(name for name, method in TRANSITIONS.items() if method.deterministic)
         raise SpecError("method", spec.method, f"it injects noise, so its samples have no latents: use one of {others}")
+    if spec.start == "gaussian":
+        raise SpecError(
+            "start", spec.start, "latents are pure noise, beyond the first time of this start: leave it out"
+        )
     nothing = torch.zeros(1, *model.shape)
     silent = Diffusion(model.process, lambda x, t: torch.zeros_like(x))
     data, level = torch.tensor([0, 1 / (model.process.timesteps or 1000)], dtype=torch.float64)

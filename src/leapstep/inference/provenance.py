@@ -45,8 +45,12 @@ def provenance(
         record["conditions_sha256"] = hashlib.sha256(Path(spec.conditions).read_bytes()).hexdigest()
     if spec is None:
         del record["spec"]
-    elif spec.options.get("variance") == "optimal" and model.calibration is not None:
+        return record
+    if spec.options.get("variance") == "optimal" and model.calibration is not None:
         record["calibration_sha256"] = hashlib.sha256(model.calibration.error.numpy().tobytes()).hexdigest()
+    if spec.start == "gaussian" and model.moments is not None:
+        law = model.moments.law(spec.labels_for(model, range(1)))
+        record["moments_sha256"] = hashlib.sha256(law.mean.numpy().tobytes() + law.basis.numpy().tobytes()).hexdigest()
     return record
 
 

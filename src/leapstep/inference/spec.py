@@ -22,8 +22,9 @@ from torch import Tensor
 from leapstep import files
 from leapstep.core.calibration import Calibration
 from leapstep.core.denoiser import Diffusion
+from leapstep.core.gaussian import Moments
 from leapstep.core.printing import summary
-from leapstep.core.sampling import STARTS
+from leapstep.core.sampling import STARTS, path_of
 from leapstep.core.spacing import SPACINGS, times
 from leapstep.core.transitions import TRANSITIONS, Transition, ours, refusal
 from leapstep.files import reading
@@ -200,7 +201,7 @@ class SamplingSpec:
         if self.method not in TRANSITIONS:
             raise SpecError("method", self.method, refusal(self.method, TRANSITIONS))
         if self.start not in STARTS:
-            raise SpecError("start", self.start, f"use {' or '.join(STARTS)}")
+            raise SpecError("start", self.start, allowed(self.start, STARTS))
         if self.dtype not in DTYPES:
             raise SpecError("dtype", self.dtype, "use float32, bfloat16 or float64")
         for name, least, most in (("seed", 0, 2**64 - 1), ("first", 0, None), ("n", 1, None), ("batch_size", 1, None)):
@@ -213,6 +214,10 @@ class SamplingSpec:
         labels = None if self.labels is None else tuple(_number(model, label) for label in self.labels)
         spec = dataclasses.replace(self, options=_not_default(self.method, self.options), labels=labels)
         adaptive = TRANSITIONS[self.method].calls == 0
+        if adaptive and self.start == "gaussian" and self.times is None:
+            raise SpecError(
+                "start", self.start, f"{self.method} chooses its own steps, from the first time on: give it by times"
+            )
         spec = spec._with_path(model, adaptive_steps if adaptive else steps, "trailing" if adaptive else spacing)
         spec.transition(model)
         spec.diffusion(model, range(spec.first, spec.first + 1))
@@ -241,14 +246,15 @@ class SamplingSpec:
                 )
             return dataclasses.replace(self, times=path, steps=len(path) - 1, spacing=None)
         levels = model.process.timesteps or 1000
-        usual = min(steps, levels) if model.steps is None else model.steps
+        usual = min(steps, levels - (self.start == "gaussian")) if model.steps is None else model.steps
         count = usual if self.steps is None else self.steps
         if not _is_whole(count):
             raise SpecError("steps", count, "give an integer, at least 1")
         name = self.spacing or spacing or model.spacing or "trailing"
         if name not in SPACINGS:
             raise SpecError("spacing", name, allowed(name, SPACINGS))
-        first = times(model.process, count, name)[0].item()
+        spec = dataclasses.replace(self, steps=operator.index(count), spacing=name)
+        first = spec.times_for(model)[0].item()
         if count == 1 < levels and first * levels <= 1:
             raise SpecError(
                 "spacing",
@@ -256,7 +262,7 @@ class SamplingSpec:
                 f"a single step would go from the first of {levels} noise levels to the data, not from pure noise: use "
                 "trailing",
             )
-        return dataclasses.replace(self, steps=operator.index(count), spacing=name)
+        return spec
 
     def transition(self, model: Model) -> Transition:
         """The transition of the method, with the model's calibration where variance is "optimal".
@@ -271,12 +277,13 @@ class SamplingSpec:
         return TRANSITIONS[self.method].make(**options)
 
     def times_for(self, model: Model) -> Tensor:
-        """The times from noise to data, `[steps + 1]`, float64; of a specification that is checked."""
+        """The times from the start to data, `[steps + 1]`, float64; of a specification that is checked."""
         if self.times is not None:
             return times(model.process, self.times)
         if self.steps is None or self.spacing is None:
             raise ValueError("steps and spacing are still open: call checked(model) first")
-        return times(model.process, self.steps, self.spacing)
+        law = moments(model).law(self.labels_for(model, range(1))) if self.start == "gaussian" else 0.0
+        return path_of(model.process, self.steps, self.spacing, self.start, law)
 
     def labels_for(self, model: Model, rows: Sequence[int]) -> Tensor | None:
         """The numbers of the classes of the samples with these indices, `[len(rows)]`, or None."""
@@ -309,7 +316,8 @@ class SamplingSpec:
         for name, value in values.items():
             values[name] = value.to(model.device, DTYPES[self.dtype] if value.is_floating_point() else None)
         labels = self.labels_for(model, rows)
-        return model.diffusion(labels, self.guidance, DTYPES[self.dtype], rescale=self.rescale, condition=values)
+        made = model.diffusion(labels, self.guidance, DTYPES[self.dtype], rescale=self.rescale, condition=values)
+        return made._replace(origin=moments(model).law(labels)) if self.start == "gaussian" else made
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -341,6 +349,16 @@ def calibration(model: Model) -> Calibration:
             "they have changed since)"
         )
     return model.calibration
+
+
+def moments(model: Model) -> Moments:
+    """What the start "gaussian" needs. Raises ValueError for a model whose moments nobody took."""
+    if model.moments is None:
+        raise ValueError(
+            "start=gaussian needs the mean and covariance of the data: run leapstep calibrate MODEL DATA, or leapstep "
+            "tune MODEL (again, if the weights have changed since)"
+        )
+    return model.moments
 
 
 def _is_whole(value: object) -> bool:

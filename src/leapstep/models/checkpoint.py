@@ -6,6 +6,7 @@
     scheduler/scheduler_config.json                 the convention, as far as diffusers can hold it
     leapstep.json                                   the convention of the network; data, training, step
     calibration.json                                how far x0 spreads around its estimate, from `leapstep calibrate`
+    moments.safetensors                             mean and covariance of the data, for samples that begin below t = 1
     state/step-00010000.safetensors                 everything that an exact resume needs
 
 A network that diffusers does not know lies in a folder of another name (one of `NETWORKS`), or in `unet/` under our own
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from leapstep import files
 from leapstep.core.calibration import Calibration
 from leapstep.core.convention import Condition, Convention
+from leapstep.core.gaussian import Gaussian, Moments
 from leapstep.core.scaling import PIXELS
 from leapstep.files import folders, reading
 from leapstep.models import diffusers, pipelines
@@ -42,9 +44,9 @@ from leapstep.networks import CONFIGURATIONS, NETWORKS, UNet, layout, weights
 from leapstep.networks.weights import sketch
 from leapstep.text import one_line, reason
 
-CALIBRATION = "calibration.json"
+CALIBRATION, MOMENTS = "calibration.json", "moments.safetensors"
 
-MODEL = "|".join(map(re.escape, (*NETWORKS, "scheduler", "model_index.json", "leapstep.json", CALIBRATION)))
+MODEL = "|".join(map(re.escape, (*NETWORKS, "scheduler", "model_index.json", "leapstep.json", CALIBRATION, MOMENTS)))
 """A regular expression for the names of all that belongs to a model in its folder."""
 
 IMPORTED = folders.Kind("leapstep.json", "imported", MODEL)
@@ -136,6 +138,7 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         convention=convention,
         details={name: value for name, value in details.items() if name != "convention"},
         calibration=read_calibration(folder / CALIBRATION, network),
+        moments=read_moments(folder / MOMENTS, network, convention.shape),
     )
 
 
@@ -218,6 +221,53 @@ def read_calibration(path: Path, network: nn.Module) -> Calibration | None:
     if measured["weights_sha256"] != fingerprint(network):
         return None
     return Calibration(times, power, error, float(measured["data_variance"]))
+
+
+def save_moments(path: Path, model: Model, moments: Moments, details: Mapping[str, Any]) -> None:
+    """Write what a model draws as Gaussians; it is read while the weights are the same.
+
+    Arguments:
+        path: the file; in a model's folder, `MOMENTS`.
+        moments: in model space, of the data or of the model's own samples.
+        details: where they come from, as JSON: "source" ("data" or "samples"), their number "n", for samples the
+            "guidance", and what else is worth knowing.
+    Raises:
+        OSError: the folder is not writable, or the disk is full; earlier moments are still there.
+    """
+    tensors = {
+        f"{name}.{part}": torch.as_tensor(value)
+        for name, law in moments._asdict().items()
+        if law is not None
+        for part, value in vars(law).items()
+    }
+    metadata = {"weights_sha256": fingerprint(model.network), "details": json.dumps(dict(details))}
+    files.write_bytes(path, _encoded(tensors, metadata))
+
+
+def read_moments(path: Path, network: nn.Module, shape: tuple[int, ...] | None) -> Moments | None:
+    """What `save_moments` wrote of these weights; None where nothing was, of others, or nothing that can be read."""
+    if not path.exists():
+        return None
+    try:
+        tensors = weights.read(path)
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        laws = {name: _law(tensors, name, shape) for name in Moments._fields if f"{name}.mean" in tensors}
+        moments = Moments(**laws)
+    except (ValueError, KeyError, TypeError, RuntimeError, OSError, safetensors.SafetensorError) as wrong:
+        warnings.warn(f"{path} holds no moments ({one_line(reason(wrong))}); it is ignored", stacklevel=3)
+        return None
+    return moments if metadata.get("weights_sha256") == fingerprint(network) else None
+
+
+def _law(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...] | None) -> Gaussian:
+    """One of the laws in a file of moments. Raises ValueError or KeyError where it is none of such samples."""
+    mean, basis, variances, rest = (tensors[f"{name}.{part}"] for part in ("mean", "basis", "variances", "rest"))
+    if not all(part.is_floating_point() and part.isfinite().all() for part in (mean, basis, variances, rest)):
+        raise ValueError(f"{name}: numbers must be finite")
+    if mean.shape[name == "each" :] != shape:
+        raise ValueError(f"{name}: a mean of shape {list(mean.shape)} is none of samples {list(shape or ())}")
+    return Gaussian(mean, basis, variances, rest.item())
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from leapstep.core.calibration import Calibration
 from leapstep.core.convention import Clip, Condition, Convention
 from leapstep.core.denoiser import Diffusion, from_network
+from leapstep.core.gaussian import Moments
 from leapstep.core.process import Curve, Process
 from leapstep.core.scaling import PIXELS, Scaling
 
@@ -34,6 +35,7 @@ class Model:
             it takes fractional timesteps and whether it learned its variance, is filled in.
         details: what else is known of it, as JSON: the content of `leapstep.json`.
         calibration: what `leapstep calibrate` measured of these weights, or None.
+        moments: what the model draws as Gaussians, in model space, or None: for the start "gaussian".
     Raises:
         ValueError: a convention without the shape of a sample, or with a clip that is a function of x0 in your range.
     """
@@ -42,6 +44,7 @@ class Model:
     convention: Convention
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     calibration: Calibration | None = None
+    moments: Moments | None = None
 
     def __post_init__(self) -> None:
         convention = self.convention

@@ -57,7 +57,8 @@ def open_model(
         raise ValueError(f"{source} returned a {type(network).__name__}: return an nn.Module")
     network = network.to(device).eval()
     calibration = checkpoint.read_calibration(calibration_file(source, convention), network)
-    model = Model(network, how, calibration=calibration)
+    moments = checkpoint.read_moments(moments_file(source, convention), network, how.shape)
+    model = Model(network, how, calibration=calibration, moments=moments)
     if shape is not None and all(condition.null is not None for condition in how.conditions):
         _try(model, source)
     return model
@@ -78,7 +79,16 @@ def _try(model: Model, source: str) -> None:
 
 def calibration_file(source: str, convention: str | Path | None) -> Path:
     """Where the calibration of a model lies: in its folder, or beside the convention of a user's own network."""
+    return _file(source, convention, checkpoint.CALIBRATION)
+
+
+def moments_file(source: str, convention: str | Path | None) -> Path:
+    """Where the moments of what a model draws lie, likewise."""
+    return _file(source, convention, checkpoint.MOMENTS)
+
+
+def _file(source: str, convention: str | Path | None, name: str) -> Path:
     if convention is None:
-        return Path(source) / checkpoint.CALIBRATION
+        return Path(source) / name
     path = Path(convention)
-    return path.with_name(f"{path.stem}.{checkpoint.CALIBRATION}")
+    return path.with_name(f"{path.stem}.{name}")

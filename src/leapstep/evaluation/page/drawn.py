@@ -32,7 +32,7 @@ def drawn_samples(work: Work) -> tuple[Tensor, Way]:
     first = Noise(spec.seed, range(count), work.model.shape, spec.state_dtype, work.device)(0)
     noisy: list[list[Tensor]] = [[] for _ in times]  # for each time, the batches
     clean: list[list[Tensor]] = [[] for _ in times]
-    noisy[0].append(beginning(spec.diffusion(work.model, range(1)), times[0], first, spec.start))
+    noisy[0].append(beginning(spec.diffusion(work.model, range(count)), times[0], first, spec.start))
 
     def note(state: State) -> None:
         if sum(map(len, noisy[state.step])) < count:

@@ -54,7 +54,8 @@ class Work:
         self.spec, self.extent = complete(model, plan).spec, plan.extent
         self.model = model
         plain = TRANSITIONS[self.spec.method].deterministic
-        self.certain = self.spec if plain else dataclasses.replace(self.spec, method="ddim", options={})
+        latents = dataclasses.replace(self.spec, start="marginal") if self.spec.start == "gaussian" else self.spec
+        self.certain = latents if plain else dataclasses.replace(latents, method="ddim", options={})
         self.kind = kind(model.shape, model.is_pictures)
         self.together = min(self.spec.n, TOGETHER[self.kind], self.extent.together)
         self.device = model.device

@@ -177,8 +177,9 @@ def _seldom(spec: SamplingSpec, *names: str) -> list[object]:
 
 
 def _certain(page: Page, method: str) -> SamplingSpec:
-    """The page's specification with the deterministic method of a figure."""
-    return page.spec if method == page.spec.method else dataclasses.replace(page.spec, method=method, options={})
+    """The page's specification with the deterministic method of a figure, and latents of pure noise."""
+    spec = dataclasses.replace(page.spec, start="marginal") if page.spec.start == "gaussian" else page.spec
+    return spec if method == spec.method else dataclasses.replace(spec, method=method, options={})
 
 
 def _named(label: str) -> list[str]:
