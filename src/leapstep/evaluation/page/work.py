@@ -81,7 +81,7 @@ class Work:
         most = self.model.process.timesteps
         fit = []
         for count in sorted({min(count, most or count) for count in counts}):
-            with contextlib.suppress(SpecError):
+            with contextlib.suppress(ValueError):
                 fit.append(dataclasses.replace(spec, steps=count, times=None).checked(self.model).steps or count)
         return fit
 
