@@ -121,7 +121,7 @@ def test_a_list_of_times_stands_for_steps_and_spacing(model):
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"method": "euler"}, r"method=euler: did you mean pf_euler\?"),
+        ({"method": "pf_eulr"}, r"method=pf_eulr: did you mean pf_euler\?"),
         ({"method": "heun", "options": {"order": 2}}, "order does not apply to method heun, which takes no options"),
         ({"method": "unipc", "options": {"oder": 3}}, r"which takes order \(default 2\): did you mean order\?"),
         ({"method": "unipc", "options": {"order": "two"}}, "order=two: give an integer"),
