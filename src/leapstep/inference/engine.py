@@ -35,8 +35,11 @@ def draw(
         an iterator over the indices of the samples of a batch, and the samples in model space, `[b, *d]`; see `values`.
     Raises:
         ValueError: what `SamplingSpec.checked` raises.
+    Warns:
+        UserWarning: a distilled model, in other steps or by another method than it was distilled for.
     """
     spec = spec.checked(model)
+    spec.warn_of_distillation(model)
     model = with_dtype(model, DTYPES[spec.dtype])
     return sample_in_batches(
         lambda rows: spec.diffusion(model, rows),

@@ -221,15 +221,15 @@ class SamplingSpec:
         spec = spec._with_path(model, adaptive_steps if adaptive else steps, "trailing" if adaptive else spacing)
         spec.transition(model)
         spec.diffusion(model, range(spec.first, spec.first + 1))
-        spec._warn_of_distillation(model)
         return spec
 
-    def _warn_of_distillation(self, model: Model) -> None:
-        """Warn of what a distilled model was not trained for."""
+    def warn_of_distillation(self, model: Model) -> None:
+        """Warn where a specification that is checked is not what a distilled model was distilled for."""
         if model.steps is None:
             return
         own = times(model.process, model.steps, model.spacing or "trailing")
-        if self.method != "ddim" or self.options or not torch.equal(self.times_for(model), own):
+        plain = self.method == "ddim" and not self.options and self.start == "marginal"
+        if not plain or not torch.equal(self.times_for(model), own):
             warnings.warn(
                 f"{self.label} in {counted(self.steps or 0)} is not what this model was distilled for: ddim in "
                 f"{counted(model.steps)}, {model.spacing or 'trailing'}",

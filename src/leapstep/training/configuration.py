@@ -138,7 +138,7 @@ class DistillationConfig(RunConfig):
     calls: int = Field(1, ge=1, description="network calls of a sample of the student")
     guidance: float = Field(1.0, description="scale of classifier-free guidance that the student takes over; 1 is none")
     teacher_steps: int = Field(16, ge=1, description="steps of the teacher from noise to data, at least")
-    reuse: int = Field(4, ge=1, description="steps in which a sample of the teacher is used, on average")
+    reuse: int = Field(8, ge=1, description="steps in which a sample of the teacher is used, on average")
     steps: int = Field(2000, ge=1, description="steps; the student's weights change once for each of its calls in each")
     lr_schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="course of the learning rate after warm-up"

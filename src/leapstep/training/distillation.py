@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -41,7 +42,7 @@ from leapstep.models.model import Model
 from leapstep.networks import NETWORKS
 from leapstep.text import counted
 from leapstep.training import run
-from leapstep.training.configuration import DistillationConfig, checked
+from leapstep.training.configuration import DistillationConfig, checked, parameters
 from leapstep.training.learner import Learner, seeded
 
 AHEAD, KEPT = 4, 16
@@ -56,8 +57,8 @@ COMPARED = 256
 OF_THE_TEACHER = ("batch_size", "learning_rate", "precision")
 """Settings that a student has from the training of its teacher, where that is known."""
 
-LEARNING, COMPARING = 0, 1
-"""Streams of noise."""
+LEARNING, COMPARING, CHOOSING = range(3)
+"""Streams of random numbers: the teacher's noises, those of the comparison, and which of its samples a step takes."""
 
 
 class Batch(NamedTuple):
@@ -109,7 +110,7 @@ class Distiller(Learner):
     @torch.no_grad()
     def solve(self, stream: int, index: int, n: int) -> Batch:
         """Let the teacher go from noise to data, from noise that is a function of the stream and the index alone."""
-        chance = torch.Generator().manual_seed(seeded(self.config.seed, stream, index, self.accelerator.process_index))
+        chance = self._chance(stream, index)
         eps = torch.randn(n, *self.teacher.shape, generator=chance).to(self.accelerator.device)
         condition = self._condition(range(index * n, index * n + n), chance, stream == LEARNING)
         inner = self.teacher.convention.inner()
@@ -118,6 +119,10 @@ class Distiller(Learner):
         states = trajectory(diffusion, x, self.fine_times, unipc(order=3))
         points = [x, *(state.x for state in states if state.step % self.fine == 0)]
         return Batch(torch.stack(points), condition)
+
+    def _chance(self, stream: int, index: int) -> torch.Generator:
+        entropy = (self.config.seed, stream, index, self.accelerator.process_index)
+        return torch.Generator().manual_seed(seeded(*entropy))
 
     def _condition(self, rows: Sequence[int], chance: torch.Generator, drops: bool) -> dict[str, Tensor]:
         """What the network takes besides: classes in turn, some dropped, and rows of the file in turn."""
@@ -134,7 +139,7 @@ class Distiller(Learner):
         newest, size = self.step // self.config.reuse + AHEAD, self.share * self.config.accumulate
         wanted = range(max(0, newest - KEPT), newest)
         self.made = {i: self.made[i] if i in self.made else self.solve(LEARNING, i, size) for i in wanted}
-        chance = torch.Generator().manual_seed(seeded(*self.entropy(0)))
+        chance = self._chance(CHOOSING, self.step)
         chosen = torch.randperm(len(wanted) * size, generator=chance)[:size]
         parts = [self.made[wanted[i]].rows(chosen[chosen // size == i] % size) for i in range(len(wanted))]
         names = parts[0].condition
@@ -343,6 +348,11 @@ def distill(
             run.loop(distiller, folder)
         students.append(distiller.model())
     return students
+
+
+_OWN = [p for p in inspect.signature(distill).parameters.values() if p.kind is not p.VAR_KEYWORD]
+_FIELDS = [p for p in parameters(DistillationConfig) if p.name != "calls"]
+distill.__signature__ = inspect.Signature([*_OWN, *_FIELDS], return_annotation="list[Model]")  # type: ignore[attr-defined]
 
 
 def place(out: str | Path, calls: int, among: Sequence[int]) -> Path:

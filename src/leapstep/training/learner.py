@@ -129,10 +129,6 @@ class Learner(abc.ABC):
 
     # one step
 
-    def entropy(self, part: int) -> tuple[int, ...]:
-        """Of what the randomness of a part of this step is a function: seed, step, part and process."""
-        return (self.config.seed, self.step, part, self.accelerator.process_index)
-
     def update(self, losses: Callable[[int], tuple[Tensor, Tensor]]) -> dict[str, Any]:
         """Change the weights once, by the gradient of a mean loss, and their average with them.
 

@@ -94,7 +94,7 @@ class Trainer(Learner):
         """The loss of each sample of `batch`, [b], and the times at which they were noised, [b]."""
         config, device = self.config, self.accelerator.device
         x0, labels = self.batch(part)
-        torch.manual_seed(seeded(*self.entropy(part)))
+        torch.manual_seed(seeded(config.seed, self.step, part, self.accelerator.process_index))
         if config.flip:
             x0 = torch.where(torch.rand(len(x0), 1, 1, 1) < 0.5, x0.flip(-1), x0)
         condition = {}
