@@ -234,7 +234,7 @@ MISTAKES = {
     ),
     "start": (
         lambda: leapstep.sample(DIFFUSION, (1, 2), 5, start="noise"),
-        "unknown start='noise': use marginal or unit",
+        "unknown start='noise': use one of marginal, unit, gaussian",
     ),
     "seed": (lambda: leapstep.sample(DIFFUSION, (1, 2), 5, seed=-1), "seed=-1: must be an integer from 0"),
     "dtype": (
