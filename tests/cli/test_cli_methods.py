@@ -74,7 +74,7 @@ def test_samples_as_diffusers_draws_them(points, tmp_path):
     found = np.load(tmp_path / "s" / "samples.npz")["samples"]
     np.testing.assert_allclose(found, loaded.scaling.to_values(expected), rtol=0, atol=2e-4)  # of 2e-3
     assert (expected - ours).abs().max() > 4e-4
-    refused(invoke("sample", run, "--out", tmp_path / "t", "--start", "z"), "--start z: use one of marginal, unit, gaussian")
+    refused(invoke("sample", run, "--out", tmp_path / "t", "--start", "z"), "--start z: use one of marginal, unit")
     refused(invoke("sample", run, "--out", tmp_path / "t", "--set", "eps=x"), "unknown eps='x': use consistent or raw")
     assert not (tmp_path / "t").exists()
 
