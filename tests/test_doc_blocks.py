@@ -40,6 +40,7 @@ EXAMPLES = [
 SMALLER = {
     "train": "--size 8 --timesteps 100 --channels 8,8 --attention 0,0 --groups 8 --blocks 1 --steps 2 --batch-size 8",
     "distill": "--steps 2",
+    "tune": "--calls 3 --noises 16 --teacher-steps 6 --batch-size 16 --overwrite",
     "sample": "--n 2",
     "evaluate": "--n 8 --resamples 3",
     "sweep": "--n 8 --resamples 3 --steps 2",
@@ -102,6 +103,7 @@ def shelf(tmp_path_factory):
     np.savez(shelf / "given.npz", y=np.zeros(len(points)))
     forget_accelerator()
     done("train", "digits", "--out", shelf / "MODEL", *SHORT.split(), "--device", "cpu")
+    done("tune", shelf / "MODEL", *SMALLER["tune"].split())
     for run in ("runs/digits", "runs/mnist", "runs/photos", "demo/run"):
         shutil.copytree(shelf / "MODEL", shelf / run, ignore=shutil.ignore_patterns("state", "log", "samples"))
     done("calibrate", shelf / "demo/run", "digits", "--per-level", 1)

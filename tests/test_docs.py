@@ -123,7 +123,7 @@ STILL = {
     },
     "fingerprint": {
         "evaluation/features/space.py",
-        "models/checkpoint.py",
+        "models/beside.py",
     },
     "settings": {
         "doctor/assumptions.py",

@@ -14,6 +14,7 @@ from commands import done, invoke, refused
 from leapstep.cli import options
 from leapstep.core.scaling import Scaling
 from leapstep.files import folders
+from leapstep.inference.methods import AUTO, METHODS
 from leapstep.inference.spec import LAST_STD
 from leapstep.models import checkpoint
 from leapstep.networks import MLP
@@ -117,7 +118,7 @@ def test_the_manifest_has_our_name(points, tmp_path, words):
 
 
 def test_the_help_names_what_the_table_has():
-    assert " | ".join(leapstep.TRANSITIONS) == options.METHODS
+    assert " | ".join((*METHODS, AUTO)) == options.METHODS
 
 
 def test_adaptive_methods_take_one_step_of_their_own(points, tmp_path):

@@ -21,11 +21,11 @@ def offered(*words):
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (("sample", "m", "--method", ""), TRANSITIONS),
+        (("sample", "m", "--method", ""), [*TRANSITIONS, "fitted", "auto"]),
         (("sample", "m", "--spacing", ""), SPACINGS),
         (("sample", "m", "--start", ""), STARTS),
         (("sample", "m", "--variance", ""), ["posterior", "beta", "none", "learned", "optimal", "eta"]),
-        (("sweep", "m", "--methods", ""), TRANSITIONS),
+        (("sweep", "m", "--methods", ""), [*TRANSITIONS, "fitted"]),
         (("sweep", "m", "--spacings", "l"), ["leading", "linspace", "log_snr"]),
         (("interpolate", "m", "--spacing", "tr"), ["trailing"]),
         (("likelihood", "m", "--method", ""), ["vlb", "ode"]),
@@ -57,4 +57,4 @@ def test_models_are_offered_and_folders_on_the_way_to_them(tmp_path, monkeypatch
 def test_prose_lists_nothing():
     assert listed("How many samples; default: all | or none of them.") == []
     assert listed("What it is, and why.") == []
-    assert listed(options.METHODS) == list(TRANSITIONS)
+    assert listed(options.METHODS) == [*TRANSITIONS, "fitted", "auto"]

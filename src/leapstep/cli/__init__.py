@@ -32,6 +32,7 @@ from leapstep.cli import (
     sweep,
     trace,
     train,
+    tune,
 )
 from leapstep.cli.completion import completed
 from leapstep.cli.parsing import Command, with_json
@@ -148,7 +149,7 @@ def _smaller(given: dict[str, Any]) -> str:
 
 JOURNEY = {
     "A model of your own": {"demo": demo, "train": train, "info": info, "sample": sample},
-    "In fewer calls": {"distill": distill},
+    "In fewer calls": {"tune": tune, "distill": distill},
     "How good it is": {
         "evaluate": evaluate,
         "sweep": sweep,

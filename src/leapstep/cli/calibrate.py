@@ -39,9 +39,9 @@ def command(
     from leapstep.inference.spec import SamplingSpec
     from leapstep.models import checkpoint
     from leapstep.models.data import parts_of
-    from leapstep.models.opening import calibration_file, moments_file
+    from leapstep.models.opening import file_of
 
-    out = calibration_file(model.name, model.convention)
+    out = file_of(model.name, model.convention, checkpoint.CALIBRATION)
     if not out.parent.is_dir():
         raise ValueError(
             f"{model.name} is not a folder: a model on the Hub must be downloaded before it can be calibrated"
@@ -64,7 +64,7 @@ def command(
     details = {"data": data, "split": split, "per_level": per_level, "seed": seed, "versions": versions()}
     checkpoint.save_calibration(out, loaded, measured, details)
     laws, n = moments(loaded, samples, labels, seed)
-    kept = moments_file(model.name, model.convention)
+    kept = file_of(model.name, model.convention, checkpoint.MOMENTS)
     checkpoint.save_moments(kept, loaded, laws, {**details, "source": "data", "n": n})
     power, error = measured.power, measured.error
     typer.echo(

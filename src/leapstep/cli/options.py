@@ -32,11 +32,13 @@ T = TypeVar("T")
 
 METHODS = (
     "ddim | ddpm | dpmpp_2m | dpmpp_3m | unipc | deis | ipndm | dpmpp_2s | dpm_2 | heun | rk4 | rk23 | rk45 | pf_euler"
-    " | sde_dpmpp_2m | euler_maruyama | edm | pc"
+    " | sde_dpmpp_2m | euler_maruyama | edm | pc | fitted | auto"
 )
 """The names of all methods: a test compares them with the table, which is not imported for a --help."""
 
-METHODS_HELP = f"{METHODS}; or its name in k-diffusion, ComfyUI or diffusers, such as euler_ancestral."
+ELSEWHERE = "or its name in k-diffusion, ComfyUI or diffusers, such as euler_ancestral"
+METHODS_HELP = f"{METHODS}; {ELSEWHERE}."
+NAMED_METHODS = f"{METHODS.removesuffix(' | auto')}; {ELSEWHERE}"
 
 
 def device(name: str | None) -> torch.device:
@@ -210,6 +212,9 @@ DEFAULTS = {
 }
 """The defaults of a specification, as a help shows them."""
 
+OF_A_SOLVER = ("method", "steps", "spacing", "start", "labels", "conditions", "guidance", "rescale")
+"""Fields of a specification by which a fitted solver is found."""
+
 if TYPE_CHECKING:
     from leapstep.inference.spec import SamplingSpec
 
@@ -296,7 +301,9 @@ def specification(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Spec
             raise ValueError(f"{name} is given twice, as {options[name]} and as {text}: choose one")
         options[name] = text
     kept = spec.options if fields.get("method", spec.method) == spec.method else {}
-    if "steps" in fields or "spacing" in fields:
+    if spec.method == "fitted" and not fields.keys().isdisjoint(OF_A_SOLVER):
+        fields["times"] = None
+    elif "steps" in fields or "spacing" in fields:
         fields["times"] = None
         if spec.times is not None and "steps" not in fields:
             fields["steps"] = None

@@ -59,14 +59,14 @@ def command(
 
     Its --n samples are evenly chosen from the data; each keeps its own label.
     """
-    from leapstep.core.transitions import TRANSITIONS
     from leapstep.inference.encoding import check_reversible, step_counts, unit
+    from leapstep.inference.methods import METHODS
     from leapstep.inference.provenance import provenance
     from leapstep.models.data import evenly, parts_of
     from leapstep.views.encoding import write_reconstructions
 
     loaded = model.open()
-    adaptive = spec.method in TRANSITIONS and TRANSITIONS[spec.method].calls == 0
+    adaptive = spec.method in METHODS and spec.entry.calls == 0
     asked = steps or ([1] if adaptive else list(PAPER))
     counts = step_counts(loaded, asked)
     spec = dataclasses.replace(spec, steps=counts[0], times=None).checked(loaded, spacing="leading")

@@ -42,7 +42,7 @@ def command(
     data: measuring.DataSource = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME ...", help=f"{options.METHODS_HELP[:-1]}; default: ddim, dpmpp_2m, unipc."),
+        typer.Option(metavar="NAME ...", help=f"{options.NAMED_METHODS}; default: ddim, dpmpp_2m, unipc."),
     ] = None,
     etas: Annotated[
         list[str] | None,

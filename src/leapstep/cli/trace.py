@@ -46,7 +46,10 @@ def command(
     spec: options.Spec,
     consistency: Annotated[
         list[int] | None,
-        typer.Option(metavar=NUMBERS, help="Numbers of steps to compare; default: 10 20 50 100 1000."),
+        typer.Option(
+            metavar=NUMBERS,
+            help="Numbers of steps to compare; default: 10 20 50 100 1000, or all that --method fitted has.",
+        ),
     ] = None,
     gif: Annotated[bool, typer.Option("--gif", help="Also write the trajectory as an animation, trace.gif.")] = False,
     mp4: Annotated[bool, typer.Option("--mp4", help="Also write it as a video, trace.mp4; needs ffmpeg.")] = False,
@@ -63,7 +66,7 @@ def command(
 
     loaded = model.open()
     spec = spec.checked(loaded, adaptive_steps=20)
-    asked = consistency or CONSISTENCY
+    asked = consistency or spec.fitted_steps(loaded) or CONSISTENCY
     counts = step_counts(loaded, asked)
     compared = dataclasses.replace(spec, n=max(spec.n, LEAST), batch_size=max(spec.n, LEAST))
     dataclasses.replace(compared, steps=counts[0], times=None).checked(loaded)

@@ -107,8 +107,9 @@ def rows_of(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[int, Cell]]:
 
 
 def row_name(row: tuple[str, str], rows: Mapping[tuple[str, str], Any]) -> str:
-    """The label of a row, with its spacing where rows differ in it."""
-    return row[0] if len({spacing for _, spacing in rows}) == 1 else f"{row[0]}, {row[1]}"
+    """The label of a row, with its spacing where rows differ in it; a fitted solver has none."""
+    several = len({spacing for _, spacing in rows if spacing}) > 1
+    return f"{row[0]}, {row[1]}" if several and row[1] else row[0]
 
 
 # --- advice --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.core.transitions import TRANSITIONS
 from leapstep.data.dataset import Data
 from leapstep.evaluation.distances import frechet_distance
 from leapstep.inference.engine import Array, draw, values
@@ -39,7 +38,7 @@ def measure(model: Model, spec: SamplingSpec, real: Tensor) -> Result:
         real: real data in model space, `[m, *d]`.
     """
     spec, began = spec.checked(model), time.perf_counter()
-    calls = (spec.steps or 1) * TRANSITIONS[spec.method].calls * -(-spec.n // spec.batch_size)
+    calls = (spec.steps or 1) * spec.entry.calls * -(-spec.n // spec.batch_size)
     with progress_bar(calls, f"{spec.label}, {spec.steps} steps", "call") as bar:
         x = torch.cat([x for _, x in draw(model, spec, on_step=lambda _: bar.update())])
     seconds, drawn = round(time.perf_counter() - began, 2), values(model, x)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.core.transitions import TRANSITIONS
 from leapstep.data.dataset import Data, NoSplit
 from leapstep.data.readers import read
 from leapstep.evaluation import features as spaces
@@ -198,7 +197,7 @@ class _Drawn:
         """Draw them; return them, in feature space too, and what the result depends on."""
         spec, conditions = comparable(self.model, self.spec, real.labels)
         kept: list[Array] = []
-        calls = TRANSITIONS[spec.method].calls * (spec.steps or 1) * spec.n
+        calls = spec.entry.calls * (spec.steps or 1) * spec.n
         with progress_bar(calls or None, "sampling", "call", show=self.progress) as bar:
             *_, part = gather(yardstick, _keeping(batches(self.model, spec, bar.update), kept))
         self.origin = provenance(self.model, spec, source=self.name, device=self.device)

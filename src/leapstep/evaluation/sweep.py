@@ -18,13 +18,14 @@ import torch
 
 from leapstep import files
 from leapstep.core.finite import NotFinite
-from leapstep.core.transitions import TRANSITIONS, ours, refusal
+from leapstep.core.transitions import ours, refusal
 from leapstep.evaluation import results
 from leapstep.evaluation.cells import Cell, advice, as_json
 from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
 from leapstep.files import folders
+from leapstep.inference.methods import METHODS as KNOWN
 from leapstep.inference.provenance import versions
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.models import checkpoint
@@ -123,7 +124,8 @@ def plan(
 
     Arguments:
         spec: what all of them share.
-        methods: names of `TRANSITIONS`, or what they are called elsewhere; None: ddim, dpmpp_2m, unipc.
+        methods: names of `TRANSITIONS`, or what they are called elsewhere; or "fitted", in the columns for which
+            `leapstep tune` has made a solver; None: ddim, dpmpp_2m, unipc.
         etas: rows of ddim: noise injected, 0 to 1; "beta" and "optimal" are variances of ddpm. None: 0, 1.
         steps: columns; None: 5, 10, 20, 50, 100. Those that the model cannot take are left out, see `left_out`.
             Of a distilled model, None is for all three what it was distilled for.
@@ -139,23 +141,30 @@ def plan(
         raise SpecError("etas", ",".join(map(str, etas)), "are rows of ddim: name it among the methods")
     rows: list[dict[str, Any]] = []
     for method, options in named:
-        if method not in TRANSITIONS:
-            raise SpecError("methods", method, refusal(method, TRANSITIONS))
-        if TRANSITIONS[method].calls == 0:
+        if method not in KNOWN:
+            raise SpecError("methods", method, refusal(method, KNOWN))
+        if KNOWN[method].calls == 0:
             raise SpecError("methods", method, "it chooses its own steps: measure it with leapstep evaluate")
         several = method == "ddim" and not options
         rows += [_noise(eta) for eta in etas or ETAS] if several else [{"method": method, "options": options}]
     rows = [row for i, row in enumerate(rows) if row not in rows[:i]]
+    fitted: list[int] = []
+    if ("fitted", {}) in named:
+        own = dataclasses.replace(spec, method="fitted", steps=None, spacing=None, times=None)
+        fitted = own.fitted_steps(model)
+        if not set(fitted) & set(steps or STEPS):
+            dataclasses.replace(own, steps=min(steps or STEPS)).checked(model)  # raises, and says what to do
     most, asked = model.process.timesteps, sorted(set(steps or STEPS))
     counts = [count for count in asked if 1 <= count <= (most or count)]
     if not counts or asked[0] < 1:
         raise SpecError("steps", ", ".join(map(str, asked)), f"this model takes from 1 to {most or asked[-1]} steps")
-    places = spacings or [model.spacing or "trailing"]
+    places: Sequence[str | None] = spacings or [model.spacing or "trailing"]
     return [
         dataclasses.replace(spec, **row, steps=count, spacing=spacing, times=None)
         for count in counts
         for row in rows
-        for spacing in places
+        for spacing in (places if row["method"] != "fitted" else [None])
+        if row["method"] != "fitted" or count in fitted
     ]
 
 
@@ -218,7 +227,7 @@ class Run:
             **compared[0][1],
             "versions": versions(),
         }
-        shared = dataclasses.replace(self.specs[0], method="ddim", options={}, steps=None, spacing=None)
+        shared = dataclasses.replace(self.specs[0], method="ddim", options={}, steps=None, spacing=None, times=None)
         self.sweep = Sweep(source, shared, conditions, metric, real.relation)
 
     @property
@@ -229,7 +238,7 @@ class Run:
 
     def work(self, spec: SamplingSpec) -> int:
         """How often the network is called for single samples of a specification, about."""
-        return TRANSITIONS[spec.method].calls * (spec.steps or 1) * spec.n
+        return spec.entry.calls * (spec.steps or 1) * spec.n
 
     def begin(self, folder: Path, overwrite: bool = False) -> None:
         """Take a folder, of which the lock is held: a new one, or that of an earlier sweep, which goes on.
@@ -318,8 +327,9 @@ class Run:
 
 
 def _apart(spec: SamplingSpec) -> dict[str, Any]:
-    """What tells a cell from the others."""
-    return {name: value for name, value in spec.to_json().items() if name in APART}
+    """What tells a cell from the others; a fitted solver has no spacing."""
+    said = spec.to_json()
+    return {name: said[name] for name in said if name in APART} | {"spacing": spec.spacing or ""}
 
 
 def _shared(spec: SamplingSpec) -> dict[str, Any]:

@@ -55,10 +55,12 @@ def check_reversible(model: Model, spec: SamplingSpec, *, exact: bool = False) -
     Arguments:
         exact: whether each step must have an inverse by itself.
     Raises:
-        ValueError: a method that injects noise, a start below pure noise; or where each step must be invertible, one
-            that chooses its own steps, or whose steps use estimates of earlier ones.
+        ValueError: a method that injects noise, or was fitted; a start below pure noise; or where each step must be
+            invertible, one that chooses its own steps, or whose steps use estimates of earlier ones.
     """
-    if not TRANSITIONS[spec.method].deterministic:
+    if spec.method == "fitted":
+        raise SpecError("method", spec.method, "it was fitted to paths from noise to data only: use ddim or heun")
+    if not spec.entry.deterministic:
         others = ", ".join(name for name, method in TRANSITIONS.items() if method.deterministic)
         raise SpecError("method", spec.method, f"it injects noise, so its samples have no latents: use one of {others}")
     if spec.start == "gaussian":
@@ -70,7 +72,7 @@ def check_reversible(model: Model, spec: SamplingSpec, *, exact: bool = False) -
     data, level = torch.tensor([0, 1 / (model.process.timesteps or 1000)], dtype=torch.float64)
     step = spec.transition(model)(silent, nothing, data, level, None, lambda *_: nothing)  # raises if it injects noise
     if exact and step.memory is not None:
-        adaptive = TRANSITIONS[spec.method].calls == 0
+        adaptive = spec.entry.calls == 0
         why = "it chooses its own steps" if adaptive else "its steps use estimates of earlier ones"
         cure = "set a smaller rtol and atol instead, or use ddim or heun" if adaptive else "use ddim or heun"
         raise SpecError("method", spec.method, f"{why}, so no step has an exact inverse: {cure}")

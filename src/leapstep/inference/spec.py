@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import math
 import operator
 import warnings
@@ -26,10 +25,14 @@ from leapstep.core.gaussian import Moments
 from leapstep.core.printing import summary
 from leapstep.core.sampling import STARTS, path_of
 from leapstep.core.spacing import SPACINGS, times
-from leapstep.core.transitions import TRANSITIONS, Transition, ours, refusal
+from leapstep.core.transitions import Method, Transition, ours, refusal
 from leapstep.files import reading
+from leapstep.inference import methods
+from leapstep.inference.methods import AUTO, METHODS, SOLVER, Option, not_default
+from leapstep.inference.methods import SpecError as SpecError
 from leapstep.models.model import Model
-from leapstep.text import allowed, counted, near, one_line
+from leapstep.models.tuned import Solver
+from leapstep.text import allowed, counted, one_line
 
 VERSION = 1
 """Of the JSON format."""
@@ -37,27 +40,8 @@ VERSION = 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """What a network can compute in, by name."""
 
-CALIBRATED = ("spread", "last_std")
-"""Options of methods that come from a model's calibration, and are never in a specification."""
-
 LAST_STD = 2 / 255 * (math.pi / 2) ** 0.5
 """For pictures: noise of mean size 1 / 255 of the pixels' range (Bao et al. 2022, appendix F.2, arXiv:2201.06503)."""
-
-Option = int | float | str
-
-
-class SpecError(ValueError):
-    """A field of a specification that does not fit.
-
-    Attributes:
-        field: its name, for who knows it by another, such as an option of the command line.
-        value: what arrived.
-        problem: what is wrong with it, and what is allowed.
-    """
-
-    def __init__(self, field: str, value: object, problem: str) -> None:
-        super().__init__(f"{field}={one_line(str(value), 60)}: {problem}")
-        self.field, self.value, self.problem = field, value, problem
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -65,7 +49,9 @@ class SamplingSpec:
     """The specification of a sampling job. What is None is left open until `checked` fills it in for a model.
 
     Attributes:
-        method: one of `TRANSITIONS`; its name in k-diffusion, ComfyUI or diffusers becomes ours, with its options.
+        method: one of `TRANSITIONS`; its name in k-diffusion, ComfyUI or diffusers becomes ours, with its options. Or
+            "fitted", the solver that `leapstep tune` fitted to the model for so many steps, or "auto", the best method
+            that is known for it, whose name `checked` fills in.
         options: those of the method that are not at their defaults.
         steps: number of steps from noise to data.
         times: the list of times itself, strictly decreasing in [0, 1], in place of steps and spacing.
@@ -198,8 +184,8 @@ class SamplingSpec:
         Raises:
             ValueError: what does not fit; a `SpecError` where it is a single field.
         """
-        if self.method not in TRANSITIONS:
-            raise SpecError("method", self.method, refusal(self.method, TRANSITIONS))
+        if self.method not in (*METHODS, AUTO):
+            raise SpecError("method", self.method, refusal(self.method, (*METHODS, AUTO)))
         if self.start not in STARTS:
             raise SpecError("start", self.start, allowed(self.start, STARTS))
         if self.dtype not in DTYPES:
@@ -212,8 +198,11 @@ class SamplingSpec:
         if self.guidance == 1 and self.rescale != 0:
             raise SpecError("rescale", self.rescale, "applies to guidance, and guidance 1 is none: set one")
         labels = None if self.labels is None else tuple(_number(model, label) for label in self.labels)
-        spec = dataclasses.replace(self, options=_not_default(self.method, self.options), labels=labels)
-        adaptive = TRANSITIONS[self.method].calls == 0
+        spec = dataclasses.replace(self, labels=labels)
+        spec = spec._best(model, steps) if self.method == AUTO else spec
+        spec = spec._solved(model) if spec.method == "fitted" else spec
+        spec = dataclasses.replace(spec, options=not_default(spec.method, spec.options))
+        adaptive = spec.entry.calls == 0
         if adaptive and self.start == "gaussian" and self.times is None:
             raise SpecError(
                 "start", self.start, f"{self.method} chooses its own steps, from the first time on: give it by times"
@@ -222,6 +211,53 @@ class SamplingSpec:
         spec.transition(model)
         spec.diffusion(model, range(spec.first, spec.first + 1))
         return spec
+
+    def _best(self, model: Model, steps: int) -> SamplingSpec:
+        """With a method in place of "auto"."""
+        for name in ("options", "times", "spacing"):
+            if getattr(self, name):
+                raise SpecError("method", AUTO, f"it chooses its own {name}: leave them out, or name a method")
+        if model.steps is not None:  # it was distilled for its own steps of DDIM
+            return dataclasses.replace(self, method="ddim")
+        chosen = methods.best(model, self._wanted(model), steps if self.steps is None else self.steps)
+        return dataclasses.replace(self, **chosen)
+
+    def _solved(self, model: Model) -> SamplingSpec:
+        """Of a fitted method, with the times of its solver, and which it is; from where it starts is part of that."""
+        for name, usual in (("spacing", None), ("start", "unit")):
+            if (getattr(self, name) == usual) == (usual is not None):
+                raise SpecError(name, getattr(self, name), "a fitted solver has its own times and start: leave it out")
+        solver = self.solver(model)
+        if self.times is not None and self.times != solver.times:
+            raise SpecError("times", list(self.times), "a fitted solver goes along its own times: leave them out")
+        options = {**self.options, SOLVER: solver.short_sha256}
+        return dataclasses.replace(
+            self, options=options, steps=solver.calls, times=solver.times, spacing=None, start=STARTS[0]
+        )
+
+    def fitted_steps(self, model: Model) -> list[int]:
+        """The numbers of steps that a fitted method is there for; of other methods none."""
+        wanted = self._wanted(model)._replace(steps=None)
+        return methods.counts(model, wanted) if self.method == "fitted" else []
+
+    def solver(self, model: Model) -> Solver:
+        """The solver of a fitted method: the one that it names beside its times, or else the best for its steps.
+
+        Raises:
+            ValueError: it is not there, or not for this guidance and these labels.
+        """
+        return methods.solver(model, self._wanted(model), None if self.times is None else self.options.get(SOLVER))
+
+    def _wanted(self, model: Model) -> methods.Wanted:
+        """What a method is looked for; any start will do where none is asked for."""
+        labels = None if self.labels is None else [_number(model, label) for label in self.labels]
+        start = None if self.start == STARTS[0] else self.start
+        return methods.Wanted(self.steps, self.guidance, self.rescale, labels, self.conditions, start)
+
+    @property
+    def entry(self) -> Method:
+        """What the table of methods says of this one, which is not "auto"."""
+        return METHODS[self.method]
 
     def warn_of_distillation(self, model: Model) -> None:
         """Warn where a specification that is checked is not what a distilled model was distilled for."""
@@ -268,13 +304,16 @@ class SamplingSpec:
         """The transition of the method, with the model's calibration where variance is "optimal".
 
         Raises:
-            ValueError: an option that the method does not have, a value that it cannot take, or no calibration.
+            ValueError: an option that the method does not have, a value that it cannot take, no calibration, or no
+                solver that was fitted.
         """
-        options: dict[str, Any] = {**_not_default(self.method, self.options)}
+        if self.method == "fitted":
+            return self.solver(model).transition
+        options: dict[str, Any] = {**not_default(self.method, self.options)}
         if options.get("variance") == "optimal":
             options["spread"] = calibration(model).spread(model.process)
             options["last_std"] = LAST_STD if model.is_pictures else None
-        return TRANSITIONS[self.method].make(**options)
+        return self.entry.make(**options)
 
     def times_for(self, model: Model) -> Tensor:
         """The times from the start to data, `[steps + 1]`, float64; of a specification that is checked."""
@@ -317,7 +356,12 @@ class SamplingSpec:
             values[name] = value.to(model.device, DTYPES[self.dtype] if value.is_floating_point() else None)
         labels = self.labels_for(model, rows)
         made = model.diffusion(labels, self.guidance, DTYPES[self.dtype], rescale=self.rescale, condition=values)
-        return made._replace(origin=moments(model).law(labels)) if self.start == "gaussian" else made
+        if self.start == "gaussian":
+            return made._replace(origin=moments(model).law(labels))
+        if self.method == "fitted" and model.tuned is not None:
+            origin = model.tuned.origin(self.solver(model), model.shape, labels)
+            return made if origin is None else made._replace(origin=origin)
+        return made
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -332,11 +376,14 @@ class SamplingSpec:
         """
         if self.method == "ddpm" and self.options.get("variance") == "beta":
             return "ddpm, σ̂"
-        shown = {**_defaults(self.method), **self.options} if "eta" in _defaults(self.method) else self.options
+        if self.method in ("fitted", AUTO):
+            return self.method
+        usual = methods.defaults(self.method)
+        shown = {**usual, **self.options} if "eta" in usual else self.options
         named = [
             f"{'η' if name == 'eta' else name} = {f'{value:g}' if isinstance(value, float) else value}"
             for name, value in shown.items()
-            if name == "eta" or value != _defaults(self.method).get(name)
+            if name == "eta" or value != usual.get(name)
         ]
         return ", ".join([self.method, *named])
 
@@ -363,41 +410,6 @@ def moments(model: Model) -> Moments:
 
 def _is_whole(value: object) -> bool:
     return not isinstance(value, bool) and hasattr(value, "__index__")
-
-
-def _defaults(method: str) -> dict[str, Option]:
-    """The options of a method with their defaults, without those that come from a calibration."""
-    parameters = inspect.signature(TRANSITIONS[method].make).parameters
-    return {name: parameter.default for name, parameter in parameters.items() if name not in CALIBRATED}
-
-
-def _not_default(method: str, options: Mapping[str, Option]) -> dict[str, Option]:
-    """The options of a method that are not at their defaults, as the types that they have by default.
-
-    Raises:
-        ValueError: an option that the method does not have, or a value of another type.
-    """
-    defaults = _defaults(method)
-    for name in options:
-        if name not in defaults:
-            listed = " and ".join(f"{key} (default {value})" for key, value in defaults.items()) or "no options"
-            meant = near(name, defaults)
-            guess = "" if meant is None else f": did you mean {meant}?"
-            raise ValueError(f"{name} does not apply to method {method}, which takes {listed}{guess}")
-    typed = {name: _typed(name, value, defaults[name]) for name, value in options.items()}
-    return {name: value for name, value in typed.items() if value != defaults[name]}
-
-
-def _typed(name: str, value: Option, default: Option) -> Option:
-    """A value of the type of an option's default; a text that stands for a number is read."""
-    kind = type(default)
-    if kind not in (int, float) or type(value) is kind:
-        return value
-    try:
-        number = float(value) if kind is float else int(value) if isinstance(value, str) else operator.index(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}={value}: give {'an integer' if kind is int else 'a number'}") from None
-    return number
 
 
 @functools.lru_cache(maxsize=2)

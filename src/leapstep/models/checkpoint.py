@@ -7,6 +7,8 @@
     leapstep.json                                   the convention of the network; data, training, step
     calibration.json                                how far x0 spreads around its estimate, from `leapstep calibrate`
     moments.safetensors                             mean and covariance of the data, for samples that begin below t = 1
+    tuned.json                                      solvers that were fitted to the weights, from `leapstep tune`
+    tuned.safetensors                               the mean and covariance of data, from which they start
     state/step-00010000.safetensors                 everything that an exact resume needs
 
 A network that diffusers does not know lies in a folder of another name (one of `NETWORKS`), or in `unet/` under our own
@@ -17,36 +19,38 @@ good checkpoint, and no file can execute anything.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from leapstep import files
-from leapstep.core.calibration import Calibration
 from leapstep.core.convention import Condition, Convention
-from leapstep.core.gaussian import Gaussian, Moments
 from leapstep.core.scaling import PIXELS
 from leapstep.files import folders, reading
 from leapstep.models import diffusers, pipelines
+from leapstep.models.beside import CALIBRATION as CALIBRATION
+from leapstep.models.beside import LAWS, encoded, naming, read_calibration, read_json, read_moments, read_tuned
+from leapstep.models.beside import MOMENTS as MOMENTS
+from leapstep.models.beside import TUNED as TUNED
+from leapstep.models.beside import fingerprint as fingerprint
+from leapstep.models.beside import save_calibration as save_calibration
+from leapstep.models.beside import save_moments as save_moments
+from leapstep.models.beside import save_tuned as save_tuned
 from leapstep.models.model import Model
 from leapstep.networks import CONFIGURATIONS, NETWORKS, UNet, layout, weights
 from leapstep.networks.weights import sketch
-from leapstep.text import one_line, reason
+from leapstep.text import reason
 
-CALIBRATION, MOMENTS = "calibration.json", "moments.safetensors"
-
-MODEL = "|".join(map(re.escape, (*NETWORKS, "scheduler", "model_index.json", "leapstep.json", CALIBRATION, MOMENTS)))
+NAMES = (*NETWORKS, "scheduler", "model_index.json", "leapstep.json", CALIBRATION, MOMENTS, TUNED, LAWS)
+MODEL = "|".join(map(re.escape, NAMES))
 """A regular expression for the names of all that belongs to a model in its folder."""
 
 IMPORTED = folders.Kind("leapstep.json", "imported", MODEL)
@@ -82,7 +86,7 @@ def save(model: Model, folder: str | Path) -> None:
     run = Path(folder)
     run.mkdir(parents=True, exist_ok=True)
     network = folders.inner(run, kind)
-    files.write_bytes(network / WEIGHTS, _encoded(model.network.state_dict(), {"format": "pt"}))
+    files.write_bytes(network / WEIGHTS, encoded(model.network.state_dict(), {"format": "pt"}))
     files.write_json(network / "config.json", config)
     files.write_json(run / "leapstep.json", details)
     if scheduler is not None:
@@ -122,24 +126,25 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     folder = _folder(str(source))
     details: dict[str, Any] = {}
     if (folder / "leapstep.json").exists():
-        with _reading(folder / "leapstep.json", Run) as said:
+        with read_json(folder / "leapstep.json", Run) as said:
             details = {name: value for name, value in said.items() if value is not None}
     if (folder / "model_index.json").exists():
-        with _reading(folder / "model_index.json", Pipeline):
+        with read_json(folder / "model_index.json", Pipeline):
             pass  # what is wrong with it shows
     kind = _kind(folder)
     assert kind is not None  # _folder has looked
-    with _reading(folder / kind / "config.json") as config:
+    with read_json(folder / kind / "config.json") as config:
         network, shape = _network(kind, config)
     convention = _convention(folder, details, network, shape)  # before the weights, which take longer
     network = _filled(network, folder / kind)
-    return Model(
+    model = Model(
         network=network.to(device).eval(),
         convention=convention,
         details={name: value for name, value in details.items() if name != "convention"},
         calibration=read_calibration(folder / CALIBRATION, network),
         moments=read_moments(folder / MOMENTS, network, convention.shape),
     )
+    return dataclasses.replace(model, tuned=read_tuned(folder / TUNED, model))
 
 
 def labels(classes: int | None) -> tuple[Condition, ...]:
@@ -159,10 +164,10 @@ def _convention(folder: Path, details: Mapping[str, Any], network: Any, shape: t
     known = getattr(network.config, "classes", None)
     scheduler: Convention | None = None
     if "convention" not in details or scheduler_path.exists():
-        with _reading(scheduler_path, Scheduler) as config:
+        with read_json(scheduler_path, Scheduler) as config:
             scheduler = diffusers.from_scheduler(config)
     if "convention" in details:
-        with _naming(path):
+        with naming(path):
             convention = Convention.from_json(details["convention"])
         convention = dataclasses.replace(convention, shape=convention.shape or shape)
         if len(convention.shape or ()) != len(shape) or convention.shape[:1] != shape[:1]:  # type: ignore[index]
@@ -181,134 +186,6 @@ def _convention(folder: Path, details: Mapping[str, Any], network: Any, shape: t
                 f"{known or 'no'} labels: correct its convention.conditions"
             )
     return convention
-
-
-def save_calibration(path: Path, model: Model, calibration: Calibration, details: Mapping[str, Any]) -> None:
-    """Write what was measured of a model's weights; it is read while the weights are the same.
-
-    Arguments:
-        path: the file; in a model's folder, `CALIBRATION`.
-        details: what else is worth knowing of the measurement, as JSON.
-    Raises:
-        OSError: the folder is not writable, or the disk is full; an earlier calibration is still there.
-    """
-    measured = {
-        "weights_sha256": fingerprint(model.network),
-        **details,
-        "data_variance": calibration.variance,
-        "times": calibration.times.tolist(),
-        "eps_power": calibration.power.tolist(),
-        "x0_error": calibration.error.tolist(),
-    }
-    files.write_json(path, measured)
-
-
-def read_calibration(path: Path, network: nn.Module) -> Calibration | None:
-    """What was measured of these weights; None where nothing was, of others, or nothing that can be read."""
-    from leapstep.models.schema import Measured
-
-    if not path.exists():
-        return None
-    try:
-        with _reading(path, Measured) as measured:
-            columns = (measured[key] for key in ("times", "eps_power", "x0_error"))
-            times, power, error = (torch.tensor(column, dtype=torch.float64) for column in columns)
-            if not len(times) == len(power) == len(error) or (times.diff() <= 0).any():
-                raise ValueError("times, eps_power and x0_error must be of one length, and times increase")
-    except (ValueError, OSError) as wrong:  # whoever needs it is told to run leapstep calibrate, which replaces it
-        warnings.warn(f"{wrong}; it is ignored", stacklevel=3)
-        return None
-    if measured["weights_sha256"] != fingerprint(network):
-        return None
-    return Calibration(times, power, error, float(measured["data_variance"]))
-
-
-def save_moments(path: Path, model: Model, moments: Moments, details: Mapping[str, Any]) -> None:
-    """Write what a model draws as Gaussians; it is read while the weights are the same.
-
-    Arguments:
-        path: the file; in a model's folder, `MOMENTS`.
-        moments: in model space, of the data or of the model's own samples.
-        details: where they come from, as JSON: "source" ("data" or "samples"), their number "n", for samples the
-            "guidance", and what else is worth knowing.
-    Raises:
-        OSError: the folder is not writable, or the disk is full; earlier moments are still there.
-    """
-    tensors = {
-        f"{name}.{part}": torch.as_tensor(value)
-        for name, law in moments._asdict().items()
-        if law is not None
-        for part, value in vars(law).items()
-    }
-    metadata = {"weights_sha256": fingerprint(model.network), "details": json.dumps(dict(details))}
-    files.write_bytes(path, _encoded(tensors, metadata))
-
-
-def read_moments(path: Path, network: nn.Module, shape: tuple[int, ...] | None) -> Moments | None:
-    """What `save_moments` wrote of these weights; None where nothing was, of others, or nothing that can be read."""
-    if not path.exists():
-        return None
-    try:
-        tensors = weights.read(path)
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        laws = {name: _law(tensors, name, shape) for name in Moments._fields if f"{name}.mean" in tensors}
-        moments = Moments(**laws)
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError, safetensors.SafetensorError) as wrong:
-        warnings.warn(f"{path} holds no moments ({one_line(reason(wrong))}); it is ignored", stacklevel=3)
-        return None
-    return moments if metadata.get("weights_sha256") == fingerprint(network) else None
-
-
-def _law(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...] | None) -> Gaussian:
-    """One of the laws in a file of moments. Raises ValueError or KeyError where it is none of such samples."""
-    mean, basis, variances, rest = (tensors[f"{name}.{part}"] for part in ("mean", "basis", "variances", "rest"))
-    if not all(part.is_floating_point() and part.isfinite().all() for part in (mean, basis, variances, rest)):
-        raise ValueError(f"{name}: numbers must be finite")
-    if mean.shape[name == "each" :] != shape:
-        raise ValueError(f"{name}: a mean of shape {list(mean.shape)} is none of samples {list(shape or ())}")
-    return Gaussian(mean, basis, variances, rest.item())
-
-
-@contextlib.contextmanager
-def _reading(path: Path, schema: Any = None) -> Iterator[dict[str, Any]]:
-    """Give what a JSON file holds; whatever then proves wrong with it is one line that begins with the file's name.
-
-    Arguments:
-        path: the file.
-        schema: one of `leapstep.models.schema` that it must keep to; None: whoever reads on checks it.
-    """
-    from leapstep.files.schema import checked
-    from leapstep.models.schema import Pipeline
-
-    try:
-        value = reading.read_json(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing") from error
-    with _naming(path):
-        checked(schema or Pipeline, value)
-        yield value
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Begin the line of whatever proves wrong with the content of a file with its name."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {one_line(str(error))}") from error
-    except (TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: {one_line(str(error), 1000)}") from error
-
-
-def fingerprint(network: nn.Module) -> str:
-    """SHA-256 of a network's weights, hexadecimal: the same weights, the same fingerprint, wherever they lie."""
-    return hashlib.sha256(_encoded(network.state_dict())).hexdigest()
-
-
-def _encoded(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """Tensors on any device and of any memory layout as the bytes of a safetensors file."""
-    return safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
 
 
 def is_model(source: str | Path) -> bool:
@@ -338,6 +215,7 @@ def _folder(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = ["*.json", "scheduler/*.json", "unet/*.bin"]
+    wanted += [MOMENTS, LAWS]
     wanted += [f"{kind}/{name}" for kind in NETWORKS for name in ("*.json", WEIGHTS)]
     try:
         folder = Path(snapshot_download(source, allow_patterns=wanted))
@@ -412,7 +290,7 @@ def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapp
     folder = folders.inner(run, "state")
     folders.tidy(folder)  # of what a crash in the middle of a write has left, which may be as large
     newest = folder / f"step-{step:08d}.safetensors"
-    files.write_bytes(newest, _encoded(tensors, {"values": json.dumps({**values, "step": step})}))
+    files.write_bytes(newest, encoded(tensors, {"values": json.dumps({**values, "step": step})}))
     for old in folder.glob("step-*.safetensors"):
         if old != newest:
             old.unlink()

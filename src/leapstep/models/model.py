@@ -18,6 +18,7 @@ from leapstep.core.denoiser import Diffusion, from_network
 from leapstep.core.gaussian import Moments
 from leapstep.core.process import Curve, Process
 from leapstep.core.scaling import PIXELS, Scaling
+from leapstep.models.tuned import Tuned
 
 UNIT_PIXELS = Scaling(0.0, 255.0)
 """Pictures in [0, 1]."""
@@ -36,6 +37,7 @@ class Model:
         details: what else is known of it, as JSON: the content of `leapstep.json`.
         calibration: what `leapstep calibrate` measured of these weights, or None.
         moments: what the model draws as Gaussians, in model space, or None: for the start "gaussian".
+        tuned: the solvers that `leapstep tune` fitted to these weights, or None.
     Raises:
         ValueError: a convention without the shape of a sample, or with a clip that is a function of x0 in your range.
     """
@@ -45,6 +47,7 @@ class Model:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     calibration: Calibration | None = None
     moments: Moments | None = None
+    tuned: Tuned | None = None
 
     def __post_init__(self) -> None:
         convention = self.convention

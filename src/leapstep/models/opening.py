@@ -11,7 +11,7 @@ from torch import nn
 
 from leapstep import plugin
 from leapstep.core.convention import Convention
-from leapstep.models import checkpoint
+from leapstep.models import beside, checkpoint
 from leapstep.models.model import Model
 from leapstep.text import reason
 
@@ -56,9 +56,11 @@ def open_model(
     if not isinstance(network, nn.Module):
         raise ValueError(f"{source} returned a {type(network).__name__}: return an nn.Module")
     network = network.to(device).eval()
-    calibration = checkpoint.read_calibration(calibration_file(source, convention), network)
-    moments = checkpoint.read_moments(moments_file(source, convention), network, how.shape)
+    calibration = beside.read_calibration(file_of(source, convention, checkpoint.CALIBRATION), network)
+    moments = beside.read_moments(file_of(source, convention, checkpoint.MOMENTS), network, how.shape)
     model = Model(network, how, calibration=calibration, moments=moments)
+    tuned = beside.read_tuned(file_of(source, convention, checkpoint.TUNED), model)
+    model = dataclasses.replace(model, tuned=tuned)
     if shape is not None and all(condition.null is not None for condition in how.conditions):
         _try(model, source)
     return model
@@ -77,17 +79,12 @@ def _try(model: Model, source: str) -> None:
         ) from error
 
 
-def calibration_file(source: str, convention: str | Path | None) -> Path:
-    """Where the calibration of a model lies: in its folder, or beside the convention of a user's own network."""
-    return _file(source, convention, checkpoint.CALIBRATION)
+def file_of(source: str, convention: str | Path | None, name: str) -> Path:
+    """Where a file about a model lies: in its folder, or beside the convention of a user's own network.
 
-
-def moments_file(source: str, convention: str | Path | None) -> Path:
-    """Where the moments of what a model draws lie, likewise."""
-    return _file(source, convention, checkpoint.MOMENTS)
-
-
-def _file(source: str, convention: str | Path | None, name: str) -> Path:
+    Arguments:
+        name: of the file, such as `checkpoint.CALIBRATION`.
+    """
     if convention is None:
         return Path(source) / name
     path = Path(convention)

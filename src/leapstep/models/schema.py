@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
@@ -24,6 +24,7 @@ from leapstep.files.schema import (
     Plain,
     Positive,
     Schema,
+    Seconds,
     Share,
     Side,
     Width,
@@ -32,6 +33,9 @@ from leapstep.files.schema import (
     first_problem,
 )
 from leapstep.text import one_line
+
+CALLS = 200
+"""The most network calls of a solver that was fitted."""
 
 # --- run folders: leapstep.json ------------------------------------------------------------------------------------
 
@@ -108,6 +112,59 @@ class Measured(Schema):
     times: Annotated[tuple[float, ...], Field(min_length=2, max_length=LEVELS)]
     eps_power: Annotated[tuple[float, ...], Field(min_length=2, max_length=LEVELS)]
     x0_error: Annotated[tuple[float, ...], Field(min_length=2, max_length=LEVELS)]
+
+
+Error = Annotated[float, Field(ge=0)]
+Coefficient = Annotated[float, Field(ge=-1e6, le=1e6)]
+
+
+class Untuned(Schema):
+    """A method as it is, in `tuned.json`."""
+
+    method: Word
+    options: dict[Word, int | float | Word]
+    steps: Levels
+    spacing: Word
+    start: Word
+    error: Error
+    standard_error: Error
+
+
+class Solver(Schema):
+    """A solver that was fitted; whether its coefficients fit its times is checked by what makes it."""
+
+    calls: Annotated[int, Field(ge=1, le=CALLS)]
+    start: Word
+    error: Error
+    standard_error: Error
+    evaluations: Count
+    seconds: Seconds
+    times: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(max_length=CALLS + 1)]
+    coefficients: Annotated[
+        tuple[Annotated[tuple[Coefficient, ...], Field(max_length=CALLS + 1)], ...], Field(max_length=CALLS)
+    ]
+    gaussian_sha256: Word | None = None
+
+
+class Tuning(Schema):
+    """The solvers that were fitted to one teacher."""
+
+    guidance: float
+    rescale: Annotated[float, Field(ge=0, le=1)]
+    labels: Literal["all"] | Annotated[tuple[Count, ...], Field(max_length=CLASSES)]
+    conditions_sha256: Word | None
+    teacher: dict[Word, Any]
+    solvers: Annotated[tuple[Solver, ...], Field(max_length=CALLS)]
+    untuned: Annotated[tuple[Untuned, ...], Field(max_length=10_000)]
+
+
+class Tuned(Schema):
+    """`tuned.json`."""
+
+    version: Count
+    weights_sha256: Word
+    convention_sha256: Word | None
+    tunings: Annotated[tuple[Tuning, ...], Field(max_length=1000)]
 
 
 # --- diffusers -----------------------------------------------------------------------------------------------------

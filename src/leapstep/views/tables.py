@@ -198,7 +198,10 @@ def summary(result: Mapping[str, Any]) -> str:
     """A result of `evaluate`, as JSON, for a terminal: the metrics, copies, and what speaks against them."""
     made, under = result["evaluation"], result["conditions"]
     spec = made.get("spec", {})
-    what = made.get("samples") or f"{made['model']}: {made['label']}, {counted(spec['steps'])}, {spec['spacing']}"
+    what = made.get("samples")
+    if what is None:
+        spacing = spec["spacing"] or "times of its own"
+        what = f"{made['model']}: {made['label']}, {counted(spec['steps'])}, {spacing}"
     lines = [
         f"{what}; {under['n']} samples against {reference_of(result)}; features: {under['features_source']}",
         "",

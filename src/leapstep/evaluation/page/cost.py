@@ -8,7 +8,6 @@ import time
 import torch
 
 from leapstep.core.noise import Noise
-from leapstep.core.transitions import TRANSITIONS
 from leapstep.evaluation.page.contents import Plan, Splits
 from leapstep.evaluation.page.extent import EXTENTS
 from leapstep.evaluation.page.measured import level_times
@@ -33,7 +32,7 @@ def _runs(work: Work, data: Splits | None) -> list[tuple[int, int, int]]:
     """What is drawn and measured: steps, calls in each, and samples."""
 
     def calls(spec: SamplingSpec) -> int:
-        return max(1, TRANSITIONS[spec.method].calls)
+        return max(1, spec.entry.calls)
 
     extent, spec, certain, steps = work.extent, work.spec, work.certain, work.spec.steps or 1
     frames = extent.edge**2 if work.kind == "pictures" else extent.line

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from leapstep.core.transitions import TRANSITIONS
 from leapstep.data.dataset import Data
 from leapstep.evaluation.page.contents import Array, Plan, Split, Splits, kind
 from leapstep.inference.spec import SamplingSpec, SpecError
@@ -43,7 +42,8 @@ class Work:
     Attributes:
         model: the model.
         spec: how samples are drawn.
-        certain: the same, with DDIM in place of a method that injects noise: for what must be repeatable or reversible.
+        certain: the same, with DDIM in place of a method that injects noise, or goes from noise to data only: for what
+            must be repeatable or reversible.
         kind: what samples can be shown as.
         extent: what is shown at most.
         together: samples on the slider over numbers of steps.
@@ -53,9 +53,13 @@ class Work:
     def __init__(self, model: Model, plan: Plan, on_step: Callable[[], object] = lambda: None) -> None:
         self.spec, self.extent = complete(model, plan).spec, plan.extent
         self.model = model
-        plain = TRANSITIONS[self.spec.method].deterministic
         latents = dataclasses.replace(self.spec, start="marginal") if self.spec.start == "gaussian" else self.spec
-        self.certain = latents if plain else dataclasses.replace(latents, method="ddim", options={})
+        self.certain = latents
+        if self.spec.method == "fitted":  # its steps are too few for DDIM
+            plain = dataclasses.replace(latents, method="ddim", options={}, steps=None, times=None)
+            self.certain = plain.checked(model)
+        elif not self.spec.entry.deterministic:
+            self.certain = dataclasses.replace(latents, method="ddim", options={})
         self.kind = kind(model.shape, model.is_pictures)
         self.together = min(self.spec.n, TOGETHER[self.kind], self.extent.together)
         self.device = model.device
@@ -77,10 +81,10 @@ class Work:
         return self.model.scaling.to_values(x)
 
     def counts(self, counts: tuple[int, ...], spec: SamplingSpec) -> list[int]:
-        """As many steps as the model can take, without those that would not begin with noise."""
-        most = self.model.process.timesteps
+        """As many steps as the model can take, without those that would not begin with noise, or were not fitted."""
+        most, fitted = self.model.process.timesteps, spec.fitted_steps(self.model)
         fit = []
-        for count in sorted({min(count, most or count) for count in counts}):
+        for count in fitted or sorted({min(count, most or count) for count in counts}):
             with contextlib.suppress(ValueError):
                 fit.append(dataclasses.replace(spec, steps=count, times=None).checked(self.model).steps or count)
         return fit

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.page.contents import Page
 from leapstep.evaluation.sweep import Sweep
+from leapstep.inference.methods import SOLVER
 from leapstep.inference.spec import SamplingSpec
 
 K = 5
@@ -117,7 +118,7 @@ def sweep(page: Page, found: Sweep) -> str:
         "--methods": methods,
         "--etas": etas,
         "--steps": [cell["steps"] for cell in found.cells],
-        "--spacings": [cell["spacing"] for cell in found.cells] if spacings - {page.spacing} else [],
+        "--spacings": [cell["spacing"] for cell in found.cells if cell["spacing"]] if spacings - {page.spacing} else [],
     }
     parts: list[object] = ["sweep", *model(page), found.conditions.get("data", page.data or "DATA")]
     for option, values in lists.items():
@@ -155,17 +156,14 @@ def again(page: Page) -> str:
 def _sampler(page: Page) -> list[object]:
     """The options of the page's specification: steps, method and seed, and whatever is not as by default."""
     spec = page.spec
-    spacing = [] if spec.spacing == page.spacing else ["--spacing", spec.spacing]
+    spacing = [] if spec.spacing in (page.spacing, None) else ["--spacing", spec.spacing]
     return ["--steps", spec.steps, *_method(spec), "--seed", spec.seed, *spacing, *_seldom(spec, "start")]
 
 
 def _method(spec: SamplingSpec) -> list[object]:
     """The method with its options."""
-    return [
-        "--method",
-        spec.method,
-        *(part for item in spec.options.items() for part in ("--set", "=".join(map(str, item)))),
-    ]
+    options = [item for item in spec.options.items() if item[0] != SOLVER]  # which steps and guidance find again
+    return ["--method", spec.method, *(part for item in options for part in ("--set", "=".join(map(str, item))))]
 
 
 def _seldom(spec: SamplingSpec, *names: str) -> list[object]:
