@@ -17,9 +17,10 @@ from leapstep.evaluation.page.extent import EXTENTS
 
 @pytest.fixture(scope="session")
 def demo(place):
-    """A demo of three training steps, with 50 in place of 1000 steps of DDPM and a small page, and what it said."""
+    """A demo of three training steps, 50 in place of 1000 steps of DDPM, a small fit and page; and what it said."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("leapstep.cli.demo.ROWS", [("ddpm", 50), ("ddim", 20), ("ddim", 10)])
+        patch.setattr("leapstep.cli.demo.ROWS", [("ddpm", 50), ("ddim", 20), ("ddim", 10), ("fitted", 3)])
+        patch.setattr("leapstep.cli.demo.TUNING", {"calls": (3,), "noises": 16, "steps": 5})
         few = lambda model, data, plan, *_: (dataclasses.replace(plan, extent=EXTENTS[-1]), 0.0)  # noqa: E731
         patch.setattr("leapstep.evaluation.page.fitted", few)  # the page has its own tests
         return place / "demo", done("demo", "--out", place / "demo", "--train-steps", 3, "--n", 4).stdout
@@ -39,7 +40,7 @@ def check_demo(out, said, slow):
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert said.rstrip().endswith(f": {out / 'report.html'}")
     rows = {(row["method"], row["calls"]): row for row in results}
-    assert set(rows) == {("ddpm", slow), ("ddim", 20), ("ddim", 10), ("real digits", None)}
+    assert set(rows) == {("ddpm", slow), ("ddim", 20), ("ddim", 10), ("fitted", 3), ("real digits", None)}
     assert 0 < rows["real digits", None]["distance"] == min(row["distance"] for row in results)
     assert all(row["seconds"] > 0 for row in results if row["calls"])
     for row in results:
@@ -48,6 +49,8 @@ def check_demo(out, said, slow):
     assert np.asarray(Image.open(out / "comparison.png")).shape[1] > 100
     assert f"leapstep sample {out / 'run'}" in said
     assert "best for 5 calls" in said
+    assert "3 calls:" in said
+    assert (out / "run" / "tuned.json").is_file()
     assert "Quality by steps" in (out / "report.html").read_text()
 
 

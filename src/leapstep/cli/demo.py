@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from leapstep.cli import options, sweep
+from leapstep.cli import options, sweep, tune
 from leapstep.files import folders
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ EXAMPLES = """**Examples**
 `leapstep demo --out /tmp/demo --train-steps 2000 --n 256`
 """
 
-ROWS = [("ddpm", 1000), ("ddim", 20), ("ddim", 10)]
+ROWS = [("ddpm", 1000), ("ddim", 20), ("ddim", 10), ("fitted", 3)]
 
-RESULTS = folders.Kind("results.json", "demo", r"run|sweep|report\.html|(real|comparison|dd.m-\d+)\.png")
+TUNING: dict[str, Any] = {"calls": (3, 5), "noises": 128}
 
-SWEEP: dict[str, Any] = {"methods": ("ddim", "unipc"), "etas": (0, 1), "steps": (5, 10, 20)}
+RESULTS = folders.Kind("results.json", "demo", r"run|sweep|report\.html|(real|comparison|(dd.m|fitted)-\d+)\.png")
+
+SWEEP: dict[str, Any] = {"methods": ("ddim", "unipc", "fitted"), "etas": (0, 1), "steps": (3, 5, 10, 20)}
 
 
 def command(
@@ -36,7 +39,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the training and of the start noise.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
 ) -> dict[str, Any]:
-    """Train on 8x8 digits with their labels, sample the same weights in 1000, 20 and 10 steps, and compare."""
+    """Train on 8x8 digits with their labels, sample the same weights in 1000, 20, 10 and 3 steps, and compare."""
     from leapstep import files
     from leapstep.data.pictures import captioned, grid, save_image
     from leapstep.data.readers import read
@@ -54,6 +57,7 @@ def command(
     options.claim(out, overwrite, RESULTS, {"demo": []})
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
     model = train("digits", out / "run", config=config, device="cpu")
+    model = _tuned(model, out / "run")
     held_out = read("digits", split="test")
     target = held_out.batch(range(len(held_out)))
     distance, spread = of_real_data(read("digits"), n, target)
@@ -82,20 +86,34 @@ def command(
     return {"out": out, "demo": results}
 
 
+def _tuned(model: Model, folder: Path) -> Model:
+    """The model with solvers that are fitted to it, which are kept in its folder."""
+    from leapstep.inference.tuning import Plan, Run
+    from leapstep.models.checkpoint import TUNED
+
+    typer.echo("\nFitting solvers with few calls to it, on noise alone (leapstep tune) ...")
+    run = Run(model, plan=Plan(**TUNING))
+    tune.finish(run, folder / TUNED)
+    return dataclasses.replace(model, tuned=run.tuned)
+
+
 def _print(results: list[dict[str, Any]], out: Path) -> None:
     typer.echo(f"\n{'method':<14}{'network calls':>14}{'seconds':>10}{'distance':>10}   grid")
     for row in results:
         calls, seconds = row["calls"] or "-", "-" if row["seconds"] is None else f"{row['seconds']:.1f}"
         typer.echo(f"{row['method']:<14}{calls:>14}{seconds:>10}{row['distance']:>10.3f}   {out / row['grid']}")
-    real, slow, fast, _ = results
-    change, speed = fast["distance"] / slow["distance"] - 1, slow["seconds"] / fast["seconds"]
+    real, slow, fast, _, fitted = results
+    change, few = (row["distance"] / slow["distance"] - 1 for row in (fast, fitted))
+    speed = slow["seconds"] / fast["seconds"]
     typer.echo(
         f"\nSame network, same start noise: the distance of {fast['calls']} DDIM steps is {100 * change:+.0f}% from\n"
         f"that of {slow['calls']} DDPM steps, at 1/{slow['calls'] // fast['calls']} of the calls and 1/{speed:.0f} of "
-        "the time.\nDistance: Fréchet distance on the pixels to held-out real digits; less is nearer. It depends on\n"
+        f"the time;\nthat of {fitted['calls']} fitted steps is {100 * few:+.0f}% from it.\n"
+        "Distance: Fréchet distance on the pixels to held-out real digits; less is nearer. It depends on\n"
         f"the number of samples: as many real digits are at {real['distance']:.2f}, give or take {real['spread']:.2f} "
         "from draw to\ndraw, so smaller differences mean nothing. "
-        f"All side by side: {out / 'comparison.png'}\n\nNext: leapstep sample {out / 'run'} --steps 5 --out samples"
+        f"All side by side: {out / 'comparison.png'}\n\n"
+        f"Next: leapstep sample {out / 'run'} --method fitted --steps {fitted['calls']} --out samples"
     )
 
 

@@ -89,7 +89,7 @@ def command(
     run.check_price()
     if not run.missing:
         typer.echo(f"all of these solvers are there: {path}")
-    _finish(run, path)
+    finish(run, path)
     found = [solver.calls for solver in run.tuning.solvers]
     named = [str(out)] if out is not None else [model.name, *model.opening]
     words = ["leapstep", "sample", *named, "--method", "fitted", "--steps", str(found[len(found) // 2])]
@@ -99,7 +99,7 @@ def command(
     return {"out": path, **run.tuning._asdict(), "solvers": [solver._asdict() for solver in run.tuning.solvers]}
 
 
-def _finish(run: Run, path: Path) -> None:
+def finish(run: Run, path: Path) -> None:
     """Fit what is missing; what is there is in the file as soon as it is."""
     from leapstep.inference.tuning import save
 
