@@ -1,7 +1,7 @@
 """Quality against network calls: all that samples one network, here and in diffusers, measured in one run.
 
     python benchmarks/calls.py demo/run digits --out calls/digits
-    python benchmarks/calls.py runs/mnist mnist/ --features features/mnist --out calls/mnist
+    python benchmarks/calls.py runs/mnist mnist/ --features features/mnist --students fast/calls-1 --out calls/mnist
     python benchmarks/calls.py demo/run digits --methods ddim unipc:order=3@log_snr --calls 5 10 --out calls/some
 
 A method is written NAME[:OPTION=VALUE,...][@SPACING]. diffusers' schedulers are set up from the network's convention as
@@ -49,7 +49,7 @@ from leapstep.text import allowed
 
 CALLS = (1, 2, 3, 4, 5, 6, 8, 10, 20, 50)
 METHODS = (
-    *("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc:order=3", "deis", "heun"),
+    *("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc:order=3", "deis", "ipndm", "heun"),
     *("diffusers.DDIM@leading", "diffusers.DDIM@trailing", "diffusers.DPM-Solver++@leading"),
     *("diffusers.DPM-Solver++@trailing", "diffusers.DPM-Solver++@karras"),
     *("diffusers.UniPC@leading", "diffusers.UniPC@trailing", "diffusers.UniPC@karras"),
@@ -145,6 +145,13 @@ def ours(model: leapstep.Model, spec: SamplingSpec, calls: int) -> tuple[Tensor,
     """Samples of a method of this library, in so many calls; see `Row`."""
     steps, left = divmod(calls, TRANSITIONS[spec.method].calls)
     return None if left else drawn(model, dataclasses.replace(spec, steps=steps))
+
+
+def student(shared: SamplingSpec, folder: str) -> Row:
+    """The row of a run folder of `leapstep distill`, at its own number of calls."""
+    model = leapstep.load(folder)
+    spec = dataclasses.replace(shared, method="ddim", options={}, spacing=None).checked(model)
+    return Row("distilled", "", [spec.steps], partial(ours, model, spec))
 
 
 @torch.no_grad()
@@ -333,12 +340,13 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"without diffusers: {reason}")
         methods = [text for text in methods if not text.startswith("diffusers.")]
     rows = [row_of(text, model, shared, arguments.calls) for text in methods]
+    rows += [student(shared, folder) for folder in arguments.students]
     with folders.locked(arguments.out):
         run.begin(arguments.out)
         work = Work(run, arguments.out)
         floor(work, arguments.data)
         work.teach(run.specs[0])
-        for calls in sorted(set(arguments.calls)):
+        for calls in sorted({calls for row in rows for calls in row.calls}):
             for row in rows:
                 missing = calls in row.calls and not work.has(row.label, row.spacing, calls)
                 if missing and (found := row.draw(calls)) is not None:
@@ -357,6 +365,7 @@ if __name__ == "__main__":
     parser.add_argument("--features", default="pixels", help="the feature space: pixels, or a folder of features")
     parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME[:OPTION=VALUE][@SPACING]")
+    parser.add_argument("--students", nargs="+", default=[], metavar="RUN", help="run folders of leapstep distill")
     parser.add_argument("--teacher", type=int, default=100, help="calls of the teacher")
     parser.add_argument("--n", type=int, default=500, help="samples in each cell")
     parser.add_argument("--seed", type=int, default=20_000, help="of the start noise")
