@@ -34,22 +34,22 @@ import leapstep
 from leapstep import files
 from leapstep.core.calling import as_tensor
 from leapstep.core.noise import Noise
-from leapstep.core.transitions import TRANSITIONS
-from leapstep.evaluation.cells import NAMES, as_json, behind, best, rows_of, shown
-from leapstep.evaluation.distances import Estimate
+from leapstep.evaluation.cells import NAMES, as_json, estimate, rows_of, shown
+from leapstep.evaluation.distances import Estimate, difference
 from leapstep.evaluation.distances.intervals import kept_samples, normal_interval, replicates_of
 from leapstep.evaluation.sweep import Run
 from leapstep.evaluation.yardstick import Measure
 from leapstep.files import folders, reading
 from leapstep.inference.engine import draw, values
+from leapstep.inference.methods import METHODS
 from leapstep.inference.spec import SamplingSpec
 from leapstep.models.data import parts_of
 from leapstep.models.diffusers import obstacle, to_scheduler
-from leapstep.text import allowed
+from leapstep.text import allowed, counted
 
 CALLS = (1, 2, 3, 4, 5, 6, 8, 10, 20, 50)
-METHODS = (
-    *("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc:order=3", "deis", "ipndm", "heun"),
+USUAL = (
+    *("fitted", "ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc:order=3", "deis", "ipndm", "heun"),
     *("diffusers.DDIM@leading", "diffusers.DDIM@trailing", "diffusers.DPM-Solver++@leading"),
     *("diffusers.DPM-Solver++@trailing", "diffusers.DPM-Solver++@karras"),
     *("diffusers.UniPC@leading", "diffusers.UniPC@trailing", "diffusers.UniPC@karras"),
@@ -126,16 +126,18 @@ def drawn(model: leapstep.Model, spec: SamplingSpec) -> tuple[Tensor, int]:
 
 def row_of(text: str, model: leapstep.Model, shared: SamplingSpec, calls: list[int]) -> Row:
     """The row of a method of this library, or of a scheduler of diffusers, as it is written on the command line."""
-    names = [*TRANSITIONS, *(f"diffusers.{name}" for name in SCHEDULERS)]
+    names = [*METHODS, *(f"diffusers.{name}" for name in SCHEDULERS)]
     match = METHOD.fullmatch(text)
     if match is None or match["name"] not in names:
         raise ValueError(f"--methods {text}: {allowed(text, names)}")
-    if match["name"] not in TRANSITIONS:
+    if match["name"] not in METHODS:
         name, setting = match["name"].removeprefix("diffusers."), match["spacing"] or "leading"
         at = [count for count in calls if count in THEIRS]
         return Row(f"diffusers {name}", setting, at, partial(theirs, model, shared, name, setting))
     options = dict(option.split("=") for option in match["options"].split(",")) if match["options"] else {}
     spec = dataclasses.replace(shared, method=match["name"], options=options, spacing=match["spacing"])
+    if match["name"] == "fitted":
+        return Row("fitted", "", spec.fitted_steps(model), partial(ours, model, spec))
     usual = spec.checked(model)
     at = [count for count in calls if count <= FEW or text in FOLLOWED]
     return Row(usual.label.removesuffix(", η = 0"), usual.spacing or "", at, partial(ours, model, spec))
@@ -143,7 +145,7 @@ def row_of(text: str, model: leapstep.Model, shared: SamplingSpec, calls: list[i
 
 def ours(model: leapstep.Model, spec: SamplingSpec, calls: int) -> tuple[Tensor, int] | None:
     """Samples of a method of this library, in so many calls; see `Row`."""
-    steps, left = divmod(calls, TRANSITIONS[spec.method].calls)
+    steps, left = divmod(calls, METHODS[spec.method].calls)
     return None if left else drawn(model, dataclasses.replace(spec, steps=steps))
 
 
@@ -294,24 +296,26 @@ def table(cells: list, metric: str) -> str:
     return "\n".join(written) + "\n"
 
 
-def goals(cells: list) -> str:
-    """What was hoped for, and whether it came true: by the Fréchet distance, on the same start noise."""
-    lines = ["| hoped for | Fréchet distance | difference | |", "| --- | --- | --- | --- |"]
-    for (kind, calls), (other_kind, other_calls) in GOALS:
-        one, other = (
-            [cell for cell in cells if cell["calls"] == count and KINDS[name](cell["label"])]
-            for name, count in ((kind, calls), (other_kind, other_calls))
-        )
-        if one and other:
-            first, second = best(one, "frechet"), best(other, "frechet")
-            gap = behind(first, second, "frechet")
-            verdict = "as good" if gap.value <= 0 else "cannot be told apart" if gap.low <= 0 else "worse"
-            names = [
-                f"{cell['calls']} of {', '.join(filter(None, (cell['label'], cell['spacing'])))}"
-                for cell in (first, second)
+def goals(cells: list, metric: str) -> str:
+    """What was hoped for, and whether it came true by a distance: less is better."""
+    lines = [f"| {TITLES[metric]} | at least as good as | difference | |", "| --- | --- | --- | --- |"]
+    for pair in GOALS:
+        found = [
+            [
+                cell
+                for cell in cells
+                if cell["calls"] == calls and KINDS[kind](cell["label"]) and metric in cell["metrics"]
             ]
-            values = " against ".join(shown(cell, "frechet") for cell in (first, second))
-            lines.append(f"| {names[0]} as good as {names[1]} | {values} | {gap} | {verdict} |")
+            for kind, calls in pair
+        ]
+        if all(found):
+            first, second = (min(few, key=lambda cell: cell["metrics"][metric]["value"]) for few in found)
+            gap = difference(estimate(first, metric), estimate(second, metric))
+            verdict = "yes" if gap.value <= 0 else "cannot be told" if gap.low <= 0 else "no"
+            names = [
+                f"{cell['label']}, {counted(cell['calls'], 'call')}: {shown(cell, metric)}" for cell in (first, second)
+            ]
+            lines.append(f"| {' | '.join(names)} | {gap} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
@@ -324,7 +328,7 @@ def report(work: Work) -> None:
         f"{conditions['features_source']}. ±: half a 95 % interval; bold: the best of its column.\n\n"
     )
     metrics = ("frechet", "rmse", "kernel", "precision", "recall")
-    parts = [goals(work.cells), *(table(work.cells, metric) for metric in metrics)]
+    parts = [*(goals(work.cells, metric) for metric in metrics[:2]), *(table(work.cells, metric) for metric in metrics)]
     files.write_text(work.folder / "table.md", head + "\n".join(parts))
 
 
@@ -364,7 +368,7 @@ if __name__ == "__main__":
     parser.add_argument("data", help="real data, see leapstep.data.read")
     parser.add_argument("--features", default="pixels", help="the feature space: pixels, or a folder of features")
     parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
-    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME[:OPTION=VALUE][@SPACING]")
+    parser.add_argument("--methods", nargs="+", default=USUAL, metavar="NAME[:OPTION=VALUE][@SPACING]")
     parser.add_argument("--students", nargs="+", default=[], metavar="RUN", help="run folders of leapstep distill")
     parser.add_argument("--teacher", type=int, default=100, help="calls of the teacher")
     parser.add_argument("--n", type=int, default=500, help="samples in each cell")

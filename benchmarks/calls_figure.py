@@ -2,7 +2,8 @@
 
     python benchmarks/calls_figure.py docs/few-calls.png calls/digits="Digits, 8x8" calls/mnist="MNIST, 28x28"
 
-A panel for each folder, under it samples from the same noise at 3 calls and of the teacher.
+For each folder a panel with the Fréchet distance, with `--rmse` one with the distance to the teacher beside it, and
+below samples from the same noise at 3 calls and of the teacher.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from leapstep.evaluation.sweep import Sweep
 from leapstep.files import reading
 from leapstep.views import plots
 
-METRIC, TICKS = "frechet", (1, 2, 3, 5, 10, 20, 50)
+AXES = {"frechet": "Fréchet distance to real data", "rmse": "RMSE to the teacher"}
+TICKS = (1, 2, 3, 5, 10, 20, 50)
 CALLS, ACROSS = 3, 8
 """The number of calls of the samples below a panel, and how many of them."""
 
@@ -53,14 +55,14 @@ STRIPS = (("ddim", "trailing"), ("unipc, order = 3", "trailing"), ("fitted", Non
 ROW_NAMES = (f"DDIM, {CALLS} calls", f"UniPC, {CALLS} calls", f"fitted, {CALLS} calls", "the teacher")
 
 
-def panel(axes, sweep, title, is_first):
+def panel(axes, sweep, metric, title):
     """Draw the lines of a folder, and how near real data are to each other."""
-    rows = rows_of([cell for cell in sweep.cells if METRIC in cell["metrics"]])
-    real = next((cell for cell in sweep.cells if cell["label"] == REAL), None)
+    rows = rows_of([cell for cell in sweep.cells if metric in cell["metrics"]])
+    real = next((cell for cell in sweep.cells if cell["label"] == REAL and metric in cell["metrics"]), None)
     shown = []
     for (label, spacing), line in LINES.items():
         row = next((cells for name, cells in rows.items() if name[0] == label and spacing in (None, name[1])), {})
-        points = [(cell["calls"], estimate(cell, METRIC)) for _, cell in sorted(row.items())]
+        points = [(cell["calls"], estimate(cell, metric)) for _, cell in sorted(row.items())]
         points = [(calls, found) for calls, found in points if calls > 1]
         if not points:
             continue
@@ -78,7 +80,7 @@ def panel(axes, sweep, title, is_first):
             )
         shown += values
     if real is not None:
-        floor = estimate(real, METRIC).value
+        floor = estimate(real, metric).value
         axes.axhline(floor, color=plots.LIGHT.ink, linestyle=":", linewidth=1.2)
         axes.text(50, floor, "real data ", ha="right", va="bottom", fontsize=7.5)
         shown.append(floor)
@@ -86,13 +88,11 @@ def panel(axes, sweep, title, is_first):
     axes.set_yscale("log")
     plots.ticks_at(axes.xaxis, TICKS)
     plots.plain_numbers(axes.yaxis)
-    axes.set(title=title, xlim=(1.85, 56), xlabel="network calls a sample")
-    axes.set_ylim(0.87 * min(shown), 1.15 * max(value for value in shown))
-    if is_first:
-        axes.set(ylabel="Fréchet distance (less is better)")
+    axes.set(title=title, xlim=(1.85, 56), xlabel="network calls a sample", ylabel=AXES[metric])
+    axes.set_ylim(0.87 * min(shown), 1.15 * max(shown))
 
 
-def strips(axes, folder, row_names):
+def strips(axes, folder, across, row_names):
     """Show samples from the same noise, a row for each of `STRIPS` and for the teacher."""
     kept = reading.read_npz(folder / "samples.npz")
     names = {tuple(name.split("|")): name for name in kept}
@@ -105,12 +105,12 @@ def strips(axes, folder, row_names):
         )
         return next(found, None)
 
-    teacher = kept[of("teacher", None, None)][:ACROSS]
+    teacher = kept[of("teacher", None, None)][:across]
     found = [of(label, spacing, str(CALLS)) for label, spacing in STRIPS]
-    rows = [*(np.full_like(teacher, 255) if name is None else kept[name][:ACROSS] for name in found), teacher]
+    rows = [*(np.full_like(teacher, 255) if name is None else kept[name][:across] for name in found), teacher]
     shape = rows[0].shape
     images = np.stack(rows)
-    sheet = np.full((len(rows), shape[2] + 1, ACROSS, shape[3] + 1, shape[1]), 255, np.uint8)
+    sheet = np.full((len(rows), shape[2] + 1, across, shape[3] + 1, shape[1]), 255, np.uint8)
     sheet[:, :-1, :, :-1] = images.transpose(0, 3, 1, 4, 2)
     axes.imshow(sheet.reshape(len(rows) * (shape[2] + 1), -1, shape[1]).squeeze(), cmap="gray", vmin=0, vmax=255)
     axes.set_xticks([])
@@ -121,21 +121,26 @@ def strips(axes, folder, row_names):
     axes.spines[:].set_visible(False)
 
 
-def main(out, folders):
+def main(out, folders, metrics):
     def draw(figure, colours):
-        axes = figure.subplots(2, len(folders), squeeze=False, height_ratios=[2.1, 1])
+        grid = figure.add_gridspec(2, len(folders) * len(metrics), height_ratios=[2.1, 1])
+        panels = []
         for place, text in enumerate(folders):
             folder, _, title = text.partition("=")
-            panel(axes[0, place], Sweep.read(folder), title or folder, place == 0)
-            strips(axes[1, place], Path(folder), place == 0)
+            first = place * len(metrics)
+            for column, metric in enumerate(metrics, first):
+                panels.append(figure.add_subplot(grid[0, column]))
+                panel(panels[-1], Sweep.read(folder), metric, "" if column > first else title or folder)
+            below = figure.add_subplot(grid[1, first : first + len(metrics)])
+            strips(below, Path(folder), ACROSS * len(metrics), place == 0)
         handles = {}
-        for ax in axes[0]:
+        for ax in panels:
             for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
                 handles.setdefault(name, handle)
         order = [line.name for line in LINES.values() if line.name in handles]
         figure.legend([handles[name] for name in order], order, loc="outside upper center", ncols=4)
 
-    picture = Image.open(io.BytesIO(plots.png(draw, (3.6 * len(folders), 5.0))))
+    picture = Image.open(io.BytesIO(plots.png(draw, (3.6 * len(folders) * len(metrics), 5.0))))
     written = io.BytesIO()
     picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
     files.write_bytes(out, written.getvalue())
@@ -147,5 +152,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("out", help="the picture, such as docs/few-calls.png")
     parser.add_argument("folders", nargs="+", metavar="FOLDER[=TITLE]", help="what benchmarks/calls.py wrote")
+    parser.add_argument("--rmse", action="store_true", help="with the distance to the teacher")
     arguments = parser.parse_args()
-    main(arguments.out, arguments.folders)
+    main(arguments.out, arguments.folders, ["frechet", "rmse"] if arguments.rmse else ["frechet"])
