@@ -4,9 +4,9 @@
     python benchmarks/calls.py runs/mnist mnist/ --features features/mnist --students fast/calls-1 --out calls/mnist
     python benchmarks/calls.py demo/run digits --methods ddim unipc:order=3@log_snr --calls 5 10 --out calls/some
 
-A method is written NAME[:OPTION=VALUE,...][@SPACING]. diffusers' schedulers are set up from the network's convention as
-their users do it, and run in a loop of their own around the same network; they are left out where diffusers has no word
-for the convention (`leapstep.models.diffusers.obstacle`).
+A method is written NAME[:OPTION=VALUE,...][@SPACING][/START]. diffusers' schedulers are set up from the network's
+convention as their users do it, and run in a loop of their own around the same network; they are left out where
+diffusers has no word for the convention (`leapstep.models.diffusers.obstacle`).
 
 All cells share their start noise, of a seed that nothing was fitted on, and their labels. Each is measured against real
 data in a feature space that no fit has seen (`--features`), by the library's own metrics; and by its root mean square
@@ -91,7 +91,7 @@ GOALS = (
 SHOWN = 16
 """How many samples of each cell are kept."""
 
-METHOD = re.compile(r"(?P<name>[\w.+-]+)(:(?P<options>[\w=.,]+))?(@(?P<spacing>\w+))?")
+METHOD = re.compile(r"(?P<name>[\w.+-]+)(:(?P<options>[\w=.,]+))?(@(?P<spacing>\w+))?(/(?P<start>\w+))?")
 
 
 class Row(NamedTuple):
@@ -136,11 +136,13 @@ def row_of(text: str, model: leapstep.Model, shared: SamplingSpec, calls: list[i
         return Row(f"diffusers {name}", setting, at, partial(theirs, model, shared, name, setting))
     options = dict(option.split("=") for option in match["options"].split(",")) if match["options"] else {}
     spec = dataclasses.replace(shared, method=match["name"], options=options, spacing=match["spacing"])
+    spec = dataclasses.replace(spec, start=match["start"] or shared.start)
     if match["name"] == "fitted":
         return Row("fitted", "", spec.fitted_steps(model), partial(ours, model, spec))
     usual = spec.checked(model)
     at = [count for count in calls if count <= FEW or text in FOLLOWED]
-    return Row(usual.label.removesuffix(", η = 0"), usual.spacing or "", at, partial(ours, model, spec))
+    label = usual.label.removesuffix(", η = 0") + (f", start {match['start']}" if match["start"] else "")
+    return Row(label, usual.spacing or "", at, partial(ours, model, spec))
 
 
 def ours(model: leapstep.Model, spec: SamplingSpec, calls: int) -> tuple[Tensor, int] | None:
@@ -368,7 +370,7 @@ if __name__ == "__main__":
     parser.add_argument("data", help="real data, see leapstep.data.read")
     parser.add_argument("--features", default="pixels", help="the feature space: pixels, or a folder of features")
     parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
-    parser.add_argument("--methods", nargs="+", default=USUAL, metavar="NAME[:OPTION=VALUE][@SPACING]")
+    parser.add_argument("--methods", nargs="+", default=USUAL, metavar="NAME[:OPTION=VALUE][@SPACING][/START]")
     parser.add_argument("--students", nargs="+", default=[], metavar="RUN", help="run folders of leapstep distill")
     parser.add_argument("--teacher", type=int, default=100, help="calls of the teacher")
     parser.add_argument("--n", type=int, default=500, help="samples in each cell")
