@@ -1,4 +1,4 @@
-# make demo: install, train on real digits, sample in 1000 and in 20 steps, draw a page.   make test: install, run the tests.
+# make demo: install, train on real digits, sample in 1000 to 3 steps, draw a page.   make test: install, run the tests.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt

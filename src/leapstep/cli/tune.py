@@ -64,7 +64,7 @@ def command(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Fit anew what is there already.")] = False,
 ) -> dict[str, Any]:
-    """Fit solvers with few calls to a model: --method fitted then samples in 3 calls what others take 10 to 20 for.
+    """Fit solvers with few calls to a model: --method fitted then draws in 3 calls what takes DDIM 10 to 20.
 
     No data and no training are needed. What was stopped goes on with what is missing.
     """
