@@ -66,6 +66,7 @@ def test_a_closed_terminal_does_not_end_what_is_still_to_be_saved():
         "from leapstep import stopping\n"
         "master, terminal = pty.openpty()\n"
         "os.dup2(terminal, 1); os.dup2(terminal, 2); os.close(terminal)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have run the tests\n"
         "with stopping.handled(lambda number: None):\n"
         "    os.close(master)\n"
         "    signal.raise_signal(signal.SIGHUP)\n"

@@ -88,7 +88,7 @@ def test_results_are_replaced_if_told_to_and_nothing_else_ever_is(model, insects
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("--method euler", ["--method euler", "ddim, ddpm"]),
+        ("--method newton", ["--method newton", "ddim, ddpm"]),
         ("--set order=2", ["order does not apply to method ddim"]),
         ("--method dpmpp_2m --set eta=0", ["eta does not apply to method dpmpp_2m"]),
         ("--spacing even", ["--spacing even", "trailing"]),

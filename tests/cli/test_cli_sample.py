@@ -464,7 +464,7 @@ def test_folders_above_are_made(digits_model, tmp_path):
         ("--eta -0.1", ["eta=-0.1"]),
         ("--eta nan", ["eta=nan"]),
         ("--spacing even", ["--spacing even: use one of", "trailing", "karras"]),
-        ("--method euler", ["--method euler", "ddim, ddpm"]),
+        ("--method newton", ["--method newton", "ddim, ddpm"]),
         ("--method ddpm --variance large", ["variance='large'", "posterior, beta, none, learned or optimal"]),
         ("--method ddpm --eta 1", ["eta does not apply to method ddpm", r"variance \(default posterior\)"]),
         ("--variance beta", ["variance='beta'", "eta or optimal"]),

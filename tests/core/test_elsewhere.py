@@ -160,7 +160,7 @@ def test_a_name_is_taken_wherever_a_method_is_named(name):
 
 
 def test_a_sweep_takes_them_and_has_no_row_twice():
-    model = SimpleNamespace(process=leapstep.linear(), spacing=None)
+    model = SimpleNamespace(steps=None, process=leapstep.linear(), spacing=None)
     specs = plan(
         model, methods=["euler", "DDIMScheduler", "ddim", "UniPCMultistepScheduler", "unipc", "lms"], steps=[5]
     )

@@ -292,7 +292,7 @@ def test_an_existing_file_is_replaced_only_with_overwrite(small, tmp_path):
         (["--out", "page.pdf"], ["page.pdf", r"ends in \.html"]),
         (["--n", 1], ["--n 1", "at least 2"]),
         (["--steps", 7], ["steps=7", "6 levels"]),
-        (["--method", "euler"], ["--method euler", "ddim"]),
+        (["--method", "newton"], ["--method newton", "ddim"]),
         (["--label", "cat"], ["--label", "without labels"]),
         (["--seed", -1], ["--seed -1"]),
         (["--batch-size", 0], ["--batch-size 0"]),

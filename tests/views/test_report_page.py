@@ -239,7 +239,7 @@ def test_a_network_that_needs_labels(run, splits):
     [
         ({"n": 1}, "n=1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"method": "euler"}, "method=euler: did you mean pf_euler"),
+        ({"method": "pf_eulr"}, "method=pf_eulr: did you mean pf_euler"),
         ({"labels": (3,)}, "labels=3: "),
         ({"steps": 13}, "steps=13"),
         ({"seed": -1}, "seed=-1"),
