@@ -402,8 +402,8 @@ def moments(model: Model) -> Moments:
     """What the start "gaussian" needs. Raises ValueError for a model whose moments nobody took."""
     if model.moments is None:
         raise ValueError(
-            "start=gaussian needs the mean and covariance of the data: run leapstep calibrate MODEL DATA, or leapstep "
-            "tune MODEL (again, if the weights have changed since)"
+            "start=gaussian needs the mean and covariance of the data: run leapstep calibrate MODEL DATA (again, if "
+            "the weights have changed since)"
         )
     return model.moments
 
