@@ -327,3 +327,14 @@ def test_the_command(tmp_path):
         more = invoke(*drawn, "--steps", 3, "--overwrite")
     assert "is not what this model was distilled for: ddim in 2 steps, trailing" in more.stderr
     refused(invoke(*drawn, "--guidance", 2, "--overwrite"), "distilled with guidance in its weights, use 1")
+
+
+def test_neither_the_teacher_nor_what_is_no_student_is_replaced(tmp_path):
+    settings = {"steps": 1, "batch_size": 2, "teacher_steps": 2} | QUIET
+    checkpoint.save(labelled(), tmp_path / "other")
+    before = (tmp_path / "other" / "leapstep.json").read_bytes()
+    with pytest.raises(ValueError, match="other exists and is not empty"):
+        distill(labelled(), tmp_path / "other", 1, resume=True, **settings)
+    with pytest.raises(ValueError, match="other is the teacher's own folder"):
+        distill(tmp_path / "other", tmp_path / "other", 1, overwrite=True, **settings)
+    assert (tmp_path / "other" / "leapstep.json").read_bytes() == before

@@ -36,6 +36,7 @@ from leapstep.core.sampling import beginning, trajectory
 from leapstep.core.spacing import times
 from leapstep.core.transitions import ddim, unipc
 from leapstep.files import folders
+from leapstep.files.reading import read_json
 from leapstep.inference.spec import SamplingSpec
 from leapstep.models import checkpoint
 from leapstep.models.model import Model
@@ -335,16 +336,19 @@ def distill(
         resumed = checkpoint.find_state(folder)[1] if resume and (folder / "state").is_dir() else None
         config = _configured(model, {**settings, "calls": n}, resumed)
         _check(model, config, source)
+        replaces = overwrite or (resume and _ended_early(folder))
         if resumed is None:
-            folders.check_free(folder, overwrite or resume, checkpoint.RUN)
-        jobs.append((config, folder, resumed))
+            folders.check_free(folder, replaces, checkpoint.RUN)
+        if not isinstance(teacher, Model) and folder.resolve() == Path(teacher).resolve():
+            raise ValueError(f"{folder} is the teacher's own folder: name another one by --out")
+        jobs.append((config, folder, resumed, replaces))
     students = []
-    for config, folder, resumed in jobs:
+    for config, folder, resumed, replaces in jobs:
         with run.locked(folder):
             distiller = Distiller(config, model, source, condition, device, progress)
             if budget is not None and resumed is None:
                 distiller.keep_to(budget / len(jobs))
-            run.begin(distiller, folder, resumed, overwrite or resume)
+            run.begin(distiller, folder, resumed, replaces)
             run.loop(distiller, folder)
         students.append(distiller.model())
     return students
@@ -358,6 +362,12 @@ distill.__signature__ = inspect.Signature([*_OWN, *_FIELDS], return_annotation="
 def place(out: str | Path, calls: int, among: Sequence[int]) -> Path:
     """The run folder of a student of so many calls, where students of these numbers are kept."""
     return Path(out) if len(among) == 1 else Path(out) / f"calls-{calls}"
+
+
+def _ended_early(folder: Path) -> bool:
+    """Whether a distillation began in a folder, and ended before its first checkpoint."""
+    mark = folder / checkpoint.RUN.mark
+    return mark.exists() and isinstance(said := read_json(mark), Mapping) and "distillation" in said
 
 
 def _configured(model: Model, settings: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> DistillationConfig:
