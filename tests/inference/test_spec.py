@@ -214,5 +214,5 @@ def test_the_start_without_a_call_is_of_the_moments_of_the_labels(model):
             SamplingSpec(start="gaussian", **wrong).checked(known)
     with pytest.raises(ValueError, match="start=gaussian: latents are pure noise"):
         interpolate(known, SamplingSpec(start="gaussian", steps=4), [0, 1])
-    with pytest.raises(ValueError, match="run leapstep calibrate MODEL DATA"):
+    with pytest.raises(ValueError, match="run leapstep tune MODEL, or leapstep calibrate"):
         SamplingSpec(start="gaussian").checked(model)

@@ -196,6 +196,14 @@ def test_auto_is_another_method_where_that_was_better(model):
     assert (spec.method, spec.options, spec.spacing) == ("deis", {"order": 2}, "karras")
 
 
+@pytest.mark.parametrize(("start", "steps"), [("unit", 3), ("unit", 7), ("gaussian", 7)])
+def test_auto_has_a_default_for_a_start_from_which_nothing_was_measured(model, start, steps):
+    samples = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    known = dataclasses.replace(model, moments=leapstep.Moments.of(samples))
+    spec = SamplingSpec("auto", steps=steps, start=start).checked(known)
+    assert (spec.method, spec.start, spec.steps) == ("unipc", start, steps)
+
+
 def test_auto_has_a_default_where_nothing_is_known(model):
     plain = dataclasses.replace(model, tuned=None)
     for steps, options in ((5, {}), (10, {"order": 3}), (None, {"order": 3})):
@@ -210,6 +218,7 @@ def test_auto_has_a_default_where_nothing_is_known(model):
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
+        ({"steps": 0}, "steps=0: give an integer, at least 1"),
         ({"steps": 4}, "solvers with 2, 3 calls for such samples: run leapstep tune MODEL --calls 4$"),
         (
             {"guidance": 2.0, "labels": (0,)},
@@ -234,6 +243,12 @@ def test_auto_chooses_by_itself(model, field):
         SamplingSpec("auto", **{field: chosen}).checked(model)
 
 
+@pytest.mark.parametrize("steps", [0, -1, "3", 2.5])
+def test_auto_takes_a_number_of_steps(model, steps):
+    with pytest.raises(ValueError, match=f"steps={steps}: give an integer, at least 1"):
+        SamplingSpec("auto", steps=steps).checked(model)
+
+
 def test_solvers_for_some_classes_are_for_no_others(model):
     some = tuned_for(model, labels=(0,))
     assert SamplingSpec("fitted", steps=3, labels=("a",)).checked(some).steps == 3
@@ -251,6 +266,8 @@ def test_a_manifest_is_repeated_with_the_solver_that_it_names_or_not_at_all(mode
     with pytest.raises(ValueError, match="is not there for these samples: the model was tuned anew since"):
         spec.checked(tuned_for(model, solvers=(found.solvers[0], anew)))
     assert dataclasses.replace(spec, steps=2, times=None).checked(model).times == found.solvers[0].times
+    two = SamplingSpec("fitted", steps=2).checked(model)
+    assert dataclasses.replace(two, steps=None).checked(model) == two  # its times say how many
 
 
 def test_other_weights_and_another_convention_have_none(run, model, tmp_path):
@@ -288,6 +305,11 @@ def test_other_weights_and_another_convention_have_none(run, model, tmp_path):
         {"labels": [-1]},
         {"guidance": "1"},
         {"untuned": [{"method": "\x1b[2J"}]},
+        {"method": "fitted"},
+        {"method": "rk5"},
+        {"spacing": "even"},
+        {"options": {"order": 9}},
+        {"options": {"rank": 1}},
         {"teacher": 3},
     ],
     ids=lambda change: str(change)[:40],
@@ -297,7 +319,7 @@ def test_a_file_from_elsewhere_that_is_broken_is_ignored_with_a_word(run, model,
     (tmp_path / "tuned.safetensors").write_bytes((run / "tuned.safetensors").read_bytes())
     said = json.loads((run / "tuned.json").read_text())
     tunings = said["tunings"][0]
-    for part in (said, tunings, tunings["solvers"][0]):
+    for part in (said, tunings, tunings["solvers"][0], tunings["untuned"][0]):
         part.update({name: value for name, value in change.items() if name in part})
     path.write_text(json.dumps(said))
     with pytest.warns(UserWarning, match=r"tuned\.json.*it is ignored") as caught:
@@ -319,6 +341,7 @@ def test_a_file_that_is_none_is_ignored_with_a_word(run, model, tmp_path, text):
         lambda parts: {name: value.half() for name, value in parts.items()},
         lambda parts: {name: value[..., :1].clone() for name, value in parts.items()},
         lambda parts: {name: value for name, value in parts.items() if not name.endswith("basis")},
+        lambda parts: {name: value[:1].clone() if name.endswith("mean") else value for name, value in parts.items()},
         lambda parts: {},
     ],
 )

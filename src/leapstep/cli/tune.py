@@ -68,9 +68,9 @@ def command(
 
     No data and no training are needed. What was stopped goes on with what is missing.
     """
-    from leapstep.core.gaussian import Gaussian
     from leapstep.files import folders
     from leapstep.inference import tuning
+    from leapstep.inference.calibration import moments
     from leapstep.models.data import parts_of
 
     seconds = None if budget is None else options.budget(budget)
@@ -80,10 +80,8 @@ def command(
     law = None
     if data is not None:
         split, (samples, labels) = options.part(parts_of(loaded, data), data, None, "train")
-        law = (
-            f"{data} ({split})",
-            Gaussian.of(samples.batch(range(len(samples))), labels, classes=len(loaded.classes) or None),
-        )
+        laws, _ = moments(loaded, samples, labels)
+        law = (f"{data} ({split})", laws.each or laws.whole)
     plan = tuning.Plan(tuple(calls or tuning.CALLS), noises, teacher_steps, start, seconds)
     run = tuning.Run(loaded, spec, plan, law, overwrite=overwrite)
     run.check_price()
@@ -115,7 +113,7 @@ def finish(run: Run, path: Path) -> None:
         if kept:
             request.add_note(f"solvers of {kept} numbers of calls are kept in {path}: the same command goes on")
         raise
-    if left := [calls for calls in run.missing if run.tuning.solver(calls) is None]:
+    if left := [calls for calls in run.missing if run.tuning.solver(calls, run.plan.start) is None]:
         typer.echo(f"the time is over before {', '.join(map(str, left))} calls: the same command goes on", err=True)
 
 

@@ -141,7 +141,7 @@ def solver(model: Model, wanted: Wanted, named: Option | None = None) -> Solver:
                 "tuned anew since, or for other samples; leave out the times, and it will be what there is now"
             )
     there = counts(model, wanted)
-    steps = max(there, default=None) if wanted.steps is None else wanted.steps
+    steps = max((solver.calls for solver in solvers), default=None) if wanted.steps is None else wanted.steps
     solvers = [solver for solver in solvers if solver.calls == steps and wanted.start in (None, solver.start)]
     if not solvers:
         raise SpecError("method", "fitted", f"{_there(model, there)}: run {command(wanted)}")
@@ -152,18 +152,21 @@ def best(model: Model, wanted: Wanted, calls: int) -> dict[str, Any]:
     """What "auto" stands for: the fields of a specification with so many calls.
 
     The fitted solver, unless another method was better on the same noises; where there is none for so many calls, the
-    method that was best with the nearest number of them; where nothing was measured, UniPC.
+    method that was best with the nearest number of them; where nothing was measured from this start, UniPC.
     """
+    unknown = {"method": "unipc", "options": {"order": 3} if calls >= THIRD_ORDER else {}, "steps": calls}
     tunings = wanted.tunings(model)
     if not tunings:
-        return {"method": "unipc", "options": {"order": 3} if calls >= THIRD_ORDER else {}, "steps": calls}
+        return unknown
     measured = {solver.calls: tuning for tuning in tunings for solver in tuning.solvers}
     nearest = min(measured, key=lambda count: abs(math.log(count / calls)))
     rival = next((found for found in measured[nearest].ranked(nearest) if wanted.start in (None, found.start)), None)
     own = [tuning.solver(calls, wanted.start) for tuning in tunings]
     error = min((solver.error for solver in own if solver is not None), default=math.inf)
-    if rival is None or error <= rival.error:
+    if error < math.inf and (rival is None or error <= rival.error):
         return {"method": "fitted", "steps": calls}
+    if rival is None:
+        return unknown
     return {**{name: getattr(rival, name) for name in ("method", "options", "spacing", "start")}, "steps": calls}
 
 

@@ -195,6 +195,9 @@ class SamplingSpec:
             if not _is_whole(value) or value < least or (most is not None and value > most):
                 limit = f"at least {least}" if most is None else f"an integer from {least} to 2^64 - 1"
                 raise SpecError(name, value, f"must be {limit}")
+        by_steps = self.method in (AUTO, "fitted") and self.steps is not None
+        if by_steps and (not _is_whole(self.steps) or operator.index(self.steps or 0) < 1):
+            raise SpecError("steps", self.steps, "give an integer, at least 1")
         if self.guidance == 1 and self.rescale != 0:
             raise SpecError("rescale", self.rescale, "applies to guidance, and guidance 1 is none: set one")
         labels = None if self.labels is None else tuple(_number(model, label) for label in self.labels)
@@ -402,8 +405,8 @@ def moments(model: Model) -> Moments:
     """What the start "gaussian" needs. Raises ValueError for a model whose moments nobody took."""
     if model.moments is None:
         raise ValueError(
-            "start=gaussian needs the mean and covariance of the data: run leapstep calibrate MODEL DATA (again, if "
-            "the weights have changed since)"
+            "start=gaussian needs the mean and covariance of the data: run leapstep tune MODEL, or leapstep calibrate "
+            "MODEL DATA (again, if the weights have changed since)"
         )
     return model.moments
 

@@ -94,15 +94,19 @@ def save_moments(path: Path, model: Model, moments: Moments, details: Mapping[st
     files.write_bytes(path, encoded(tensors, metadata))
 
 
-def read_moments(path: Path, network: nn.Module, shape: tuple[int, ...] | None) -> Moments | None:
-    """What `save_moments` wrote of these weights; None where nothing was, of others, or nothing that can be read."""
+def read_moments(path: Path, network: nn.Module, shape: tuple[int, ...] | None, classes: int) -> Moments | None:
+    """What `save_moments` wrote of these weights; None where nothing was, of others, or nothing that can be read.
+
+    Arguments:
+        shape, classes: of a sample, and how many classes the network takes; 0: none, or they are not known.
+    """
     if not path.exists():
         return None
     try:
         tensors = weights.read(path)
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        laws = {name: _law(tensors, name, shape) for name in Moments._fields if f"{name}.mean" in tensors}
+        laws = {name: _law(tensors, name, shape, classes) for name in Moments._fields if f"{name}.mean" in tensors}
         moments = Moments(**laws)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, safetensors.SafetensorError) as wrong:
         warnings.warn(f"{path} holds no moments ({one_line(reason(wrong))}); it is ignored", stacklevel=3)
@@ -110,13 +114,15 @@ def read_moments(path: Path, network: nn.Module, shape: tuple[int, ...] | None) 
     return moments if metadata.get("weights_sha256") == fingerprint(network) else None
 
 
-def _law(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...] | None) -> Gaussian:
+def _law(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...] | None, classes: int) -> Gaussian:
     """One of the laws in a file of moments. Raises ValueError or KeyError where it is none of such samples."""
     mean, basis, variances, rest = (tensors[f"{name}.{part}"] for part in ("mean", "basis", "variances", "rest"))
     if not all(part.is_floating_point() and part.isfinite().all() for part in (mean, basis, variances, rest)):
         raise ValueError(f"{name}: numbers must be finite")
     if mean.shape[mean.ndim > len(shape or ()) :] != shape or (name == "whole" and mean.shape != shape):
         raise ValueError(f"{name}: a mean of shape {list(mean.shape)} is none of samples {list(shape or ())}")
+    if classes and mean.shape != shape and len(mean) != classes:
+        raise ValueError(f"{name}: means of {len(mean)} classes, where the network has {classes}")
     return Gaussian(mean, basis, variances, rest.item())
 
 
@@ -149,7 +155,7 @@ def read_tuned(path: Path, model: Model) -> Tuned | None:
         return None
     try:
         with read_json(path, Schema) as said:
-            tuned = Tuned.from_json(said, _laws(path.with_suffix(".safetensors"), model.shape))
+            tuned = Tuned.from_json(said, _laws(path.with_suffix(".safetensors"), model))
     except (ValueError, OSError) as wrong:  # whoever needs it is told to run leapstep tune, which replaces it
         warnings.warn(f"{wrong}; it is ignored", stacklevel=3)
         return None
@@ -168,11 +174,12 @@ def gaussian_sha256(law: Gaussian) -> str:
     return hashlib.sha256(encoded(tensors_of(law))).hexdigest()
 
 
-def _laws(path: Path, shape: tuple[int, ...]) -> dict[str, Gaussian]:
-    """The laws of samples of this shape in a file, by their hash. Raises ValueError where the file is broken."""
+def _laws(path: Path, model: Model) -> dict[str, Gaussian]:
+    """The laws of a model's samples in a file, by their hash. Raises ValueError where the file is broken."""
     state = weights.read(path) if path.exists() else {}
     try:
-        laws = {name: _law(state, name, shape) for name in {key.partition(".")[0] for key in state}}
+        names = {key.partition(".")[0] for key in state}
+        laws = {name: _law(state, name, model.shape, len(model.classes)) for name in names}
     except (ValueError, KeyError, RuntimeError) as wrong:
         raise ValueError(f"{path} holds no laws ({one_line(reason(wrong))})") from wrong
     if any(gaussian_sha256(law) != name for name, law in laws.items()):

@@ -142,7 +142,7 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
         convention=convention,
         details={name: value for name, value in details.items() if name != "convention"},
         calibration=read_calibration(folder / CALIBRATION, network),
-        moments=read_moments(folder / MOMENTS, network, convention.shape),
+        moments=read_moments(folder / MOMENTS, network, convention.shape, len(convention.classes)),
     )
     return dataclasses.replace(model, tuned=read_tuned(folder / TUNED, model))
 

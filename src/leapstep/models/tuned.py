@@ -19,8 +19,12 @@ from torch import Tensor
 from leapstep.core.convention import Convention
 from leapstep.core.gaussian import Gaussian
 from leapstep.core.printing import summary
+from leapstep.core.sampling import STARTS
+from leapstep.core.spacing import SPACINGS
+from leapstep.core.transitions import TRANSITIONS
 from leapstep.core.transitions.fitted import fitted
 from leapstep.core.transitions.named import NamedTransition
+from leapstep.text import allowed
 
 VERSION = 1
 """Of the format of the file."""
@@ -48,6 +52,16 @@ class Untuned(NamedTuple):
     start: str
     error: float
     standard_error: float
+
+    def check(self) -> None:
+        """Raise ValueError where there is no such method, spacing or start."""
+        for name, known in ((self.method, TRANSITIONS), (self.spacing, SPACINGS), (self.start, STARTS)):
+            if name not in known:
+                raise ValueError(f"a method with {name!r}: {allowed(name, known)}")
+        try:
+            TRANSITIONS[self.method].make(**self.options)
+        except TypeError as wrong:
+            raise ValueError(f"{self.method} with options {self.options}: {wrong}") from wrong
 
     @property
     def name(self) -> tuple[Any, ...]:
@@ -222,6 +236,8 @@ class Tuned:
                 if solver.gaussian_sha256 not in (None, *laws):
                     raise ValueError(f"the moments that a solver of {solver.calls} calls starts from are not there")
             untuned = tuple(_of(Untuned, found) for found in said["untuned"])
+            for found in untuned:
+                found.check()
             tunings.append(_of(Tuning, said)._replace(solvers=solvers, untuned=untuned))
         return cls(value["convention_sha256"], tuple(tunings), laws)
 
