@@ -20,7 +20,7 @@ from torch import Tensor
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.fitting import Reference, fit, refer
 from leapstep.core.fitting.linear import coefficients
-from leapstep.core.gaussian import Gaussian
+from leapstep.core.gaussian import Gaussian, Moments
 from leapstep.core.noise import Noise
 from leapstep.core.spacing import times
 from leapstep.core.transitions import TRANSITIONS
@@ -78,6 +78,8 @@ class Run:
         model: whose solvers are fitted.
         tuned: what is there so far.
         missing: numbers of calls for which nothing is there yet, ascending.
+        moments: of the teacher's samples, once they are there, for a model that has none; None where they are of some
+            classes only, or guided.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Run:
         self.tuning, self.tuned = begun, tuned.with_tuning(begun)
         there = {solver.calls for solver in begun.solvers if solver.start == self.plan.start}
         self.missing = sorted(set(self.plan.calls) - there)
+        self.moments: Moments | None = None
 
     def _check_plan(self, model: Model) -> None:
         plan, levels = self.plan, model.process.timesteps or 1000
@@ -210,6 +213,9 @@ class Run:
         began = time.monotonic()
         reference = self._reference(on_call)
         self._begin(reference, time.monotonic() - began)
+        if self.model.moments is None and self.everyone and self.spec.guidance == 1 and self.spec.conditions is None:
+            whole = Gaussian.of(reference.samples)
+            self.moments = Moments(whole, self._of_samples(reference) if self.model.classes else None)
         law = self._law(reference) if self.plan.start == "gaussian" else None
         name = None if law is None else gaussian_sha256(law)
         if law is not None and name is not None:
@@ -285,8 +291,9 @@ class Run:
 
     def _law(self, reference: Reference) -> Gaussian:
         """Of the data that were given, or of the teacher's samples; with a mean for each class where there are any."""
-        if self.law is not None:
-            return self.law[1]
+        return self._of_samples(reference) if self.law is None else self.law[1]
+
+    def _of_samples(self, reference: Reference) -> Gaussian:
         x = reference.samples
         numbers, classes = self.numbers(range(len(x))), len(self.model.classes)
         if numbers is None:
@@ -335,8 +342,11 @@ def place(model: Model, source: str, convention: str | Path | None, out: str | P
 
 
 def save(path: Path, run: Run) -> None:
-    """Write what a run has found so far; see `checkpoint.save_tuned`."""
+    """Write what a run has found so far: solvers, and moments by which any method may start without a call."""
     checkpoint.save_tuned(path, run.model, run.tuned)
+    if run.moments is not None:
+        details = {"source": "samples", "n": run.plan.noises, "guidance": 1.0}
+        checkpoint.save_moments(path.with_name(checkpoint.MOMENTS), run.model, run.moments, details)
 
 
 def _candidates() -> list[tuple[str, dict[str, Option]]]:
