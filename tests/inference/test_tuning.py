@@ -95,7 +95,24 @@ def test_what_is_there_is_kept_and_only_the_rest_fitted(model):
     assert len({one.name for one in found.untuned}) == len(found.untuned)
     with pytest.raises(ValueError, match="fitted with noises 16, not 32: fit all of them anew by --overwrite"):
         tuning.Run(model, plan=dataclasses.replace(PLAN, noises=32))
-    assert tuning.Run(model, plan=dataclasses.replace(PLAN, noises=32), overwrite=True).missing == [2, 3]
+    other = tuning.Run(model, plan=dataclasses.replace(PLAN, noises=32), overwrite=True)
+    assert other.missing == [2, 3]
+    assert other.tuning.solvers == ()
+    anew = tuning.Run(model, plan=dataclasses.replace(PLAN, calls=(3,)), overwrite=True)
+    assert anew.missing == [3]
+    assert anew.tuning.solvers == before.solvers[:1]  # of the same teacher
+
+
+def test_the_teachers_samples_let_any_method_start_without_a_call(model):
+    moments = model.moments
+    assert moments.each.mean.shape == (2, 3)
+    assert moments.whole.mean.shape == (3,)
+    rows = range(4)
+    spec = SamplingSpec("unipc", steps=3, start="gaussian", n=4, labels=("a", "b")).checked(model)
+    assert spec.diffusion(model, rows).origin.mean.equal(moments.each.mean[[0, 1, 0, 1]])
+    guided = tuning.Run(dataclasses.replace(model, moments=None), SamplingSpec(guidance=2.0), PLAN)
+    next(guided.results())
+    assert guided.moments is None
 
 
 def test_each_guidance_is_a_tuning_of_its_own(model):

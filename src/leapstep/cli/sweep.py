@@ -132,7 +132,7 @@ def _live(run: Run) -> Iterator[tuple[Callable[[Sweep], None], Callable[[Samplin
         tables.write(sweep, measuring.tell)
         cell, grid = cells[-1], tables.terminal(cells, metric, run.specs)
         if live is None:
-            name = f"{cell['label']}, {cell['steps']} steps, {cell['spacing']}"
+            name = ", ".join(filter(None, (cell["label"], f"{cell['steps']} steps", cell["spacing"])))
             typer.echo(f"{name}: {shown(cell, metric)}, {tables.effort(cell)}; {left()}", err=True)
 
     def on_calls(spec: SamplingSpec, calls: int, before: bool) -> None:

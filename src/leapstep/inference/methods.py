@@ -71,7 +71,9 @@ def not_default(method: str, options: Mapping[str, Option]) -> dict[str, Option]
     known = defaults(method)
     for name in options:
         if name not in known:
-            listed = " and ".join(f"{key} (default {value})" for key, value in known.items()) or "no options"
+            listed = (
+                " and ".join(f"{key} (default {value})" for key, value in known.items() if value != "") or "no options"
+            )
             meant = near(name, known)
             guess = "" if meant is None else f": did you mean {meant}?"
             raise ValueError(f"{name} does not apply to method {method}, which takes {listed}{guess}")

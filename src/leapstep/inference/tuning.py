@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,10 @@ class Run:
         before = next((tuning for tuning in tuned.tunings if tuning.key == begun.key), None)
         if before is not None and not overwrite:
             _check_same(before.teacher, begun.teacher)
-            begun = before
+        if before is not None and before.teacher | begun.teacher == before.teacher:  # keep what is not fitted anew
+            asked = {(calls, self.plan.start) for calls in self.plan.calls if overwrite}
+            kept = tuple(solver for solver in before.solvers if (solver.calls, solver.start) not in asked)
+            begun = before._replace(solvers=kept)
         self.tuning, self.tuned = begun, tuned.with_tuning(begun)
         there = {solver.calls for solver in begun.solvers if solver.start == self.plan.start}
         self.missing = sorted(set(self.plan.calls) - there)
@@ -261,7 +265,7 @@ class Run:
         took = {"evaluations": reference.evaluations, "seconds": round(seconds, 2)}
         levels = self.model.process.timesteps or max(CURVE)
         curve = [steps for steps in CURVE if steps <= levels and not self.tuning.ranked(steps)]
-        found = [self._measured(reference, "ddim", {}, steps, "trailing") for steps in curve]
+        found = _finite([self._measured(reference, "ddim", {}, steps, "trailing") for steps in curve])
         tuning = self.tuning._replace(teacher=self.tuning.teacher | took)
         self._keep(tuning._replace(untuned=(*tuning.untuned, *found)))
 
@@ -280,7 +284,7 @@ class Run:
                 found.append(self._measured(reference, method, options, calls, "trailing"))
         for best in sorted(found, key=lambda one: one.error)[:FINALISTS]:
             found += [self._measured(reference, best.method, best.options, calls, spacing) for spacing in SPACINGS]
-        return found
+        return _finite(found)
 
     def _measured(
         self, reference: Reference, method: str, options: Mapping[str, Option], steps: int, spacing: str
@@ -355,6 +359,11 @@ def _candidates() -> list[tuple[str, dict[str, Option]]]:
         (name, {}) for name, method in TRANSITIONS.items() if method.calls == 1 and method.deterministic
     ]
     return [*plain, *VARIANTS]
+
+
+def _finite(measured: Iterable[Untuned]) -> list[Untuned]:
+    """Without methods whose samples diverge."""
+    return [untuned for untuned in measured if math.isfinite(untuned.error + untuned.standard_error)]
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -120,7 +120,7 @@ class Reference(NamedTuple):
         for part in self.judge:
             for state in trajectory(part.diffusion, part.start(times[0]), times, transition):
                 x = state.x
-            squares.append(flat(x - part.x[-1]).double().square().mean(1).cpu())
+            squares.append(flat(x - part.x[-1]).cpu().double().square().mean(1))
         return _distance(torch.cat(squares))
 
 

@@ -33,8 +33,8 @@ POWERS = (2.0, 4.0, 8.0)
 RIDGE = 1e-6
 """Relative to the mean square of a column."""
 
-KEPT = 2**28
-"""Bytes of estimates that a search keeps."""
+KEPT = 2**30
+"""Bytes of estimates that a search keeps, at most."""
 
 
 def solve(gram: Tensor, moments: Tensor, ridge: float = RIDGE) -> Tensor:
@@ -93,8 +93,10 @@ def _errors(part: Part, grid: Tensor, free: bool) -> tuple[Callable[[Choice, int
     assert part.x0 is not None
     steps = len(grid) - 1
     starts = [part.start(grid[k]) for k in range(steps if free else 1)]
-    columns = torch.stack([value.flatten() for value in (*part.x, *part.x0, *starts)])
-    gram = (columns @ columns.T).double().cpu() / columns.shape[1]
+    values = (*part.x, *part.x0, *starts)
+    most = max(1, KEPT // (len(values) * part.eps[0].numel() * part.eps.element_size()))  # samples of a size that fits
+    columns = torch.stack([value[:most].flatten() for value in values])
+    gram = (columns @ columns.T).cpu().double() / columns.shape[1]
     known: dict[tuple[Choice, int], float] = {}
 
     def step_error(made: Choice, to: int) -> float:
@@ -163,7 +165,7 @@ class OwnPath:
     def error(self, choice: Choice) -> float:
         """The mean square error at the end."""
         target = self.part.x[-1]
-        return (self._fitted(self._columns(choice), target) - target).double().square().mean().item()
+        return (self._fitted(self._columns(choice), target) - target).cpu().double().square().mean().item()
 
     def _columns(self, choice: Choice) -> list[Tensor]:
         """X at the start and the estimates at these times."""
@@ -191,5 +193,7 @@ class OwnPath:
 
 def products(columns: Sequence[Tensor], target: Tensor) -> tuple[Tensor, Tensor]:
     """The mean products of columns with each other `[m, m]` and with a target `[m]`, float64 on the CPU."""
-    rows = torch.stack([column.flatten().double() for column in columns])
-    return (rows @ rows.T / rows.shape[1]).cpu(), (rows @ target.flatten().double() / rows.shape[1]).cpu()
+    kind = torch.float32 if target.device.type == "mps" else torch.float64  # which mps has not
+    rows = torch.stack([column.flatten().to(kind) for column in columns])
+    gram, moments = rows @ rows.T / rows.shape[1], rows @ target.flatten().to(kind) / rows.shape[1]
+    return gram.cpu().double(), moments.cpu().double()

@@ -89,7 +89,7 @@ class _Fit:
         errors = []
         for part in self.reference.choose:
             x, _ = follow(part.diffusion, matrix, path, [part.start(path[0])])
-            errors.append(flat(x - part.x[-1]).double().square().mean(1).sqrt())
+            errors.append(flat(x - part.x[-1]).cpu().double().square().mean(1).sqrt())
             self.spent += len(x) * len(matrix)
         return _Candidate(torch.cat(errors).mean().item(), path, matrix)
 
