@@ -217,10 +217,12 @@ class Run:
         began = time.monotonic()
         reference = self._reference(on_call)
         self._begin(reference, time.monotonic() - began)
+        drawn = self._law(reference)
         if self.model.moments is None and self.everyone and self.spec.guidance == 1 and self.spec.conditions is None:
-            whole = Gaussian.of(reference.samples)
-            self.moments = Moments(whole, self._of_samples(reference) if self.model.classes else None)
-        law = self._law(reference) if self.plan.start == "gaussian" else None
+            self.moments = (
+                Moments(Gaussian.of(reference.samples), drawn) if self.model.classes else Moments(drawn, None)
+            )
+        law = None if self.plan.start != "gaussian" else drawn if self.law is None else self.law[1]
         name = None if law is None else gaussian_sha256(law)
         if law is not None and name is not None:
             self.tuned = dataclasses.replace(self.tuned, laws={**self.tuned.laws, name: law})
@@ -294,10 +296,7 @@ class Run:
         return Untuned(method, dict(options), steps, spacing, "marginal", distance.rms, distance.standard_error)
 
     def _law(self, reference: Reference) -> Gaussian:
-        """Of the data that were given, or of the teacher's samples; with a mean for each class where there are any."""
-        return self._of_samples(reference) if self.law is None else self.law[1]
-
-    def _of_samples(self, reference: Reference) -> Gaussian:
+        """Of the teacher's samples, with a mean for each class where there are any."""
         x = reference.samples
         numbers, classes = self.numbers(range(len(x))), len(self.model.classes)
         if numbers is None:

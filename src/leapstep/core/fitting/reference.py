@@ -30,6 +30,7 @@ class Part(NamedTuple):
     """Some of the noises, and the teacher's paths from them.
 
     Attributes:
+        rows: their indices.
         diffusion: the model, conditioned for them, with the origin that its students start from.
         eps: standard normal noise, `[b, *d]`.
         x: at every time of the teacher, `[K + 1, b, *d]`, in the end its samples; of noises that nothing is fitted to
@@ -37,6 +38,7 @@ class Part(NamedTuple):
         x0: the teacher's estimates, `[K, b, *d]`, of the first part only.
     """
 
+    rows: range
     diffusion: Diffusion
     eps: Tensor
     x: Tensor
@@ -94,19 +96,12 @@ class Reference(NamedTuple):
         Arguments:
             origin: the law of the data, or a function from rows of noises to that of theirs.
         """
-        row = 0
 
-        def started(parts: Sequence[Part]) -> tuple[Part, ...]:
-            nonlocal row
-            result = []
-            for part in parts:
-                rows = range(row, row + len(part.eps))
-                law = origin if isinstance(origin, Gaussian) else origin(rows)
-                result.append(part._replace(diffusion=part.diffusion._replace(origin=law)))
-                row = rows.stop
-            return tuple(result)
+        def started(part: Part) -> Part:
+            law = origin if isinstance(origin, Gaussian) else origin(part.rows)
+            return part._replace(diffusion=part.diffusion._replace(origin=law))
 
-        fit, choose, judge = map(started, (self.fit, self.choose, self.judge))  # in the order of their rows
+        fit, choose, judge = (tuple(map(started, parts)) for parts in (self.fit, self.choose, self.judge))
         return self._replace(fit=fit, choose=choose, judge=judge)
 
     @torch.no_grad()
@@ -182,7 +177,7 @@ def refer(
             place = network_device(model) if device is None else device
             eps = Noise(seed, rows, tuple(shape), dtype, place)(0, DRAW)
             begins = name == "fit" and not parts["fit"]
-            parts[name].append(_followed(model, eps, path, teacher, name == "fit", begins))
+            parts[name].append(_followed(rows, model, eps, path, teacher, name == "fit", begins))
             evaluations += counted.calls * len(rows)
             row = rows.stop
     result = Reference(path, tuple(parts["fit"]), tuple(parts["choose"]), tuple(parts["judge"]), evaluations)
@@ -192,7 +187,7 @@ def refer(
 
 
 def _followed(
-    model: Diffusion, eps: Tensor, path: Tensor, teacher: Transition, all_times: bool, estimates: bool
+    rows: range, model: Diffusion, eps: Tensor, path: Tensor, teacher: Transition, all_times: bool, estimates: bool
 ) -> Part:
     """The teacher's paths from these noises."""
     x = beginning(model, path[0], eps)
@@ -201,4 +196,4 @@ def _followed(
         xs = [*xs, state.x] if all_times else [state.x]
         if estimates:
             x0s.append(state.x0)
-    return Part(model, eps, torch.stack(xs), torch.stack(x0s) if estimates else None)
+    return Part(rows, model, eps, torch.stack(xs), torch.stack(x0s) if estimates else None)

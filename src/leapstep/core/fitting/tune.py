@@ -156,6 +156,12 @@ class _Fit:
         return parts
 
 
+def _check(calls: int, steps: int) -> None:
+    """Raise ValueError for a number of calls that cannot be fitted to a teacher with so many steps."""
+    if not 1 <= calls < steps:
+        raise ValueError(f"calls={calls}: at least 1, and fewer than the teacher's {steps} steps")
+
+
 @torch.no_grad()
 def fit(
     reference: Reference,
@@ -180,8 +186,7 @@ def fit(
     Raises:
         ValueError: more calls than the teacher has steps, or none.
     """
-    if not 1 <= calls < len(reference.times) - 1:
-        raise ValueError(f"calls={calls}: at least 1, and fewer than the teacher's {len(reference.times) - 1}")
+    _check(calls, len(reference.times) - 1)
     free = origin is not None
     if origin is not None:
         reference = reference.starting(origin)
@@ -233,8 +238,7 @@ def tune(
     if isinstance(origin, str) and origin not in ("samples", "noise"):
         raise ValueError(f"origin={origin!r}: pass samples, noise, or a leapstep.Gaussian")
     for count in calls:
-        if not 1 <= count < steps:
-            raise ValueError(f"calls={count}: at least 1, and fewer than the teacher's {steps} steps")
+        _check(count, steps)
     reference = refer(
         diffusion,
         shape,
