@@ -103,6 +103,24 @@ def test_what_is_there_is_kept_and_only_the_rest_fitted(model):
     assert anew.tuning.solvers == before.solvers[:1]  # of the same teacher
 
 
+def test_more_classes_than_noises_share_a_mean(tmp_path):
+    torch.manual_seed(0)
+    classes = tuple(f"class {i}" for i in range(20))
+    mlp = MLP(shape=(3,), width=8, depth=1, timesteps=40, classes=20).eval()
+    path = tmp_path / "run"
+    checkpoint.save(model_of(mlp, leapstep.linear(40), "eps", (3,), clip=None, classes=classes), path)
+    made = tuning.Run(checkpoint.load(path), plan=dataclasses.replace(PLAN, calls=(2,)))
+    next(made.results())
+    tuning.save(path / checkpoint.TUNED, made)
+    loaded = checkpoint.load(path)
+    assert loaded.moments.each is None
+    for start, method in (("marginal", "fitted"), ("gaussian", "ddim")):
+        spec = SamplingSpec(method, steps=2, start=start, n=2, labels=("class 0", "class 19"))
+        ((_, x),) = draw(loaded, spec)
+        assert x.shape == (2, 3)
+        assert x.isfinite().all()
+
+
 def test_the_teachers_samples_let_any_method_start_without_a_call(model):
     moments = model.moments
     assert moments.each.mean.shape == (2, 3)

@@ -219,9 +219,7 @@ class Run:
         self._begin(reference, time.monotonic() - began)
         drawn = self._law(reference)
         if self.model.moments is None and self.everyone and self.spec.guidance == 1 and self.spec.conditions is None:
-            self.moments = (
-                Moments(Gaussian.of(reference.samples), drawn) if self.model.classes else Moments(drawn, None)
-            )
+            self.moments = Moments(drawn) if self._shared(drawn) else Moments(Gaussian.of(reference.samples), drawn)
         law = None if self.plan.start != "gaussian" else drawn if self.law is None else self.law[1]
         name = None if law is None else gaussian_sha256(law)
         if law is not None and name is not None:
@@ -296,17 +294,23 @@ class Run:
         return Untuned(method, dict(options), steps, spacing, "marginal", distance.rms, distance.standard_error)
 
     def _law(self, reference: Reference) -> Gaussian:
-        """Of the teacher's samples, with a mean for each class where there are any."""
+        """Of the teacher's samples; with a mean for each class where there are classes, and more samples than these."""
         x = reference.samples
         numbers, classes = self.numbers(range(len(x))), len(self.model.classes)
         if numbers is None:
             return Gaussian.of(x)
         known = numbers < classes
+        if int(known.sum()) <= len(set(numbers[known].tolist())):
+            return Gaussian.of(x)
         return Gaussian.of(x[known.to(x.device)], numbers[known], classes=classes)
+
+    def _shared(self, law: Gaussian) -> bool:
+        """Whether a law has one mean for all classes."""
+        return law.mean.ndim == len(self.model.shape)
 
     def _origins(self, law: Gaussian) -> Gaussian | Callable[[range], Gaussian]:
         """The law of each noise; of one without a class the mean is that of all."""
-        if law.mean.ndim == len(self.model.shape):
+        if self._shared(law):
             return law
         means = dataclasses.replace(law, mean=torch.cat([law.mean, law.mean.mean(0, keepdim=True)]))
 
