@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import safetensors.torch
 from torch import Tensor
 
 from leapstep import files
+from leapstep.files.cache import cache_folder
 
 
 def remembered(
@@ -19,7 +18,7 @@ def remembered(
     """Tensors from the cache, or else computed and put there. Without a key they are computed."""
     if key is None:
         return compute()
-    path = _cache() / f"{key}.safetensors"
+    path = cache_folder() / f"{key}.safetensors"
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(path.read_bytes())
         if fits(tensors):
@@ -31,10 +30,3 @@ def remembered(
         files.check_writable(path.parent)
         files.write_bytes(path, safetensors.torch.save({name: each.contiguous() for name, each in tensors.items()}))
     return tensors
-
-
-def _cache() -> Path:
-    """The folder of the cache."""
-    if own := os.environ.get("LEAPSTEP_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "leapstep")
