@@ -21,7 +21,7 @@ import typer
 import leapstep
 from commands import done, forget_accelerator
 from foreign_layouts import Openai
-from leapstep.cli import JOURNEY, app
+from leapstep.cli import JOURNEY, app, module
 from leapstep.data import read
 from own_network import write_signals
 from random_models import filled, model_of
@@ -32,9 +32,9 @@ FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = typer.main.get_command(app).commands
 EXAMPLES = [
     " ".join(example.split())
-    for commands in JOURNEY.values()
-    for module in commands.values()
-    for example in re.findall(r"^`(.*?)`$", module.EXAMPLES, re.MULTILINE | re.DOTALL)
+    for names in JOURNEY.values()
+    for name in names
+    for example in re.findall(r"^`(.*?)`$", module(name).EXAMPLES, re.MULTILINE | re.DOTALL)
 ]
 
 SMALLER = {

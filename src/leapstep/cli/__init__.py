@@ -1,69 +1,30 @@
-"""The command line: each command parses, calls the library and prints. Heavy modules are imported when needed."""
+"""The command line: each command parses, calls the library and prints.
+
+A command's module is imported when the command is called or listed, and what it calls when its line has been read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
+import keyword
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from leapstep import launch, stopping
-from leapstep.cli import (
-    calibrate,
-    compare,
-    demo,
-    distill,
-    doctor,
-    evaluate,
-    features,
-    import_,
-    info,
-    interpolate,
-    likelihood,
-    options,
-    reconstruct,
-    report,
-    sample,
-    sweep,
-    trace,
-    train,
-    tune,
-)
+from leapstep.cli import options
 from leapstep.cli.completion import completed
 from leapstep.cli.parsing import Command, with_json
 from leapstep.core.finite import NotFinite
 from leapstep.text import cleaned_output, one_line
-
-app = typer.Typer(
-    help="Sample any trained diffusion network in 5 to 50 steps instead of 1000, correctly and without retraining.",
-    epilog="Start with: leapstep demo",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from leapstep import __version__
-
-        typer.echo(f"leapstep {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    pass
-
 
 SHARED = ("train", "distill")
 """The commands that share their work among the processes of a launch; all others are left to the first process."""
@@ -148,23 +109,76 @@ def _smaller(given: dict[str, Any]) -> str:
 
 
 JOURNEY = {
-    "A model of your own": {"demo": demo, "train": train, "info": info, "sample": sample},
-    "In fewer calls": {"tune": tune, "distill": distill},
-    "How good it is": {
-        "evaluate": evaluate,
-        "sweep": sweep,
-        "compare": compare,
-        "report": report,
-        "features": features,
-        "likelihood": likelihood,
-    },
-    "What it does": {"trace": trace, "reconstruct": reconstruct, "interpolate": interpolate, "calibrate": calibrate},
-    "Networks of others": {"doctor": doctor, "import": import_},
+    "A model of your own": ("demo", "train", "info", "sample"),
+    "In fewer calls": ("tune", "distill"),
+    "How good it is": ("evaluate", "sweep", "compare", "report", "features", "likelihood"),
+    "What it does": ("trace", "reconstruct", "interpolate", "calibrate"),
+    "Networks of others": ("doctor", "import"),
 }
 """All commands, in the order in which one comes to need them."""
 
-for panel, commands in JOURNEY.items():
-    for name, module in commands.items():
-        app.command(name, cls=Command, epilog=module.EXAMPLES, rich_help_panel=panel)(
-            _one_line(name, completed(with_json(module.command)))
-        )
+
+def module(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"leapstep.cli.{name}{'_' * keyword.iskeyword(name)}")
+
+
+class Commands(Mapping[str, Any]):
+    """All commands by name, each of which is made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.panels = {name: panel for panel, names in JOURNEY.items() for name in names}
+        self.made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.made:
+            panel, code = self.panels[name], module(name)
+            alone = typer.Typer(add_completion=False, **LOOK)
+            alone.command(name, cls=Command, epilog=code.EXAMPLES, rich_help_panel=panel)(
+                _one_line(name, completed(with_json(code.command)))
+            )
+            self.made[name] = typer.main.get_command(alone)
+        return self.made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.panels)
+
+    def __len__(self) -> int:
+        return len(self.panels)
+
+
+class Group(TyperGroup):
+    """The command `leapstep`, which has all others."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = Commands()  # type: ignore[assignment]  # nobody adds to them
+
+
+LOOK: dict[str, Any] = {"rich_markup_mode": "markdown", "pretty_exceptions_enable": False}
+"""How a help and an error are shown."""
+
+app = typer.Typer(
+    cls=Group,
+    help="Sample any trained diffusion network in 5 to 50 steps instead of 1000, correctly and without retraining.",
+    epilog="Start with: leapstep demo",
+    no_args_is_help=True,
+    **LOOK,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from leapstep import __version__
+
+        typer.echo(f"leapstep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from leapstep.cli import options, sweep, tune
@@ -40,6 +39,8 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
 ) -> dict[str, Any]:
     """Train on 8x8 digits with their labels, sample the same weights in 1000, 20, 10 and 3 steps, and compare."""
+    import numpy as np
+
     from leapstep import files
     from leapstep.data.pictures import captioned, grid, save_image
     from leapstep.data.readers import read

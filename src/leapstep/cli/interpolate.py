@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from leapstep import files
@@ -98,6 +97,8 @@ def command(
 
 def _pictures(model: Model, paths: list[Path]) -> Tensor:
     """Image files in model space, cropped and resized as for training."""
+    import numpy as np
+
     from leapstep.data.readers import read_picture
 
     if not model.is_pictures:

@@ -20,11 +20,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-import numpy as np
-import numpy.typing as npt
 from filelock import lock_descriptor
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Buffer
 
 
@@ -145,6 +144,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_npz(path: str | Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write arrays as a compressed npz file, whole or not at all: see `replacing`."""
+    import numpy as np
+
     with replacing(path) as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
