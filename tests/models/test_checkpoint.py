@@ -471,7 +471,8 @@ def test_a_clock_of_its_own_reaches_the_network(folder):
 
 
 @pytest.mark.parametrize(
-    "options", [{"heads": 4, "attention": (True, True)}, {"resample": "plain"}, {"time_scale": 0.5}]
+    "options",
+    [{"heads": 4, "attention": (True, True)}, {"resample": "plain"}, {"time_scale": 0.5}, {"patch": 2}],
 )
 def test_a_unet_that_diffusers_has_no_word_for(tmp_path, options):
     network = filled(UNet(in_channels=3, **CHANNELS | options))
@@ -486,6 +487,18 @@ def test_a_unet_that_diffusers_has_no_word_for(tmp_path, options):
     (tmp_path / "run" / "unet" / "config.json").write_text(json.dumps({**config, "_sample_shape": None}))
     with pytest.raises(ValueError, match="_sample_shape is None"):
         checkpoint.load(tmp_path / "run")
+
+
+def test_diffusers_refuses_patches(tmp_path):
+    """The keys are those of UNet2DModel, and must not fill one that sees pixels."""
+    network = filled(UNet(in_channels=1, out_channels=1, patch=2, **CHANNELS))
+    saved = model_of(network, leapstep.linear(), predicts="v", shape=(1, 8, 8))
+    checkpoint.save(model(), tmp_path / "run")  # which diffusers opens
+    checkpoint.save(saved, tmp_path / "run")
+    with pytest.raises(OSError, match=r"model_index\.json"):
+        diffusers.DiffusionPipeline.from_pretrained(tmp_path / "run")
+    with pytest.raises((ValueError, RuntimeError), match=r"Cannot load .* conv_in"):
+        diffusers.UNet2DModel.from_pretrained(tmp_path / "run" / "unet")
 
 
 def test_pictures_may_lie_between_0_and_1():

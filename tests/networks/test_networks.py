@@ -285,6 +285,7 @@ def test_what_diffusers_has_no_word_for() -> None:
         ({"resample": "plain"}, "resample=plain"),
         ({"time_features": 8}, "time_features=8"),
         ({"time_scale": 0.25}, "time_scale=0.25"),
+        ({"patch": 2}, "patch=2"),
     ):
         with pytest.raises(ValueError, match=f"UNet2DModel cannot express {named}"):
             to_diffusers(base | change)
@@ -315,9 +316,23 @@ def test_the_scale_of_time_is_that_of_the_sines() -> None:
     torch.testing.assert_close(net(x, torch.tensor([40, 8])), plain(x, torch.tensor([10, 2])))
 
 
+def test_patches_are_pixels_of_more_channels() -> None:
+    """The channels of a patch are its pixels in rows, channel by channel, as `pixel_unshuffle` has them."""
+    net = randomised(UNet(**SMALL_UNET | {"in_channels": 3, "out_channels": 2, "patch": 2}))
+    plain = same_weights(net, UNetConfig(**SMALL_UNET | {"in_channels": 12, "out_channels": 8}))
+    x = torch.randn(2, 3, 8, 12)
+    rows = x.reshape(2, 3, 4, 2, 6, 2)
+    y = plain(rows.permute(0, 1, 3, 5, 2, 4).reshape(2, 12, 4, 6), 7)
+    expected = y.reshape(2, 2, 2, 2, 4, 6).permute(0, 1, 4, 2, 5, 3).reshape(2, 2, 8, 12)
+    torch.testing.assert_close(net(x, 7), expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"8 x 10 pixels; with 2 stages on patches of 2 x 2 .* multiples of 4"):
+        net(torch.zeros(2, 3, 8, 10), 7)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"patch": 0}, "patch"),
         ({"heads": 3}, "heads=3 does not divide"),
         ({"heads": 2, "head_channels": 8}, "both given"),
         ({"resample": "fir"}, "resample is 'fir'"),

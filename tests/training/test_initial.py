@@ -17,7 +17,7 @@ from leapstep.training import Start, Trainer, initial, train
 from leapstep.training.configuration import configure
 from random_models import model_of
 
-TINY = {"channels": (8, 8), "attention": (0, 1), "blocks": 1, "groups": 4, "batch_size": 8, "steps": 2}
+TINY = {"patch": 2, "channels": (8, 8), "attention": (0, 1), "blocks": 1, "groups": 4, "batch_size": 8, "steps": 2}
 QUICK = {"device": "cpu", "progress": False}
 
 
@@ -116,7 +116,8 @@ def test_it_is_resumed_without_the_folder_that_it_began_with(run, tmp_path):
         ({"schedule": "linear"}, "has schedule=cosine"),
         ({"labels": True}, "has labels=False"),
         ({"dropout": 0.1}, r"has dropout=0.0"),
-        ({"size": 9}, "do not fit 2 stages"),
+        ({"patch": 1}, "has patch=2, not 1"),
+        ({"size": 9}, "do not fit 2 stages on patches of 2x2, which need multiples of 4"),
         (
             {"grey": True},
             r"samples of shape \[1, 8, 8\]: the model's are \[3, 8, 8\]: bring the data to .*, or train",

@@ -29,14 +29,15 @@ def check_stages(config: Any, stages: int, *names: str) -> None:
             raise ValueError(f"{name} has {entries} entries for {stages} stages; give one per stage")
 
 
-def check_images(x: Tensor, channels: int, stages: int) -> None:
-    """Raise ValueError if x is not [b, channels, h, w], with sides that can be halved between the stages of a U-Net."""
-    multiple = 2 ** (stages - 1)
+def check_images(x: Tensor, channels: int, stages: int, patch: int = 1) -> None:
+    """Raise ValueError if x is not [b, channels, h, w] with sides that a U-Net can cut in patches and then halve."""
+    multiple = patch * 2 ** (stages - 1)
     if x.ndim != 4 or x.shape[1] != channels:
         raise ValueError(f"x has shape {list(x.shape)}; this network takes [batch, {channels}, height, width]")
     if x.shape[2] % multiple or x.shape[3] % multiple:
+        patches = f" on patches of {patch} x {patch}" if patch > 1 else ""
         raise ValueError(
-            f"x is {x.shape[2]} x {x.shape[3]} pixels; with {stages} stages height and width must be multiples"
+            f"x is {x.shape[2]} x {x.shape[3]} pixels; with {stages} stages{patches} height and width must be multiples"
             f" of {multiple}: pad or resize x, or build the network with fewer stages"
         )
 

@@ -161,6 +161,8 @@ def obstacle(arguments: Mapping[str, Any]) -> str | None:
         return f"heads={arguments['heads']} at stages of several widths, only one size of head"
     if _require(arguments, "resample") not in RESAMPLE:
         return f"resample={arguments['resample']}, only {' or '.join(RESAMPLE)}"
+    if _require(arguments, "patch") != 1:
+        return f"patch={arguments['patch']}, only 1"
     if _require(arguments, "time_features") not in (None, _require(arguments, "channels")[0]):
         return f"time_features={arguments['time_features']}, only as many as the first stage has channels"
     if _require(arguments, "time_scale") != 1:

@@ -14,6 +14,9 @@ The embedding may enter after the second normalisation instead, as a scale and a
     h = (1 + scale) norm2(conv1(SiLU(norm1(x)))) + shift        scale, shift = time_emb_proj(embedding)
     y = shortcut(x) + conv2(dropout(SiLU(h)))
 
+All of it may work on squares of pixels instead of pixels (`patch`): [c, h, w] becomes [c patch^2, h / patch, w / patch]
+before `conv_in`, and what `conv_out` gives becomes pixels again. Pixels then cost patch^2 times less.
+
 It is the same function, with the same parameter names, as `UNet2DModel` of diffusers for every configuration that
 `leapstep.networks.layout` translates, so that weights move between the two unchanged.
 
@@ -48,6 +51,7 @@ class UNetConfig(Conditioning):
     Arguments:
         in_channels: channels of the input.
         out_channels: channels of the output; None for as many as the input.
+        patch: side of the squares of pixels that the stages see as one pixel of patch^2 as many channels; 1 for none.
         channels: feature channels of each stage, finest first; the time embedding is four times as wide as the first.
         blocks: residual blocks per stage on the way down; there is one more on the way up.
         attention: for each stage, whether self-attention follows each residual block.
@@ -72,6 +76,7 @@ class UNetConfig(Conditioning):
 
     in_channels: int = 3
     out_channels: int | None = None
+    patch: int = 1
     channels: tuple[int, ...] = (128, 256, 256, 256)
     blocks: int = 2
     attention: tuple[bool, ...] = (False, True, False, False)
@@ -90,8 +95,11 @@ class UNetConfig(Conditioning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.in_channels, self.out_channels or 1, self.blocks, self.groups, len(self.channels)) < 1:
-            raise ValueError("in_channels, out_channels, blocks, groups and the number of stages must be at least 1")
+        counts = (self.in_channels, self.out_channels or 1, self.patch, self.blocks, self.groups, len(self.channels))
+        if min(counts) < 1:
+            raise ValueError(
+                "in_channels, out_channels, patch, blocks, groups and the number of stages must be at least 1"
+            )
         check_stages(self, len(self.channels), "attention")
         if any(width < 1 or width % self.groups for width in self.channels):
             raise ValueError(
@@ -153,7 +161,7 @@ class UNet(Conditioned):
         )
         super().__init__(config, sinusoids, width=config.embedding_width)
 
-        self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels * config.patch**2, first, 3, padding=1)
         skips = [first]  # the channels of every feature map that the way up will meet again
         self.down_blocks = nn.ModuleList(DownBlock(config, stage, skips) for stage in range(len(config.channels)))
         self.mid_block = MiddleBlock(config)
@@ -163,13 +171,14 @@ class UNet(Conditioned):
             self.up_blocks.append(UpBlock(config, stage, width, skips))
             width = config.channels[stage]
         self.conv_norm_out = nn.GroupNorm(config.groups, first, config.norm_eps)
-        self.conv_out = zeroed(nn.Conv2d(first, config.out_channels or config.in_channels, 3, padding=1))
+        out_channels = (config.out_channels or config.in_channels) * config.patch**2
+        self.conv_out = zeroed(nn.Conv2d(first, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None) -> Tensor:
         """Evaluate the network.
 
         Arguments:
-            x: images [b, c, h, w]; h and w multiples of 2^(stages - 1).
+            x: images [b, c, h, w]; h and w multiples of patch 2^(stages - 1).
             timestep: [b], 0-dim or a number; integers, or fractions between them.
             class_labels: [b] or 0-dim, integers in 0 .. classes - 1; None for a network without labels.
 
@@ -180,16 +189,17 @@ class UNet(Conditioned):
             ValueError: if x or the timestep has another shape, the timestep is half precision, or labels are missing
                 or not expected.
         """
-        check_images(x, self.config.in_channels, len(self.config.channels))
+        patch = self.config.patch
+        check_images(x, self.config.in_channels, len(self.config.channels), patch)
         embedding = self.embed(x, timestep, class_labels)
-        skips = [self.conv_in(x)]
+        skips = [self.conv_in(F.pixel_unshuffle(x, patch) if patch > 1 else x)]
         for block in self.down_blocks:
             skips += block(skips[-1], embedding)
         h = self.mid_block(skips[-1], embedding)
         for block in self.up_blocks:
             h = block(h, embedding, skips)
         y: Tensor = self.conv_out(F.silu(self.conv_norm_out(h)))
-        return y
+        return F.pixel_shuffle(y, patch) if patch > 1 else y
 
 
 class DownBlock(nn.Module):

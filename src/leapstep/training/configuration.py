@@ -110,6 +110,7 @@ class TrainingConfig(RunConfig):
     min_snr_gamma: float = Field(5.0, gt=0, description="gamma of --loss min_snr")
     # network
     network: Literal["unet", "mlp"] | None = Field(None, description="default: unet for images, mlp for arrays")
+    patch: int = Field(1, ge=1, description="U-Net: side of the squares of pixels that its stages see as one pixel")
     channels: Widths = Field((64, 128, 128), description="U-Net: channels of each stage")
     attention: Flags = Field(
         (False, False, True),

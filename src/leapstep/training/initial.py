@@ -22,7 +22,7 @@ from leapstep.networks import MLP, UNet
 from leapstep.training.configuration import PRESETS, TrainingConfig, configure
 
 OF_THE_NETWORK = (
-    *("network", "channels", "attention", "blocks", "head_channels", "groups", "width", "depth", "dropout"),
+    *("network", "patch", "channels", "attention", "blocks", "head_channels", "groups", "width", "depth", "dropout"),
     *("time_embedding", "schedule", "timesteps", "zero_terminal_snr", "predicts", "labels"),
 )
 """Settings that say how a network is built and called: they come with the weights."""

@@ -39,9 +39,10 @@ def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
         raise ValueError(
             f"a U-Net takes samples of shape (channels, height, width), not {data.shape}: use --network mlp"
         )
-    check_sides(data.shape, len(config.channels))
+    check_sides(data.shape, len(config.channels), config.patch)
     return UNet(
         in_channels=data.shape[0],
+        patch=config.patch,
         channels=config.channels,
         attention=config.attention,
         blocks=config.blocks,
@@ -51,12 +52,13 @@ def build_network(config: TrainingConfig, data: Data) -> UNet | MLP:
     )
 
 
-def check_sides(shape: tuple[int, ...], stages: int) -> None:
-    """Raise ValueError where a U-Net of so many stages cannot halve pictures of this shape."""
-    multiple = 2 ** (stages - 1)
+def check_sides(shape: tuple[int, ...], stages: int, patch: int = 1) -> None:
+    """Raise ValueError where a U-Net of so many stages cannot cut pictures of this shape in patches and halve them."""
+    multiple = patch * 2 ** (stages - 1)
     if shape[1] % multiple or shape[2] % multiple:
+        patches = f" on patches of {patch}x{patch}" if patch > 1 else ""
         raise ValueError(
-            f"pictures of {shape[1]}x{shape[2]} pixels do not fit {stages} stages, which need "
+            f"pictures of {shape[1]}x{shape[2]} pixels do not fit {stages} stages{patches}, which need "
             f"multiples of {multiple}: pass another --size, or fewer --channels and --attention"
         )
 

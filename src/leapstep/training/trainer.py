@@ -63,7 +63,7 @@ class Trainer(Learner):
         else:
             process, self.null_label, network = start.model.process, start.model.null_label, start.model.network
             if isinstance(network, UNet):
-                check_sides(self.data.shape, len(config.channels))
+                check_sides(self.data.shape, len(network.config.channels), network.config.patch)
         self.convention = Convention(
             process,
             config.predicts,
