@@ -1,9 +1,10 @@
 # make demo: install, train on real digits, sample in 1000 to 3 steps, draw a page.   make test: install, run the tests.
+# make bench: install, measure speed and memory beside diffusers and others in under 15 minutes; leave the machine alone meanwhile.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test slow check format clean
+.PHONY: demo test slow bench check format clean
 
 demo: .venv/installed
 	$(BIN)/leapstep demo --out demo --overwrite
@@ -13,6 +14,9 @@ test: .venv/installed-dev
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+bench: .venv/installed-bench
+	$(BIN)/python benchmarks/speed.py --out bench
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -24,7 +28,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo bench
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("leapstep needs Python >= 3.11; try make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -36,4 +40,8 @@ $(BIN)/python:
 
 .venv/installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
+	touch $@ .venv/installed
+
+.venv/installed-bench: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[bench]'
 	touch $@ .venv/installed
