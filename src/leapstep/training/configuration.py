@@ -59,7 +59,7 @@ class RunConfig(BaseModel):
     clip_gradient: float = Field(1.0, gt=0, description="bound on the gradient's norm")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights, after a warm-up")
     precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="auto: bf16 if the machine computes it natively"
+        "auto", description="auto: bf16 if the run is long and bf16 is measured to be faster here"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the initial weights, the data order and the noise")
     # record

@@ -170,6 +170,13 @@ class Distiller(Learner):
         joined = {name: torch.cat([result[name] for result in results]) for name in ("losses", "times")}
         return {**results[-1], **joined}
 
+    def trial(self, n: int) -> Tensor:
+        """A mean distance that takes as long as that of n samples; see `Learner.trial`."""
+        condition = self._condition(range(n), self._chance(LEARNING, 0), drops=False)
+        diffusion = from_network(self.unwrapped(), self.inner, condition=condition)
+        x = torch.zeros(n, *self.teacher.shape, device=self.accelerator.device)
+        return distance(diffusion.denoise(x, self.times[0]), x).mean()
+
     @torch.no_grad()
     def compare(self) -> dict[str, float]:
         """The mean distance of the student's samples from its teacher's, of noises that it does not learn from.
@@ -209,6 +216,7 @@ class Distiller(Learner):
         return {
             "versions": {"leapstep": __version__, "torch": str(torch.__version__)},
             "step": self.step,
+            "precision": self.precision or "float32",
             **data,
             "distillation": {"teacher": teacher, **self.config.model_dump(mode="json")},
         }
@@ -241,6 +249,7 @@ class Distiller(Learner):
 
     def keep_to(self, budget: float) -> None:
         """Take as many steps as fit into so many seconds here."""
+        self.choose_precision()
         steps = max(1, int(budget / (self.seconds_a_step() or budget)))
         self.config = self.config.model_copy(update={"steps": steps})
 

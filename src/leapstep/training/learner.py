@@ -1,7 +1,7 @@
 """What a run trains: a network, its average and the optimiser, a step of them, and their checkpoint.
 
-Steps, averages and processes are PyTorch's and accelerate's: AdamW, AveragedModel, accumulation and clipping of
-gradients, mixed precision. Made by hand is what they do not offer, a run that goes on from any step, on the same number
+Steps, averages and processes are PyTorch's and accelerate's: AdamW, AveragedModel, autocast, accumulation and clipping
+of gradients. Made by hand is what they do not offer, a run that goes on from any step, on the same number
 of processes, as if it had never stopped, bit for bit, from a state without pickles:
 
 - All randomness of step i is drawn anew from (seed, i, part of the batch, process): the step count is the whole state
@@ -30,7 +30,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from leapstep.models import checkpoint
 from leapstep.models.model import Model
-from leapstep.training import estimate
+from leapstep.text import duration
+from leapstep.training import estimate, precision
 from leapstep.training.configuration import RunConfig
 from leapstep.training.parts import accelerator, ema_update, learning_rate
 from leapstep.training.previews import preview
@@ -55,9 +56,12 @@ class Learner(abc.ABC):
     network: nn.Module
     ema: AveragedModel
     optimizer: Any
+    precision: precision.Precision | None
+    """What the network computes in; None as long as it is to be chosen, which means float32."""
 
     def __init__(self, config: RunConfig, device: str | None, progress: bool) -> None:
         self.accelerator = accelerator(config, device)
+        self.precision = precision.known(config.precision, self.accelerator.device)
         self.config, self.step = config, 0
         self.progress, self.reports = progress, progress and self.accelerator.is_main_process
         self.share, rest = divmod(config.batch_size, config.accumulate * self.accelerator.num_processes)
@@ -92,6 +96,10 @@ class Learner(abc.ABC):
         Raises:
             FloatingPointError: a loss or a gradient that is not finite; the weights are then as they were.
         """
+
+    @abc.abstractmethod
+    def trial(self, n: int) -> Tensor:
+        """A mean loss that takes as long as that of n samples of a batch; its value says nothing."""
 
     @abc.abstractmethod
     def compare(self) -> dict[str, float]:
@@ -129,6 +137,31 @@ class Learner(abc.ABC):
 
     # one step
 
+    def choose_precision(self, resumed: Mapping[str, Any] | None = None) -> None:
+        """Choose what the network computes in, where that is still open: bf16 if the run is long and it is faster here.
+
+        Arguments:
+            resumed: what the last checkpoint of a run says that goes on: it computes in what it began with.
+        """
+        if self.precision is not None:
+            return
+        self.precision = "float32"
+        if resumed is not None:
+            self.precision = resumed.get("precision", self.precision)
+        elif precision.operations(self.trial) * self.config.batch_size * self.config.steps >= precision.LONG:
+            parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+            float32, bf16, n = precision.seconds(self.trial, parameters, self.share)
+            if self.any_process(float32 >= precision.GAIN * bf16):
+                self.precision = "bf16"
+            self.say(
+                f"precision: {self.precision}; a pass of {n} samples takes {duration(float32)} in float32 here and "
+                f"{duration(bf16)} in bf16"
+            )
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Let the network compute in the precision of the run."""
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
     def update(self, losses: Callable[[int], tuple[Tensor, Tensor]]) -> dict[str, Any]:
         """Change the weights once, by the gradient of a mean loss, and their average with them.
 
@@ -142,7 +175,8 @@ class Learner(abc.ABC):
         of_each, times, rate = [], [], learning_rate(self.config, self.step)
         for part in range(self.config.accumulate):
             with self.accelerator.accumulate(self.network):
-                loss, t = losses(part)
+                with self.autocast():
+                    loss, t = losses(part)
                 mean = loss.mean()
                 if not math.isfinite(mean.item()):
                     raise FloatingPointError(f"the loss of step {self.step + 1} is {mean.item()}")

@@ -90,7 +90,7 @@ def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], N
 
 
 def accelerator(config: RunConfig, device: str | None) -> Accelerator:
-    """An Accelerator for the device, the precision and the accumulation of gradients of a configuration.
+    """An Accelerator for the device and the accumulation of gradients of a configuration.
 
     Arguments:
         device: "cpu" to leave a GPU alone; None: the best there is.
@@ -98,17 +98,6 @@ def accelerator(config: RunConfig, device: str | None) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    # or else the precision and the device of an earlier run in this process would be in force
+    # or else the device of an earlier run in this process would be in force
     AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
-    bf16 = config.precision == "bf16"
-    if config.precision == "auto":
-        bf16 = _native_bf16(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-    precision = "bf16" if bf16 else "no"
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision, gradient_accumulation_steps=config.accumulate)
-
-
-def _native_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bf16 without emulating it."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512_BF16"
+    return Accelerator(cpu=device == "cpu", mixed_precision="no", gradient_accumulation_steps=config.accumulate)

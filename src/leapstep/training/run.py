@@ -141,6 +141,7 @@ def begin(
         learner.check_unchanged(run, resumed)
     for line in (*notes, *learner.facts(done)):
         learner.say(line)
+    learner.choose_precision(resumed)
     if learner.progress:  # on all processes, which take part
         learner.foretell(steps - done)
     if done >= steps:

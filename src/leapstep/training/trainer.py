@@ -106,6 +106,14 @@ class Trainer(Learner):
         x0 = x0.to(device)
         return self._weighted(self.network, x0, t, torch.randn_like(x0), condition), t
 
+    def trial(self, n: int) -> Tensor:
+        """A mean loss that takes as long as that of n samples; see `Learner.trial`."""
+        device = self.accelerator.device
+        condition = {"class_labels": torch.zeros(n, dtype=torch.long, device=device)} if self.config.labels else {}
+        x0 = torch.zeros(n, *self.data.shape, device=device)
+        t = torch.full((n,), 0.5, dtype=torch.float64)
+        return self._weighted(self.unwrapped(), x0, t, torch.ones_like(x0), condition).mean()
+
     def _weighted(
         self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, condition: Mapping[str, Tensor]
     ) -> Tensor:
@@ -164,6 +172,7 @@ class Trainer(Learner):
         return {
             "versions": {"leapstep": __version__, "torch": str(torch.__version__)},
             "step": self.step,
+            "precision": self.precision or "float32",
             "data": {
                 "source": data.source,
                 "samples": len(data),
