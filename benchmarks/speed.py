@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import timing
 
-SUBJECTS = ("network", "loop", "noise")
+SUBJECTS = ("network", "sampling", "training", "loop", "noise", "memory")
 
 
 def rows_of(subject, options, folder):

@@ -226,6 +226,15 @@ def _version(package: str) -> str | None:
         return None
 
 
+def goal(device: torch.device, with_bf16: float, without: float | None = None) -> float | None:
+    """A goal that depends on whether the device computes in bf16 natively."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return with_bf16 if native else without
+
+
 HEAD = ("measured", "leapstep", "peer", "ratio", "goal", "met")
 
 
