@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ class Data:
         scaling: how values map to model space.
         skipped: a line for each image that could not be read: its name and the reason.
         originals: number of images by their original (width, height); empty for arrays.
+        hashes: uint64 [n], those that `hashes` gives, where they are known.
     """
 
     values: Array
@@ -44,6 +46,7 @@ class Data:
     scaling: Scaling
     skipped: tuple[str, ...] = ()
     originals: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    hashes: npt.NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -86,12 +89,23 @@ class Data:
         for start in range(0, len(indices), rows):
             values[start : start + rows] = self.values[indices[start : start + rows]]
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, values=values, labels=labels, skipped=())
+        hashes = None if self.hashes is None else self.hashes[indices]
+        return replace(self, values=values, labels=labels, skipped=(), hashes=hashes)
 
 
 def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     with tempfile.TemporaryFile() as file:  # a file without a name, which not even a crash leaves behind
         return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def hashes(values: Array) -> npt.NDArray[np.uint64]:
+    """The hash of each sample's values, [n]: BLAKE2b of 8 bytes."""
+    size = max(1, 2**24 // max(1, values[:1].nbytes))
+    digests = bytearray()
+    for start in range(0, len(values), size):
+        for row in np.ascontiguousarray(values[start : start + size]):
+            digests += hashlib.blake2b(row.tobytes(), digest_size=8).digest()
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def resizing(data: Data) -> str | None:

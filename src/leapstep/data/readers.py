@@ -11,7 +11,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from leapstep.core.scaling import Scaling
+from leapstep.data import cache
+from leapstep.data.cache import Key
 from leapstep.data.dataset import Array, Data, NoSplit
-from leapstep.data.decoding import Item, Options, decode, from_images, from_pixels
+from leapstep.data.decoding import Item, Options, decode, from_images, from_pixels, kept
 from leapstep.files.reading import CLASSES, read_npy, read_npz, regular
 from leapstep.text import one_line, reason
 
@@ -40,7 +42,7 @@ def read(
     size: int | None = None,
     channels: int | None = None,
     strict: bool = False,
-    memory_limit: int = 2 * 2**30,
+    memory_limit: int | None = None,
     progress: bool = True,
 ) -> Data:
     """Read a data set.
@@ -58,9 +60,9 @@ def read(
         size: side of the square images, in pixels; None if they all have one size.
         channels: 1 or 3; None is 1 if every image is greyscale, else 3.
         strict: raise on the first image that cannot be read, instead of skipping it.
-        memory_limit: bytes of images kept in memory; more go to a memory-mapped temporary file, which ends with the
-            process.
-        progress: show a progress bar on stderr when it takes more than a second.
+        memory_limit: bytes of images in memory; None: a quarter of what is free. More are memory-mapped from a file of
+            the cache, where the next call finds them; see `leapstep.data.cache`.
+        progress: show a progress bar on stderr when it takes more than a second, and a line when images are kept.
 
     Returns:
         The data set; images that could not be read are named in `skipped`.
@@ -81,10 +83,10 @@ def read(
 
 def read_picture(path: str | Path, size: int | None = None, channels: int | None = None) -> npt.NDArray[np.uint8]:
     """Read one image file as `read` does, uint8 [c, h, w]. Raises ValueError if it cannot be read."""
-    pixels = decode(size, channels, [], Item(path, None, Path(path)))
-    if isinstance(pixels, str):
-        raise ValueError(f"{path}: {pixels}")
-    return pixels
+    result = decode(size, channels, Item(path, None, Path(path)))
+    if isinstance(result, str):
+        raise ValueError(f"{path}: {result}")
+    return result.pixels
 
 
 def is_array(source: str) -> bool:
@@ -155,7 +157,7 @@ def _read_folder(source: str, options: Options) -> Data:
     if images:
         return _read_images(source, images, options)
     if tables:
-        return _read_tables(source, _tables_of_split(source, tables, options.split), options)
+        return _read_tables(source, _tables_of_split(source, tables, options.split), paths, options)
     content = f"has other files, such as {paths[0].name}" if paths else "is empty"
     raise ValueError(
         f"no images in {source}, which {content}: name a folder of images ({', '.join(IMAGE_SUFFIXES)}), of parquet or "
@@ -175,16 +177,21 @@ def _read_images(source: str, paths: list[Path], options: Options) -> Data:
     labelled = all(parts.values())
     classes = sorted({above[0] for above in parts.values()}) if labelled else []
     numbers = {name: number for number, name in enumerate(classes)}
-    items = [Item(path, numbers[above[0]] if labelled else None, path) for path, above in parts.items()]
-    return from_images(items, tuple(classes), source, options)
+    items = (Item(path, numbers[above[0]] if labelled else None, path) for path, above in parts.items())
+    key = _key(source, parts, options)
+    return kept(key, source, options) or from_images(items, tuple(classes), source, options, key, len(parts))
 
 
 def _read_table(source: str, options: Options) -> Data:
     _check_whole(source, options.split)
-    return _read_tables(source, [Path(source)], options)
+    return _read_tables(source, [Path(source)], [Path(source)], options)
 
 
-def _read_tables(source: str, paths: list[Path], options: Options) -> Data:
+def _read_tables(source: str, paths: list[Path], beside: list[Path], options: Options) -> Data:
+    """Images of tables, whose rows may name files beside them."""
+    key = _key(source, beside, options)
+    if data := kept(key, source, options):
+        return data
     suffix = paths[0].suffix.lower()
     names = [str(regular(path)) for path in paths if path.suffix.lower() == suffix]
     load = _datasets().load_dataset
@@ -193,21 +200,27 @@ def _read_tables(source: str, paths: list[Path], options: Options) -> Data:
         rows = load(suffix[1:], data_files=names, split="train", streaming=True)
     except Exception as error:  # pyarrow raises many kinds for a broken file
         raise ValueError(f"cannot read {source}: {reason(error)}") from error
-    return _from_rows(rows, source, options)
+    return _from_rows(rows, source, options, key, alone=beside == [Path(source)])
 
 
 def _read_hub(source: str, options: Options) -> Data:
+    """A data set of the Hub, whose images go to the cache while they arrive: nothing else of it is kept."""
+    key = cache.key(source, options.split, options.size, options.channels, _revision(source))
+    if data := kept(key, source, options):
+        return data
     try:
         datasets = _datasets()
     except ValueError as error:
         raise ValueError(f"there is no file or folder {source}, and {error}") from error
+    streaming = not datasets.config.HF_HUB_OFFLINE  # what the library has downloaded earlier it cannot stream
     try:
         if options.split == "all":
-            rows = datasets.concatenate_datasets(list(datasets.load_dataset(source).values()))
+            parts = datasets.load_dataset(source, revision=key.state, streaming=streaming)
+            rows = datasets.concatenate_datasets(list(parts.values()))
         else:
-            rows = datasets.load_dataset(source, split=options.split)
+            rows = datasets.load_dataset(source, split=options.split, revision=key.state, streaming=streaming)
     except Exception as error:  # from the network, the Hub, the disk or the data set's layout
-        if str(error).startswith("Unknown split"):
+        if re.match("Unknown split|Bad split", str(error)):
             raise NoSplit(
                 f"{source} has no split {options.split!r} ({reason(error)}): name one of them, or all"
             ) from error
@@ -215,11 +228,25 @@ def _read_hub(source: str, options: Options) -> Data:
             f"there is no file or folder {source}, and the Hub gave no such data set ({reason(error)}): check the "
             "name, the split and the network"
         ) from error
-    return _from_rows(rows, source, options)
+    return _from_rows(rows, source, options._replace(memory_limit=0) if streaming else options, key)
 
 
-def _from_rows(rows: Any, source: str, options: Options) -> Data:
-    """Images from a table of the `datasets` library."""
+def _revision(source: str) -> str | None:
+    """The commit of a data set on the Hub, None if the Hub does not answer."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(source, timeout=10).sha
+    except Exception:  # from the network, the Hub or its library
+        return None
+
+
+class _NamesFiles(Exception):
+    """A row of a table names a file, whose state is no part of the key."""
+
+
+def _from_rows(rows: Any, source: str, options: Options, key: Key | None, alone: bool = False) -> Data:
+    """Images from a table of the `datasets` library; if it is `alone`, the key covers no files that rows may name."""
     datasets = _datasets()
     features = rows.features or {}
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -233,18 +260,25 @@ def _from_rows(rows: Any, source: str, options: Options) -> Data:
     def whole() -> Iterator[Any]:
         try:
             yield from rows
-        except Exception as error:  # pyarrow raises many kinds for a broken file
+        except Exception as error:  # pyarrow raises many kinds for a broken file, the Hub others
             raise ValueError(f"cannot read {source}: {reason(error)}") from error
 
-    def items() -> Iterator[Item]:
+    def items(alone: bool) -> Iterator[Item]:
         for number, row in enumerate(whole()):
             image, label = row[images[0]] or {}, row[labels[0]] if labels else None
             if label is not None and label >= len(classes):
                 raise ValueError(f"{source}, row {number} has the label {label}, but {len(classes)} classes have names")
-            content = image.get("bytes") or (_inside(image["path"], source) if image.get("path") else None)
-            yield Item(f"{source}, row {number}", label, content)
+            content = image.get("bytes")
+            if not content and (name := image.get("path")):
+                if alone:
+                    raise _NamesFiles
+                content = _inside(name, source)
+            yield Item(f"{source}, row {number}", label, content or None)
 
-    return from_images(items(), classes, source, options)
+    try:
+        return from_images(items(alone), classes, source, options, key)
+    except _NamesFiles:
+        return from_images(items(False), classes, source, options)
 
 
 def _inside(name: str, source: str) -> Path | str:
@@ -298,7 +332,7 @@ def _from_array(values: Array, labels: Array | None, source: str, options: Optio
         classes = tuple(str(label) for label in range(labels.max() + 1))
     pixels = _as_pixels(values)
     if pixels is not None:
-        return from_pixels(pixels, labels, classes, source, options)
+        return from_pixels(pixels, labels, classes, source, options, _key(source, [Path(source)], options))
     if options.size is not None or options.channels is not None:
         raise ValueError(
             f"{source} is a {values.dtype} array of shape {list(values.shape)}, not images (uint8, [n, h, w], "
@@ -341,6 +375,12 @@ def _standardise(values: Array, source: str) -> Scaling:
 
 
 # --- what readers share
+
+
+def _key(source: str, paths: Iterable[Path], options: Options) -> Key | None:
+    """The key of images that are read from some files; None if one of these is missing."""
+    state = cache.state_of(paths)
+    return None if state is None else cache.key(source, options.split, options.size, options.channels, state)
 
 
 def _visible(folder: Path) -> Iterator[Path]:

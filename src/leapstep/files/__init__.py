@@ -49,13 +49,20 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         OSError: with the path in it, where the disk is full, the folder is missing or writing is not allowed. What
             was there before is untouched.
     """
+    with replacing_file(path) as file:
+        yield cast(IO[bytes], _Stream(file))
+
+
+@contextlib.contextmanager
+def replacing_file(path: str | Path) -> Iterator[io.FileIO]:
+    """Give the file itself where `replacing` gives a stream: it can be read, and written anywhere (`write_all`)."""
     final = Path(path)
     temporary = final.with_name(f"{PREFIX}{secrets.token_hex(8)}")  # in the same folder, thus on the same disk
     try:
-        with open(temporary, "xb", buffering=0) as file:
+        with open(temporary, "x+b", buffering=0) as file:
             with contextlib.suppress(OSError):  # the lock tells `remove_left` that somebody is still writing
                 lock_descriptor(file.fileno(), blocking=False)
-            yield cast(IO[bytes], _Stream(file))
+            yield file
             os.fsync(file.fileno())
         os.replace(temporary, final)
     except BaseException as error:
@@ -76,11 +83,16 @@ class _Stream(io.RawIOBase):
         return True
 
     def write(self, data: Buffer) -> int:
-        rest = memoryview(data).cast("B")
-        size = len(rest)
-        while rest:
-            rest = rest[_write(self.file, rest) :]
-        return size
+        return write_all(self.file, data)
+
+
+def write_all(file: io.FileIO, data: Buffer) -> int:
+    """Write all bytes at the position of a file, where its own `write` may take some of them; return how many."""
+    rest = memoryview(data).cast("B")
+    size = len(rest)
+    while rest:
+        rest = rest[_write(file, rest) :]
+    return size
 
 
 def remove_left(path: Path) -> None:
@@ -121,7 +133,7 @@ def extend(path: str | Path, head: bytes, at: int, data: bytes) -> None:
                 if position:
                     file.truncate(position)
                 file.seek(position)
-                _Stream(file).write(part)
+                write_all(file, part)
                 os.fsync(file.fileno())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error

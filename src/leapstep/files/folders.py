@@ -18,7 +18,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,9 +59,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked_file(path: Path) -> Iterator[None]:
-    """Keep other processes from writing a file of results; see `locked`, also for the folder that it lies in."""
-    with _lock(path.parent / f"{LOCK}-{path.name}", path):
+def locked_file(path: Path, wait: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Keep other processes from writing a file of results; see `locked`, also for the folder that it lies in.
+
+    Arguments:
+        wait: called with who writes there, before that is waited for; None: it is refused.
+    """
+    with _lock(path.parent / f"{LOCK}-{path.name}", path, wait):
         yield
 
 
@@ -139,9 +143,9 @@ def _is_of(folder: Path, kind: Kind) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(lock: Path, what: Path) -> Iterator[None]:
+def _lock(lock: Path, what: Path, wait: Callable[[str], object] | None = None) -> Iterator[None]:
     made = [path for path in lock.parents if not path.exists()]
-    descriptor = _take(lock, what)
+    descriptor = _take(lock, what, wait)
     try:
         yield
     finally:
@@ -153,7 +157,7 @@ def _lock(lock: Path, what: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _take(lock: Path, what: Path) -> int:
+def _take(lock: Path, what: Path, wait: Callable[[str], object] | None) -> int:
     """The descriptor of a lock file that this process has locked, with who it is in it.
 
     The file is removed before it is unlocked, so that which was opened may be gone when it is locked: then once more.
@@ -169,9 +173,12 @@ def _take(lock: Path, what: Path) -> int:
         try:
             if not lock_descriptor(descriptor, blocking=False):
                 holder = _holder(descriptor)
-                raise ValueError(
-                    f"{what} is being written by another process{holder}: wait for it, or name another place"
-                )
+                if wait is None:
+                    raise ValueError(
+                        f"{what} is being written by another process{holder}: wait for it, or name another place"
+                    )
+                wait(holder)
+                lock_descriptor(descriptor, blocking=True)
         except OSError as error:
             print(f"{what} cannot be locked ({error.strerror}): let no other process write there", file=sys.stderr)
         except BaseException:

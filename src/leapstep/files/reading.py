@@ -7,6 +7,7 @@ What a file says is another question, which `leapstep.files.schema` asks.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -36,6 +37,9 @@ DEPTH = 64
 """The most levels of a value in JSON or YAML."""
 
 PICKLED = "holds pickled Python objects, which are not read: save an array of numbers with np.save"
+
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux tells of the limits of the container that a process is in."""
 
 RATIO, SMALL = 200, 64 * 2**20
 """An archive that unpacks to more than so many times its size, and to more than so many bytes, is none of data."""
@@ -165,11 +169,22 @@ def check_memory(needed: int, what: str) -> None:
     Raises:
         ValueError: it takes more than the memory that is free now.
     """
-    import psutil
-
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if needed > free:
         raise ValueError(f"{what} takes {needed / 2**30:.3g} GiB of memory, of which {free / 2**30:.3g} GiB are free")
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take: of the machine, and of the container that it is in."""
+    import psutil
+
+    free: int = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # not Linux with cgroup 2, or no limit
+        most = int((CONTAINER / "memory.max").read_text())
+        counted = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        used = int((CONTAINER / "memory.current").read_text()) - int(counted.get("inactive_file", 0))
+        free = min(free, max(0, most - used))
+    return free
 
 
 # --- arrays --------------------------------------------------------------------------------------------------------

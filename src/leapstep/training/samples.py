@@ -48,8 +48,10 @@ class Samples:
         Returns:
             float32 [b, *d] in model space, and int64 [b] labels where the data have them.
         """
-        n = len(self.rows)
-        chosen = self.rows[[order(seed, i // n, n)[i % n] for i in range(start, start + size)]]
+        n, end = len(self.rows), start + size
+        epochs = range(start // n, (end - 1) // n + 1)
+        parts = [order(seed, epoch, n)[max(0, start - epoch * n) : end - epoch * n] for epoch in epochs]
+        chosen = self.rows[np.concatenate(parts)]
         labels = self.data.labels
         return self.data.batch(chosen), None if labels is None else torch.from_numpy(labels[chosen])
 
