@@ -12,8 +12,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import DDIMPipeline
 
 import leapstep
 import network
@@ -38,7 +38,8 @@ def run_folder(name, bench, folder):
 
 def pipeline(folder, bench):
     """The pipeline of diffusers on a folder, without its progress bar."""
-    pipe = DDIMPipeline.from_pretrained(folder).to(bench.device)
+    diffusers.utils.logging.disable_progress_bar()  # of loading
+    pipe = diffusers.DDIMPipeline.from_pretrained(folder).to(bench.device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

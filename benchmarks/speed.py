@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import timing
 
-SUBJECTS = ("network", "sampling", "training", "loop", "noise", "memory")
+SUBJECTS = ("network", "sampling", "training", "loop", "noise", "startup", "memory", "quality")
 
 
 def rows_of(subject, options, folder):

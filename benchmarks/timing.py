@@ -81,7 +81,7 @@ class Row(NamedTuple):
             f"{self.ours:.3g} {self.unit}",
             f"{self.peer}: {self.theirs:.3g} {self.unit}",
             f"{ratio} × the {self.of}",
-            "" if self.goal is None else f"{bound} {self.goal:g}",
+            "" if self.goal is None else f"{bound} {self.goal:.3g}",
             {None: "", True: "yes", False: "no"}[self.met],
         ]
 

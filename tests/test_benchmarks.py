@@ -78,7 +78,7 @@ def test_a_row_without_a_goal_is_neither_met_nor_missed(timing):
 
 
 SUBJECTS = ("network", "sampling", "training", "loop", "noise")
-PROCESSES = ("memory",)
+PROCESSES = ("startup", "memory", "quality")
 """Subjects that start processes, too slow to be tried here."""
 
 
