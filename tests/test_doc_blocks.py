@@ -211,6 +211,9 @@ def run(words):
     if "--out" in args and "--resume" not in args:
         out = Path(args[args.index("--out") + 1])
         shutil.rmtree(out, ignore_errors=True) if out.is_dir() else out.unlink(missing_ok=True)
+    if "--minutes" in args:  # they would take as long as they say
+        at = args.index("--minutes")
+        args = args[:at] + args[at + 2 :]
     kept = name == "train" and not {"--init-from", "--resume"}.isdisjoint(args)  # the network that is there
     done(name, *args, *("--steps 3 --batch-size 8" if kept else SMALLER.get(name, "")).split())
 

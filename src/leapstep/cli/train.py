@@ -14,6 +14,8 @@ EXAMPLES = """**Examples**
 
 `leapstep train digits --out runs/digits`
 
+`leapstep train photos/ --out runs/photos --minutes 10`
+
 `leapstep train photos/ --out runs/photos --flip`
 
 `leapstep train photos/ --out runs/photos --preset photos --size 128 --batch-size 32`

@@ -88,6 +88,7 @@ class Run(Schema):
 
     versions: dict[Word, Word] | None = None
     step: Count | None = None
+    seconds: Seconds | None = None
     data: Data | None = None
     training: dict[Word, Plain | list[Plain]] | None = None
     convention: Convention | None = None
@@ -99,6 +100,7 @@ class State(Schema):
     """The values of a training state."""
 
     step: Count
+    seconds: Seconds | None = None
     data: Data | None = None
     training: dict[Word, Any] | None = None
     distillation: Distillation | None = None

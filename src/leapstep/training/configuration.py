@@ -81,6 +81,9 @@ Kind = TypeVar("Kind", bound=RunConfig)
 class TrainingConfig(RunConfig):
     """The settings of a training run."""
 
+    minutes: float | None = Field(
+        None, gt=0, description="train so long: chooses all other settings that are not given, by timing steps here"
+    )
     # data
     size: int | None = Field(None, ge=1, description="crop and resize images to squares of this side, pixels")
     grey: bool | None = Field(None, description="greyscale (yes) or RGB (no); default: as the images are")

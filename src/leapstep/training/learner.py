@@ -33,6 +33,7 @@ from leapstep.models.model import Model
 from leapstep.text import duration
 from leapstep.training import estimate, precision
 from leapstep.training.configuration import RunConfig
+from leapstep.training.deadline import Deadline
 from leapstep.training.parts import accelerator, ema_update, learning_rate
 from leapstep.training.previews import preview
 
@@ -63,6 +64,7 @@ class Learner(abc.ABC):
         self.accelerator = accelerator(config, device)
         self.precision = precision.known(config.precision, self.accelerator.device)
         self.config, self.step = config, 0
+        self.deadline: Deadline | None = None
         self.progress, self.reports = progress, progress and self.accelerator.is_main_process
         self.share, rest = divmod(config.batch_size, config.accumulate * self.accelerator.num_processes)
         if rest:
@@ -203,12 +205,36 @@ class Learner(abc.ABC):
         raised = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum")
         return bool(raised.item() > 0)
 
+    def mean_over_processes(self, value: float) -> float:
+        """The mean of a number over all processes, so that all of them go by the same."""
+        if self.accelerator.num_processes == 1:
+            return value
+        mean = self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device), "mean")
+        return float(mean.item())
+
     def unwrapped(self) -> nn.Module:
         """The network that is trained, without what several processes wrap it in."""
         network: nn.Module = self.accelerator.unwrap_model(self.network)
         return network
 
     # how long it takes
+
+    def end_at(self, step: int) -> None:
+        """Move the last step, which the learning rate reaches 0 at if it falls."""
+        self.config = self.config.model_copy(update={"steps": step})
+
+    def keep_to_deadline(self, saves: bool) -> None:
+        """Move the last step after a step, where there is a deadline and it asks for that.
+
+        Arguments:
+            saves: whether a checkpoint follows, in which the last step is recorded.
+        """
+        if self.deadline is None or self.step >= self.config.steps:
+            return
+        if self.any_process(self.deadline.over(self.step)):
+            self.end_at(self.step)
+        elif saves:
+            self.end_at(round(self.mean_over_processes(self.deadline.last_step(self.step))))
 
     def seconds_a_step(self) -> float | None:
         """Time a step and undo it: the second one, since the first warms up, unless that is slow already.

@@ -34,13 +34,14 @@ class Record:
         self.by_time = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
         self.since = time.perf_counter()
 
-    def add(self, step: int, result: Mapping[str, Any], compared: Mapping[str, float]) -> None:
+    def add(self, step: int, result: Mapping[str, Any], compared: Mapping[str, float], steps: int) -> None:
         """Note a step.
 
         Arguments:
             step: how many there were, this one included.
             result: what `Trainer.advance` returned.
             compared: what `Trainer.compare` returned, if it was asked.
+            steps: how many there will be.
         """
         quarter = (result["times"] * 4).ceil().long() - 1
         np.add.at(self.by_time, (0, quarter), result["losses"])
@@ -60,6 +61,7 @@ class Record:
             seen = f" (training data {compared['training']:.4f})" if "training" in compared else ""
             self.compared = f", held out={compared['held_out']:.4f}{seen}"
         self.bar.set_postfix_str(f"loss={result['loss']:.4f}{self.compared}", refresh=False)
+        self.bar.total = steps
         self.bar.update()
 
     def close(self) -> None:

@@ -17,13 +17,15 @@ from leapstep.data.dataset import same_source
 from leapstep.files import folders
 from leapstep.models import checkpoint
 from leapstep.models.model import Model
-from leapstep.training import estimate, initial
+from leapstep.text import duration
+from leapstep.training import estimate, initial, minutes
 from leapstep.training.configuration import TrainingConfig, configure, parameters
+from leapstep.training.deadline import Deadline, now
 from leapstep.training.learner import Learner
 from leapstep.training.record import Record
 from leapstep.training.trainer import Trainer
 
-CHANGEABLE = {"steps", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
+CHANGEABLE = {"steps", "minutes", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
 """Settings that a resumed run may change."""
 
 
@@ -68,6 +70,7 @@ def train(
             that another process is training; a resumed run with other settings.
         FloatingPointError: a loss that is not finite; the last good checkpoint is kept.
     """
+    began = now()
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other: choose one")
     run, source = Path(out), str(data)
@@ -79,9 +82,20 @@ def train(
             _check_resumable(run, resumed, chosen, source)
         else:
             folders.check_free(run, overwrite, checkpoint.RUN)
-        trainer = Trainer(chosen, source, device, progress, resumed, start)
+        deadline = samples = None
+        if chosen.minutes is not None:
+            deadline = Deadline(60 * chosen.minutes, (resumed or {}).get("seconds") or 0.0, began)
+        if deadline is not None and resumed is None:
+            given = _asked(config, preset, settings).model_fields_set
+            chosen, samples, notes = minutes.plan(chosen, given, source, deadline, start, device, progress)
+        trainer = Trainer(chosen, source, device, progress, resumed, start, samples)
+        trainer.deadline = deadline
+        if deadline is not None and resumed is not None and chosen.minutes != resumed["training"].get("minutes"):
+            trainer.end_at(round(trainer.mean_over_processes(deadline.prolonged(resumed["step"]))))
         begin(trainer, run, resumed, overwrite, notes)
         loop(trainer, run)
+        if deadline is not None:
+            trainer.say(f"took {duration(deadline.elapsed())} of {duration(deadline.seconds)}")
     return trainer.model()
 
 
@@ -101,12 +115,17 @@ def _configured(
     """The settings of a run, and a line that names the preset where it was chosen by the data and the machine."""
     if device not in (None, "cpu"):
         raise ValueError(f"--device {device}: only cpu can be asked for; CUDA_VISIBLE_DEVICES chooses among GPUs")
+    asked = _asked(config, preset, settings)
+    if asked.minutes is not None and not resumed:
+        minutes.check(asked, preset)
     settings = {name: value for name, value in settings.items() if value is not None}
     if isinstance(config, TrainingConfig) and preset is not None:
         raise ValueError(f"preset={preset!r}: a TrainingConfig has all settings already; pass one of the two")
     if isinstance(config, TrainingConfig):
         return configure(settings, base=config.model_dump(exclude_unset=True)) if settings else config, []
     if resumed:
+        if "steps" in settings and "minutes" not in settings:  # more steps, however long they take
+            settings["minutes"] = None
         return configure(settings, preset, config, resumed.get("training")), []
     usual, base = None, dict[str, Any]()
     if preset is None:
@@ -117,6 +136,16 @@ def _configured(
     else:
         chosen = configure(settings, preset, config, base)
     return chosen, [f"settings: --preset {usual}, but for those that were given"] if usual else []
+
+
+def _asked(
+    config: TrainingConfig | str | Path | None, preset: str | None, settings: Mapping[str, Any]
+) -> TrainingConfig:
+    """What was asked for: the fields that are set are those of the options, the file and the preset."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(config, TrainingConfig):
+        return configure(given, base=config.model_dump(exclude_unset=True))
+    return configure(given, preset, config)
 
 
 def locked(run: Path) -> contextlib.AbstractContextManager[None]:
@@ -142,7 +171,7 @@ def begin(
     for line in (*notes, *learner.facts(done)):
         learner.say(line)
     learner.choose_precision(resumed)
-    if learner.progress:  # on all processes, which take part
+    if learner.progress and learner.deadline is None:  # on all processes, which take part
         learner.foretell(steps - done)
     if done >= steps:
         learner.say(f"{run} already was at step {done}: to train on, --resume it with more --steps")
@@ -184,23 +213,31 @@ def loop(learner: Learner, run: Path) -> None:
         FloatingPointError: a loss or a gradient that is not finite; the last checkpoint is kept.
         Stopped: a request to stop, once a checkpoint is written.
     """
-    config, main = learner.config, learner.accelerator.is_main_process
+    config, main, deadline = learner.config, learner.accelerator.is_main_process, learner.deadline
     record = Record(run, config, learner.step, learner.reports) if main else None
     saved = learner.step
+    if deadline is not None:
+        deadline.starts(learner.step)
     try:
         with _requests(learner.reports) as requests:
-            while learner.step < config.steps and not learner.any_process(bool(requests)):
+            while learner.step < learner.config.steps and not learner.any_process(bool(requests)):
                 result = learner.advance()
-                last = learner.step == config.steps
-                if record is not None:
-                    compares = learner.step % config.holdout_every == 0 or last
-                    record.add(learner.step, result, learner.compare() if compares else {})
-                if learner.step % config.sample_every == 0 or last:
-                    learner.preview(run)
-                if learner.step % config.save_every == 0 or last:
-                    learner.save(run)
-                    saved = learner.step
-            if learner.step < config.steps:
+                learner.keep_to_deadline(learner.step % config.save_every == 0)
+                last = learner.step == learner.config.steps
+                compares, previews, saves = (
+                    last or learner.step % every == 0
+                    for every in (config.holdout_every, config.sample_every, config.save_every)
+                )
+                wholly = compares and previews and saves
+                with contextlib.nullcontext() if deadline is None else deadline.pausing(wholly):
+                    if record is not None:
+                        record.add(learner.step, result, learner.compare() if compares else {}, learner.config.steps)
+                    if previews:
+                        learner.preview(run)
+                    if saves:
+                        learner.save(run)
+                        saved = learner.step
+            if learner.step < learner.config.steps:
                 if learner.step > saved:
                     learner.save(run)
                     saved = learner.step

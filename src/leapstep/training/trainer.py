@@ -27,7 +27,7 @@ from leapstep.training import initial, objective
 from leapstep.training.configuration import CPU_PRESET, PRESETS, TrainingConfig
 from leapstep.training.learner import Learner, seeded
 from leapstep.training.parts import build_network, check_sides, largest
-from leapstep.training.samples import read_samples
+from leapstep.training.samples import Samples, read_samples
 
 COMPARED = 256
 """How many noised samples make a loss that is compared from step to step."""
@@ -46,11 +46,12 @@ class Trainer(Learner):
         progress: bool = True,
         resumed: Mapping[str, Any] | None = None,
         start: initial.Start | None = None,
+        samples: Samples | None = None,
     ) -> None:
         config = config if start is None else initial.fitted(config, start)
         super().__init__(config, device, progress)
         self.start = start
-        self.samples = read_samples(config, source, start, resumed, self.reports)
+        self.samples = samples or read_samples(config, source, start, resumed, self.reports)
         self.data = self.samples.data
         if config.flip and not self.data.is_pictures:
             raise ValueError(f"flip mirrors pictures, but {source} holds arrays: train without --flip")
@@ -182,6 +183,7 @@ class Trainer(Learner):
                 "classes": list(data.classes) if self.config.labels else [],
             },
             "training": self.config.model_dump(mode="json", exclude=unsaid),
+            **({} if self.deadline is None else {"seconds": self.deadline.elapsed()}),
             **({} if self.start is None else {"init_from": self.start.record}),
         }
 
