@@ -113,7 +113,7 @@ def around(net, names, shape, bench, seconds):
 def loop(batch, bench):
     """DDIM with a goal."""
     net, names, what = tiny(bench), list(METHODS)[:2], f"loop around a tiny network, batch {batch}, a call, "
-    seconds = around(net, names, (batch, 1, 8, 8), bench, 25.0)
+    seconds = around(net, names, (batch, 1, 8, 8), bench, 20.0)
     for name in names:
         yield seconds.cost(what + name, name, "bare calls", goal=GOALS[batch])
         yield seconds.cost(what + name, name, f"diffusers {name}")
@@ -123,7 +123,7 @@ def methods(batch, bench):
     """All other methods, each by itself."""
     net, what = tiny(bench), f"loop around a tiny network, batch {batch}, a call, "
     for name in bench.least(list(METHODS)[2:], ["unipc"]):
-        seconds = around(net, [name], (batch, 1, 8, 8), bench, 1.5)
+        seconds = around(net, [name], (batch, 1, 8, 8), bench, 1.0)
         for peer in seconds.keys() - {name}:
             yield seconds.cost(what + name, name, peer)._replace(detail=True)
 
@@ -142,7 +142,7 @@ def transitions(size, bench):
             name: partial(ours, METHODS[name], net, shape, steps),
             f"diffusers {peer}": partial(theirs, peer, net, shape, bench.device, steps),
         }
-        seconds = bench.rounds(runs, 1.0)
+        seconds = bench.rounds(runs, 0.5)
         what = f"transition alone, {size} tensors ({math.prod(shape):,} numbers), a step, {name}"
         row = seconds.cost(what, name, f"diffusers {peer}", calls=steps)
         yield row._replace(detail=not name.startswith("ddim"))

@@ -81,7 +81,7 @@ def sampled(name, bench):
             "DDIMPipeline": partial(theirs, pipe, n, steps),
             "bare loop": partial(bare, model.network, (n, *model.shape), steps, bench.device),
         }
-        seconds = bench.rounds(runs, seconds=50.0)
+        seconds = bench.rounds(runs, 30.0, fewest=2)
     what = f"sampling, {name} layout, {n} samples in {steps} steps"
     speed = partial(seconds.speed, amount=n, unit="images")
     goal = timing.goal(bench.device, 1.8, 1.1) if name == "cifar10" else None

@@ -3,8 +3,8 @@
     python benchmarks/speed.py --out bench
 
 Each subject is a program of its own (`python benchmarks/loop.py`), so that none finds what another has left in memory.
-In the folder are `speed.json`, and `speed.md` with the table, the details and the machine, as docs/performance.md has
-them.
+In the folder are `speed.json`; `table.md`, as docs/performance.md has it; and `details.md` with rows that have no
+place in the table, such as those of every method.
 """
 
 import argparse
@@ -34,13 +34,10 @@ def rows_of(subject, options, folder):
 
 
 def page(machine, rows, minutes, command):
-    """The table, the details and the machine in Markdown."""
+    """The table in Markdown, with what it was measured on."""
     facts = "".join(f"- {name}: {value}\n" for name, value in machine.items())
-    return (
-        f"{timing.markdown(row for row in rows if not row.detail)}\n\n"
-        f"Measured on {date.today().isoformat()} by `{command}` in {minutes:.0f} minutes:\n\n{facts}\n"
-        f"### Details\n\n{timing.markdown(row for row in rows if row.detail)}\n"
-    )
+    measured = f"Measured on {date.today().isoformat()} by `{command}` in {minutes:.0f} minutes:"
+    return f"{measured}\n\n{facts}\n{timing.markdown(rows)}\n"
 
 
 def main(arguments, options):
@@ -60,14 +57,16 @@ def main(arguments, options):
     minutes = (time.monotonic() - began) / 60
     arguments.out.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python", *sys.argv]) if arguments.subjects or options else "make bench"
-    (arguments.out / "speed.md").write_text(page(machine, rows, minutes, command))
+    for name, detail in (("table.md", False), ("details.md", True)):
+        told = [row for row in rows if row.detail == detail]
+        (arguments.out / name).write_text(page(machine, told, minutes, command))
     document = {"machine": machine, "minutes": minutes, "rows": [row._asdict() for row in rows]}
     (arguments.out / "speed.json").write_text(json.dumps(document, indent=1))
     print(f"\n{timing.text(row for row in rows if not row.detail)}\n")
     for name, value in machine.items():
         print(f"{name}: {value}")
     print(f"{minutes:.1f} minutes; {len([row for row in rows if row.met])} of", end=" ")
-    print(f"{len([row for row in rows if row.met is not None])} goals met; details in {arguments.out / 'speed.md'}")
+    print(f"{len([row for row in rows if row.met is not None])} goals met; see also {arguments.out / 'details.md'}")
     return f"failed: {', '.join(failed)}" if failed else 0
 
 
@@ -76,5 +75,7 @@ if __name__ == "__main__":
         description="Measure speed and memory beside peers.", epilog="All other options go to every subject."
     )
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}; all by default")
-    parser.add_argument("--out", type=Path, default=Path("bench"), help="the folder for speed.json and speed.md")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench"), help="the folder for speed.json, table.md and details.md"
+    )
     sys.exit(main(*parser.parse_known_args()))

@@ -78,12 +78,17 @@ class Row(NamedTuple):
         bound = {"speed": "at least", "time": "at most", "memory": "at most"}[self.of]
         return [
             self.what,
-            f"{self.ours:.3g} {self.unit}",
-            f"{self.peer}: {self.theirs:.3g} {self.unit}",
+            f"{_short(self.ours)} {self.unit}",
+            f"{self.peer}: {_short(self.theirs)} {self.unit}",
             f"{ratio} × the {self.of}",
             "" if self.goal is None else f"{bound} {self.goal:.3g}",
             {None: "", True: "yes", False: "no"}[self.met],
         ]
+
+
+def _short(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 class Seconds(dict[str, list[float]]):
@@ -174,11 +179,11 @@ class Bench:
     device: torch.device
     smoke: bool = False
 
-    def rounds(self, runs: Mapping[str, Callable[[], object]], seconds: float = 10.0) -> Seconds:
+    def rounds(self, runs: Mapping[str, Callable[[], object]], seconds: float, fewest: int = ROUNDS[0]) -> Seconds:
         settle = torch.cuda.synchronize if self.device.type == "cuda" else bool
         if self.smoke:
             return rounds(runs, 0.0, limits=(1, 1), short=None, settle=settle)
-        return rounds(runs, seconds, settle=settle)
+        return rounds(runs, seconds, limits=(fewest, ROUNDS[1]), settle=settle)
 
     def least(self, usual: Any, smallest: Any) -> Any:
         """A setting, or the smallest there is of it where all is only tried."""
@@ -253,12 +258,19 @@ def text(rows: Iterable[Row]) -> str:
     )
 
 
-def main(cases: Mapping[str, Case], doc: str | None) -> None:
+def main(
+    cases: Mapping[str, Case],
+    doc: str | None,
+    options: Mapping[str, str] | None = None,
+    named: Callable[[argparse.Namespace], Mapping[str, Case]] | None = None,
+) -> None:
     """The command line of a benchmark: run its cases, show their rows, and write them as JSON where that is asked for.
 
     Arguments:
         cases: by name.
         doc: the module's docstring.
+        options: names and helps of options of this benchmark alone.
+        named: the cases that these options ask for, in place of the usual ones; none where they ask for nothing.
     """
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--only", default="", help=f"cases with this in their names: {', '.join(cases)}")
@@ -266,7 +278,10 @@ def main(cases: Mapping[str, Case], doc: str | None) -> None:
     parser.add_argument("--threads", type=int, help="of a CPU; as PyTorch chooses by default")
     parser.add_argument("--smoke", action="store_true", help="try everything in its smallest setting; figures are void")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
+    for option, meaning in (options or {}).items():
+        parser.add_argument(option, help=meaning)
     arguments = parser.parse_args()
+    cases = (named and named(arguments)) or cases
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     bench, rows = Bench(torch.device(arguments.device), arguments.smoke), []

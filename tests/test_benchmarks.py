@@ -67,7 +67,7 @@ def test_ratios_are_of_the_rounds_and_not_of_the_medians(timing):
     assert (cost.ours, cost.theirs, cost.unit, cost.met) == (500.0, 1375.0, "ms", True)
     assert (
         timing.markdown([cost]).splitlines()[-1]
-        == "| loop | 500 ms | peer: 1.38e+03 ms | 0.4 × the time | at most 0.4 | yes |"
+        == "| loop | 500 ms | peer: 1,375 ms | 0.4 × the time | at most 0.4 | yes |"
     )
 
 
