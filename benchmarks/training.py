@@ -83,7 +83,8 @@ def our_step(trainer, run):
     record = Record(run, trainer.config, 0, False)
 
     def step():
-        record.add(trainer.step, trainer.advance(), {})
+        result = trainer.advance()
+        record.add(trainer.step, result, {}, trainer.config.steps)
 
     return step
 
