@@ -235,6 +235,6 @@ def test_an_exact_step_is_ddims_with_averages(name):
     for kind, values, weight in zip(("x0", "eps"), zip(*known, strict=True), (lam.exp(), (-lam).exp()), strict=True):
         share = simpson * weight / (simpson * weight).sum()
         average = torch.einsum("n,nbd->bd", share, torch.stack(values))
-        step = leap(process, *process.split(average, x, path[0], kind), path[-1])
+        step = leap(process, x, process.convert(average, x, path[0], kind, "x0"), path[0], path[-1])
         torch.testing.assert_close(step, ways[-1], rtol=0, atol=1e-5)
         assert (step - leapstep.ddim()(diffusion, x, path[0], path[-1], None, None).x).abs().max() > 0.01

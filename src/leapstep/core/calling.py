@@ -12,7 +12,7 @@ from torch import Tensor
 def call(
     net: Callable[..., Any],
     x: Tensor,
-    timestep: Tensor,
+    timestep: Tensor | float,
     keywords: Mapping[str, Any],
     reshape: str | Callable[[Tensor], Tensor] = "[b]",
     learned: bool | None = None,
@@ -22,7 +22,7 @@ def call(
 
     Arguments:
         x: as the network sees it, `[b, *d]`.
-        timestep: as the network counts it, `[b]`.
+        timestep: as the network counts it, one for all samples, a number or `[]`, or one for each `[b]`.
         keywords: its further arguments for this batch.
         reshape, learned: as `Convention.reshape` and `Convention.learned_variance`.
         dtype: what x is cast to; None: its own.
@@ -31,12 +31,11 @@ def call(
     Raises:
         ValueError: the network returned no tensor, or one of another shape.
     """
-    if timestep.is_floating_point():
-        timestep = timestep.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    timestep, value = timestep.to(x.device), x if dtype is None else x.to(dtype)
+    shared = not isinstance(timestep, Tensor) or timestep.ndim == 0
+    timestep, value = _for_all(timestep, x), x if dtype is None else x.to(dtype)
     if callable(reshape):
         return _prediction(net(value, reshape(timestep), **keywords), x, learned)
-    if reshape != "scalar" or (timestep == timestep[0]).all():
+    if reshape != "scalar" or shared or (timestep == timestep[0]).all():
         shaped = {"[b]": timestep, "[b, 1]": timestep[:, None], "scalar": timestep[0]}[reshape]
         return _prediction(net(value, shaped, **keywords), x, learned)
     output: Tensor | None = None
@@ -46,6 +45,17 @@ def call(
         output = part.new_empty(len(x), *part.shape[1:]) if output is None else output
         output[rows] = part
     return _prediction(output, x, learned)
+
+
+def _for_all(timestep: Tensor | float, x: Tensor) -> Tensor:
+    """Timesteps of all samples `[b]` on the device of x; those that are not whole numbers in float32 or its dtype."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if not isinstance(timestep, Tensor):
+        kind = torch.int64 if isinstance(timestep, int) else wide
+        return torch.full((len(x),), timestep, dtype=kind, device=x.device)
+    if timestep.is_floating_point():
+        timestep = timestep.to(wide)
+    return timestep.to(x.device) if timestep.ndim else timestep.to(x.device).repeat(len(x))
 
 
 def _sliced(keywords: Mapping[str, Any], rows: Tensor, n: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from leapstep.core.process import PREDICTIONS, Process, flat
 from leapstep.core.scaling import Scaling
 from leapstep.core.schedules import SCHEDULES, TABLES, as_process, check_count
 from leapstep.core.spacing import SPACINGS
+from leapstep.core.tabulated import Coefficient, tabulated
 from leapstep.text import SYNONYMS, allowed
 
 VERSION = 1
@@ -346,6 +347,12 @@ class Convention:
         return summary(
             self, [(field.name, value) for field, value in values if field.name in always or value != field.default]
         )
+
+
+@tabulated
+def timestep_at(convention: Convention, t: Tensor) -> Coefficient:
+    """`Convention.timestep`, for a clock that goes by name."""
+    return convention.timestep(t)
 
 
 def process_to_json(process: Process) -> dict[str, Any]:

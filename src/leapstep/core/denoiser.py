@@ -22,10 +22,10 @@ from torch import Tensor
 
 from leapstep.core import arguments, instead
 from leapstep.core.calling import call
-from leapstep.core.convention import Clip, Condition, Convention, DynamicThreshold, as_range, as_scaling
+from leapstep.core.convention import Clip, Condition, Convention, DynamicThreshold, as_range, as_scaling, timestep_at
 from leapstep.core.gaussian import Gaussian
 from leapstep.core.printing import name_of, shown, summary
-from leapstep.core.process import Process, along, as_time, flat
+from leapstep.core.process import Process, along, as_time, curves, flat, somewhere
 from leapstep.core.scaling import Scaling
 
 
@@ -263,19 +263,19 @@ class NetworkDenoiser:
     def estimate(self, x: Tensor, t: Tensor) -> Estimate:
         """Estimate x0 and, where the network learned it, the variance."""
         process, convention, t = self.convention.process, self.convention, as_time(t)
-        if convention.predicts.removeprefix("-") in ("eps", "score") and (process.alpha(t) == 0).any():
+        if convention.predicts.removeprefix("-") in ("eps", "score") and somewhere(curves(process, t)[0] == 0):
             raise ValueError(
                 f"at alpha = 0 (zero terminal SNR) an {convention.predicts} prediction says nothing of x0: start from "
                 "a list of times below 1, or use a network that predicts v, x0 or flow"
             )
         value, half = self.predict(x, t)
-        x0 = process.split(value, x, t, convention.predicts, convention.sigma_data or 1.0)[0]
+        x0 = process.convert(value, x, t, convention.predicts, "x0", convention.sigma_data or 1.0)
         return Estimate(x0, x0, None if half is None else (half + 1) / 2)
 
     def predict(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """Call the network: its prediction `[b, *d]` in the dtype of x, and the half that is a learned variance."""
         convention = self.convention
-        timestep = convention.timestep(t.expand(len(x)))
+        timestep = convention.timestep(t.expand(len(x))) if callable(convention.time) else timestep_at(convention, t)
         x = convention.process.normalized(x, t, convention.sigma_data)
         return call(
             self.net, x, timestep, self._keywords(x), convention.reshape, convention.learned_variance, self.dtype
@@ -283,6 +283,8 @@ class NetworkDenoiser:
 
     def _keywords(self, x: Tensor) -> dict[str, Any]:
         """The keyword arguments for this batch: with guidance, for its conditional half and for its free half."""
+        if not self.condition:
+            return {}
         declared = {condition.name for condition in self.convention.conditions}
         free, n = self.null or {}, len(x) if self.null is None else len(x) // 2
         values: dict[str, Any] = {}
@@ -489,10 +491,10 @@ class _Scaled:
         return Estimate(self._outside(inner.x0), self._outside(inner.unbounded), inner.learned)
 
     def _inside(self, x: Tensor, t: Tensor) -> Tensor:
-        return (x - along(self.process.alpha(as_time(t)), x) * self._shift(x)) / self.scale
+        return (x - along(curves(self.process, as_time(t))[0], x) * self._shift(x)) / self.scale
 
     def _outside(self, x0: Tensor) -> Tensor:
         return x0 * self.scale + self._shift(x0)
 
-    def _shift(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.shift).to(x)
+    def _shift(self, x: Tensor) -> Tensor | float:
+        return self.shift.to(x) if isinstance(self.shift, Tensor) else self.shift

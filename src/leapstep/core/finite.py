@@ -1,18 +1,18 @@
 """A single warning about results that hold NaN or infinity, with the step at which they first did.
 
-Where results arise step by step, each step is looked at on the device it runs on, and nothing waits for the answer
-before the end:
+Where results arise step by step, each step is added up on the device it runs on, in one pass, and nothing looks at the
+sums before the end:
 
-    first = None
+    sums = []
     for step in 1, 2, ...:
-        first = broken_since(first, x, step)
-    warn_broken(first, "samples", lambda step, row: ...)
+        sums.append(row_sums(x))
+    warn_broken(sums, "samples", lambda step, row: ...)
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line knows the warning before it has waited for torch
@@ -23,27 +23,28 @@ class NotFinite(RuntimeWarning):
     """Samples, latents or likelihoods hold NaN or infinity; the command line makes an error of it."""
 
 
-def broken_since(first: Tensor | None, x: Tensor, step: int) -> Tensor:
-    """For each sample of x `[b, *d]` the first step after which it was not finite, `[b]`, 0 where there is none yet."""
+def row_sums(x: Tensor) -> Tensor:
+    """The sum of each sample of x `[b, *d]`, `[b]`: not finite if any of its values is not."""
     import torch
 
-    finite = x.detach().isfinite()
-    broken = ~(finite.flatten(1).all(1) if finite.ndim > 1 else finite)
-    first = torch.zeros_like(broken, dtype=torch.long) if first is None else first
-    return torch.where(broken & (first == 0), step, first)
+    rows = x.detach().flatten(1) if x.ndim > 1 else x.detach()[:, None]
+    return rows.sum(1, dtype=torch.float32 if x.dtype.itemsize < 4 else x.dtype)
 
 
-def warn_broken(first: Tensor | None, what: str, where: Callable[[int, int], str]) -> None:
-    """Warn if any sample is not finite.
+def warn_broken(sums: Sequence[Tensor], what: str, where: Callable[[int, int], str]) -> None:
+    """Warn if any sample was not finite after some step.
 
     Arguments:
-        first: what `broken_since` returned last.
+        sums: the `row_sums` of each step, of which the first is step 1.
         what: the plural of what was made of each sample.
         where: of the first step and the row of a sample to which it happened there, in words.
     """
-    if first is None:
+    if not sums:
         return
-    steps = first.cpu()
+    import torch
+
+    bad = ~torch.stack(list(sums)).isfinite().cpu()
+    steps = torch.where(bad.any(0), bad.long().argmax(0) + 1, 0)
     if not (broken := steps > 0).any():
         return
     step = int(steps[broken].min())

@@ -10,7 +10,6 @@ References:
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -18,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leapstep.core.process import along, where
+from leapstep.core.process import weighted, where
+from leapstep.core.tabulated import Coefficient
 
 Values = tuple[Tensor, ...]
 """What is integrated, or its slope: tensors with a row for each sample."""
@@ -106,7 +106,7 @@ def step(
     slope: Callable[[Values, Tensor], Values],
     y: Values,
     first: Values,
-    size: Tensor,
+    size: Coefficient,
     times: Sequence[Tensor] | Tensor,
 ) -> tuple[Values, Values, Values]:
     """Take one step.
@@ -122,25 +122,21 @@ def step(
     """
     slopes = [first]
     for shares, t in zip(method.stages[1:], times, strict=True):
-        slopes.append(slope(_plus(y, _move(size, shares, slopes)), t))
+        slopes.append(slope(_moved(y, size, shares, slopes), t))
     wrong = [weight - other for weight, other in zip(method.weights, method.embedded or method.weights, strict=True)]
-    return _plus(y, _move(size, method.weights, slopes)), slopes[-1], _move(size, wrong, slopes)
+    error = _moved(None, size, wrong, slopes)
+    return _moved(y, size, method.weights, slopes), slopes[-1], error
 
 
-def _move(size: Tensor, shares: Sequence[float], slopes: Sequence[Values]) -> Values:
-    """A step along the slopes in these shares. They are added in turn: torch.sum may round each sample differently."""
-    used = [(share, slope) for share, slope in zip(shares, slopes, strict=True) if share]
-    if not used:
-        return tuple(torch.zeros_like(part) for part in slopes[0])
-    totals = [
-        functools.reduce(torch.add, parts)
-        for parts in zip(*([share * part for part in slope] for share, slope in used), strict=True)
-    ]
-    return tuple(along(size, total) * total for total in totals)
-
-
-def _plus(y: Values, moves: Values) -> Values:
-    return tuple(part + move for part, move in zip(y, moves, strict=True))
+def _moved(y: Values | None, size: Coefficient, shares: Sequence[float], slopes: Sequence[Values]) -> Values:
+    """From y, or from 0, a step along the slopes in these shares."""
+    weights = [size * share for share in shares]
+    moved = []
+    for i, part in enumerate(slopes[0]):
+        terms = [(weight, slope[i]) for weight, slope, share in zip(weights, slopes, shares, strict=True) if share]
+        start = [] if y is None else [(1.0, y[i])]
+        moved.append(weighted(*start, *terms) if terms else torch.zeros_like(part))
+    return tuple(moved)
 
 
 def integrate(

@@ -165,7 +165,7 @@ def variational_bound(
     else:
         prior = process.log_snr(path[0]).exp() / 2 * _sum((x0 - torch.as_tensor(diffusion.origin).to(x0)) ** 2)
     terms: list[Tensor] = []
-    broken: Tensor | None = None
+    sums: list[Tensor] = []
     for step, (t, s) in enumerate(pairwise(path), start=1):
         x, f = process.add_noise(x0, t, noise(step)), younger(process, t, s)
         estimate, _, learned = diffusion.estimate(x, t)
@@ -179,10 +179,10 @@ def variational_bound(
             f_before = younger(process, path[-3], t) if step > 1 and variance == "learned" else f
             std = (log_variance(learned, t, s, 2 * process.sigma(t).log() + f_before.log()) / 2).exp()
             terms.append(-_log_probability(x0, estimate, std, pixels))
-        broken = finite.broken_since(broken, terms[-1], step)
+        sums.append(finite.row_sums(terms[-1]))
         if on_term is not None:
             on_term(step, terms[-1])
-    finite.warn_broken(broken, "bounds", lambda step, _: _between(path[step - 1 : step + 1]))
+    finite.warn_broken(sums, "bounds", lambda step, _: _between(path[step - 1 : step + 1]))
     return Bound(prior, torch.stack([prior, *terms[:-1]])[1:], terms[-1])
 
 
@@ -349,7 +349,8 @@ def _transport(
     on_step: Callable[[float], object] | None,
 ) -> tuple[Tensor, Tensor, int]:
     """Go from the first angle to the last; returns x^ there, the integral of the divergence `[b]`, and the calls."""
-    calls, broken = 0, None
+    calls = 0
+    sums: list[Tensor] = []
 
     def slope_at(y: Values, t: Tensor) -> Values:
         nonlocal calls
@@ -364,7 +365,7 @@ def _transport(
     angles = angles if tolerance is None else angles[[0, -1]]
     y: Values = (x, torch.zeros(len(x), dtype=torch.float64))
     slope = slope_at(y, equation.time(angles[0]))
-    for number, (start, end) in enumerate(pairwise(angles), start=1):
+    for start, end in pairwise(angles):
         if tolerance is None:
             times = equation.time(torch.stack([torch.lerp(start, end, node) for node in DORMAND_PRINCE.nodes[1:]]))
             y, slope, _ = runge_kutta(DORMAND_PRINCE, slope_at, y, slope, end - start, times)
@@ -373,9 +374,9 @@ def _transport(
             first, last = start.expand(len(x)), end.expand(len(x))
             controller = _controller(tolerance)
             y, slope, _ = integrate(DORMAND_PRINCE, equation, controller, y, slope, first, last, first, progress)
-        broken = finite.broken_since(broken, _sum(y[0]) + y[1], number)
+        sums.append(finite.row_sums(_sum(y[0]) + y[1]))
     ends = equation.time(angles)
-    finite.warn_broken(broken, "likelihoods", lambda number, _: _between(ends[number - 1 : number + 1]))
+    finite.warn_broken(sums, "likelihoods", lambda number, _: _between(ends[number - 1 : number + 1]))
     return y[0], y[1], calls
 
 

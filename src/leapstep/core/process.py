@@ -7,7 +7,7 @@ Data x0 seen at time t is a Gaussian around a shrunken copy of itself,
 with t = 0 the data and t = 1 the noise. Neither the training loss nor any sampler needs more than this marginal
 (Song et al. 2021, arXiv:2010.02502, section 3), so a process *is* the pair (alpha, sigma). A network may predict x0,
 eps, or any mixture a x0 + b eps of the two. Together with the equation above these are two linear equations in two
-unknowns, so all conversions are one formula (`Process.split` and its inverse `Process.combine`):
+unknowns, so all conversions are one formula (`Process.convert`, `Process.split` and its inverse `Process.combine`):
 
     eps     a = 0        b = 1
     x0      a = 1        b = 0
@@ -31,13 +31,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from leapstep.core.printing import name_of
+from leapstep.core.tabulated import Coefficient, Mask, is_tabulated, tabulated
 from leapstep.text import allowed
 
 Curve = Callable[[Tensor], Tensor]
@@ -52,6 +53,8 @@ def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
     Raises:
         ValueError: a time outside [0, 1], such as an integer timestep.
     """
+    if is_tabulated(t):
+        return cast(Tensor, t)
     try:
         t = torch.as_tensor(t.copy() if isinstance(t, np.ndarray) else t, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
@@ -62,11 +65,38 @@ def as_time(t: Tensor | float | Sequence[float]) -> Tensor:
     return t
 
 
-def along(coefficient: Tensor, x: Tensor) -> Tensor:
-    """Reshape a coefficient, one for all samples `[]` or one for each `[b]`, to broadcast with x `[b, *d]`."""
-    if coefficient.ndim == 0:
-        return coefficient  # a 0-dim tensor takes the dtype and the device of x
-    return coefficient.to(x.dtype).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+@overload
+def along(coefficient: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def along(coefficient: Coefficient, x: Tensor) -> Coefficient: ...
+def along(coefficient: Coefficient, x: Tensor) -> Coefficient:
+    """Reshape a coefficient, one for all samples or one for each `[b]`, to broadcast with x `[b, *d]`."""
+    if isinstance(coefficient, Tensor) and coefficient.ndim:
+        return coefficient.to(x.dtype).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+    return coefficient  # a number or a 0-dim tensor takes the dtype and the device of x
+
+
+def weighted(*terms: tuple[Coefficient, Tensor]) -> Tensor:
+    """Add tensors `[b, *d]`, each times its coefficient, in one pass over memory each; those times 0 take none."""
+    total, added = None, False
+    for coefficient, x in terms:
+        factor = along(coefficient, x)
+        if isinstance(factor, Tensor) and factor.ndim == 0 and not factor.requires_grad:
+            factor = factor.item()
+        if isinstance(factor, Tensor):
+            total = factor * x if total is None else torch.addcmul(total, factor, x)
+        elif factor == 0:
+            continue
+        elif total is None:
+            total = x if factor == 1 else factor * x
+            added = factor != 1
+            continue
+        else:  # in place only where the sum so far is nobody else's
+            total = total.add_(x, alpha=factor) if added else torch.add(total, x, alpha=factor)
+        added = True
+    if total is None:
+        return torch.zeros_like(terms[0][1])
+    return total if added else total.clone()
 
 
 def flat(x: Tensor) -> Tensor:
@@ -74,11 +104,31 @@ def flat(x: Tensor) -> Tensor:
     return x.flatten(1) if x.ndim > 1 else x[:, None]
 
 
-def where(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Select x `[b, *d]` where the mask, one for all samples `[]` or one for each `[b]`, is true, and y elsewhere."""
+def everywhere(mask: Mask) -> bool:
+    """Whether something holds of all samples."""
+    return bool(mask.all()) if isinstance(mask, Tensor) else mask
+
+
+def somewhere(mask: Mask) -> bool:
+    """Whether something holds of any sample."""
+    return bool(mask.any()) if isinstance(mask, Tensor) else mask
+
+
+def where(mask: Mask, x: Tensor, y: Tensor) -> Tensor:
+    """Select x `[b, *d]` where the mask, one for all samples or one for each `[b]`, is true, and y elsewhere."""
+    return either(mask, lambda: x, lambda: y)
+
+
+def either(mask: Mask, x: Callable[[], Tensor], y: Callable[[], Tensor]) -> Tensor:
+    """The same of what functions return; a function that no sample needs is not called."""
+    if not isinstance(mask, Tensor) or mask.ndim == 0:
+        return x() if mask else y()
     if not mask.any():
-        return y
-    return torch.where(along(mask, y).bool().to(y.device), x, y)
+        return y()
+    if mask.all():
+        return x()
+    rest = y()
+    return torch.where(along(mask, rest).bool().to(rest.device), x(), rest)
 
 
 class Schedule(NamedTuple):
@@ -164,15 +214,18 @@ class Process(_Curves):
     def time(self, log_snr: Tensor | float) -> Tensor:
         """Invert `log_snr`, to the last bit of a float64 time. Values out of range give 1, or 0 up to that bit.
 
-        A search like bisection that divides the interval by 64 in each round, and so needs a sixth of the rounds.
+        A search like bisection, which for few values divides the interval by 64 in each round, and so needs a sixth of
+        the rounds; for many values, which cost more than rounds, by 8.
         """
         target = torch.as_tensor(log_snr, dtype=torch.float64, device="cpu")
-        nodes, high = torch.arange(1, 64, dtype=torch.float64) / 64, torch.ones(target.numel(), dtype=torch.float64)
-        for power in range(9):
-            width = 64.0**-power
+        parts, rounds = (64, 9) if target.numel() < 16 else (8, 18)
+        nodes = torch.arange(1, parts, dtype=torch.float64) / parts
+        high = torch.ones(target.numel(), dtype=torch.float64)
+        for power in range(rounds):
+            width = float(parts) ** -power
             inside = (high - width)[:, None] + width * nodes
             cleaner = 2 * (self.alpha(inside).log() - self.sigma(inside).log()) >= target.reshape(-1, 1)
-            high = high - width * (63 - cleaner.sum(1)) / 64
+            high = high - width * (parts - 1 - cleaner.sum(1)) / parts
         return high.reshape(target.shape)
 
     def add_noise(self, x0: Tensor, t: Tensor | float, eps: Tensor) -> Tensor:
@@ -183,8 +236,8 @@ class Process(_Curves):
             t: one time, or one per sample `[b]`.
             eps: standard normal noise, `[b, *d]`.
         """
-        t = as_time(t)
-        return along(self.alpha(t), x0) * x0 + along(self.sigma(t), x0) * eps
+        alpha, sigma = curves(self, as_time(t))
+        return weighted((alpha, x0), (sigma, eps))
 
     def derivatives(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Differentiate the curves, (alpha'(t), sigma'(t)), by automatic differentiation."""
@@ -234,12 +287,12 @@ class Process(_Curves):
 
     def normalized(self, x: Tensor, t: Tensor | float, sigma_data: float | None) -> Tensor:
         """x_t `[b, *d]` as a network sees it: over `size`, or as it is where `sigma_data` is None."""
-        return x if sigma_data is None else x / along(self.size(t, sigma_data), x)
+        return x if sigma_data is None else x / along(_size(self, as_time(t), sigma_data), x)
 
     def combine(self, x0: Tensor, eps: Tensor, t: Tensor | float, kind: str) -> Tensor:
         """Combine x0 and eps to a x0 + b eps, the training target of a network that predicts this kind."""
         a, b = self.mixture(kind, t)
-        return along(a, x0) * x0 + along(b, x0) * eps
+        return weighted((a, x0), (b, eps))
 
     def split(
         self, value: Tensor, x: Tensor, t: Tensor | float, kind: str, sigma_data: float = 1.0
@@ -261,29 +314,61 @@ class Process(_Curves):
         Raises:
             ValueError: unknown kind.
         """
-        t = as_time(t)
-        if kind.startswith("-"):
-            kind, value = kind[1:], -value
-        alpha, sigma = along(self.alpha(t), x), along(self.sigma(t), x)
-        if kind == "x0":
-            clean = self.sigma(t) == 0
-            eps = (x - alpha * value) / along(torch.where(clean, 1.0, self.sigma(t)), x)
-            return value, where(clean, torch.zeros_like(eps), eps)
-        if kind == "score":
-            kind, value = "eps", -sigma * value
-        if kind == "eps":
-            return (x - sigma * value) / alpha, value
-        a, b = self.mixture(kind, t, sigma_data)
-        determinant = along(self.alpha(t) * b - self.sigma(t) * a, x)  # in float64, whatever the dtype of x
-        a, b = along(a, x), along(b, x)
-        return (b * x - sigma * value) / determinant, (alpha * value - a * x) / determinant
+        return self.convert(value, x, t, kind, "x0", sigma_data), self.convert(value, x, t, kind, "eps", sigma_data)
 
-    def convert(self, value: Tensor, x: Tensor, t: Tensor | float, source: str, target: str) -> Tensor:
+    def convert(
+        self, value: Tensor, x: Tensor, t: Tensor | float, source: str, target: str, sigma_data: float = 1.0
+    ) -> Tensor:
         """Convert a prediction at x_t from one kind to another; see `split` for shapes and for alpha or sigma = 0."""
         if source == target:
             return value
-        x0, eps = self.split(value, x, t, source)
-        return {"x0": x0, "eps": eps}[target] if target in ("x0", "eps") else self.combine(x0, eps, t, target)
+        of_x, of_value = _conversion(self, as_time(t), source, target, sigma_data)
+        return weighted((of_x, x), (of_value, value))
+
+
+@tabulated
+def curves(process: Process, t: Tensor) -> tuple[Coefficient, Coefficient]:
+    """(alpha(t), sigma(t))."""
+    return process.alpha(t), process.sigma(t)
+
+
+@tabulated
+def _size(process: Process, t: Tensor, sigma_data: float) -> Coefficient:
+    return process.size(t, sigma_data)
+
+
+@tabulated
+def _conversion(
+    process: Process, t: Tensor, source: str, target: str, sigma_data: float
+) -> tuple[Coefficient, Coefficient]:
+    """(m, n) with which the target is m x_t + n value, for a value of the source's kind."""
+    x0, eps = _solution(process, t, source, sigma_data)
+    if target in ("x0", "eps"):
+        return x0 if target == "x0" else eps
+    a, b = process.mixture(target, t, sigma_data)
+    return a * x0[0] + b * eps[0], a * x0[1] + b * eps[1]
+
+
+def _solution(
+    process: Process, t: Tensor, kind: str, sigma_data: float
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Two pairs (m, n), with which x0 and eps are m x_t + n value; see `Process.split`."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    none, whole = torch.zeros_like(t), torch.ones_like(t)
+    if kind.startswith("-"):
+        x0, eps = _solution(process, t, kind[1:], sigma_data)
+        return (x0[0], -x0[1]), (eps[0], -eps[1])
+    if kind == "x0":
+        clean = sigma == 0
+        share = torch.where(clean, 0.0, 1 / torch.where(clean, 1.0, sigma))
+        return (none, whole), (share, -alpha * share)
+    if kind == "eps":
+        return (1 / alpha, -sigma / alpha), (none, whole)
+    if kind == "score":  # which is -eps / sigma, infinite at sigma = 0
+        return (1 / alpha, sigma**2 / alpha), (none, -sigma)
+    a, b = process.mixture(kind, t, sigma_data)
+    determinant = alpha * b - sigma * a
+    return (b / determinant, -sigma / determinant), (-a / determinant, alpha / determinant)
 
 
 def _ends(curve: Curve) -> str:

@@ -30,6 +30,7 @@ from leapstep.core.noise import Noise
 from leapstep.core.printing import summary
 from leapstep.core.process import Process, as_time, where
 from leapstep.core.spacing import number_or_times, times
+from leapstep.core.tabulated import Table
 from leapstep.core.transitions import Memory, Transition, as_transition, select
 from leapstep.progress import progress_bar
 from leapstep.text import allowed, near, one_line
@@ -92,25 +93,29 @@ def trajectory(
     """
     transition = as_transition(transition)
     noise = noise or Noise(0, range(len(x)), tuple(x.shape[1:]), x.dtype, x.device)
-    times = as_time(times)
-    broken: Tensor | None = None
+    table = Table(times := as_time(times))
+    waiting = times[1:] == times[:-1]
+    waits = waiting.flatten(1).any(1).tolist() if times.ndim > 1 else waiting.tolist()
     model = as_diffusion(diffusion)
     counted = Counted(model.denoise)
     model = model._replace(denoise=counted)
-    for step, (t, s) in enumerate(pairwise(times), start=1):
-        moved = transition(model, x, t, s, memory, partial(noise, taken + step))
-        if (waits := t == s).any():
-            x, memory = where(waits, x, moved.x), select(waits, memory, moved.memory)
+    sums: list[Tensor] = []
+    for step, (t, s) in enumerate(pairwise(table.times), start=1):
+        with table:
+            moved = transition(model, x, t, s, memory, partial(noise, taken + step))
+        if waits[step - 1]:
+            still = waiting[step - 1]
+            x, memory = where(still, x, moved.x), select(still, memory, moved.memory)
         else:
             x, memory = moved.x, moved.memory
-        broken = finite.broken_since(broken, x, step)
+        sums.append(finite.row_sums(x))
         yield State(x, moved.x0, t, s, step, counted.calls, memory)
 
     def ends(step: int, row: int) -> str:
         t, s = (u.expand(len(x))[row].item() for u in times[step - 1 : step + 1])
         return f"after step {step} of {len(times) - 1}, from t = {t:.4g} to {s:.4g}"
 
-    finite.warn_broken(broken, "samples", ends)
+    finite.warn_broken(sums, "samples", ends)
 
 
 STARTS = ("marginal", "unit", "gaussian")

@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ParamSpec, SupportsIndex
+from typing import Any, ParamSpec, SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -27,17 +27,22 @@ P = ParamSpec("P")
 
 
 def _schedule(make: Callable[P, Process]) -> Callable[P, Process]:
-    """Record in the process the function that made it, and its arguments."""
+    """Record in the process the function that made it, and its arguments, by which it is made only once."""
     signature = inspect.signature(make)
 
     @functools.wraps(make)
     def made(*args: P.args, **options: P.kwargs) -> Process:
+        numbers = all(value is None or isinstance(value, int | float) for value in (*args, *options.values()))
+        return (once if numbers else anew)(*args, **options)  # a table may change under us
+
+    def anew(*args: P.args, **options: P.kwargs) -> Process:
         bound = signature.bind(*args, **options)
         bound.apply_defaults()
         process = make(*args, **options)
         arguments = tuple((name, _frozen(value)) for name, value in bound.arguments.items())
         return process._replace(schedule=Schedule(made, arguments))
 
+    once = cast("Callable[P, Process]", lru_cache(maxsize=64, typed=True)(torch.inference_mode(False)(anew)))
     return made
 
 

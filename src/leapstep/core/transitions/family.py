@@ -24,15 +24,16 @@ depends on its own row of x, t, s, memory and noise alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from leapstep.core.denoiser import Diffusion, needed
+from leapstep.core.denoiser import Diffusion, Estimate, needed
 from leapstep.core.printing import summary
-from leapstep.core.process import Curve, Process, along, where
+from leapstep.core.process import Curve, Process, along, everywhere, somewhere, weighted, where
+from leapstep.core.tabulated import Coefficient, Mask, tabulated
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import named
 
@@ -61,19 +62,28 @@ def estimate(diffusion: Diffusion, x: Tensor, t: Tensor, raw: bool = False) -> t
     Arguments:
         raw: where x0 is bounded, return the eps of before; else that which follows from the bounded x0.
     """
-    return _estimate(diffusion, x, t, raw)[:2]
+    x0, unbounded, _ = denoised(diffusion, x, t)
+    return x0, diffusion.process.convert(unbounded if raw else x0, x, t, "x0", "eps")
 
 
-def _estimate(diffusion: Diffusion, x: Tensor, t: Tensor, raw: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The same, and the learned variance where the network has one (see `Estimate.learned`)."""
-    alpha, clean = diffusion.process.alpha(t), diffusion.process.sigma(t) == 0
-    if clean.all():
-        return x / along(alpha, x), torch.zeros_like(x), torch.zeros_like(x)
-    known = x / along(torch.where(clean, alpha, 1.0), x)
+def denoised(diffusion: Diffusion, x: Tensor, t: Tensor) -> Estimate:
+    """The same without eps, which few methods need beside x_t and x0."""
+    clean, alpha = _clean(diffusion.process, t)
+    if everywhere(clean):
+        known = x / along(alpha, x)
+        return Estimate(known, known, torch.zeros_like(x))
     network = diffusion.estimate(x, t)
-    x0 = where(clean, known, network.x0)
-    source = where(clean, known, network.unbounded) if raw else x0
-    return x0, diffusion.process.split(source, x, t, "x0")[1], network.learned
+    if not somewhere(clean):
+        return network
+    known = x / along(alpha, x)
+    return network._replace(x0=where(clean, known, network.x0), unbounded=where(clean, known, network.unbounded))
+
+
+@tabulated
+def _clean(process: Process, t: Tensor) -> tuple[Mask, Coefficient]:
+    """Whether x_t has no noise, and what x0 is multiplied by there; 1 elsewhere."""
+    clean = process.sigma(t) == 0
+    return clean, torch.where(clean, process.alpha(t), 1.0)
 
 
 def younger(process: Process, t: Tensor, s: Tensor) -> Tensor:
@@ -81,29 +91,75 @@ def younger(process: Process, t: Tensor, s: Tensor) -> Tensor:
     return torch.where(t == s, 0.0, -torch.expm1(process.log_snr(t) - process.log_snr(s)))
 
 
+Spreads = Callable[[Process, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(process, t, s) -> the standard deviations `replaced`, which eps gives up, and `added`, of the fresh noise."""
+
+Terms = Sequence[tuple[Coefficient, Tensor]]
+"""Estimates with their weights, which stand for their sum."""
+
+
 def leap(
     process: Process,
-    x0: Tensor,
-    eps: Tensor,
+    x: Tensor,
+    x0: Tensor | Terms,
+    t: Tensor,
     s: Tensor,
+    spreads: Spreads | None = None,
     noise: Draw | None = None,
-    replaced: Tensor | None = None,
-    added: Tensor | None = None,
+    raw: Tensor | None = None,
 ) -> Tensor:
     """The formula at the head of this module: x_s = alpha x0 + sqrt(sigma^2 - replaced^2) eps + added z.
 
+    With eps from x_t = alpha x0 + sigma eps it is a sum of x_t, x0 and z, and is computed as such.
+
     Arguments:
-        replaced: the std that eps gives up, `[]` or `[b]`; None: nothing, the deterministic map.
-        added: the std of the fresh noise, `[]`, `[b]` or `[b, *d]`; None: as much as was replaced.
+        x0: an estimate at t, or a weighted sum of several.
+        spreads: the noise, replaced and added; None: none, the deterministic map.
+        raw: the estimate that eps follows from; None: x0.
     """
-    if replaced is None:
-        return process.add_noise(x0, s, eps)
-    added = replaced if added is None else added
-    kept = (process.sigma(s) ** 2 - replaced**2).clamp(min=0).sqrt()
-    x_s = along(process.alpha(s), x0) * x0 + along(kept, x0) * eps
-    if noise is None or not (added > 0).any():
-        return x_s
-    return x_s + (added if added.ndim > 1 else along(added, x0)) * noise()
+    of_x, of_x0, of_raw, added = _leap_coefficients(process, t, s, spreads)
+    terms: list[tuple[Coefficient, Tensor]] = [(of_x, x)]
+    if raw is not None:
+        terms.append((of_raw, raw))
+    share = of_x0 if raw is not None else of_x0 + of_raw
+    terms += [(share, x0)] if isinstance(x0, Tensor) else [(share * weight, value) for weight, value in x0]
+    return stirred(terms, added, noise)
+
+
+def stirred(terms: Terms, added: Coefficient, noise: Draw | None) -> Tensor:
+    """The sum of some terms, with noise of this standard deviation where there is any."""
+    if noise is None or not somewhere(added > 0):
+        return weighted(*terms)
+    return weighted(*terms, (added, noise()))
+
+
+def leap_coefficients(
+    process: Process, t: Tensor, s: Tensor, spreads: Spreads | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `leap` multiplies by: x_t, x0, the estimate that eps follows from, and z."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    replaced, added = spreads(process, t, s) if spreads else (torch.zeros_like(sigma),) * 2
+    kept = (process.sigma(s) ** 2 - replaced**2).clamp(min=0).sqrt() if spreads else process.sigma(s)
+    of_x = torch.where(sigma == 0, 0.0, kept / torch.where(sigma == 0, 1.0, sigma))
+    return of_x, process.alpha(s), -of_x * alpha, added
+
+
+_leap_coefficients: Callable[[Process, Tensor, Tensor, Spreads | None], tuple[Coefficient, ...]] = tabulated(
+    leap_coefficients
+)
+
+
+def leap_by_eps(process: Process, x: Tensor, eps: Terms, t: Tensor, s: Tensor) -> Tensor:
+    """The deterministic `leap` of estimates of eps in place of x0, at a t at which there is a signal."""
+    of_x, of_eps = _leap_by_eps(process, t, s)
+    return weighted((of_x, x), *((of_eps * weight, value) for weight, value in eps))
+
+
+@tabulated
+def _leap_by_eps(process: Process, t: Tensor, s: Tensor) -> tuple[Coefficient, Coefficient]:
+    """What x_t and eps are multiplied by."""
+    of_x = process.alpha(s) / process.alpha(t)
+    return of_x, process.sigma(s) - of_x * process.sigma(t)
 
 
 def steep(process: Process, t: Tensor, s: Tensor) -> Tensor:
@@ -164,13 +220,16 @@ def ddim(
         raise ValueError(f"unknown eps={eps!r}: use consistent or raw")
     optimal = _optimal(variance, spread, last_std)
 
-    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
-        process = diffusion.process
-        x0, used = estimate(diffusion, x, t, raw=eps == "raw")
-        if eta == 0 and optimal is None:
-            return Step(leap(process, x0, used, s), x0)
+    def spreads(process: Process, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         replaced = eta * posterior_std(process, t, s)
-        return Step(leap(process, x0, used, s, noise, replaced, optimal and optimal(process, t, s, replaced)), x0)
+        return replaced, optimal(process, t, s, replaced) if optimal else replaced
+
+    injected = spreads if eta or optimal else None
+
+    def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
+        x0, unbounded, _ = denoised(diffusion, x, t)
+        raw = unbounded if eps == "raw" else None
+        return Step(leap(diffusion.process, x, x0, t, s, injected, noise, raw), x0)
 
     return transition
 
@@ -197,23 +256,38 @@ def ddpm(variance: str = "posterior", spread: Curve | None = None, last_std: flo
         raise ValueError(f"unknown variance={variance!r}: use posterior, beta, none, learned or optimal")
     optimal = _optimal(variance, spread, last_std)
 
+    def spreads(process: Process, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = posterior_std(process, t, s)
+        if variance == "beta":
+            return posterior, _beta_std(process, t, s)
+        if optimal is not None:
+            return posterior, optimal(process, t, s, posterior)
+        return posterior, posterior if variance == "posterior" else torch.zeros_like(posterior)
+
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
-        x0, eps, learned = _estimate(diffusion, x, t)
-        added = posterior = posterior_std(process, t, s)
-        if variance in ("beta", "learned"):
-            added = beta = torch.where(process.sigma(s) == 0, 0.0, process.sigma(t) * younger(process, t, s).sqrt())
-        if variance == "none":
-            added = torch.zeros_like(posterior)
-        elif variance == "learned":
-            ratio = torch.where(beta == 0, 1.0, beta / posterior)
+        x0, _, learned = denoised(diffusion, x, t)
+        x_s = leap(process, x, x0, t, s, spreads, noise)
+        if variance == "learned":
+            posterior, ratio = _learned_range(process, t, s)
             # not a power: its last bit depends on the place in a batch
-            added = along(posterior, x) * (along(ratio.log(), x) * needed(learned)).exp()
-        elif optimal is not None:
-            added = optimal(process, t, s, posterior)
-        return Step(leap(process, x0, eps, s, noise, posterior, added), x0)
+            std = along(posterior, x) * (along(ratio, x) * needed(learned)).exp()
+            if somewhere(posterior > 0):
+                x_s = x_s + std * noise()
+        return Step(x_s, x0)
 
     return transition
+
+
+def _beta_std(process: Process, t: Tensor, s: Tensor) -> Tensor:
+    return torch.where(process.sigma(s) == 0, 0.0, process.sigma(t) * younger(process, t, s).sqrt())
+
+
+@tabulated
+def _learned_range(process: Process, t: Tensor, s: Tensor) -> tuple[Coefficient, Coefficient]:
+    """Between what a learned variance chooses: the posterior's std, and the logarithm of beta's in units of it."""
+    posterior, beta = posterior_std(process, t, s), _beta_std(process, t, s)
+    return posterior, torch.where(beta == 0, 1.0, beta / posterior).log()
 
 
 def _optimal(

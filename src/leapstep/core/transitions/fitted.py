@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
-from leapstep.core.process import along, where
-from leapstep.core.transitions.family import Draw, Step, Transition, estimate
+from leapstep.core.process import everywhere, weighted, where
+from leapstep.core.tabulated import Coefficient, tabulated
+from leapstep.core.transitions.family import Draw, Step, Transition, denoised
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import named
 
@@ -39,23 +40,32 @@ def fitted(times: Sequence[float], coefficients: Sequence[Sequence[float]]) -> T
     path, table = _checked(times, coefficients)
     rising, n = path.flip(0), len(table)
 
+    @tabulated
+    def own(t: Tensor, s: Tensor) -> tuple[Coefficient, ...]:
+        """The number of a step, -1 for one that is not among these, and then its coefficients."""
+        number = (n - torch.searchsorted(rising, t)).clamp(0, n - 1)
+        is_own = (path[number] == t) & (path[number + 1] == s)
+        return torch.where(is_own, number, -1).double(), *table[number].unbind(-1)
+
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
-        known, waits = dict(memory or {}), t == s
-        step = (n - torch.searchsorted(rising, t)).clamp(0, n - 1)
-        own = (path[step] == t) & (path[step + 1] == s) & (bool(known) | (step == 0))
-        if not (own | waits).all():
+        known = dict(memory or {})
+        number, of_start, *others = own(t, s)
+        follows = number >= 0 if known else number == 0
+        if not everywhere(follows) and not everywhere(follows | (t == s)):
             raise ValueError(
                 f"a fitted solver takes its own steps, in their order: from t = {t.flatten()[0]:.4g} to "
                 f"{s.flatten()[0]:.4g} is not the next; pass its times {[round(time, 4) for time in path.tolist()]}"
             )
-        x0, _ = estimate(diffusion, x, t)
-        known["start"] = where(step == 0, x, known.get("start", x))
-        row = table[step]
-        x_s = along(row[..., 0], x) * known["start"]
-        for j in range(int(step.max()) + 1):
-            known[f"x0_{j}"] = where(step == j, x0, known.get(f"x0_{j}", torch.zeros_like(x0)))
-            x_s = x_s + along(row[..., j + 1], x) * known[f"x0_{j}"]
-        return Step(x_s, x0, known)
+        x0, *_ = denoised(diffusion, x, t)
+        known["start"] = where(number == 0, x, known.get("start", x))
+        terms = [(of_start, known["start"])]
+        for j in range(int(torch.as_tensor(number).max()) + 1):
+            earlier = known.get(f"x0_{j}")
+            if earlier is None:
+                earlier = x0 if everywhere(number == j) else torch.zeros_like(x0)
+            known[f"x0_{j}"] = where(number == j, x0, earlier)
+            terms.append((others[j], known[f"x0_{j}"]))
+        return Step(weighted(*terms), x0, known)
 
     return transition
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +36,20 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
-from leapstep.core.process import Process, along, where
-from leapstep.core.transitions.family import Draw, Step, Transition, estimate, leap, posterior_std, steep
+from leapstep.core.process import Process, either, everywhere, where
+from leapstep.core.tabulated import Coefficient, Mask, tabulated, tabulated_times
+from leapstep.core.transitions.family import (
+    Draw,
+    Step,
+    Terms,
+    Transition,
+    denoised,
+    estimate,
+    leap,
+    leap_by_eps,
+    posterior_std,
+    steep,
+)
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import named
 
@@ -48,12 +60,12 @@ class Point(NamedTuple):
     Attributes:
         value: of x0 or eps, `[b, *d]`.
         t: when it was made, one time for all samples `[]` or one each `[b]`.
-        exists: whether a sample has taken the step that made it, `[]` or `[b]`.
+        exists: whether a sample has taken the step that made it, `[b]`; None: all have.
     """
 
     value: Tensor
     t: Tensor
-    exists: Tensor
+    exists: Tensor | None = None
 
 
 VARIABLES = ("t", "log_snr", "rho")
@@ -160,35 +172,31 @@ def _check_order(order: int, allowed: Sequence[int]) -> None:
 
 
 def _multistep(kind: str, order: int, variable: str = "log_snr", eta: float = 0.0, middle: bool = True) -> Transition:
+    def spreads(process: Process, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        replaced = eta * posterior_std(process, t, s)
+        return replaced, replaced
+
+    injected = spreads if eta else None
+
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
-        x0, eps = estimate(diffusion, x, t)
-        newest = _newest(x0 if kind == "x0" else eps, t)
-        points = [newest, *_remembered(memory, order - 1)]
-        replaced = eta * posterior_std(process, t, s) if eta else None
-        averaged = _average(process, points, t, s, kind, variable, middle)
-        used = x0, eps
-        if averaged is not None:
-            used = _split(process, averaged, x, t, kind, x0, _smooth(process, t, s) & points[1].exists)
+        x0, *_ = denoised(diffusion, x, t)
+        newest = Point(x0 if kind == "x0" else process.convert(x0, x, t, "x0", "eps"), t)
+        averaged = _average(process, [newest, *_remembered(memory, order - 1)], t, s, kind, variable, middle)
+        if kind == "x0":
+            x_s = leap(process, x, averaged, t, s, injected, noise)
+        else:
+            x_s = _leap_where(_smooth(process, t, s), process, x, x0, averaged, t, s)
         kept = _remember(newest, memory, order - 1) if order > 1 else None
-        return Step(leap(process, *used, s, noise, replaced), x0, kept)
+        return Step(x_s, x0, kept)
 
     return transition
 
 
-def _split(
-    process: Process, value: Tensor, x: Tensor, t: Tensor, kind: str, x0: Tensor, changed: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(x0, eps) of which one has this value.
-
-    Arguments:
-        x0: of the estimate, which stays where eps is not changed: without signal it would not follow from eps.
-        changed: where the value is not that of the estimate, `[]` or `[b]`.
-    """
-    if kind == "x0":
-        return process.split(value, x, t, kind)
-    follows, _ = process.split(value, x, torch.where(changed, t, 0.5), kind)  # at any time, where it does not count
-    return where(changed, follows, x0), value
+def _leap_where(mask: Mask, process: Process, x: Tensor, x0: Tensor, eps: Terms, t: Tensor, s: Tensor) -> Tensor:
+    """The step by eps where the mask is set; elsewhere by x0, which without signal does not follow from eps."""
+    start = torch.where(mask, t, 0.5) if isinstance(mask, Tensor) else t  # any time, where it does not count
+    return either(mask, lambda: leap_by_eps(process, x, eps, start, s), lambda: leap(process, x, x0, t, s))
 
 
 @named
@@ -215,22 +223,34 @@ def dpm_2() -> Transition:
 
 
 def _from_the_middle(kind: str) -> Transition:
+    @tabulated
+    def plain(process: Process, t: Tensor, s: Tensor) -> Mask:
+        infinite = ~torch.isfinite(process.log_snr(t) + process.log_snr(s))
+        return infinite | steep(process, t, s) if kind == "eps" else infinite
+
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
-        x0, eps = estimate(diffusion, x, t)
-        middle = (process.log_snr(t) + process.log_snr(s)) / 2
-        plain = ~torch.isfinite(middle)
-        if kind == "eps":
-            plain = plain | steep(process, t, s)
-        if plain.all():
-            return Step(leap(process, x0, eps, s), x0)
-        u = torch.where(plain, t, process.time(middle))
-        inner = estimate(diffusion, leap(process, x0, eps, u), u)
-        first, second = (x0, inner[0]) if kind == "x0" else (eps, inner[1])
-        used = _split(process, where(plain, first, second), x, t, kind, x0, ~plain)
-        return Step(leap(process, *used, s), x0)
+        x0, *_ = denoised(diffusion, x, t)
+        ddim = plain(process, t, s)
+        if everywhere(ddim):
+            return Step(leap(process, x, x0, t, s), x0)
+        u = _middle(process, t, s)
+        x_u = leap(process, x, x0, t, u)
+        if kind == "x0":
+            inner = denoised(diffusion, x_u, u).x0
+            return Step(leap(process, x, where(ddim, x0, inner), t, s), x0)
+        _, eps = estimate(diffusion, x_u, u)
+        changed = ~ddim if isinstance(ddim, Tensor) else not ddim
+        return Step(_leap_where(changed, process, x, x0, [(1.0, eps)], t, s), x0)
 
     return transition
+
+
+@tabulated_times
+def _middle(process: Process, t: Tensor, s: Tensor) -> Tensor:
+    """The time in the middle of the step in lambda; t where that is infinite."""
+    middle = (process.log_snr(t) + process.log_snr(s)) / 2
+    return torch.where(torch.isfinite(middle), process.time(middle), t)
 
 
 @named
@@ -251,23 +271,19 @@ def unipc(order: int = 2) -> Transition:
 
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
-        x0, _ = estimate(diffusion, x, t)
-        newest, earlier = _newest(x0, t), _remembered(memory, order)
+        x0, *_ = denoised(diffusion, x, t)
+        newest, earlier = Point(x0, t), _remembered(memory, order)
         if memory is not None and earlier:
-            last_t = earlier[0].t
-            averaged = _average(process, [*earlier, newest], last_t, t, "x0", "log_snr")
-            if averaged is not None:
-                corrected = leap(process, *process.split(averaged, memory["x"], last_t, "x0"), t)
-                x = where(_smooth(process, last_t, t) & earlier[0].exists, corrected, x)
+            last = earlier[0]
+            averaged = _average(process, [*earlier, newest], last.t, t, "x0", "log_snr")
+            smooth, x_last = _smooth(process, last.t, t), memory["x"]
+            known = smooth if last.exists is None else smooth & last.exists
+            predicted = x
+            x = either(known, lambda: leap(process, x_last, averaged, last.t, t), lambda: predicted)
         averaged = _average(process, [newest, *earlier[: order - 1]], t, s, "x0", "log_snr")
-        used = process.split(x0 if averaged is None else averaged, x, t, "x0")
-        return Step(leap(process, *used, s), x0, {**_remember(newest, memory, order), "x": x})
+        return Step(leap(process, x, averaged, t, s), x0, {**_remember(newest, memory, order), "x": x})
 
     return transition
-
-
-def _newest(value: Tensor, t: Tensor) -> Point:
-    return Point(value, t, torch.tensor(True))
 
 
 def _remembered(memory: Memory, most: int) -> list[Point]:
@@ -275,8 +291,10 @@ def _remembered(memory: Memory, most: int) -> list[Point]:
     if memory is None:
         return []
     count = _shared(memory["count"])
+    known = int(count.max() if count.ndim else count)
     return [
-        Point(memory[f"value_{j}"], _shared(memory[f"t_{j}"]), count > j) for j in range(min(most, int(count.max())))
+        Point(memory[f"value_{j}"], _shared(memory[f"t_{j}"]), count > j if count.ndim else None)
+        for j in range(min(most, known))
     ]
 
 
@@ -289,52 +307,73 @@ def _remember(newest: Point, memory: Memory, most: int) -> dict[str, Tensor]:
         for name in ("value", "t")
         if f"{name}_{j}" in earlier
     }
-    count = earlier["count"] if memory else torch.zeros(batch, dtype=torch.int64)
+    count = _shared(earlier["count"]) if memory else torch.tensor(0)
     return {
         "value_0": newest.value,
-        "t_0": newest.t.expand(batch).clone(),
+        "t_0": newest.t if newest.t.ndim else newest.t.expand(batch),
         **shifted,
-        "count": (count + 1).clamp(max=most),
+        "count": (count + 1).clamp(max=most).expand(batch),
     }
 
 
 def _shared(values: Tensor) -> Tensor:
-    """The one value `[]` of a batch whose rows `[b]` agree, as curves know single times by heart; else all of them."""
-    return values[0] if (values == values[0]).all() else values
+    """The one value `[]` of a batch whose rows `[b]` agree, as tables know single times; else all of them."""
+    agree = values.stride(0) == 0 or (values == values[0]).all()  # a value that was expanded need not be looked at
+    return values[0] if agree else values
 
 
-def _smooth(process: Process, t: Tensor, s: Tensor) -> Tensor:
+def _is_smooth(process: Process, t: Tensor, s: Tensor) -> Tensor:
     """Whether a step has a length, and noise and signal at both ends."""
     return (t != s) & torch.isfinite(process.log_snr(t)) & torch.isfinite(process.log_snr(s))
 
 
+_smooth: Callable[[Process, Tensor, Tensor], Mask] = tabulated(_is_smooth)
+
+
 def _average(
     process: Process, points: Sequence[Point], t: Tensor, s: Tensor, kind: str, variable: str, middle: bool = True
-) -> Tensor | None:
-    """The polynomial through the points, averaged from t to s; the first value where no other is of use.
+) -> Terms:
+    """The polynomial through the points, averaged from t to s, as a weighted sum of their values.
 
     A later point is left out, for each sample by itself, where it does not exist, has no finite lambda or coincides
-    with another. None stands for the first value in all rows.
+    with another.
 
     Arguments:
         variable: what the polynomial is in: one of `VARIABLES`, or "step", in which the points that are of use stand at
             0, -1, -2, ... and the step leads from 0 to 1.
         middle: of two points of x0 let the value in the middle of the step stand for the average, as published.
     """
-    smooth = _smooth(process, t, s)
-    if len(points) == 1 or not smooth.any():
-        return None
+    if len(points) == 1:
+        return [(1.0, points[0].value)]
+    times, exist = [point.t for point in points], [point.exists for point in points if point.exists is not None]
+    if exist and len(exist) < len(points):
+        exist = [torch.tensor(True) if point.exists is None else point.exists for point in points]
+    weights = _weights(process, kind, variable, middle, len(points), t, s, *times, *exist)
+    return [(weight, point.value) for weight, point in zip(weights, points, strict=True)]
+
+
+@tabulated
+def _weights(
+    process: Process, kind: str, variable: str, middle: bool, number: int, t: Tensor, s: Tensor, *points: Tensor
+) -> tuple[Coefficient, ...]:
+    """The weights of `_average`, one for each of so many points.
+
+    Arguments:
+        points: their times; then, if not all of them exist for all samples, whether each does.
+    """
+    times, existing = points[:number], points[number:] or [torch.tensor(True)] * number
+    smooth = _is_smooth(process, t, s)
     # from here on the last axis is that of the quadrature
     start = torch.where(smooth, process.log_snr(t) / 2, 0.0)[..., None]
     end = torch.where(smooth, process.log_snr(s) / 2, 1.0)[..., None]
-    positions = [process.log_snr(point.t)[..., None] / 2 for point in points]
-    exist = [(smooth & point.exists)[..., None] for point in points]
+    positions = [process.log_snr(time)[..., None] / 2 for time in times]
+    exist = [(smooth & exists)[..., None] for exists in existing]
     useful = [position.isfinite() & exists for position, exists in zip(positions, exist, strict=True)]
-    for j in range(1, len(positions)):
+    for j in range(1, number):
         apart = [~useful[i] | ((positions[j] - positions[i]).abs() > 1e-12) for i in range(j)]
         useful[j] = functools.reduce(torch.logical_and, apart, useful[j])
     if variable == "t":
-        positions = [point.t[..., None] for point in points]
+        positions = [time[..., None] for time in times]
     elif variable == "rho":
         positions = [torch.exp(-position) for position in positions]
     elif variable == "step":
@@ -357,9 +396,8 @@ def _average(
         weights = weights_by(*QUADRATURE)
         if middle and two.any():
             weights = [torch.where(two, *pair) for pair in zip(weights_by(*MIDDLE), weights, strict=True)]
-    first = points[0].value
-    others = [along(w[..., 0], first) * (point.value - first) for w, point in zip(weights, points[1:], strict=True)]
-    return first + functools.reduce(torch.add, others)
+    first = 1 - functools.reduce(torch.add, weights)
+    return tuple(weight[..., 0] for weight in (first, *weights))
 
 
 def _lagrange(at: Tensor, mass: Tensor, positions: Sequence[Tensor], useful: Sequence[Tensor]) -> list[Tensor]:

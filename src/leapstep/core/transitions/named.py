@@ -102,6 +102,8 @@ def as_transition(method: Any) -> Callable[..., Any]:
     Raises:
         ValueError: an unknown name, or nothing that could be a transition.
     """
+    if isinstance(method, NamedTransition):
+        return method
     alone = {name: make for name, make in FACTORIES.items() if "transition" not in inspect.signature(make).parameters}
     if isinstance(method, Method):
         method = method.make

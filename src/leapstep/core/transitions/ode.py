@@ -16,6 +16,7 @@ There DDIM's own step, which is safe, takes the place of the solver's.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -34,8 +35,18 @@ from leapstep.core.integrate import (
     integrate,
     step,
 )
-from leapstep.core.process import Process, along, flat, where
-from leapstep.core.transitions.family import Draw, Step, Transition, estimate, leap, steep
+from leapstep.core.process import Process, along, curves, either, everywhere, flat, weighted, where
+from leapstep.core.tabulated import Coefficient, Mask, tabulated, tabulated_times
+from leapstep.core.transitions.family import (
+    Draw,
+    Step,
+    Transition,
+    denoised,
+    estimate,
+    leap,
+    leap_by_eps,
+    steep,
+)
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import as_transition, named
 
@@ -94,31 +105,53 @@ def _rho(process: Process, t: Tensor) -> Tensor:
 
 def _slope(diffusion: Diffusion, y: Values, t: Tensor) -> Values:
     """D(x / alpha) / d rho = eps, of x / alpha at time t."""
-    return (estimate(diffusion, along(diffusion.process.alpha(t), y[0]) * y[0], t)[1],)
+    alpha, _ = curves(diffusion.process, t)
+    return (estimate(diffusion, along(alpha, y[0]) * y[0], t)[1],)
 
 
 def runge_kutta(method: Tableau) -> Transition:
     """One explicit Runge-Kutta step of d(x / alpha) = eps d rho from t to s."""
+    inner = tuple(node for node in method.nodes if 0 < node < 1)
 
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         process = diffusion.process
-        x0, eps = estimate(diffusion, x, t)
-        plain = ~(_noisy_signal(process, t) & _noisy_signal(process, s))
-        plain = plain | steep(process, t, s)
-        euler = leap(process, x0, eps, s)
-        if plain.all():
-            return Step(euler, x0)
-        start, end = torch.where(plain, 0.5, t), torch.where(plain, 0.5, s)  # any time, where it does not count
-        rho, rho_s = _rho(process, start), _rho(process, end)
-        inner = [node for node in method.nodes if 0 < node < 1]
-        between = [torch.lerp(rho, rho_s, node).log() for node in inner]
-        known = dict(zip(inner, process.time(-2 * torch.stack(between)), strict=True)) if inner else {}
+        x0, *_ = denoised(diffusion, x, t)
+        plain = _plain(process, t, s)
+        if everywhere(plain):
+            return Step(leap(process, x, x0, t, s), x0)
+        start, end, *between = _nodes(process, t, s, inner)
+        alpha, alpha_end, length = _coordinates(process, start, end)
+        known = dict(zip(inner, between, strict=True))
         times = [known.get(node, end) for node in method.nodes[1:]]
-        y = (x / along(process.alpha(start), x),)
-        (y_s,), _, _ = step(method, partial(_slope, diffusion), y, (eps,), rho_s - rho, times)
-        return Step(where(plain, euler, along(process.alpha(end), x) * y_s), x0)
+        y, eps = x / along(alpha, x), process.convert(x0, x, t, "x0", "eps")
+        (y_s,), _, _ = step(method, partial(_slope, diffusion), (y,), (eps,), length, times)
+        return Step(either(plain, lambda: leap(process, x, x0, t, s), lambda: along(alpha_end, x) * y_s), x0)
 
     return transition
+
+
+def _is_plain(process: Process, t: Tensor, s: Tensor) -> Tensor:
+    """Whether DDIM's own step takes the place of the solver's."""
+    return ~(_noisy_signal(process, t) & _noisy_signal(process, s)) | steep(process, t, s)
+
+
+_plain: Callable[[Process, Tensor, Tensor], Mask] = tabulated(_is_plain)
+
+
+@tabulated_times
+def _nodes(process: Process, t: Tensor, s: Tensor, inner: tuple[float, ...]) -> tuple[Tensor, ...]:
+    """The start and the end of a step, and the times of the nodes between them; any times where they do not count."""
+    plain = _is_plain(process, t, s)
+    start, end = torch.where(plain, 0.5, t), torch.where(plain, 0.5, s)
+    rho, rho_s = _rho(process, start), _rho(process, end)
+    between = [torch.lerp(rho, rho_s, node).log() for node in inner]
+    return start, end, *(process.time(-2 * torch.stack(between)) if inner else ())
+
+
+@tabulated
+def _coordinates(process: Process, start: Tensor, end: Tensor) -> tuple[Coefficient, Coefficient, Coefficient]:
+    """The alphas of both ends, and the length of the step in rho."""
+    return process.alpha(start), process.alpha(end), _rho(process, end) - _rho(process, start)
 
 
 def adaptive(method: Tableau, rtol: float, atol: float) -> Transition:
@@ -146,7 +179,7 @@ def adaptive(method: Tableau, rtol: float, atol: float) -> Transition:
         x0, eps = estimate(diffusion, x, t)
         moved = start != t
         if moved.any():
-            x = where(moved, leap(process, x0, eps, start), x)
+            x = where(moved, leap(process, x, x0, t, start), x)
             eps = where(moved, estimate(diffusion, x, start)[1], eps)
         goes = start != end
         low, high = (torch.where(goes, process.log_snr(u) / -2, 0.0) for u in (start, end))  # log(rho)
@@ -157,8 +190,7 @@ def adaptive(method: Tableau, rtol: float, atol: float) -> Transition:
         controller = _controller(process, rtol, atol)
         (y_end,), (eps,), size = integrate(method, equation, controller, y, (eps,), low, high, size)
         x = where(goes, along(process.alpha(end), x) * y_end, x)
-        last = process.split(eps, x, end, "eps")[0]
-        return Step(where(end == s, x, leap(process, last, eps, s)), x0, {"size": size})
+        return Step(where(end == s, x, leap_by_eps(process, x, [(1.0, eps)], end, s)), x0, {"size": size})
 
     return transition
 
@@ -201,13 +233,22 @@ def pf_euler() -> Transition:
     """
 
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
-        process = diffusion.process
-        x0, eps = estimate(diffusion, x, t)
-        slopes = process.derivatives(t)
-        euler = x + along((s - t) * slopes[0], x) * x0 + along((s - t) * slopes[1], x) * eps
-        return Step(where(process.sigma(t) == 0, leap(process, x0, eps, s), euler), x0)
+        x0, *_ = denoised(diffusion, x, t)
+        of_x, of_x0 = _euler(diffusion.process, t, s)
+        return Step(weighted((of_x, x), (of_x0, x0)), x0)
 
     return transition
+
+
+@tabulated
+def _euler(process: Process, t: Tensor, s: Tensor) -> tuple[Coefficient, Coefficient]:
+    """What `pf_euler` multiplies x_t and x0 by, with eps = (x_t - alpha x0) / sigma."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    alpha_slope, sigma_slope = process.derivatives(t)
+    clean = sigma == 0
+    of_eps = (s - t) * torch.where(clean, 0.0, sigma_slope / torch.where(clean, 1.0, sigma))
+    of_x0 = torch.where(clean, process.alpha(s), (s - t) * alpha_slope - of_eps * alpha)
+    return torch.where(clean, 0.0, 1 + of_eps), of_x0
 
 
 @named
@@ -233,10 +274,9 @@ def inverted(transition: Transition | str, tolerance: float | None = None, limit
         process = diffusion.process
         rounding = torch.finfo(x.dtype).eps
         bound, fair = (50 * rounding, 1000 * rounding) if tolerance is None else (tolerance, tolerance)
-        (a_t, a_s), (s_t, s_s) = ((curve(t), curve(s)) for curve in (process.alpha, process.sigma))
-        gain = along((a_s**2 + s_s**2) / (a_t * a_s + s_t * s_s), x)
-        x0, eps = estimate(diffusion, x, t)
-        guess = best = leap(process, x0, eps, s)
+        gain = along(_gain(process, t, s), x)
+        x0, *_ = denoised(diffusion, x, t)
+        guess = best = leap(process, x, x0, t, s)
         last_guess, last_move = torch.zeros_like(x), torch.zeros_like(x)
         least = torch.full((len(x),), torch.inf, dtype=torch.float64)
         still = torch.zeros(len(x), dtype=torch.int64)  # tries since a sample came nearer by a tenth
@@ -267,6 +307,13 @@ def inverted(transition: Transition | str, tolerance: float | None = None, limit
         return Step(best, x0)
 
     return inverse
+
+
+@tabulated
+def _gain(process: Process, t: Tensor, s: Tensor) -> Coefficient:
+    """By what a miss at t moves x_s: exactly, for data of unit variance."""
+    (a_t, a_s), (s_t, s_s) = ((curve(t), curve(s)) for curve in (process.alpha, process.sigma))
+    return (a_s**2 + s_s**2) / (a_t * a_s + s_t * s_s)
 
 
 def _rms(x: Tensor) -> Tensor:

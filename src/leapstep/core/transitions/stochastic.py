@@ -14,16 +14,19 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
-from leapstep.core.process import along, where
+from leapstep.core.process import Process, everywhere, somewhere, weighted, where
+from leapstep.core.tabulated import Coefficient, Mask, tabulated, tabulated_times
 from leapstep.core.transitions.family import (
     Draw,
     Step,
     Transition,
     check_downwards,
     ddpm,
-    estimate,
+    denoised,
     leap,
+    leap_coefficients,
     posterior_std,
+    stirred,
 )
 from leapstep.core.transitions.memory import Memory
 from leapstep.core.transitions.named import as_transition, named
@@ -45,22 +48,34 @@ def euler_maruyama() -> Transition:
     """
 
     def transition(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
-        process = diffusion.process
-        posterior = posterior_std(process, t, s)
-        x0, eps = estimate(diffusion, x, t)
-        alpha, sigma = process.alpha(t), process.sigma(t)
-        alpha_slope, sigma_slope = process.derivatives(t)
-        plain = (alpha == 0) | (sigma == 0)
-        f = torch.where(plain, 0.0, alpha_slope / alpha)
-        variance = torch.where(plain, 0.0, 2 * sigma * sigma_slope - 2 * f * sigma**2).clamp(min=0)  # g^2
-        drift = along(f, x) * x + along(torch.where(plain, 0.0, variance / sigma), x) * eps
-        added = torch.where(process.sigma(s) == 0, 0.0, (variance * (t - s)).sqrt())
-        added = torch.where(plain, posterior, added)
-        z = noise() if (added > 0).any() else torch.zeros_like(x)
-        moved = x + along(s - t, x) * drift + along(added, x) * z
-        return Step(where(plain, leap(process, x0, eps, s, lambda: z, posterior), moved), x0)
+        x0, *_ = denoised(diffusion, x, t)
+        of_x, of_x0, added = _euler_maruyama(diffusion.process, t, s)
+        return Step(stirred([(of_x, x), (of_x0, x0)], added, noise), x0)
 
     return transition
+
+
+def _posterior(process: Process, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    std = posterior_std(process, t, s)
+    return std, std
+
+
+@tabulated
+def _euler_maruyama(process: Process, t: Tensor, s: Tensor) -> tuple[Coefficient, Coefficient, Coefficient]:
+    """What a step multiplies x_t, x0 and fresh noise by, with eps = (x_t - alpha x0) / sigma."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    plain = (alpha == 0) | (sigma == 0)
+    own_x, own_x0, own_raw, own_added = leap_coefficients(process, t, s, _posterior)
+    alpha_slope, sigma_slope = process.derivatives(t)
+    f = torch.where(plain, 0.0, alpha_slope / alpha)
+    variance = torch.where(plain, 0.0, 2 * sigma * sigma_slope - 2 * f * sigma**2).clamp(min=0)  # g^2
+    of_eps = (s - t) * torch.where(plain, 0.0, variance / sigma**2)
+    added = torch.where(process.sigma(s) == 0, 0.0, (variance * (t - s)).sqrt())
+    return (
+        torch.where(plain, own_x, 1 + (s - t) * f + of_eps),
+        torch.where(plain, own_x0 + own_raw, -of_eps * alpha),
+        torch.where(plain, own_added, added),
+    )
 
 
 @named
@@ -86,22 +101,35 @@ def churned(transition: Transition | str, churn: float = 0.5, low: float = 0.0, 
     method: Transition = as_transition(transition)
 
     def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
-        process = diffusion.process
-        check_downwards(t, s)
-        rho, rho_s = (torch.exp(-process.log_snr(u) / 2) for u in (t, s))
-        stirred = (low <= rho) & (rho <= high) & (rho > 0) & torch.isfinite(rho) & (s < t) & (churn > 0)
-        whole = torch.where(rho_s == 0, math.log(2) / 2, (rho / rho_s).log())  # to no noise a step has no end
-        rise = (churn * whole).clamp(max=math.log(2) / 2)
-        u = torch.where(stirred, torch.maximum(t, process.time(-2 * (rho.log() + rise))), t)
-        stirred = stirred & (process.alpha(u) > 0)
-        u = torch.where(stirred, u, t)
-        grown = torch.where(stirred, torch.exp(-process.log_snr(u)) - rho**2, 0.0).clamp(min=0).sqrt()
-        if (grown > 0).any():
-            raised = x / along(torch.where(stirred, process.alpha(t), 1.0), x) + along(grown, x) * noise()
-            x = where(grown > 0, along(process.alpha(u), x) * raised, x)
+        u = _risen(diffusion.process, t, s, churn, low, high)
+        of_x, grown = _raised(diffusion.process, t, u)
+        if somewhere(grown > 0):
+            x = weighted((of_x, x), (grown, noise()))
         return method(diffusion, x, u, s, memory, lambda draw=0: noise(1 + draw))
 
     return step
+
+
+@tabulated_times
+def _risen(process: Process, t: Tensor, s: Tensor, churn: float, low: float, high: float) -> Tensor:
+    """The time that `churned` goes up to before a step from t to s; t where it does not."""
+    check_downwards(t, s)
+    rho, rho_s = (torch.exp(-process.log_snr(u) / 2) for u in (t, s))
+    stirs = (low <= rho) & (rho <= high) & (rho > 0) & torch.isfinite(rho) & (s < t) & (churn > 0)
+    whole = torch.where(rho_s == 0, math.log(2) / 2, (rho / rho_s).log())  # to no noise a step has no end
+    rise = (churn * whole).clamp(max=math.log(2) / 2)
+    u = torch.where(stirs, torch.maximum(t, process.time(-2 * (rho.log() + rise))), t)
+    return torch.where(process.alpha(u) > 0, u, t)
+
+
+@tabulated
+def _raised(process: Process, t: Tensor, u: Tensor) -> tuple[Coefficient, Coefficient]:
+    """What x_t and fresh noise are multiplied by, in going up to u."""
+    up = (u > t) & (process.alpha(t) > 0)
+    signal = torch.where(up, process.alpha(u) / process.alpha(t), 1.0)
+    rho_squared, grown = (torch.exp(-process.log_snr(v)) for v in (t, u))
+    added = torch.where(up, process.alpha(u) * (grown - rho_squared).clamp(min=0).sqrt(), 0.0)
+    return signal, added
 
 
 @named
@@ -138,15 +166,24 @@ def corrected(transition: Transition | str, corrections: int = 1, snr: float = 0
 
     method: Transition = as_transition(transition)
 
-    def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
+    @tabulated
+    def stands(process: Process, t: Tensor, s: Tensor) -> Mask:
+        """Whether there is nothing to correct."""
         check_downwards(t, s)
+        return (t == s) | (process.sigma(s) == 0)
+
+    def spreads(process: Process, s: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        std = 2 * snr * process.sigma(s)
+        return std, std
+
+    def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
+        stays = stands(diffusion.process, t, s)
         x, x0, memory = method(diffusion, x, t, s, memory, lambda draw=0: noise(corrections + draw))
-        if (t == s).all() or (diffusion.process.sigma(s) == 0).all():
+        if everywhere(stays):
             return Step(x, x0, memory)
-        std = torch.where(t == s, 0.0, 2 * snr * diffusion.process.sigma(s))
         for i in range(corrections):
-            rested = leap(diffusion.process, *estimate(diffusion, x, s), s, partial(noise, i), std)
-            x = where(std > 0, rested, x)
+            rested = leap(diffusion.process, x, denoised(diffusion, x, s).x0, s, s, spreads, partial(noise, i))
+            x = where(stays, x, rested)
         return Step(x, x0, memory)
 
     return step
