@@ -15,7 +15,14 @@ from pathlib import Path
 import sampling
 import timing
 
-SECONDS = {"leapstep --help": 0.5, "leapstep sample --help": 0.5, "leapstep sample --stepz 5": 0.5}
+HELPS = ("leapstep --help", "leapstep sample --help")
+REFUSED = (
+    "leapstep sample --stepz 5",
+    "leapstep sample nosuch --out new",
+    "leapstep train nosuch --out new",
+    "leapstep train digits --out new --schedule nosuch",
+)
+SECONDS = dict.fromkeys((*HELPS, *REFUSED), 0.5)
 """Commands that compute nothing, and their goals."""
 
 
@@ -31,7 +38,7 @@ def commands(bench):
     runs = {"import torch": partial(run, "-c", "import torch")}
     for command in SECONDS:
         words = command.split()[1:]
-        runs[command] = partial(run, "-m", "leapstep", *words, refused="--stepz" in words)
+        runs[command] = partial(run, "-m", "leapstep", *words, refused=command in REFUSED)
     seconds = bench.rounds(runs, seconds=25.0)
     for command, most in SECONDS.items():
         row = seconds.cost(f"`{command}`", command, "import torch")

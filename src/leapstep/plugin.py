@@ -39,6 +39,12 @@ def parts(source: str) -> tuple[Path, str]:
     return Path(source), ""
 
 
+def check(path: Path) -> None:
+    """Make sure that there is a file to execute. Raises ValueError where there is none."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+
+
 def network(path: Path, function: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Execute a Python file and call its function, which returns a network.
 
@@ -77,8 +83,7 @@ def make(path: Path, function: str) -> Any:
         ValueError: in one line, where there is no such file or function, where the function needs arguments, or where
             the user's code raised.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+    check(path)
     module = execute(path, lambda: _imported(path))
     value = getattr(module, function, None)
     if not callable(value):

@@ -457,8 +457,8 @@ def test_folders_above_are_made(digits_model, tmp_path):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("--steps 0", ["steps=0", "at least 1"]),
-        ("--steps -3", ["steps=-3"]),
+        ("--steps 0", ["--steps 0", "at least 1"]),
+        ("--steps -3", ["--steps -3"]),
         ("--steps 1001", ["steps=1001", "1000"]),
         ("--eta 1.5", ["eta=1.5", "between 0", "1"]),
         ("--eta -0.1", ["eta=-0.1"]),

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from commands import ENVIRONMENT
 from leapstep.cli import JOURNEY
 
@@ -52,3 +54,83 @@ def test_a_command_imports_no_other():
     assert (code, heavy, text) == (0, [], "--start\n")
     ((code, heavy, _, _),) = answers([["sample", "--help"]], others)
     assert (code, heavy) == (0, [])
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """Commands with a mistake that can be told without torch, and what is said of it."""
+    place = tmp_path_factory.mktemp("refusals")
+    (place / "run" / "unet").mkdir(parents=True)
+    (place / "run" / "unet" / "config.json").write_text("{}")
+    (place / "bad.json").write_text('{"method": "ddim", "nosuch": 1}')
+    (place / "bad.yaml").write_text("steps: [")
+    (place / "typo.yaml").write_text("stepps: 3")
+    (place / "taken").mkdir()
+    (place / "taken" / "mine.txt").touch()
+    run, out, taken = place / "run", place / "out", place / "taken"
+    draw = ["sample", run, "--out", out]
+    return [
+        (["sample", place / "nothing", "--out", out], "no model folder"),
+        (["sample", taken, "--out", out], "is not a model"),
+        (["sample", f"{place}/net.py:network", "--out", out], "--convention"),
+        (["info", place / "nothing"], "no model folder"),
+        (["info", run, "--device", "gpu"], "--device gpu"),
+        (["info", run, "--shape", "3"], "shape is for file.py:function"),
+        ([*draw, "--method", "dddim"], "--method dddim: did you mean ddim?"),
+        ([*draw, "--method", "lcm"], "not here; the nearest is ddpm"),
+        ([*draw, "--method", "unipc", "--eta", "0.5"], "eta does not apply to method unipc"),
+        ([*draw, "--set", "nosuch=1"], "nosuch does not apply to method ddim"),
+        ([*draw, "--set", "nosuch"], "write it as NAME=VALUE"),
+        ([*draw, "--eta", "0", "--set", "eta=1"], "eta is given twice"),
+        ([*draw, "--spacing", "tailing"], "--spacing tailing: did you mean trailing?"),
+        ([*draw, "--start", "nosuch"], "--start nosuch"),
+        ([*draw, "--dtype", "float8"], "--dtype float8"),
+        ([*draw, "--n", "0"], "--n 0: must be at least 1"),
+        ([*draw, "--steps", "0"], "--steps 0"),
+        ([*draw, "--seed", "-1"], "--seed -1"),
+        ([*draw, "--rescale", "0.5"], "guidance 1 is none"),
+        ([*draw, "--spec", place / "none.json"], "No such file"),
+        ([*draw, "--spec", place / "bad.json"], "unknown key 'nosuch'"),
+        ([*draw, "--resume", "--overwrite"], "exclude each other"),
+        (["sample", run, "--out", taken], "is not empty"),
+        (["sample", run, "--out", taken, "--overwrite"], "holds something else"),
+        (["trace", run, "--out", taken], "is not empty"),
+        (["interpolate", run, "--out", out, "--seeds", "1"], "two or four ends"),
+        (["reconstruct", run, "nosuch", "--out", out], "there is no nosuch"),
+        (["reconstruct", run, "digits", "--out", taken], "is not empty"),
+        (["calibrate", run, "digit"], "did you mean `digits`?"),
+        (["likelihood", run, place / "bad.yaml"], "a file of an unknown kind"),
+        (["tune", run, "--budget", "soon"], "--budget"),
+        (["report", run, "--out", "page.txt"], "ends in .html"),
+        (["evaluate", place / "nothing", "digits"], "no model folder"),
+        (["evaluate", run, "digits", "--pairs", "x.jpg"], "ends in .png"),
+        (["sweep", run, "digits", "--out", out, "--steps", "few"], "give integers"),
+        (["sweep", run, "digits", "--out", out, "--methods", "heum"], "did you mean heun?"),
+        (["sweep", run, "digits", "--out", out, "--spacings", "even"], "--spacings even"),
+        (["features", "learn", "digits", "--out", out], "the one thing to do is train"),
+        (["import", place / "nothing", "--out", taken], "is not empty"),
+        (["import", place / "nothing", "--out", out, "--config", place / "none.yml"], "there is no configuration"),
+        (["doctor", run, "nosuch"], "there is no nosuch"),
+        (["demo", "--out", taken], "is not empty"),
+        (["demo", "--n", "2"], "at least 3 samples"),
+        (["train", "nosuch", "--out", out], "there is no nosuch"),
+        (["train", "digits", "--out", taken], "is not empty"),
+        (["train", "digits", "--out", out, "--preset", "digit"], "did you mean digits?"),
+        (["train", "digits", "--out", out, "--schedule", "cosin"], "did you mean cosine?"),
+        (["train", "digits", "--out", out, "--steps", "0"], "steps=0"),
+        (["train", "digits", "--out", out, "--config", place / "bad.yaml"], "is not YAML"),
+        (["train", "digits", "--out", out, "--config", place / "typo.yaml"], "did you mean 'steps'?"),
+        (["train", "digits", "--out", out, "--init-from", place / "nothing"], "no model folder"),
+        (["distill", place / "nothing", "--out", out], "no model folder"),
+        (["distill", run, "--out", out, "--budget", "soon"], "--budget"),
+        (["distill", run, "--out", out, "--batch-size", "0"], "batch_size=0"),
+    ]
+
+
+def test_a_refusal_waits_for_no_torch(refusals):
+    """Of all that can be told from names, numbers and folders alone; each in one line."""
+    found = answers([words for words, _ in refusals], ["torch"])
+    for (words, said), (code, heavy, _, text) in zip(refusals, found, strict=False):
+        assert (code, heavy, text.count("\n")) == (2, [], 1), (words, text)
+        assert said in text, words
+    assert len(found) == len(refusals)

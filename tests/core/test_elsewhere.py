@@ -1,5 +1,6 @@
 """Names of methods in other libraries: each makes the same step as the method of ours that it stands for."""
 
+import inspect
 import itertools
 import re
 from pathlib import Path
@@ -10,9 +11,13 @@ import torch
 
 import leapstep
 from cases import MIXTURE, silent, time
+from leapstep.core import names
+from leapstep.core.spacing import SPACINGS
 from leapstep.core.transitions import ELSEWHERE, OTHERS, ours
 from leapstep.evaluation.sweep import plan
 from leapstep.inference.spec import SamplingSpec
+from leapstep.models import folder
+from leapstep.networks import NETWORKS
 
 F64 = torch.float64
 PROCESS = leapstep.cosine()._replace(timesteps=None)
@@ -284,3 +289,16 @@ def test_ipndm_is_of_order_one_where_the_lengths_of_steps_jump():
         *_, last = leapstep.trajectory(diffusion, size[:1, None], path, "ipndm", silent)
         misses.append((last.x - size[-1]).abs().item())
     assert all(a / b == pytest.approx(2, rel=0.15) for a, b in itertools.pairwise(misses))
+
+
+def test_the_names_that_need_no_torch_are_those_of_the_tables():
+    """Methods with their options and defaults (but for those of a calibration), spacings and networks."""
+    for name, method in leapstep.TRANSITIONS.items():
+        parameters = inspect.signature(method.make).parameters.values()
+        options = {p.name: p.default for p in parameters if p.name not in ("spread", "last_std")}
+        assert {key: (type(value), value) for key, value in options.items()} == {
+            key: (type(value), value) for key, value in names.METHODS[name].items()
+        }
+    assert list(leapstep.TRANSITIONS) == list(names.METHODS)
+    assert tuple(SPACINGS) == names.SPACINGS
+    assert tuple(NETWORKS) == folder.KINDS

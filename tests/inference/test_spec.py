@@ -130,7 +130,7 @@ def test_a_list_of_times_stands_for_steps_and_spacing(model):
         ({"options": {"variance": "optimal"}}, "run leapstep calibrate"),
         ({"options": {"eta": 2}}, "eta=2.0: must lie between 0"),
         ({"steps": 41}, "steps=41: the network was trained on 40 levels"),
-        ({"steps": 0}, "steps=0: at least 1"),
+        ({"steps": 0}, "steps=0: give an integer, at least 1"),
         ({"steps": 2.5}, "steps=2.5: give an integer"),
         ({"steps": 1, "spacing": "leading"}, "spacing=leading: a single step .* use trailing"),
         ({"spacing": "traling"}, r"spacing=traling: did you mean trailing\?"),

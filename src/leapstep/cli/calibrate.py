@@ -33,6 +33,7 @@ def command(
 
     With it the data's mean and covariance, for --start gaussian, which cost no call of the network.
     """
+    options.check_data(data)
     from leapstep.files import folders
     from leapstep.inference.calibration import calibrate, levels, moments
     from leapstep.inference.provenance import versions

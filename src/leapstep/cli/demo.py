@@ -39,6 +39,9 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
 ) -> dict[str, Any]:
     """Train on 8x8 digits with their labels, sample the same weights in 1000, 20, 10 and 3 steps, and compare."""
+    if n < 3:
+        raise ValueError(f"--n {n}: a distance between distributions with its interval needs at least 3 samples")
+    options.check_free(out, overwrite, RESULTS)
     import numpy as np
 
     from leapstep import files
@@ -51,8 +54,6 @@ def command(
     from leapstep.training.configuration import configure
     from leapstep.training.run import train
 
-    if n < 3:
-        raise ValueError(f"--n {n}: a distance between distributions with its interval needs at least 3 samples")
     settings = {"seed": seed, "labels": True} | ({} if train_steps is None else {"steps": train_steps})
     config = configure(settings, "digits")  # raises before anything is removed
     options.claim(out, overwrite, RESULTS, {"demo": []})

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from leapstep.cli import configured, options
-from leapstep.training.configuration import DistillationConfig
+from leapstep.models import opening
+from leapstep.training.configuration import DistillationConfig, check_each
 
 EXAMPLES = """**Examples**
 
@@ -47,6 +48,9 @@ def command(
     **settings: Any,
 ) -> dict[str, Any]:
     """Distil a model into students that draw a sample in one to four calls, without data."""
+    opening.check(teacher)
+    check_each(DistillationConfig, settings)
+    seconds = None if budget is None else options.budget(budget)
     from leapstep.training.distillation import distill, place
 
     numbers = calls or [1, 2, 4]
@@ -55,7 +59,7 @@ def command(
         out,
         numbers,
         condition=condition,
-        budget=None if budget is None else options.budget(budget),
+        budget=seconds,
         resume=resume,
         overwrite=overwrite,
         device=device,

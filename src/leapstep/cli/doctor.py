@@ -12,6 +12,7 @@ import typer
 
 from leapstep import files, plugin
 from leapstep.cli import options, parsing
+from leapstep.models import opening
 from leapstep.progress import progress_bar
 from leapstep.text import duration
 
@@ -87,16 +88,20 @@ def command(
 
     Exit code: 0 with a verdict, 3 where it contradicts what was assumed or what the folder says, 2 for mistakes.
     """
+    options.check_data(data)
+    options.check_device(device)
+    is_file = bool(plugin.parts(model)[1])
+    if not is_file:
+        opening.check(model)
+    limits = {"n": n, "seed": seed, "budget": budget and options.budget(budget)}
+    _claim({"--html": (html, ".html"), "--out": (out, ".json"), "--save": (save, ".json")})
     from leapstep.doctor import assumptions, open_case
     from leapstep.views import plots
     from leapstep.views.doctor import page
 
     assumed = assumptions.parsed(assume or [])
-    limits = {"n": n, "seed": seed, "budget": budget and options.budget(budget)}
-    _claim({"--html": (html, ".html"), "--out": (out, ".json"), "--save": (save, ".json")})
     if html is not None:
         plots.require()
-    is_file = bool(plugin.parts(model)[1])
     target = None if device is None and is_file else options.device(device)
     beside = {"condition": condition, "label_argument": label_argument, "counts": counts}
     tell = functools.partial(typer.echo, err=True)

@@ -10,6 +10,7 @@ import typer
 
 from leapstep import files
 from leapstep.cli import measuring, options
+from leapstep.models import folder
 
 EXAMPLES = """**Examples**
 
@@ -48,11 +49,11 @@ Pairs = Annotated[
 ]
 
 
-@functools.partial(options.on_model, argument="samples", annotation=Samples)
+@functools.partial(options.on_model, argument="samples", annotation=Samples, or_samples=True)
 @options.sampling("first", shown=measuring.DRAWN, n=1000, batch_size=250)
 def command(
     samples: options.Source,
-    spec: options.Spec,
+    stated: options.Spec,
     data: measuring.DataSource = None,
     split: options.Split = None,
     features: measuring.FeatureSpace = "pixels",
@@ -67,20 +68,22 @@ def command(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
 ) -> dict[str, Any]:
     """Measure samples against real data: distances, precision and recall, with intervals; and look for copies."""
-    from leapstep.evaluation.evaluate import evaluate
-    from leapstep.evaluation.yardstick import Measure
-    from leapstep.models.checkpoint import is_model
-    from leapstep.views import tables
-
+    drawn = Path(samples.name).exists() and not folder.is_model(samples.name)
+    if not drawn:
+        samples.checked()
+    options.check_data(data)
     if pairs is not None and pairs.suffix.lower() != ".png":
         raise ValueError(f"--pairs {pairs}: pictures are written as PNG, pass a name that ends in .png")
     for path in filter(None, (out, pairs)):
         options.claim_file(path, overwrite)
-    drawn = Path(samples.name).exists() and not is_model(samples.name)
+    from leapstep.evaluation.evaluate import evaluate
+    from leapstep.evaluation.yardstick import Measure
+    from leapstep.views import tables
+
     result = evaluate(
         samples.name if drawn else samples.open(),
         data,
-        spec,
+        stated.made(),
         Measure(features, weights, metrics, k, resamples),
         split=split,
         train_split=train_split,

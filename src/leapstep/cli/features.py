@@ -56,11 +56,13 @@ def command(
     the network learns by how much. The accuracy is that on the test split, or on a tenth that is held out where there
     is none; and damaged copies of these pictures show what the space sees.
     """
+    if action != "train":
+        raise ValueError(f"features {action}: the one thing to do is train, as in leapstep features train digits")
+    options.check_device(device)
+    options.check_data(data)
     from leapstep.data.readers import read
     from leapstep.evaluation import features
 
-    if action != "train":
-        raise ValueError(f"features {action}: the one thing to do is train, as in leapstep features train digits")
     place = options.device(device)
     options.claim(out, overwrite, features.RESULTS, None)
     held = read(data, size=size)

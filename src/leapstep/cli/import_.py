@@ -49,15 +49,18 @@ def command(
     """Turn a checkpoint of another project into a run folder, and say what was concluded from what."""
     import dataclasses
 
-    from leapstep.models import checkpoint
-    from leapstep.models import importers as foreign
+    from leapstep.models import folder
 
     given = _file(config) if config else {}
     names = [_set(given, text) for text in setting or []]
+    options.check_free(out, overwrite, folder.IMPORTED)
+    from leapstep.models import checkpoint
+    from leapstep.models import importers as foreign
+
     model, evidence = foreign.load(file, form, given, names)
     record = {"imported": {"file": file.name, "sha256": _digest(file), "evidence": list(evidence)}}
     model = dataclasses.replace(model, details={**model.details, **record})
-    options.claim(out, overwrite, checkpoint.IMPORTED, record)
+    options.claim(out, overwrite, folder.IMPORTED, record)
     checkpoint.save(model, out)
     for line in evidence:
         typer.echo(line)

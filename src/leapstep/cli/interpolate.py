@@ -43,7 +43,7 @@ RESULTS = folders.Kind(
 def command(
     model: options.Source,
     out: Annotated[Path, typer.Option(help="The folder to make, with an image, an animation and a manifest.")],
-    spec: options.Spec,
+    stated: options.Spec,
     seeds: Annotated[
         list[int] | None, typer.Option(metavar=NUMBERS, help="Two or four seeds, whose first samples are the ends.")
     ] = None,
@@ -59,6 +59,11 @@ def command(
     no_preview: options.NoPreview = False,
 ) -> dict[str, Any]:
     """Show what lies between two samples or pictures, or among four, on the arcs between their latents."""
+    options.check_free(out, overwrite, RESULTS)
+    if seeds and images:
+        raise ValueError("--seeds and --images exclude each other: the ends are of one kind")
+    if len(seeds or []) + len(images or []) not in (2, 4):
+        raise ValueError("name two or four ends, as --seeds 3 7 or as --images A.png B.png")
     from leapstep.data.pictures import ffmpeg
     from leapstep.inference.encoding import checked_between, interpolate
     from leapstep.inference.engine import values
@@ -66,16 +71,12 @@ def command(
     from leapstep.views.encoding import write_frames
 
     loaded = model.open()
-    if seeds and images:
-        raise ValueError("--seeds and --images exclude each other: the ends are of one kind")
-    if len(seeds or []) + len(images or []) not in (2, 4):
-        raise ValueError("name two or four ends, as --seeds 3 7 or as --images A.png B.png")
     if mp4 and not loaded.is_pictures:
         raise ValueError("--mp4: this model's samples are not pictures, leave it out")
     if mp4:
         ffmpeg()
     ends = _pictures(loaded, images) if images else seeds or []
-    spec = checked_between(loaded, spec, ends, frames, path)
+    spec = checked_between(loaded, stated.made(), ends, frames, path)
     manifest = provenance(loaded, spec, source=model.name) | {
         "interpolation": path,
         "seeds": seeds or [],

@@ -46,6 +46,7 @@ def command(
     condition: options.DataCondition = None,
 ) -> dict[str, Any]:
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
+    options.check_data(data)
     from leapstep.inference.likelihood import Likelihood
     from leapstep.inference.spec import SamplingSpec
     from leapstep.models.data import evenly, parts_of

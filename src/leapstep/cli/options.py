@@ -18,31 +18,43 @@ import typer
 
 from leapstep.cli.completion import model_folders
 from leapstep.cli.parsing import NUMBERS, SETTINGS
+from leapstep.core import names
 from leapstep.files import folders
-from leapstep.text import acting, seconds
+from leapstep.inference import fields
+from leapstep.models import opening
+from leapstep.text import acting, allowed, seconds
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
+    from leapstep.inference.spec import SamplingSpec
     from leapstep.models.model import Model
 
 T = TypeVar("T")
 
-METHODS = (
-    "ddim | ddpm | dpmpp_2m | dpmpp_3m | unipc | deis | ipndm | dpmpp_2s | dpm_2 | heun | rk4 | rk23 | rk45 | pf_euler"
-    " | sde_dpmpp_2m | euler_maruyama | edm | pc | fitted | auto"
-)
-"""The names of all methods: a test compares them with the table, which is not imported for a --help."""
+METHODS = " | ".join((*names.METHODS, fields.FITTED, fields.AUTO))
+"""The names of all methods."""
 
 ELSEWHERE = "or its name in k-diffusion, ComfyUI or diffusers, such as euler_ancestral"
 METHODS_HELP = f"{METHODS}; {ELSEWHERE}."
 NAMED_METHODS = f"{METHODS.removesuffix(' | auto')}; {ELSEWHERE}"
 
 
+DEVICES = ("cpu", "cuda", "mps")
+"""The kinds of devices that a network can be on."""
+
+
+def check_device(name: str | None) -> None:
+    """Make sure that a device of that name may be somewhere. Raises ValueError where there can be none."""
+    if name is not None and name.partition(":")[0] not in DEVICES:
+        raise ValueError(f"--device {name}: {allowed(name, DEVICES)}")
+
+
 def device(name: str | None) -> torch.device:
     """The device of that name, or the best there is."""
+    check_device(name)
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -83,7 +95,7 @@ DataCondition = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu | cuda | mps; default: the best available.")]
-SPACINGS = "trailing | leading | linspace | quad | log_snr | karras"
+SPACINGS = " | ".join(names.SPACINGS)
 SPACING_DEFAULT = "what the model says, or else trailing; trailing for rk23 and rk45"
 OwnSpacing = Annotated[str | None, typer.Option(help=f"{SPACINGS}; default: {SPACING_DEFAULT}.")]
 Settings = Annotated[
@@ -123,19 +135,26 @@ class Source:
         convention = [] if self.convention is None else ["--convention", str(self.convention)]
         return convention + ([] if self.shape is None else ["--shape", ",".join(map(str, self.shape))])
 
+    def checked(self) -> Source:
+        """The same, once it is clear that there may be such a model; see `leapstep.models.opening.check`."""
+        check_device(self.device)
+        opening.check(self.name, self.convention, self.shape)
+        return self
+
     def open(self) -> Model:
         """The model, on its device. Raises ValueError for what `leapstep.models.opening.open_model` refuses."""
-        from leapstep.models.opening import open_model
-
-        return open_model(self.name, convention=self.convention, shape=self.shape, device=device(self.device))
+        return opening.open_model(self.name, convention=self.convention, shape=self.shape, device=device(self.device))
 
 
-def on_model(command: Callable[..., T], argument: str = "model", annotation: Any = ModelSource) -> Callable[..., T]:
+def on_model(
+    command: Callable[..., T], argument: str = "model", annotation: Any = ModelSource, or_samples: bool = False
+) -> Callable[..., T]:
     """Give a command, in place of an argument that is a `Source`, the words that name a model.
 
     Arguments:
         argument: its name.
         annotation: of the first of these words.
+        or_samples: whether it may name samples instead, so that it is not looked at before the command does.
     """
     keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
     more = [
@@ -144,7 +163,12 @@ def on_model(command: Callable[..., T], argument: str = "model", annotation: Any
         keyword("device", default=None, annotation=Device),
     ]
     name = keyword(argument, annotation=annotation)
-    return _composed(command, argument, [name], lambda asked: Source(asked.pop(argument), **asked), more)
+
+    def source(asked: dict[str, Any]) -> Source:
+        model = Source(asked.pop(argument), **asked)
+        return model if or_samples else model.checked()
+
+    return _composed(command, argument, [name], source, more)
 
 
 # --- the specification of samples ----------------------------------------------------------------------------------
@@ -215,18 +239,28 @@ DEFAULTS = {
 OF_A_SOLVER = ("method", "steps", "spacing", "start", "labels", "conditions", "guidance", "rescale")
 """Fields of a specification by which a fitted solver is found."""
 
-if TYPE_CHECKING:
-    from leapstep.inference.spec import SamplingSpec
 
-    Spec = SamplingSpec
-else:
-    Spec = Any  # torch is not imported for a --help
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A specification as the command line states it.
+
+    Attributes:
+        fields: of a `SamplingSpec`, those that are stated.
+    """
+
+    fields: Mapping[str, Any]
+
+    def made(self) -> SamplingSpec:
+        """The specification."""
+        from leapstep.inference.spec import SamplingSpec
+
+        return SamplingSpec(**self.fields)
 
 
 def sampling(
     *without: str, shown: Mapping[str, str] | None = None, **defaults: Any
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Give a command, in place of its argument `spec`, the options that make a specification.
+    """Give a command, in place of its argument `stated`, the options that make a specification.
 
     Arguments:
         without: the names of options that the command does not have.
@@ -237,7 +271,7 @@ def sampling(
 
     taken = [name for name in SAMPLING if name not in without]
     parameters = [_parameter(name, texts.get(name)) for name in taken]
-    return lambda command: _composed(command, "spec", parameters, lambda asked: specification(asked, defaults))
+    return lambda command: _composed(command, "stated", parameters, lambda asked: specification(asked, defaults))
 
 
 def _composed(
@@ -285,29 +319,31 @@ def specification(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Spec
     Arguments:
         defaults: fields that are not as in `SamplingSpec` where nothing else is asked for.
     Raises:
-        ValueError: --spec is no specification, or an option of the method is given twice, or not as NAME=VALUE.
+        ValueError: --spec is no specification; an option of the method is given twice, or not as NAME=VALUE; or what
+            `leapstep.inference.fields.check` raises.
     """
-    from leapstep.inference.spec import SamplingSpec
-
-    fields = {FIELDS.get(name, name): value for name, value in asked.items() if value is not None}
-    path = fields.pop("spec", None)
-    spec = SamplingSpec(**defaults) if path is None else SamplingSpec.read(path)
-    options: dict[str, Any] = {name: fields.pop(name) for name in ("eta", "variance") if name in fields}
-    for setting in fields.pop("options", ()):
+    given = {FIELDS.get(name, name): value for name, value in asked.items() if value is not None}
+    path = given.pop("spec", None)
+    stated = dict(defaults) if path is None else fields.read(path)
+    before = fields.usual() | stated
+    options: dict[str, Any] = {name: given.pop(name) for name in ("eta", "variance") if name in given}
+    for setting in given.pop("options", ()):
         name, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: write it as NAME=VALUE")
         if name in options:
             raise ValueError(f"{name} is given twice, as {options[name]} and as {text}: choose one")
         options[name] = text
-    kept = spec.options if fields.get("method", spec.method) == spec.method else {}
-    if spec.method == "fitted" and not fields.keys().isdisjoint(OF_A_SOLVER):
-        fields["times"] = None
-    elif "steps" in fields or "spacing" in fields:
-        fields["times"] = None
-        if spec.times is not None and "steps" not in fields:
-            fields["steps"] = None
-    return dataclasses.replace(spec, options={**kept, **options}, **fields)
+    kept = before["options"] if given.get("method", before["method"]) == before["method"] else {}
+    if before["method"] == fields.FITTED and not given.keys().isdisjoint(OF_A_SOLVER):
+        given["times"] = None
+    elif "steps" in given or "spacing" in given:
+        given["times"] = None
+        if before["times"] is not None and "steps" not in given:
+            given["steps"] = None
+    stated |= {**given, "options": {**kept, **options}}
+    fields.check(before | stated)
+    return Spec(stated)
 
 
 def message(error: Exception) -> str:
@@ -344,6 +380,19 @@ def claim(out: Path, overwrite: bool, kind: folders.Kind, record: Mapping[str, A
     """
     hold(out)
     folders.begin(out, overwrite, kind, record)
+
+
+def check_free(out: Path, overwrite: bool, kind: folders.Kind) -> None:
+    """Make sure, before a model is opened, that results may be written into a folder; see `folders.check_free`."""
+    folders.check_free(out, overwrite, kind)
+
+
+def check_data(source: str | None) -> None:
+    """Make sure, before a model is opened, that there may be such data; see `leapstep.data.readers.check_source`."""
+    from leapstep.data.readers import check_source
+
+    if source is not None:
+        check_source(source)
 
 
 def claim_file(path: Path, overwrite: bool) -> None:

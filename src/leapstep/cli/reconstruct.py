@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from leapstep.inference.encoding import Reconstruction
+    from leapstep.inference.spec import SamplingSpec
     from leapstep.models.model import Model
 
 EXAMPLES = """**Examples**
@@ -44,7 +45,7 @@ def command(
     model: options.Source,
     data: Annotated[str, typer.Argument(help="The data to encode: `digits`, a folder, a file, a name on the Hub.")],
     out: Annotated[Path, typer.Option(help="The folder to make, with results and an image.")],
-    spec: options.Spec,
+    stated: options.Spec,
     steps: Annotated[
         list[int] | None,
         typer.Option(
@@ -59,13 +60,15 @@ def command(
 
     Its --n samples are evenly chosen from the data; each keeps its own label.
     """
+    options.check_free(out, overwrite, RESULTS)
+    options.check_data(data)
     from leapstep.inference.encoding import check_reversible, step_counts, unit
     from leapstep.inference.methods import METHODS
     from leapstep.inference.provenance import provenance
     from leapstep.models.data import evenly, parts_of
     from leapstep.views.encoding import write_reconstructions
 
-    loaded = model.open()
+    loaded, spec = model.open(), stated.made()
     adaptive = spec.method in METHODS and spec.entry.calls == 0
     asked = steps or ([1] if adaptive else list(PAPER))
     counts = step_counts(loaded, asked)
@@ -99,7 +102,7 @@ def command(
 
 
 def _reconstruct(
-    model: Model, spec: options.Spec, x0: Tensor, condition: dict[str, Tensor], exact: bool
+    model: Model, spec: SamplingSpec, x0: Tensor, condition: dict[str, Tensor], exact: bool
 ) -> Reconstruction:
     """Encode and decode with a progress bar."""
     from leapstep.inference.encoding import reconstruct

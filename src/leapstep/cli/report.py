@@ -24,7 +24,7 @@ EXAMPLES = """**Examples**
 def command(
     model: options.Source,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")],
-    spec: options.Spec,
+    stated: options.Spec,
     data: Annotated[
         str | None,
         typer.Option(
@@ -48,17 +48,19 @@ def command(
 
     The page is a single file that needs no network: pictures, sliders and the commands that repeat each figure.
     """
-    from leapstep.views import plots
-    from leapstep.views.report import rendering, report
-
-    plots.require()
-    rendering.require()
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out}: name a file that ends in .html")
     if out.is_dir():
         raise ValueError(f"{out} is a folder: name a file")
     options.claim_file(out, overwrite)
-    seconds, loaded = options.budget(budget), model.open()
+    options.check_data(data)
+    seconds = options.budget(budget)
+    from leapstep.views import plots
+    from leapstep.views.report import rendering, report
+
+    plots.require()
+    rendering.require()
+    loaded, spec = model.open(), stated.made()
     named: Any = {"source": model.name, "opening": model.opening, "sweep": sweep, "tell": measuring.tell}
     made = report(loaded, data, spec, n=n, out=out, budget=seconds, **named)
     typer.echo(f"{made.verdict}\nwritten: {out}")

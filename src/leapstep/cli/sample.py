@@ -32,7 +32,7 @@ EXAMPLES = """**Examples**
 def command(
     model: options.Source,
     out: Annotated[Path, typer.Option(help="The folder to make, with images, a grid and a manifest.")],
-    spec: options.Spec,
+    stated: options.Spec,
     format: Annotated[str | None, typer.Option(help="png (default for images) | npz")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue where this command was stopped; start if the folder is empty.")
@@ -41,9 +41,12 @@ def command(
     no_preview: options.NoPreview = False,
 ) -> dict[str, Any]:
     """Draw samples of a trained model, in as few network calls as you like."""
+    from leapstep.inference.store import check_place
+
+    check_place(out, resume, overwrite)
     from leapstep.inference.writing import GRID, first_samples, write_samples
 
-    loaded = model.open()
+    loaded, spec = model.open(), stated.made()
     manifest = write_samples(loaded, spec, out, format=format, source=model.name, resume=resume, overwrite=overwrite)
     shown = first_samples(out, min(spec.n, GRID)) if loaded.is_pictures else None
     if shown is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leapstep.cli import measuring, options
+from leapstep.inference import fields
 from leapstep.text import acting, counted, duration
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ EXAMPLES = """**Examples**
 def command(
     model: options.Source,
     out: Annotated[Path, typer.Option(help="The folder of the results, in which a stopped sweep continues.")],
-    spec: options.Spec,
+    stated: options.Spec,
     data: measuring.DataSource = None,
     methods: Annotated[
         list[str] | None,
@@ -57,10 +58,7 @@ def command(
     ] = None,
     spacings: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME ...",
-            help="trailing | leading | linspace | quad | log_snr | karras; default: the model's own, else trailing.",
-        ),
+        typer.Option(metavar="NAME ...", help=f"{options.SPACINGS}; default: the model's own, else trailing."),
     ] = None,
     split: options.Split = None,
     features: measuring.FeatureSpace = "pixels",
@@ -72,13 +70,15 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Measure samples for many methods, noises and steps: the table of the DDIM paper for your model."""
+    columns = _integers(steps)
+    fields.check_methods("methods", methods or ())
+    fields.check_spacings("spacings", spacings or ())
+    options.check_data(data)
     from leapstep.evaluation.sweep import Run, left_out, plan
     from leapstep.evaluation.yardstick import Measure
 
-    loaded = model.open()
-    columns = _integers(steps)
-    specs = plan(loaded, spec, methods=methods, etas=etas, steps=columns, spacings=spacings)
-    measure = Measure(features, weights, metrics, k, resamples)
+    loaded, measure = model.open(), Measure(features, weights, metrics, k, resamples)
+    specs = plan(loaded, stated.made(), methods=methods, etas=etas, steps=columns, spacings=spacings)
     run = Run(loaded, data, specs, measure, metric=metric, split=split, source=model.name, tell=measuring.tell)
     if line := left_out(loaded, columns):
         measuring.tell(line)

@@ -43,7 +43,7 @@ def command(
     out: Annotated[
         Path, typer.Option(help="The folder to make, with two images, a manifest, and animations on request.")
     ],
-    spec: options.Spec,
+    stated: options.Spec,
     consistency: Annotated[
         list[int] | None,
         typer.Option(
@@ -57,6 +57,7 @@ def command(
     no_preview: options.NoPreview = False,
 ) -> dict[str, Any]:
     """Show a sample's way from noise to data, and the same start noise at different numbers of steps."""
+    options.check_free(out, overwrite, RESULTS)
     from leapstep.data.pictures import ffmpeg
     from leapstep.inference.encoding import squared_error, step_counts, unit
     from leapstep.inference.engine import values
@@ -65,7 +66,7 @@ def command(
     from leapstep.views.trajectory import write_by_steps, write_film, write_trace
 
     loaded = model.open()
-    spec = spec.checked(loaded, adaptive_steps=20)
+    spec = stated.made().checked(loaded, adaptive_steps=20)
     asked = consistency or spec.fitted_steps(loaded) or CONSISTENCY
     counts = step_counts(loaded, asked)
     compared = dataclasses.replace(spec, n=max(spec.n, LEAST), batch_size=max(spec.n, LEAST))

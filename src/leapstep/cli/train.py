@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from leapstep.cli import configured
-from leapstep.training.configuration import CPU_PRESET, GPU_PRESET, PRESETS, TrainingConfig
+from leapstep.cli import configured, options
+from leapstep.models import folder, opening
+from leapstep.training.configuration import CPU_PRESET, GPU_PRESET, PRESETS, TrainingConfig, check_each
 
 EXAMPLES = """**Examples**
 
@@ -69,6 +70,12 @@ def command(
     **settings: Any,
 ) -> dict[str, Any]:
     """Train a denoising network and leave a run folder that leapstep and diffusers can open."""
+    if not resume:
+        options.check_free(out, overwrite, folder.RUN)
+    options.check_data(data)
+    if init_from is not None:
+        opening.check(init_from)
+    check_each(TrainingConfig, settings, preset, config)
     from leapstep.training.run import train
 
     model = train(

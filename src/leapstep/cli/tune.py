@@ -39,7 +39,7 @@ EXAMPLES = """**Examples**
 )
 def command(
     model: options.Source,
-    spec: options.Spec,
+    stated: options.Spec,
     calls: Annotated[
         list[int] | None, typer.Option(metavar=NUMBERS, help="Network calls a sample; default: 2 3 4 5 6 8 10.")
     ] = None,
@@ -68,12 +68,13 @@ def command(
 
     No data and no training are needed. What was stopped goes on with what is missing.
     """
+    seconds = None if budget is None else options.budget(budget)
+    options.check_data(data)
     from leapstep.files import folders
     from leapstep.inference import tuning
     from leapstep.inference.calibration import moments
     from leapstep.models.data import parts_of
 
-    seconds = None if budget is None else options.budget(budget)
     loaded, path = tuning.place(model.open(), model.name, model.convention, out)
     options.hold(path.parent)
     folders.tidy(path.parent)
@@ -83,7 +84,7 @@ def command(
         laws, _ = moments(loaded, samples, labels)
         law = (f"{data} ({split})", laws.each or laws.whole)
     plan = tuning.Plan(tuple(calls or tuning.CALLS), noises, teacher_steps, start, seconds)
-    run = tuning.Run(loaded, spec, plan, law, overwrite=overwrite)
+    run = tuning.Run(loaded, stated.made(), plan, law, overwrite=overwrite)
     run.check_price()
     if not run.missing:
         typer.echo(f"all of these solvers are there: {path}")
@@ -92,7 +93,7 @@ def command(
     named = [str(out)] if out is not None else [model.name, *model.opening]
     words = ["leapstep", "sample", *named, "--method", "fitted", "--steps", str(found[len(found) // 2])]
     words += [] if run.spec.guidance == 1 else ["--guidance", f"{run.spec.guidance:g}", "--label", _label(run)]
-    words += [] if spec.conditions is None else ["--condition", spec.conditions]
+    words += [] if run.spec.conditions is None else ["--condition", run.spec.conditions]
     typer.echo(f"written: {path}\nnow: {shlex.join([*words, '--out', 'samples'])}")
     return {"out": path, **run.tuning._asdict(), "solvers": [solver._asdict() for solver in run.tuning.solvers]}
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from leapstep.text import one_line
 
@@ -20,7 +18,9 @@ def name_of(value: Any) -> str:
 
 def shown(value: Any, most: int = 100) -> str:
     """A value in a few words: a tensor or a table as its type and shape, a function by name, all else cut to `most`."""
-    if isinstance(value, Tensor | np.ndarray):
+    import torch
+
+    if isinstance(value, torch.Tensor | np.ndarray):
         if np.prod(value.shape) == 1 and not getattr(value, "is_meta", False):
             return f"{value.item():.6g}"
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

@@ -26,6 +26,7 @@ from leapstep.core import finite
 from leapstep.core.arguments import warn_of_training
 from leapstep.core.denoiser import Counted, Diffusible, Diffusion, as_diffusion, as_diffusions
 from leapstep.core.gaussian import Gaussian
+from leapstep.core.names import STARTS as STARTS
 from leapstep.core.noise import Noise
 from leapstep.core.printing import summary
 from leapstep.core.process import Process, as_time, where
@@ -116,15 +117,6 @@ def trajectory(
         return f"after step {step} of {len(times) - 1}, from t = {t:.4g} to {s:.4g}"
 
     finite.warn_broken(sums, "samples", ends)
-
-
-STARTS = ("marginal", "unit", "gaussian")
-"""From what samples begin at the first time, of standard normal noise eps.
-
-marginal: alpha origin + sigma eps, which has the law of x_t there but for what little signal is left; or, where the
-origin is a `Gaussian`, x_t of its flow from pure noise. unit: eps itself, as in pipelines of diffusers, also where the
-first time is below 1. gaussian: as marginal, for an origin that is a `Gaussian`, whose flow takes the first steps too,
-without a call; see `path_of`."""
 
 
 def path_of(

@@ -4,14 +4,17 @@ For pictures, uint8 [n, c, h, w], shift and scale are 127.5, so that x lies in [
 mean and the standard deviation over all values.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from leapstep.core.printing import summary
+
+if TYPE_CHECKING:  # the command line looks for data before it has waited for torch
+    from torch import Tensor
 
 Array = npt.NDArray[Any]
 
@@ -36,12 +39,16 @@ class Scaling(NamedTuple):
 
     def to_model(self, values: Array) -> Tensor:
         """Map values of any shape to model space, float32."""
+        import torch
+
         exact = np.float32 if values.dtype == np.uint8 else np.float64  # float32 holds every pixel, and is faster
         wide: npt.NDArray[np.floating[Any]] = values.astype(exact)
         return torch.from_numpy((wide - self._offset) / self.scale).to(torch.float32)
 
     def to_values(self, x: Tensor) -> Array:
         """Map model space to values of the same shape, float64."""
+        import torch
+
         wide: npt.NDArray[np.float64] = x.detach().to("cpu", torch.float64).numpy()
         values: Array = wide * self.scale + self._offset
         return values

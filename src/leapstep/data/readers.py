@@ -89,6 +89,15 @@ def read_picture(path: str | Path, size: int | None = None, channels: int | None
     return result.pixels
 
 
+def check_source(source: str) -> None:
+    """Make sure, before the work, that there is a source, or that its name can be one on the Hub.
+
+    Raises:
+        ValueError: there is no such file or folder, or it is of an unknown kind.
+    """
+    _kind(source)
+
+
 def is_array(source: str) -> bool:
     """Whether a source is a file of arrays. Raises ValueError if there is no such source."""
     return _kind(source) in (".npy", ".npz")

@@ -18,13 +18,14 @@ import torch
 
 from leapstep import files
 from leapstep.core.finite import NotFinite
-from leapstep.core.transitions import ours, refusal
+from leapstep.core.transitions import ours
 from leapstep.evaluation import results
 from leapstep.evaluation.cells import Cell, advice, as_json
 from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
 from leapstep.files import folders
+from leapstep.inference import fields
 from leapstep.inference.methods import METHODS as KNOWN
 from leapstep.inference.provenance import versions
 from leapstep.inference.spec import SamplingSpec, SpecError
@@ -136,13 +137,12 @@ def plan(
     """
     if model.steps is not None:
         methods, etas, steps = methods or ["ddim"], etas or [0], steps or [model.steps]
+    fields.check_methods("methods", methods or ())
     named = [ours(name) for name in methods or METHODS]
     if etas and ("ddim", {}) not in named:
         raise SpecError("etas", ",".join(map(str, etas)), "are rows of ddim: name it among the methods")
     rows: list[dict[str, Any]] = []
     for method, options in named:
-        if method not in KNOWN:
-            raise SpecError("methods", method, refusal(method, KNOWN))
         if KNOWN[method].calls == 0:
             raise SpecError("methods", method, "it chooses its own steps: measure it with leapstep evaluate")
         several = method == "ddim" and not options

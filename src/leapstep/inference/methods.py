@@ -1,4 +1,4 @@
-"""The methods that a specification may name, their options, and what two of the names stand for with a model at hand.
+"""The methods that a specification may name, and what two of the names stand for with a model at hand.
 
 "fitted" is the solver that `leapstep tune` fitted to a model for a number of calls, "auto" the method that is known to
 be best for it. What is known of a model is in its `Model.tuned`.
@@ -6,94 +6,25 @@ be best for it. What is known of a model is in its `Model.tuned`.
 
 from __future__ import annotations
 
-import inspect
 import math
-import operator
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from leapstep.core.transitions import TRANSITIONS, Method
 from leapstep.core.transitions.fitted import fitted
+from leapstep.inference.fields import AUTO as AUTO
+from leapstep.inference.fields import SOLVER as SOLVER
+from leapstep.inference.fields import Option, SpecError
 from leapstep.models.model import Model
 from leapstep.models.tuned import ALL, Solver, Tuning
-from leapstep.text import near, one_line
-
-Option = int | float | str
+from leapstep.text import one_line
 
 METHODS = {**TRANSITIONS, "fitted": Method(fitted, 1, 1, True, "1 to 10 calls, after leapstep tune")}
 """Every method, by name: those that depend on times alone, and what was fitted to a model."""
 
-AUTO = "auto"
-"""The name that stands for the method that is known to be best for a model and a number of calls."""
-
-SOLVER = "solver"
-"""The option of "fitted" that tells which solver it is, see `Solver.short_sha256`."""
-
 THIRD_ORDER = 10
 """From how many calls on "auto" takes UniPC of order 3 for a model of which nothing is known: below it may be worse."""
-
-CALIBRATED = ("spread", "last_std")
-"""Options of methods that come from a model's calibration, and are never in a specification."""
-
-
-class SpecError(ValueError):
-    """A field of a specification that does not fit.
-
-    Attributes:
-        field: its name, for who knows it by another, such as an option of the command line.
-        value: what arrived.
-        problem: what is wrong with it, and what is allowed.
-    """
-
-    def __init__(self, field: str, value: object, problem: str) -> None:
-        super().__init__(f"{field}={one_line(str(value), 60)}: {problem}")
-        self.field, self.value, self.problem = field, value, problem
-
-
-# --- options -------------------------------------------------------------------------------------------------------
-
-
-def defaults(method: str) -> dict[str, Option]:
-    """The options of a method with their defaults, without those that come from a calibration or from a tuning."""
-    if method == "fitted":
-        return {SOLVER: ""}
-    parameters = inspect.signature(METHODS[method].make).parameters
-    return {name: parameter.default for name, parameter in parameters.items() if name not in CALIBRATED}
-
-
-def not_default(method: str, options: Mapping[str, Option]) -> dict[str, Option]:
-    """The options of a method that are not at their defaults, as the types that they have by default.
-
-    Raises:
-        ValueError: an option that the method does not have, or a value of another type.
-    """
-    known = defaults(method)
-    for name in options:
-        if name not in known:
-            listed = (
-                " and ".join(f"{key} (default {value})" for key, value in known.items() if value != "") or "no options"
-            )
-            meant = near(name, known)
-            guess = "" if meant is None else f": did you mean {meant}?"
-            raise ValueError(f"{name} does not apply to method {method}, which takes {listed}{guess}")
-    typed = {name: _typed(name, value, known[name]) for name, value in options.items()}
-    return {name: value for name, value in typed.items() if value != known[name]}
-
-
-def _typed(name: str, value: Option, default: Option) -> Option:
-    """A value of the type of an option's default; a text that stands for a number is read."""
-    kind = type(default)
-    if kind not in (int, float) or type(value) is kind:
-        return value
-    try:
-        number = float(value) if kind is float else int(value) if isinstance(value, str) else operator.index(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}={value}: give {'an integer' if kind is int else 'a number'}") from None
-    return number
-
-
-# --- what was found for a model ------------------------------------------------------------------------------------
 
 
 class Wanted(NamedTuple):

@@ -19,25 +19,25 @@ import torch
 from torch import Tensor
 
 from leapstep import files
+from leapstep.core import names
 from leapstep.core.calibration import Calibration
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.gaussian import Moments
+from leapstep.core.names import STARTS, ours
 from leapstep.core.printing import summary
-from leapstep.core.sampling import STARTS, path_of
-from leapstep.core.spacing import SPACINGS, times
-from leapstep.core.transitions import Method, Transition, ours, refusal
+from leapstep.core.sampling import path_of
+from leapstep.core.spacing import times
+from leapstep.core.transitions import Method, Transition
 from leapstep.files import reading
-from leapstep.inference import methods
-from leapstep.inference.methods import AUTO, METHODS, SOLVER, Option, not_default
-from leapstep.inference.methods import SpecError as SpecError
+from leapstep.inference import fields, methods
+from leapstep.inference.fields import AUTO, SOLVER, VERSION, Option, not_default
+from leapstep.inference.fields import SpecError as SpecError
+from leapstep.inference.methods import METHODS
 from leapstep.models.model import Model
 from leapstep.models.tuned import Solver
-from leapstep.text import allowed, counted, one_line
+from leapstep.text import allowed, counted
 
-VERSION = 1
-"""Of the JSON format."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in names.DTYPES}
 """What a network can compute in, by name."""
 
 LAST_STD = 2 / 255 * (math.pi / 2) ** 0.5
@@ -131,19 +131,7 @@ class SamplingSpec:
         Raises:
             ValueError: no object, another version, an unknown key, or a value of the wrong type or size.
         """
-        from leapstep.files.schema import checked
-        from leapstep.inference import schema
-
-        if not isinstance(value, Mapping):
-            raise ValueError(f"a specification is a JSON object, not a {type(value).__name__}")
-        if (version := value.get("version", VERSION)) != VERSION:
-            raise ValueError(f"version is {version!r}: this leapstep reads specifications of version {VERSION}")
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in value:
-            if name not in known and name != "version":
-                raise ValueError(f"unknown key {one_line(str(name), 60)!r}: {allowed(name, known)}")
-        checked(schema.SamplingSpec, value)
-        return cls(**{name: item for name, item in value.items() if name != "version"})
+        return cls(**fields.parsed(value))
 
     def save(self, path: str | Path) -> None:
         """Write it as a JSON file."""
@@ -157,13 +145,7 @@ class SamplingSpec:
             OSError: the file cannot be read.
             ValueError: it holds something else; the message begins with the path.
         """
-        value = reading.read_json(path)
-        if isinstance(value, Mapping) and "spec" in value:
-            value = value["spec"]
-        try:
-            return cls.from_json(value)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return cls(**fields.read(path))
 
     # --- against a model -------------------------------------------------------------------------------------------
 
@@ -184,22 +166,7 @@ class SamplingSpec:
         Raises:
             ValueError: what does not fit; a `SpecError` where it is a single field.
         """
-        if self.method not in (*METHODS, AUTO):
-            raise SpecError("method", self.method, refusal(self.method, (*METHODS, AUTO)))
-        if self.start not in STARTS:
-            raise SpecError("start", self.start, allowed(self.start, STARTS))
-        if self.dtype not in DTYPES:
-            raise SpecError("dtype", self.dtype, "use float32, bfloat16 or float64")
-        for name, least, most in (("seed", 0, 2**64 - 1), ("first", 0, None), ("n", 1, None), ("batch_size", 1, None)):
-            value = getattr(self, name)
-            if not _is_whole(value) or value < least or (most is not None and value > most):
-                limit = f"at least {least}" if most is None else f"an integer from {least} to 2^64 - 1"
-                raise SpecError(name, value, f"must be {limit}")
-        by_steps = self.method in (AUTO, "fitted") and self.steps is not None
-        if by_steps and (not _is_whole(self.steps) or operator.index(self.steps or 0) < 1):
-            raise SpecError("steps", self.steps, "give an integer, at least 1")
-        if self.guidance == 1 and self.rescale != 0:
-            raise SpecError("rescale", self.rescale, "applies to guidance, and guidance 1 is none: set one")
+        fields.check(vars(self))
         labels = None if self.labels is None else tuple(_number(model, label) for label in self.labels)
         spec = dataclasses.replace(self, labels=labels)
         spec = spec._best(model, steps) if self.method == AUTO else spec
@@ -287,11 +254,7 @@ class SamplingSpec:
         levels = model.process.timesteps or 1000
         usual = min(steps, levels - (self.start == "gaussian")) if model.steps is None else model.steps
         count = usual if self.steps is None else self.steps
-        if not _is_whole(count):
-            raise SpecError("steps", count, "give an integer, at least 1")
         name = self.spacing or spacing or model.spacing or "trailing"
-        if name not in SPACINGS:
-            raise SpecError("spacing", name, allowed(name, SPACINGS))
         spec = dataclasses.replace(self, steps=operator.index(count), spacing=name)
         first = spec.times_for(model)[0].item()
         if count == 1 < levels and first * levels <= 1:
@@ -381,7 +344,7 @@ class SamplingSpec:
             return "ddpm, σ̂"
         if self.method in ("fitted", AUTO):
             return self.method
-        usual = methods.defaults(self.method)
+        usual = fields.defaults(self.method)
         shown = {**usual, **self.options} if "eta" in usual else self.options
         named = [
             f"{'η' if name == 'eta' else name} = {f'{value:g}' if isinstance(value, float) else value}"
@@ -409,10 +372,6 @@ def moments(model: Model) -> Moments:
             "MODEL DATA (again, if the weights have changed since)"
         )
     return model.moments
-
-
-def _is_whole(value: object) -> bool:
-    return not isinstance(value, bool) and hasattr(value, "__index__")
 
 
 @functools.lru_cache(maxsize=2)

@@ -17,12 +17,31 @@ import numpy.typing as npt
 
 from leapstep import files
 from leapstep.data.pictures import grid, save_image
-from leapstep.files import reading
+from leapstep.files import folders, reading
 
 Array = npt.NDArray[Any]
 
 PART, FINAL = "part.npy", "samples.npz"
 """An array of samples in growth, and in the end."""
+
+
+MANIFEST = "manifest.json"
+RESULTS = folders.Kind(
+    MANIFEST, "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|part\.npy|manifest\.json", resumable=True
+)
+"""Folders of samples, and what they are known by."""
+
+
+def check_place(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Make sure that samples may be drawn into a folder, or go on there.
+
+    Raises:
+        ValueError: both are asked for; or what `leapstep.files.folders.check_free` raises.
+    """
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other: choose one")
+    if not resume or not (folder / MANIFEST).exists():
+        folders.check_free(folder, overwrite or resume, RESULTS)
 
 
 class Store(Protocol):

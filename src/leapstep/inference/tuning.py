@@ -26,7 +26,7 @@ from leapstep.core.noise import Noise
 from leapstep.core.spacing import times
 from leapstep.core.transitions import TRANSITIONS
 from leapstep.inference.engine import with_dtype
-from leapstep.inference.methods import Option
+from leapstep.inference.fields import Option
 from leapstep.inference.spec import DTYPES, SamplingSpec, SpecError
 from leapstep.models import checkpoint
 from leapstep.models.beside import gaussian_sha256

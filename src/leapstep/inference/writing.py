@@ -19,15 +19,10 @@ from leapstep.files import folders, reading
 from leapstep.inference.engine import Array, draw, values
 from leapstep.inference.provenance import provenance
 from leapstep.inference.spec import SamplingSpec, SpecError
-from leapstep.inference.store import FINAL, Growing, Pictures, Store
+from leapstep.inference.store import FINAL, MANIFEST, RESULTS, Growing, Pictures, Store, check_place
 from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 from leapstep.text import one_line
-
-MANIFEST = "manifest.json"
-RESULTS = folders.Kind(
-    MANIFEST, "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|part\.npy|manifest\.json", resumable=True
-)
 
 ELSEWHERE = ("model", "trained_steps")
 """What may differ when a drawing goes on: how the model is called, since its weights are compared."""
@@ -72,8 +67,7 @@ def write_samples(
     form = _form(format, model)
     manifest = provenance(model, spec, source=source, device=device)
     manifest |= {"times": spec.times_for(model).tolist(), "format": form}
-    if resume and overwrite:
-        raise ValueError("resume and overwrite exclude each other: choose one")
+    check_place(out, resume, overwrite)
     with folders.locked(out):
         record = _begin(out, manifest, resume, overwrite)
         one = values(model, torch.zeros(1, *model.shape, dtype=spec.state_dtype))

@@ -29,9 +29,6 @@ from leapstep.models.tuned import text as as_text
 from leapstep.networks import weights
 from leapstep.text import one_line, reason
 
-CALIBRATION, MOMENTS, TUNED, LAWS = "calibration.json", "moments.safetensors", "tuned.json", "tuned.safetensors"
-"""The names of the files in a model's folder."""
-
 
 def save_calibration(path: Path, model: Model, calibration: Calibration, details: Mapping[str, Any]) -> None:
     """Write what was measured of a model's weights; it is read while the weights are the same.

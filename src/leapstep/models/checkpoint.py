@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,31 +34,24 @@ from leapstep import files
 from leapstep.core.convention import Condition, Convention
 from leapstep.core.scaling import PIXELS
 from leapstep.files import folders, reading
-from leapstep.models import diffusers, pipelines
-from leapstep.models.beside import CALIBRATION as CALIBRATION
-from leapstep.models.beside import LAWS, encoded, naming, read_calibration, read_json, read_moments, read_tuned
-from leapstep.models.beside import MOMENTS as MOMENTS
-from leapstep.models.beside import TUNED as TUNED
+from leapstep.models import diffusers
+from leapstep.models.beside import encoded, naming, read_calibration, read_json, read_moments, read_tuned
 from leapstep.models.beside import fingerprint as fingerprint
 from leapstep.models.beside import save_calibration as save_calibration
 from leapstep.models.beside import save_moments as save_moments
 from leapstep.models.beside import save_tuned as save_tuned
+from leapstep.models.folder import CALIBRATION as CALIBRATION
+from leapstep.models.folder import IMPORTED as IMPORTED
+from leapstep.models.folder import MOMENTS as MOMENTS
+from leapstep.models.folder import PICKLED as PICKLED
+from leapstep.models.folder import RUN as RUN
+from leapstep.models.folder import TUNED as TUNED
+from leapstep.models.folder import WEIGHTS as WEIGHTS
+from leapstep.models.folder import is_model as is_model
+from leapstep.models.folder import kind_of, located
 from leapstep.models.model import Model
 from leapstep.networks import CONFIGURATIONS, NETWORKS, UNet, layout, weights
 from leapstep.networks.weights import sketch
-from leapstep.text import reason
-
-NAMES = (*NETWORKS, "scheduler", "model_index.json", "leapstep.json", CALIBRATION, MOMENTS, TUNED, LAWS)
-MODEL = "|".join(map(re.escape, NAMES))
-"""A regular expression for the names of all that belongs to a model in its folder."""
-
-IMPORTED = folders.Kind("leapstep.json", "imported", MODEL)
-RUN = folders.Kind("leapstep.json", None, rf"{MODEL}|state|samples|log", resumable=True)
-"""Folders of a model that was imported, and of any."""
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICKLED = "diffusion_pytorch_model.bin"
-
 
 # --- models --------------------------------------------------------------------------------------------------------
 
@@ -123,7 +115,7 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     """
     from leapstep.models.schema import Pipeline, Run
 
-    folder = _folder(str(source))
+    folder = located(str(source))
     details: dict[str, Any] = {}
     if (folder / "leapstep.json").exists():
         with read_json(folder / "leapstep.json", Run) as said:
@@ -131,8 +123,8 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Model:
     if (folder / "model_index.json").exists():
         with read_json(folder / "model_index.json", Pipeline):
             pass  # what is wrong with it shows
-    kind = _kind(folder)
-    assert kind is not None  # _folder has looked
+    kind = kind_of(folder)
+    assert kind is not None  # located has looked
     with read_json(folder / kind / "config.json") as config:
         network, shape = _network(kind, config)
     convention = _convention(folder, details, network, shape)  # before the weights, which take longer
@@ -186,50 +178,6 @@ def _convention(folder: Path, details: Mapping[str, Any], network: Any, shape: t
                 f"{known or 'no'} labels: correct its convention.conditions"
             )
     return convention
-
-
-def is_model(source: str | Path) -> bool:
-    """Whether a folder holds a model."""
-    return Path(source).is_dir() and _kind(Path(source)) is not None
-
-
-def _folder(source: str) -> Path:
-    folder = Path(source)
-    if folder.is_dir():
-        pipelines.refuse(folder, source)
-        there = (folder / name for name in (WEIGHTS, PICKLED))
-        if _kind(folder) is None and (folder / "config.json").is_file() and any(path.is_file() for path in there):
-            raise ValueError(
-                f"{source} holds a network without its noise schedule: leapstep import {source} --out RUN makes a "
-                "model of it, and says what it assumed"
-            )
-        if _kind(folder) is None:
-            places = ", ".join(f"{kind}/config.json" for kind in NETWORKS)
-            raise ValueError(f"{source} is not a model: it has none of {places}")
-        return folder
-    if folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
-        raise ValueError(
-            f"there is no model folder {source}: name a run folder, a diffusers folder, or owner/name on the Hub"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["*.json", "scheduler/*.json", "unet/*.bin"]
-    wanted += [MOMENTS, LAWS]
-    wanted += [f"{kind}/{name}" for kind in NETWORKS for name in ("*.json", WEIGHTS)]
-    try:
-        folder = Path(snapshot_download(source, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"there is no folder {source}, and the Hub did not give a model of that name: {reason(error)}"
-        ) from error
-    pipelines.refuse(folder, source)
-    return folder
-
-
-def _kind(folder: Path) -> str | None:
-    """Which of `NETWORKS` a folder holds."""
-    return next((kind for kind in reversed(NETWORKS) if (folder / kind / "config.json").exists()), None)
 
 
 def _network(kind: str, config: Mapping[str, Any]) -> tuple[Any, tuple[int, ...]]:

@@ -248,8 +248,7 @@ def configure(
         ValueError: one line that names the setting, what arrived and what is allowed; for an unknown key, its nearest
             neighbour.
     """
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}: {allowed(preset, PRESETS)}")
+    _check_preset(preset)
     settings: dict[str, Any] = {}
     for layer in (base or {}, PRESETS.get(preset or "", {}), _read_yaml(file), overrides):
         settings |= layer
@@ -265,15 +264,49 @@ def checked(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
         ValueError: one line that names the setting, what arrived and what is allowed; for an unknown key, its nearest
             neighbour.
     """
+    _check_names(kind, values)
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ValueError("; ".join(_line(problem) for problem in error.errors())) from error
+
+
+def check_each(
+    kind: type[RunConfig],
+    overrides: Mapping[str, Any],
+    preset: str | None = None,
+    file: str | Path | None = None,
+) -> None:
+    """Check what is asked of a run, each setting by itself, before it is known what all others are.
+
+    Arguments:
+        kind: of the run.
+        overrides, preset, file: as of `configure`; None stands for a setting that is not asked for.
+    Raises:
+        ValueError: an unknown preset or setting, a value that none may have, or a file that cannot be read.
+    """
+    _check_preset(preset)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for values in (_read_yaml(file), given):
+        _check_names(kind, values)
+        try:
+            kind(**values)
+        except ValidationError as error:
+            if own := [problem for problem in error.errors() if problem["loc"]]:  # not of several together
+                raise ValueError("; ".join(map(_line, own))) from error
+
+
+def _check_preset(preset: str | None) -> None:
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}: {allowed(preset, PRESETS)}")
+
+
+def _check_names(kind: type[RunConfig], values: Mapping[str, Any]) -> None:
     for key in values:
         if key not in kind.model_fields:
             begins = [name for name in kind.model_fields if name.startswith(str(key))]
             nearest = begins or difflib.get_close_matches(str(key), kind.model_fields, n=1, cutoff=0.0)
             raise ValueError(f"unknown setting {key!r}: did you mean {nearest[0]!r}?")
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise ValueError("; ".join(_line(problem) for problem in error.errors())) from error
 
 
 def _fitting(settings: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:

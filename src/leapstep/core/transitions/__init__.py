@@ -2,12 +2,12 @@
 
 `family` has the formula that all rest on, and DDIM's family; `ode`, solvers of the deterministic one; `multistep`,
 those that use estimates of earlier steps; `fitted`, those with coefficients of their own; `stochastic`, other ways to
-inject noise; `elsewhere`, their names in other libraries.
+inject noise. Their names, also in other libraries, are in `leapstep.core.names`.
 """
 
 from __future__ import annotations
 
-from leapstep.core.transitions.elsewhere import ELSEWHERE, OTHERS, ours, refusal
+from leapstep.core.names import ELSEWHERE, OTHERS, ours, refusal
 from leapstep.core.transitions.family import Draw, Step, Transition, ddim, ddpm, estimate, younger
 from leapstep.core.transitions.fitted import fitted
 from leapstep.core.transitions.memory import Memory, join, rows, select

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, ParamSpec
 
 from leapstep.core.arguments import takes
+from leapstep.core.names import ours, refusal
 from leapstep.core.printing import shown
-from leapstep.core.transitions.elsewhere import ours, refusal
 from leapstep.text import one_line
 
 P = ParamSpec("P")

@@ -1,4 +1,7 @@
-"""Names that k-diffusion, ComfyUI and diffusers have for sampling methods, and ours.
+"""Names of sampling methods with their options, of spacings, starts and types; and what methods are called elsewhere.
+
+Here is what can be said of a name without PyTorch, which takes longer to import than a command may take to refuse one.
+What the names stand for is in the tables `TRANSITIONS` and `SPACINGS`; a test compares them.
 
 Two names stand for the same method where they make the same step: the same x_s of x_t, of the network's estimates and
 of the noise. Which times a method steps through is another matter (`leapstep.times`), and so is how x is scaled:
@@ -8,10 +11,49 @@ what sets them apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from leapstep.text import allowed
+
+METHODS: dict[str, dict[str, int | float | str]] = {
+    "ddim": {"eta": 0.0, "variance": "eta", "eps": "consistent"},
+    "ddpm": {"variance": "posterior"},
+    "dpmpp_2m": {"average": "middle"},
+    "dpmpp_3m": {},
+    "unipc": {"order": 2},
+    "deis": {"order": 3, "variable": "t"},
+    "ipndm": {"order": 4},
+    "dpmpp_2s": {},
+    "dpm_2": {},
+    "heun": {},
+    "rk4": {},
+    "rk23": {"rtol": 1e-2, "atol": 1e-2},
+    "rk45": {"rtol": 1e-3, "atol": 1e-3},
+    "pf_euler": {},
+    "sde_dpmpp_2m": {"eta": 1.0},
+    "euler_maruyama": {},
+    "edm": {"churn": 0.5, "low": 0.0, "high": math.inf},
+    "pc": {"corrections": 1, "snr": 0.16},
+}
+"""Every method of `TRANSITIONS`, and its options with their defaults, but for what a model's calibration gives."""
+
+SPACINGS = ("trailing", "leading", "linspace", "quad", "log_snr", "karras")
+"""The names in `leapstep.core.spacing.SPACINGS`, where they are explained."""
+
+STARTS = ("marginal", "unit", "gaussian")
+"""From what samples begin at the first time, of standard normal noise eps.
+
+marginal: alpha origin + sigma eps, which has the law of x_t there but for what little signal is left; or, where the
+origin is a `Gaussian`, x_t of its flow from pure noise. unit: eps itself, as in pipelines of diffusers, also where the
+first time is below 1. gaussian: as marginal, for an origin that is a `Gaussian`, whose flow takes the first steps too,
+without a call; see `leapstep.core.sampling.path_of`."""
+
+DTYPES = ("float32", "bfloat16", "float64")
+"""What a network can compute in, by the names that PyTorch has for these types."""
+
+# --- elsewhere -----------------------------------------------------------------------------------------------------
 
 Named = tuple[str, dict[str, Any]]
 """The name of a method in `TRANSITIONS`, and options of it that are not at their defaults."""
