@@ -17,7 +17,7 @@ from leapstep.training.configuration import TrainingConfig, configure
 from leapstep.training.deadline import Deadline
 
 TINY = {"channels": (8, 8), "attention": (False, True), "groups": 4, "batch_size": 8, "holdout": "no"}
-TINY |= {"device": "cpu", "progress": False}
+TINY |= {"save_every": 4, "device": "cpu", "progress": False}
 
 
 def pictures(*shape, count=1000, classes=10):
@@ -118,7 +118,7 @@ def test_too_little_time_says_how_much_is_enough():
     assert chosen(pictures(3, 32, 32), least, 40.0)[0].steps >= minutes.FEWEST
 
 
-@pytest.mark.parametrize("slow", [2.0, 5.0, 1.0])
+@pytest.mark.parametrize("slow", [5.0, 1.0])
 def test_the_word_is_kept_by_a_machine_that_changes(clock, tmp_path, slow):
     clock.step = lambda step: 2.0 if step < 8 else slow
     model = train("digits", tmp_path / "run", minutes=1, **TINY)
@@ -140,7 +140,7 @@ def test_the_learning_rate_ends_at_0_where_the_machine_turns_slow(clock, tmp_pat
 
 def test_a_stall_ends_the_run_at_once(clock, tmp_path):
     clock.step = lambda step: 1e4 if step == 11 else 1.0
-    model = train("digits", tmp_path / "run", minutes=1, save_every=50, **TINY)
+    model = train("digits", tmp_path / "run", minutes=1, **TINY | {"save_every": 50})
     assert model.details["step"] == model.details["training"]["steps"] == 11
 
 
@@ -162,10 +162,10 @@ def interrupted(at, monkeypatch, *arguments, **options):
 def test_a_run_goes_on_bit_for_bit_after_its_end_was_moved(clock, tmp_path, monkeypatch):
     """Up to the next checkpoint, at which the clock is looked at again."""
     clock.step = lambda step: 1.0 if step < 5 else 2.0
-    options = {"minutes": 1, "save_every": 10, **TINY}
+    options = TINY | {"save_every": 10}
     for name, stops in (("straight", (19,)), ("resumed", (13, 19))):
         for i, stop in enumerate(stops):
-            interrupted(stop, monkeypatch, "digits", tmp_path / name, resume=i > 0, **(TINY if i else options))
+            interrupted(stop, monkeypatch, "digits", tmp_path / name, resume=i > 0, minutes=None if i else 1, **options)
     states = [next((tmp_path / name / "state").iterdir()) for name in ("straight", "resumed")]
     straight, resumed = map(safetensors.torch.load_file, states)
     assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
@@ -175,10 +175,11 @@ def test_a_run_goes_on_bit_for_bit_after_its_end_was_moved(clock, tmp_path, monk
 
 
 def test_more_time_or_more_steps_than_a_run_began_with(clock, tmp_path):
+    clock.step = lambda step: 2.0
     train("digits", tmp_path / "run", minutes=0.5, **TINY)
     longer = train("digits", tmp_path / "run", minutes=1, resume=True, **TINY).details
     assert 57 <= longer["seconds"] <= 60
-    assert longer["step"] > 40
+    assert longer["step"] > 20
     assert longer["training"]["minutes"] == 1
     further = train("digits", tmp_path / "run", steps=longer["step"] + 2, resume=True, **TINY).details
     assert (further["step"], further["training"]["minutes"]) == (longer["step"] + 2, None)
@@ -186,6 +187,7 @@ def test_more_time_or_more_steps_than_a_run_began_with(clock, tmp_path):
 
 def test_weights_that_it_begins_with_are_as_they_were(clock, tmp_path):
     """Steps are timed on copies."""
+    clock.step = lambda step: 3.0
     train("digits", tmp_path / "run", minutes=0.5, **TINY)
     settings = {"learning_rate": 1e-30, "init_from": tmp_path / "run", "device": "cpu", "progress": False}
     begun = train("digits", tmp_path / "next", minutes=0.5, **settings)
@@ -206,7 +208,8 @@ def test_what_contradicts_minutes(tmp_path, options, words):
 
 
 def test_a_configuration_with_minutes_is_one_with_options(clock, tmp_path):
-    config = TrainingConfig(minutes=0.5, channels=(8, 8), attention=(False, True), groups=4)
+    clock.step = lambda step: 3.0
+    config = TrainingConfig(minutes=0.5, channels=(8, 8), attention=(False, True), groups=4, batch_size=8, holdout="no")
     model = train("digits", tmp_path / "run", config=config, device="cpu", progress=False)
     assert model.details["training"]["channels"] == [8, 8]
     assert model.predicts == "v"
