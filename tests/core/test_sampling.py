@@ -2,6 +2,7 @@
 
 import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import stats
 from tqdm import tqdm
 
 import leapstep
-from leapstep.core.noise import _uniform
+from leapstep.core.noise import normal
 from leapstep.core.sampling import network_device
 from leapstep.core.spacing import SPACINGS
 
@@ -196,19 +197,36 @@ def test_the_noise_of_every_row_and_step_is_its_own():
     assert torch.equal(across, torch.cat(rows[6:8]))
 
 
-def test_noise_is_finite_for_every_word():
-    words = np.array([0, 1, 2**63, 2**64 - 2**11, 2**64 - 1], dtype=np.uint64)
-    z = torch.special.ndtri(torch.from_numpy(_uniform(words)))
-    assert z.isfinite().all()
-    assert z[0] < -8.2
-    assert z[-1] > 8.2
+def test_noise_is_that_of_box_and_muller():
+    """Of the words of Philox, whose counter is of the row, the draw and the step; finite for every word."""
+    words = np.random.Philox(key=7, counter=5 * 3 + (2 << 128) + (4 << 192)).random_raw(12)
+    words[:4] = 0, 2**64 - 1, 2**32 - 1, 2**31
+    halves = [((int(word) >> 32), int(word) % 2**32) for word in words]
+    pairs = [((-2 * math.log((u + 0.5) / 2**32)) ** 0.5, math.pi * (a - (a >> 31 << 32)) / 2**31) for u, a in halves]
+    expected = torch.tensor([[r * math.cos(angle), r * math.sin(angle)] for r, angle in pairs], dtype=F64).flatten()
+    for kind, margin in ((np.float64, 1e-14), (np.float32, 2e-6)):
+        z = np.empty(24, kind)
+        normal(words, z)
+        torch.testing.assert_close(torch.from_numpy(z).double(), expected, rtol=0, atol=margin)
+    drawn = leapstep.Noise(7, range(5, 6), (20,), F64)(4, draw=2)[0]
+    torch.testing.assert_close(drawn[8:], expected[8:20], rtol=0, atol=1e-14)
+
+
+def test_noise_of_a_sample_is_the_same_to_the_bit_wherever_it_stands():
+    """Also in float32, whose cosines are of vectors; in batches of more than one part, and in threads of their own."""
+    together = leapstep.Noise(1, range(900), (3, 33))(4)
+    alone = [leapstep.Noise(1, range(i, i + 1), (3, 33))(4)[0] for i in (0, 17, 643, 899)]
+    assert torch.equal(together[[0, 17, 643, 899]], torch.stack(alone))
+    with ThreadPoolExecutor(4) as pool:
+        others = list(pool.map(lambda i: leapstep.Noise(1, range(i, i + 1), (3, 33))(4)[0], range(40)))
+    assert torch.equal(together[:40], torch.stack(others))
 
 
 def test_noise_is_the_same_as_ever():
     """So that old samples come again; the last digits are the machine's own."""
     expected = [
-        [-0.4309136486304922, 0.9411223698184659, -1.615544131755328],
-        [0.6131693366903098, 2.3210898797715505, 0.4171084415370579],
+        [-0.14072333685416288, -1.4757466193726325, -0.6168078883285425],
+        [-0.7855333707308613, 0.10970901818590134, -0.06860926921452182],
     ]
     found = leapstep.Noise(2**40 + 3, range(5, 7), (3,), F64)(2, draw=1)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), rtol=0, atol=1e-13)
