@@ -9,9 +9,9 @@ import itertools
 import os
 import statistics
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 WAITING = 2**28
 """About how many bytes of decoded images may wait in memory."""
 
-SMALL = 2**13
-"""Bytes of an encoded image below which threads cost more than they save."""
+SMALL, LARGE = 2**13, 2**16
+"""Bytes of an encoded image below which threads cost more than they save, and from which each has a task of its own."""
 
 FINER = 3
 """A JPEG is decoded in an eighth, a quarter or half of its size if that is so many times the size asked for."""
@@ -169,12 +169,20 @@ def _in_parallel(
         return [(item, decode_item(item)) for item in block]
 
     rest = iter(progress_bar(total, "reading", " images", items=items, show=options.progress))
-    blocks = iter(lambda: list(itertools.islice(rest, together)), [])
-    with ThreadPoolExecutor(min(8, _cores())) as pool:
-        while window := list(itertools.islice(blocks, 16)):  # few, because decoded images wait in memory
-            small = statistics.median(map(_size, itertools.chain.from_iterable(window))) < SMALL
-            run = map if small else pool.map
-            yield from itertools.chain.from_iterable(run(several, window))
+    waiting: deque[Future[list[tuple[Item, Decoded | str]]]] = deque()
+    cores = min(8, _cores())
+    with ThreadPoolExecutor(cores) as pool:
+        for first in rest:
+            block = [first, *itertools.islice(rest, together - 1 if _size(first) < LARGE else 0)]
+            small = statistics.median(map(_size, block)) < SMALL
+            if not small:
+                waiting.append(pool.submit(several, block))
+            while waiting and (small or len(waiting) > 2 * cores):  # few, because decoded images wait in memory
+                yield from waiting.popleft().result()
+            if small:
+                yield from several(block)
+        for last in waiting:
+            yield from last.result()
 
 
 def _cores() -> int:
@@ -215,7 +223,7 @@ def decode(size: int | None, channels: int | None, item: Item) -> Decoded | str:
     if size is not None:
         image = _square(image, original, size)
     pixels = np.asarray(image)
-    return Decoded(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), original)
+    return Decoded(np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), original)
 
 
 def _square(image: Image.Image, original: tuple[int, int], size: int) -> Image.Image:
