@@ -146,7 +146,7 @@ def test_a_list_of_times_stands_for_steps_and_spacing(model):
         ({"guidance": 2.0}, "guidance=2.0 needs a label"),
         ({"labels": (0,), "rescale": 0.5}, "rescale=0.5: applies to guidance"),
         ({"labels": (0,), "guidance": 2.0, "rescale": 1.5}, "rescale=1.5: use a share from 0"),
-        ({"dtype": "float16"}, "dtype=float16: use float32"),
+        ({"dtype": "float16"}, "dtype=float16: use auto, float32"),
     ],
 )
 def test_what_does_not_fit_a_model_is_said_in_one_line(model, fields, expected):

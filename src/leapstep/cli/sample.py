@@ -47,7 +47,8 @@ def command(
     from leapstep.inference.writing import GRID, first_samples, write_samples
 
     loaded, spec = model.open(), stated.made()
-    manifest = write_samples(loaded, spec, out, format=format, source=model.name, resume=resume, overwrite=overwrite)
+    how: Any = {"format": format, "source": model.name, "resume": resume, "overwrite": overwrite}
+    manifest = write_samples(loaded, spec, out, **how, tell=lambda line: typer.echo(line, err=True))
     shown = first_samples(out, min(spec.n, GRID)) if loaded.is_pictures else None
     if shown is not None:
         options.show(shown, no_preview)

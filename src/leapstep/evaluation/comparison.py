@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ def measure(model: Model, spec: SamplingSpec, real: Tensor) -> Result:
         real: real data in model space, `[m, *d]`.
     """
     spec, began = spec.checked(model), time.perf_counter()
+    spec = dataclasses.replace(spec, dtype="float32")  # the same for all that stand side by side
     calls = (spec.steps or 1) * spec.entry.calls * -(-spec.n // spec.batch_size)
     with progress_bar(calls, f"{spec.label}, {spec.steps} steps", "call") as bar:
         x = torch.cat([x for _, x in draw(model, spec, on_step=lambda _: bar.update())])

@@ -17,6 +17,7 @@ from leapstep.core.sampling import State
 from leapstep.evaluation.yardstick import Yardstick
 from leapstep.files import reading
 from leapstep.inference.engine import Array, draw, values
+from leapstep.inference.execution import Execution
 from leapstep.inference.spec import SamplingSpec
 from leapstep.models.model import Model
 
@@ -36,12 +37,16 @@ class Batch(NamedTuple):
 
 
 def batches(
-    model: Model, spec: SamplingSpec, on_calls: Callable[[int], object] = lambda calls: None
+    model: Model,
+    spec: SamplingSpec,
+    on_calls: Callable[[int], object] = lambda calls: None,
+    execution: Execution | None = None,
 ) -> Iterator[Batch]:
     """Draw the samples of a specification batch by batch, and time the steps.
 
     Arguments:
         on_calls: called after each step with the number of single samples for which it called the network.
+        execution: as of `draw`.
     """
     newest, clock = 0, time.perf_counter()
     timing: list[tuple[float, int]] = []
@@ -57,7 +62,7 @@ def batches(
             on_calls(calls)
             clock = time.perf_counter()
 
-    for _, x in draw(model, spec, on_step=note):
+    for _, x in draw(model, spec, on_step=note, execution=execution):
         yield Batch(values(model, x), newest, torch.tensor(timing, dtype=torch.float64))
         timing.clear()
         clock = time.perf_counter()

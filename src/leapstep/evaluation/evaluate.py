@@ -21,6 +21,7 @@ from leapstep.evaluation.drawing import Batch, Part, batches, gather
 from leapstep.evaluation.yardstick import Measure, Reference, Yardstick, comparable, reference, trained_on
 from leapstep.files import reading
 from leapstep.inference.engine import Array
+from leapstep.inference.execution import choose
 from leapstep.inference.provenance import provenance, versions
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.inference.store import FINAL, PART
@@ -196,12 +197,14 @@ class _Drawn:
     def samples(self, yardstick: Yardstick, real: Reference) -> tuple[Array, Part, dict[str, Any]]:
         """Draw them; return them, in feature space too, and what the result depends on."""
         spec, conditions = comparable(self.model, self.spec, real.labels)
+        execution = choose(self.model, spec)
+        spec, conditions = dataclasses.replace(spec, dtype=execution.dtype), conditions | execution.condition
         kept: list[Array] = []
         calls = spec.entry.calls * (spec.steps or 1) * spec.n
         with progress_bar(calls or None, "sampling", "call", show=self.progress) as bar:
-            *_, part = gather(yardstick, _keeping(batches(self.model, spec, bar.update), kept))
+            *_, part = gather(yardstick, _keeping(batches(self.model, spec, bar.update, execution), kept))
         self.origin = provenance(self.model, spec, source=self.name, device=self.device)
-        self.origin |= {"label": spec.label, "calls": part.calls, **part.seconds}
+        self.origin |= {"execution": execution.to_json(), "label": spec.label, "calls": part.calls, **part.seconds}
         return np.concatenate(kept), part, conditions
 
 

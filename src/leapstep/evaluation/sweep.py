@@ -26,9 +26,11 @@ from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_p
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
 from leapstep.files import folders
 from leapstep.inference import fields
+from leapstep.inference.execution import Execution, choose
+from leapstep.inference.fields import AUTO
 from leapstep.inference.methods import METHODS as KNOWN
 from leapstep.inference.provenance import versions
-from leapstep.inference.spec import SamplingSpec, SpecError
+from leapstep.inference.spec import DTYPES, SamplingSpec, SpecError
 from leapstep.models import checkpoint
 from leapstep.models.checkpoint import fingerprint
 from leapstep.models.data import parts_of, warn
@@ -193,6 +195,8 @@ class Run:
         specs: the cells that are asked for, checked against the model.
         yardstick: what the samples are measured against.
         sweep: what is there so far.
+        execution: how the network is computed, in all cells alike.
+        open: whether that was left to choose.
     """
 
     def __init__(
@@ -220,11 +224,14 @@ class Run:
         if metric == "inception_score" and self.yardstick.features.probabilities is None:
             raise SpecError("metric", metric, f"needs a classifier, which features {measure.features} lack")
         compared = [comparable(model, spec, real.labels) for spec in self.specs]
-        self.specs = [spec for spec, _ in compared]
+        self.open = any(spec.dtype == AUTO for spec, _ in compared)
+        self.execution = choose(model, *(spec for spec, _ in compared))
+        self.specs = [dataclasses.replace(spec, dtype=self.execution.dtype) for spec, _ in compared]
         conditions = {
             "model_sha256": fingerprint(model.network),
             **self.yardstick.conditions,
             **compared[0][1],
+            **self.execution.condition,
             "versions": versions(),
         }
         shared = dataclasses.replace(self.specs[0], method="ddim", options={}, steps=None, spacing=None, times=None)
@@ -248,6 +255,7 @@ class Run:
         """
         sweep, earlier = self.sweep, None if overwrite else _earlier(folder)
         if earlier is not None:
+            self._go_on(earlier)
             _check_conditions(folder, earlier, sweep.conditions)
             sweep.cells, sweep.warnings = earlier.cells, earlier.warnings
         else:
@@ -255,6 +263,18 @@ class Run:
         sweep.folder = folder
         folders.tidy(folder)
         self._record()
+
+    def _go_on(self, earlier: Sweep) -> None:
+        """Compute in what the cells of an earlier sweep were computed in, where nobody asked for a dtype."""
+        dtype = str(earlier.conditions.get("dtype", "float32"))
+        if not self.open or not earlier.cells or dtype not in DTYPES or dtype == self.execution.dtype:
+            return
+        self.execution = Execution(dtype)
+        self.specs = [dataclasses.replace(spec, dtype=dtype) for spec in self.specs]
+        self.sweep.conditions.pop("dtype", None)
+        self.sweep.conditions.update(self.execution.condition)
+        if self.sweep.spec is not None:
+            self.sweep.spec = dataclasses.replace(self.sweep.spec, dtype=dtype)
 
     def finish(
         self,
@@ -302,7 +322,7 @@ class Run:
         if part is None or done < spec.n:
             rest = dataclasses.replace(spec, first=spec.first + done, n=spec.n - done)
             try:
-                drawn = batches(self.model, rest, lambda calls: on_calls(spec, calls, False))
+                drawn = batches(self.model, rest, lambda calls: on_calls(spec, calls, False), self.execution)
                 for part in gather(self.yardstick, drawn, part):  # noqa: B020
                     if path is not None:
                         save_part(path, key, part)

@@ -221,7 +221,7 @@ def comparable(
         spec = dataclasses.replace(spec, labels=tuple(numbers[: spec.n].tolist()))
         labels = "every class in turn" if known is None else "as often as in the reference"
     spec, usual = spec.checked(model, steps=steps), SamplingSpec()
-    seldom = ("first", "start", "conditions", "rescale", "dtype")
+    seldom = ("first", "start", "conditions", "rescale")
     return spec, {
         "n": spec.n,
         "seed": spec.seed,

@@ -17,8 +17,8 @@ from leapstep.core.noise import Noise
 from leapstep.core.process import flat
 from leapstep.core.sampling import State, beginning, decode, encode
 from leapstep.core.transitions import TRANSITIONS, Transition, inverted
-from leapstep.inference.engine import with_dtype
-from leapstep.inference.spec import DTYPES, SamplingSpec, SpecError
+from leapstep.inference.execution import as_specified
+from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.models.model import Model
 from leapstep.text import allowed
 
@@ -123,7 +123,7 @@ def reconstruct(
     """
     spec = spec.checked(model, spacing="leading")
     check_reversible(model, spec, exact=exact)
-    model = with_dtype(model, DTYPES[spec.dtype])
+    model = as_specified(model, spec)
     transition, path, device = spec.transition(model), spec.times_for(model), model.device
     upwards = inverted(transition) if exact else transition
     began, parts, calls = time.perf_counter(), [], 0
@@ -191,7 +191,7 @@ def interpolate(
         ValueError: what `checked_between` raises.
     """
     spec = checked_between(model, spec, ends, frames, path)
-    model = with_dtype(model, DTYPES[spec.dtype])
+    model = as_specified(model, spec)
     diffusion, transition, times, device = (
         spec.diffusion(model, range(1)),
         spec.transition(model),

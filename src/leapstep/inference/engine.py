@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from leapstep.core.sampling import State, sample_in_batches
-from leapstep.inference.spec import DTYPES, SamplingSpec
+from leapstep.inference.execution import Execution, choose
+from leapstep.inference.spec import SamplingSpec
 from leapstep.models.model import Model
 
 Array = npt.NDArray[Any]
@@ -24,6 +24,7 @@ def draw(
     *,
     device: torch.device | str | None = None,
     on_step: Callable[[State], object] | None = None,
+    execution: Execution | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
     """Draw the samples of a specification batch by batch.
 
@@ -31,6 +32,7 @@ def draw(
         spec: it is checked at the call, before the first batch is drawn.
         device: where samples are made; None: where the network is. The network must be there.
         on_step: called with the State after each step of each batch.
+        execution: how the network is computed; None: what `choose` says, at the call.
     Returns:
         an iterator over the indices of the samples of a batch, and the samples in model space, `[b, *d]`; see `values`.
     Raises:
@@ -40,7 +42,8 @@ def draw(
     """
     spec = spec.checked(model)
     spec.warn_of_distillation(model)
-    model = with_dtype(model, DTYPES[spec.dtype])
+    execution = choose(model, spec) if execution is None else execution
+    spec, model = dataclasses.replace(spec, dtype=execution.dtype), execution.of(model)
     return sample_in_batches(
         lambda rows: spec.diffusion(model, rows),
         (spec.n, *model.shape),
@@ -59,10 +62,3 @@ def draw(
 def values(model: Model, x: Tensor) -> Array:
     """Samples `[b, *d]` as files hold them: uint8 pixels, or values in the units of the training data."""
     return model.scaling.to_pixels(x) if model.is_pictures else model.scaling.to_values(x)
-
-
-def with_dtype(model: Model, dtype: torch.dtype) -> Model:
-    """The model with a network of this floating-point type: the model itself, or one with a copy of the network."""
-    if all(p.dtype == dtype or not p.is_floating_point() for p in model.network.parameters()):
-        return model
-    return dataclasses.replace(model, network=copy.deepcopy(model.network).to(dtype))

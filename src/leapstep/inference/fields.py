@@ -100,8 +100,8 @@ def check(values: Mapping[str, Any]) -> None:
         raise SpecError("start", values["start"], allowed(values["start"], STARTS))
     if values["spacing"] is not None:
         check_spacings("spacing", [values["spacing"]])
-    if values["dtype"] not in DTYPES:
-        raise SpecError("dtype", values["dtype"], "use float32, bfloat16 or float64")
+    if values["dtype"] not in (AUTO, *DTYPES):
+        raise SpecError("dtype", values["dtype"], "use auto, float32, bfloat16 or float64")
     for name, (least, most) in LIMITS.items():
         value = values[name]
         if not is_whole(value) or value < least or (most is not None and value > most):

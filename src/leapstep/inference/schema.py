@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from leapstep.files.schema import LEVELS, Count, Levels, Name, Plain, Schema, Word
+from leapstep.files.schema import LEVELS, Count, Levels, Name, Plain, Positive, Schema, Word
 
 
 class SamplingSpec(Schema):
@@ -27,7 +27,7 @@ class SamplingSpec(Schema):
     conditions: Name | None = None
     guidance: float = 1.0
     rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
-    dtype: Word = "float32"
+    dtype: Word = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 1
 
 
@@ -43,3 +43,12 @@ class Manifest(Schema):
 
     spec: SamplingSpec
     trained_on: TrainedOn | None = None
+
+
+class Trial(Schema):
+    """What was measured of a network, in the user's cache."""
+
+    operations: Positive
+    seconds: dict[Word, Positive]
+    errors: dict[Word, Annotated[float, Field(ge=0)]]
+    failures: dict[Word, Name]

@@ -64,7 +64,8 @@ class SamplingSpec:
         conditions: path of an npz file with what the network takes besides; None: nothing.
         guidance: scale of classifier-free guidance; 1 is none.
         rescale: share, from 0 to 1, of the contrast that guidance adds and that is taken back; see `guided`.
-        dtype: what the network computes in: "float32", "bfloat16" or "float64".
+        dtype: what the network computes in: "float32", "bfloat16" or "float64"; or "auto", which is chosen where
+            samples are drawn (see `leapstep.inference.execution`), and means float32 for all else.
         batch_size: samples worked on at a time.
     """
 
@@ -81,7 +82,7 @@ class SamplingSpec:
     conditions: str | None = None
     guidance: float = 1.0
     rescale: float = 0.0
-    dtype: str = "float32"
+    dtype: str = AUTO
     batch_size: int = 64
 
     def __post_init__(self) -> None:
@@ -319,15 +320,20 @@ class SamplingSpec:
         """
         values = self.conditions_for(rows) if condition is None else dict(condition)
         for name, value in values.items():
-            values[name] = value.to(model.device, DTYPES[self.dtype] if value.is_floating_point() else None)
+            values[name] = value.to(model.device, self.network_dtype if value.is_floating_point() else None)
         labels = self.labels_for(model, rows)
-        made = model.diffusion(labels, self.guidance, DTYPES[self.dtype], rescale=self.rescale, condition=values)
+        made = model.diffusion(labels, self.guidance, self.network_dtype, rescale=self.rescale, condition=values)
         if self.start == "gaussian":
             return made._replace(origin=moments(model).law(labels))
         if self.method == "fitted" and model.tuned is not None:
             origin = model.tuned.origin(self.solver(model), model.shape, labels)
             return made if origin is None else made._replace(origin=origin)
         return made
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """What the network computes in; float32 where nothing is chosen yet."""
+        return DTYPES["float32" if self.dtype == AUTO else self.dtype]
 
     @property
     def state_dtype(self) -> torch.dtype:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from leapstep.core.noise import Noise
 from leapstep.core.sampling import State, beginning, trajectory
-from leapstep.inference.engine import draw, with_dtype
-from leapstep.inference.spec import DTYPES, SamplingSpec
+from leapstep.inference.engine import draw
+from leapstep.inference.execution import Execution, choose
+from leapstep.inference.spec import SamplingSpec
 from leapstep.models.model import Model
 
 
@@ -37,6 +38,7 @@ def trace(
     *,
     device: torch.device | str | None = None,
     on_step: Callable[[State], object] | None = None,
+    execution: Execution | None = None,
 ) -> Trace:
     """Draw the samples of a specification, all in one batch, and keep every state.
 
@@ -44,11 +46,13 @@ def trace(
         spec: its default are 20 steps, also of a method that chooses its own within each.
         device: where samples are made; None: where the network is.
         on_step: called with the State after each step.
+        execution: how the network is computed; None: what `choose` says.
     Raises:
         ValueError: what `SamplingSpec.checked` raises.
     """
     spec = spec.checked(model, adaptive_steps=20)
-    model = with_dtype(model, DTYPES[spec.dtype])
+    execution = choose(model, spec) if execution is None else execution
+    spec, model = dataclasses.replace(spec, dtype=execution.dtype), execution.of(model)
     rows, times = range(spec.first, spec.first + spec.n), spec.times_for(model)
     diffusion = spec.diffusion(model, rows)
     noise = Noise(spec.seed, rows, model.shape, spec.state_dtype, model.device if device is None else device)
@@ -69,10 +73,13 @@ def by_steps(
     *,
     device: torch.device | str | None = None,
     on_step: Callable[[State], object] | None = None,
+    execution: Execution | None = None,
 ) -> dict[int, Tensor]:
     """The samples of a specification, `[n, *d]`, in each of these numbers of steps from the same start noise."""
+    specs = [dataclasses.replace(spec, steps=count, times=None).checked(model) for count in counts]
+    execution = choose(model, *specs) if execution is None else execution
     samples: dict[int, Tensor] = {}
-    for count in counts:
-        batches = draw(model, dataclasses.replace(spec, steps=count, times=None), device=device, on_step=on_step)
+    for count, each in zip(counts, specs, strict=True):
+        batches = draw(model, each, device=device, on_step=on_step, execution=execution)
         samples[count] = torch.cat([x for _, x in batches])
     return samples

@@ -25,9 +25,9 @@ from leapstep.core.gaussian import Gaussian, Moments
 from leapstep.core.noise import Noise
 from leapstep.core.spacing import times
 from leapstep.core.transitions import TRANSITIONS
-from leapstep.inference.engine import with_dtype
+from leapstep.inference.execution import as_specified
 from leapstep.inference.fields import Option
-from leapstep.inference.spec import DTYPES, SamplingSpec, SpecError
+from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.models import checkpoint
 from leapstep.models.beside import gaussian_sha256
 from leapstep.models.model import Model
@@ -110,7 +110,7 @@ class Run:
         spec = dataclasses.replace(spec, method="ddim", options={}, steps=None, times=None, spacing=None)
         spec = dataclasses.replace(spec, labels=spec.labels or classes or None).checked(model)
         self.spec, self.law, self.model = spec, law, model
-        self._working = with_dtype(model, DTYPES[spec.dtype])
+        self._working = as_specified(model, spec)
         tuned = model.tuned or Tuned(convention_sha256(model.convention))
         labels = ALL if self.everyone else tuple(sorted({int(label) for label in spec.labels or ()}))
         conditions = None if spec.conditions is None else hashlib.sha256(Path(spec.conditions).read_bytes()).hexdigest()

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from leapstep import files
 from leapstep.core.sampling import State
 from leapstep.files import folders, reading
 from leapstep.inference.engine import Array, draw, values
+from leapstep.inference.execution import Execution, choose
+from leapstep.inference.fields import AUTO
 from leapstep.inference.provenance import provenance
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.inference.store import FINAL, MANIFEST, RESULTS, Growing, Pictures, Store, check_place
@@ -24,8 +26,9 @@ from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 from leapstep.text import one_line
 
-ELSEWHERE = ("model", "trained_steps")
-"""What may differ when a drawing goes on: how the model is called, since its weights are compared."""
+ELSEWHERE = ("model", "trained_steps", "execution")
+"""What may differ when a drawing goes on: how the model is called, since its weights are compared; and how its network
+is computed, but for the dtype, which is part of the specification."""
 
 GRID = 400
 """How many pictures the grid shows."""
@@ -42,6 +45,7 @@ def write_samples(
     overwrite: bool = False,
     device: torch.device | str | None = None,
     progress: bool = True,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Draw samples into a folder: PNGs with a grid of the first, or `samples.npz`; and `manifest.json`.
 
@@ -56,6 +60,7 @@ def write_samples(
         overwrite: replace earlier samples.
         device: where samples are made; None: where the network is.
         progress: show a bar on stderr.
+        tell: called with a line on how the network is computed, where that was measured.
     Returns:
         what the manifest says.
     Raises:
@@ -63,16 +68,21 @@ def write_samples(
             model or specification.
     """
     spec, out = spec.checked(model), Path(folder)
+    check_place(out, resume, overwrite)
+    execution = choose(model, _continued(spec, out) if resume else spec)
+    spec = dataclasses.replace(spec, dtype=execution.dtype)
     device = model.device if device is None else torch.device(device)
     form = _form(format, model)
     manifest = provenance(model, spec, source=source, device=device)
     manifest |= {"times": spec.times_for(model).tolist(), "format": form}
-    check_place(out, resume, overwrite)
+    manifest["execution"] = execution.to_json()
+    if execution.line:
+        tell(execution.line)
     with folders.locked(out):
         record = _begin(out, manifest, resume, overwrite)
         one = values(model, torch.zeros(1, *model.shape, dtype=spec.state_dtype))
         store: Store = Pictures(out) if form == "png" else Growing(out, spec.n, model.shape, one.dtype)
-        _draw(out, store, manifest, record, (model, spec, device), progress)
+        _draw(out, store, manifest, record, (model, spec, execution, device), progress)
         labels = spec.labels_for(model, range(spec.first, spec.first + spec.n))
         numbers = None if labels is None else labels.tolist()
         if model.is_pictures:
@@ -95,6 +105,16 @@ def _form(asked: str | None, model: Model) -> str:
     if asked is not None and asked not in forms:
         raise SpecError("format", asked, f"this model's samples can be written as {' or '.join(forms)}")
     return asked or forms[0]
+
+
+def _continued(spec: SamplingSpec, out: Path) -> SamplingSpec:
+    """A specification whose dtype is open, with that of the drawing that was begun in a folder, if there is one."""
+    if spec.dtype != AUTO:
+        return spec
+    try:
+        return dataclasses.replace(spec, dtype=SamplingSpec.read(out / MANIFEST).dtype)
+    except (OSError, ValueError):
+        return spec
 
 
 def _begin(out: Path, manifest: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any]:
@@ -134,14 +154,14 @@ def _draw(
     store: Store,
     manifest: dict[str, Any],
     record: dict[str, Any],
-    job: tuple[Model, SamplingSpec, torch.device],
+    job: tuple[Model, SamplingSpec, Execution, torch.device],
     progress: bool,
 ) -> None:
     """Draw what is missing, a batch at a time, and keep the manifest true to it.
 
     The batch that a stop cut is drawn again as a whole: then every bit is as if there had been no stop.
     """
-    model, spec, device = job
+    model, spec, execution, device = job
     n, size, steps, newest = spec.n, spec.batch_size, spec.steps or 1, 0
     start = min(store.finished(), record["finished"])  # of samples after a kill, nobody knows what they cost
     start = n if start >= n else start - start % size
@@ -162,7 +182,7 @@ def _draw(
             tell(n)
             return
         rest = dataclasses.replace(spec, first=spec.first + start, n=n - start)
-        for rows, x in draw(model, rest, device=device, on_step=note):
+        for rows, x in draw(model, rest, device=device, on_step=note, execution=execution):
             record["calls"] = max(record["calls"], newest)
             here = range(rows.start - spec.first, rows.stop - spec.first)
             store.keep(here, values(model, x))

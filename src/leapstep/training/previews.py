@@ -41,7 +41,9 @@ def preview(model: Model, run: Path, step: int, batch_size: int, device: torch.d
     """
     period = max(1, len(model.classes))
     n -= n % period if n > period else 0
-    spec = SamplingSpec(n=n, labels=tuple(range(min(n, len(model.classes)))) or None, batch_size=batch_size)
+    spec = SamplingSpec(
+        n=n, labels=tuple(range(min(n, len(model.classes)))) or None, batch_size=batch_size, dtype="float32"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
         pixels = np.concatenate([values(model, x) for _, x in draw(model, spec, device=device)])

@@ -12,8 +12,8 @@ from leapstep.evaluation.page.contents import Plan, Splits
 from leapstep.evaluation.page.extent import EXTENTS
 from leapstep.evaluation.page.measured import level_times
 from leapstep.evaluation.page.work import Work, parts_of
-from leapstep.inference.engine import with_dtype
-from leapstep.inference.spec import DTYPES, SamplingSpec
+from leapstep.inference.execution import as_specified
+from leapstep.inference.spec import SamplingSpec
 from leapstep.models.model import Model
 
 
@@ -51,7 +51,7 @@ def _runs(work: Work, data: Splits | None) -> list[tuple[int, int, int]]:
 def price(model: Model, plan: Plan | None = None) -> float:
     """Seconds that the network takes for a sample, in small batches; of a quick network the second call counts."""
     work = Work(model, plan or Plan())
-    model, spec = with_dtype(model, DTYPES[work.spec.dtype]), work.spec
+    model, spec = as_specified(model, work.spec), work.spec
     for n in (1, 4):
         x = Noise(0, range(n), model.shape, spec.state_dtype, work.device)(0)
         diffusion, began = spec.diffusion(model, range(n)), time.perf_counter()

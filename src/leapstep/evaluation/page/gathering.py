@@ -24,9 +24,8 @@ from leapstep.evaluation.page.measured import neighbours, noise_levels, reconstr
 from leapstep.evaluation.page.standing import standing
 from leapstep.evaluation.page.work import Work, counted, parts_of
 from leapstep.inference.encoding import unit
-from leapstep.inference.engine import with_dtype
+from leapstep.inference.execution import as_specified
 from leapstep.inference.provenance import versions
-from leapstep.inference.spec import DTYPES
 from leapstep.models.checkpoint import fingerprint
 from leapstep.models.model import Model
 
@@ -68,7 +67,7 @@ def gather(
         swept, left_out = folder.sweep(run / "sweep", weights, named=False)
     work = Work(model, plan or Plan(), on_step or (lambda: None))
     spec = work.spec
-    work.model = model = with_dtype(model, DTYPES[spec.dtype])
+    work.model = model = as_specified(model, spec)
     numbers = spec.labels_for(model, range(spec.n))
     all_classes = numbers is None or len(set(spec.labels or ())) == len(model.classes)
     with counted(model.network) as totals:
