@@ -33,7 +33,7 @@ TIMES = (1.0, 0.7, 0.35, 0.05)
 SHARE = 0.1
 """The share of a job that its trial may take, unless that is less than a sample."""
 
-ROUNDS = 4
+ROUNDS = 2
 """How often the trajectory is gone along where that is so few calls: the least of more times is disturbed by less."""
 
 VALUES = 16
