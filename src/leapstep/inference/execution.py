@@ -38,7 +38,7 @@ LONG = {"cpu": 3e11, "cuda": 3e13}
 nothing is measured."""
 
 MARGIN = 1.1
-"""How many times as fast as float32 bfloat16 must be to be taken. The batches of a trial are small, and gain less than those of a job."""
+"""How many times as fast as float32 bfloat16 must be; the small batches of a trial gain less than those of a job."""
 
 LAYOUT_MARGIN = 1.05
 """How many times as fast as the usual layout of the memory channels_last must be to be taken."""
