@@ -113,7 +113,7 @@ def around(net, names, shape, bench, seconds):
 def loop(batch, bench):
     """DDIM with a goal."""
     net, names, what = tiny(bench), list(METHODS)[:2], f"loop around a tiny network, batch {batch}, a call, "
-    seconds = around(net, names, (batch, 1, 8, 8), bench, 20.0)
+    seconds = around(net, names, (batch, 1, 8, 8), bench, 15.0)
     for name in names:
         yield seconds.cost(what + name, name, "bare calls", goal=GOALS[batch])
         yield seconds.cost(what + name, name, f"diffusers {name}")

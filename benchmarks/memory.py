@@ -69,10 +69,9 @@ def of_training(bench):
     """Two steps of training on the CIFAR-10 layout."""
     with tempfile.TemporaryDirectory() as folder:
         training.write_pictures(Path(folder, "pictures"), network.SIZES["cifar10"], bench.least(64, 4))
-        peaks = {who: peak("-c", TRAINING, who, folder, bench.smoke) for who in ("diffusers", "auto", "float32")}
+        peaks = {who: peak("-c", TRAINING, who, folder, bench.smoke) for who in ("diffusers", "auto")}
     what = "memory of a training step, cifar10 layout, batch 16"
     yield row(f"{what}, defaults", peaks["auto"], peaks["diffusers"], "diffusers", 1.0)
-    yield row(f"{what}, float32", peaks["float32"], peaks["diffusers"], "diffusers", 1.0)
 
 
 CASES = {"sampling": of_sampling, "training": of_training}

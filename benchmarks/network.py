@@ -87,7 +87,7 @@ def compared(name, mode, batch, bench):
         runs = {"leapstep": partial(forward, ours, x, k), "diffusers": partial(forward, theirs, x, k)}
     else:
         runs = {"leapstep": training(ours.train(), x, k), "diffusers": training(theirs.train(), x, k)}
-    fewest = 2 if mode == "training step" and batch == BATCHES[-1] else 3  # rounds that take half a minute each
+    fewest = 1 if mode == "training step" and batch == BATCHES[-1] else 3  # rounds that take half a minute each
     seconds = bench.rounds({**runs, "matrix product": product}, 6.0, fewest)
     what = f"{mode}, {name} layout, batch {batch}, float32"
     yield seconds.speed(what, "leapstep", "diffusers", batch, "images")

@@ -41,7 +41,7 @@ def leapstep_command(*words):
 def trained(folder, bench):
     """A run on the digits."""
     smallest = ("--steps", 2, "--channels", "8,8", "--attention", "0,0", "--groups", 8, "--timesteps", 100)
-    leapstep_command("train", "digits", "--out", folder, *bench.least(("--steps", 600), smallest))
+    leapstep_command("train", "digits", "--out", folder, *bench.least(("--steps", 500), smallest))
     return folder
 
 
@@ -76,7 +76,7 @@ def compared(run, data, features, bench):
                 sampling.theirs(pipe, bench.least(250, n), STEPS) for _ in range(max(1, n // 250))
             ],
         }
-        seconds = bench.rounds(runs, seconds=30.0)
+        seconds = bench.rounds(runs, seconds=20.0)
     name = f"{n} samples as good as {STEPS} steps of DDIM, {Path(data).name}"
     told = f"{count} fitted calls, Fréchet distance {reached:.3g} to {goal:.3g}"
     row = seconds.speed(f"{name} ({told})", "leapstep, fitted", "DDIMPipeline", n, "images", 20.0)

@@ -39,7 +39,7 @@ def commands(bench):
     for command in SECONDS:
         words = command.split()[1:]
         runs[command] = partial(run, "-m", "leapstep", *words, refused=command in REFUSED)
-    seconds = bench.rounds(runs, seconds=25.0)
+    seconds = bench.rounds(runs, seconds=15.0)
     for command, most in SECONDS.items():
         row = seconds.cost(f"`{command}`", command, "import torch")
         yield row._replace(goal=most * 1000 / row.theirs)  # a goal in seconds, as a share of what it stands beside
@@ -66,7 +66,7 @@ def tiny(bench):
             "import torch": partial(run, "-c", "import torch"),
             "leapstep sample": partial(run, *words, Path(folder, "samples")),
         }
-        yield bench.rounds(runs, seconds=15.0).cost(
+        yield bench.rounds(runs, seconds=8.0).cost(
             "`leapstep sample` of two pictures", "leapstep sample", "import torch"
         )
 
