@@ -39,6 +39,7 @@ RESULTS = folders.Kind(
         "steps": "50, or T where that is less; 1 for rk23 and rk45",
         "spacing": "leading for --images, else trailing; trailing for rk23 and rk45",
     },
+    dtype="float32",
 )
 def command(
     model: options.Source,

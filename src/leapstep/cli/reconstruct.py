@@ -40,6 +40,7 @@ RESULTS = folders.Kind("results.json", "reconstruction", r"results\.json|reconst
 @options.sampling(
     *("first", "steps", "eta", "variance", "start", "seed", "label", "guidance", "rescale"),
     shown={"spacing": "leading, and trailing for rk23 and rk45"},
+    dtype="float32",
 )
 def command(
     model: options.Source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from leapstep.cli import options
 from leapstep.cli.parsing import NUMBERS
 from leapstep.files import folders
 from leapstep.progress import progress_bar
+
+if TYPE_CHECKING:
+    from leapstep.models.model import Model
 
 EXAMPLES = """**Examples**
 
@@ -58,11 +61,11 @@ def command(
 ) -> dict[str, Any]:
     """Show a sample's way from noise to data, and the same start noise at different numbers of steps."""
     options.check_free(out, overwrite, RESULTS)
-    from leapstep.data.pictures import ffmpeg
     from leapstep.inference.encoding import squared_error, step_counts, unit
     from leapstep.inference.engine import values
+    from leapstep.inference.execution import choose
     from leapstep.inference.provenance import provenance
-    from leapstep.inference.tracing import by_steps, trace
+    from leapstep.inference.tracing import by_steps, in_steps, trace
     from leapstep.views.trajectory import write_by_steps, write_film, write_trace
 
     loaded = model.open()
@@ -70,23 +73,22 @@ def command(
     asked = consistency or spec.fitted_steps(loaded) or CONSISTENCY
     counts = step_counts(loaded, asked)
     compared = dataclasses.replace(spec, n=max(spec.n, LEAST), batch_size=max(spec.n, LEAST))
-    dataclasses.replace(compared, steps=counts[0], times=None).checked(loaded)
-    if (gif or mp4) and not loaded.is_pictures:
-        raise ValueError(f"--{'gif' if gif else 'mp4'}: this model's samples are not pictures, leave it out")
-    if mp4:
-        ffmpeg()
+    _check_film(loaded, gif, mp4)
+    execution = choose(loaded, spec, *in_steps(loaded, compared, counts))
+    spec = dataclasses.replace(spec, dtype=execution.dtype)
     manifest = provenance(loaded, spec, source=model.name) | {
+        "execution": execution.to_json(),
         "times": spec.times_for(loaded).tolist(),
         "consistency": [],
     }
     options.claim(out, overwrite, RESULTS, manifest | {"finished": False})
     options.tell_left_out(loaded, asked, counts)
     with progress_bar(spec.steps, "tracing", "step") as bar:
-        states = trace(loaded, spec, on_step=lambda _: bar.update())
+        states = trace(loaded, spec, on_step=lambda _: bar.update(), execution=execution)
     write_trace(out, loaded, states)
     write_film(out, loaded, states, gif=gif, mp4=mp4)
     with progress_bar(sum(counts), "consistency", "step") as bar:
-        samples = by_steps(loaded, compared, counts, on_step=lambda _: bar.update())
+        samples = by_steps(loaded, compared, counts, on_step=lambda _: bar.update(), execution=execution)
     best = samples[counts[-1]]
     errors = {count: squared_error(loaded, x, best).mean().item() for count, x in samples.items()}
     write_by_steps(out, loaded, samples)
@@ -98,3 +100,13 @@ def command(
         typer.echo(f"{count} steps are {errors[count]:.2g} from {counts[-1]}: mean squared error in {unit(loaded)}")
     typer.echo(f"written: {out}")
     return {"out": out, **manifest}
+
+
+def _check_film(model: Model, gif: bool, mp4: bool) -> None:
+    """Raise ValueError where a film cannot be made."""
+    if (gif or mp4) and not model.is_pictures:
+        raise ValueError(f"--{'gif' if gif else 'mp4'}: this model's samples are not pictures, leave it out")
+    if mp4:
+        from leapstep.data.pictures import ffmpeg
+
+        ffmpeg()

@@ -36,6 +36,7 @@ EXAMPLES = """**Examples**
 @options.sampling(
     *("spec", "n", "first", "steps", "method", "eta", "variance", "settings", "spacing", "start"),
     shown={"label": "all classes in turn, and none"},
+    dtype="float32",
 )
 def command(
     model: options.Source,

@@ -66,6 +66,11 @@ def trace(
     return Trace(times, torch.stack(states), torch.stack([*estimates, states[-1]]))
 
 
+def in_steps(model: Model, spec: SamplingSpec, counts: Sequence[int]) -> list[SamplingSpec]:
+    """A specification in each of these numbers of steps, checked. Raises ValueError for what does not fit the model."""
+    return [dataclasses.replace(spec, steps=count, times=None).checked(model) for count in counts]
+
+
 def by_steps(
     model: Model,
     spec: SamplingSpec,
@@ -76,7 +81,7 @@ def by_steps(
     execution: Execution | None = None,
 ) -> dict[int, Tensor]:
     """The samples of a specification, `[n, *d]`, in each of these numbers of steps from the same start noise."""
-    specs = [dataclasses.replace(spec, steps=count, times=None).checked(model) for count in counts]
+    specs = in_steps(model, spec, counts)
     execution = choose(model, *specs) if execution is None else execution
     samples: dict[int, Tensor] = {}
     for count, each in zip(counts, specs, strict=True):

@@ -151,7 +151,7 @@ class Run:
             "spacing": "trailing",
             "noises": plan.noises,
             "seed": spec.seed,
-            "dtype": spec.dtype,
+            "dtype": str(spec.network_dtype).removeprefix("torch."),
             "moments": moments,
         }
 
