@@ -242,6 +242,15 @@ def test_conversions_keep_the_callers_dtype_inside_inference_mode():
             assert x.dtype == value.dtype == process.split(value, x, t, "flow")[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("t", [0.3, [0.3, 0.3, 0.3]])
+def test_sums_broadcast_and_promote_as_those_of_pytorch(t):
+    """One x0 for all samples, in single or in double precision."""
+    process, eps = leapstep.cosine(), torch.randn(3, 2, dtype=F64)
+    alpha, sigma = (curve(torch.tensor(0.3, dtype=F64)) for curve in (process.alpha, process.sigma))
+    for x0 in (torch.ones(1, 2), torch.ones(1, 2, dtype=F64)):
+        torch.testing.assert_close(process.add_noise(x0, t, eps), alpha * x0.double() + sigma * eps, rtol=1e-6, atol=0)
+
+
 def test_values_that_are_remembered_cannot_be_changed():
     process, t = leapstep.linear(), torch.tensor(0.5, dtype=F64)
     before = process.alpha(t).item()

@@ -132,6 +132,13 @@ def test_a_formula_is_evaluated_once_for_all_steps():
     assert not is_tabulated(table.times[0])
 
 
+def test_keywords_are_no_part_of_a_table():
+    share = tabulated(lambda t, factor=1.0: factor * t)
+    table = Table(torch.tensor([1.0, 0.5, 0.0], dtype=F64))
+    with table:
+        assert [float(share(table.times[0], factor=factor)) for factor in (2, 3)] == [2, 3]
+
+
 def test_a_coefficient_that_has_a_gradient_is_not_tabulated():
     """As of a schedule that is learned."""
     rate = torch.tensor(1.0, dtype=F64, requires_grad=True)

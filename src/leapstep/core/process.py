@@ -91,8 +91,10 @@ def weighted(*terms: tuple[Coefficient, Tensor]) -> Tensor:
             total = x if factor == 1 else factor * x
             added = factor != 1
             continue
-        else:  # in place only where the sum so far is nobody else's
-            total = total.add_(x, alpha=factor) if added else torch.add(total, x, alpha=factor)
+        elif added and (total.shape, total.dtype) == (x.shape, x.dtype):  # the sum so far is nobody else's
+            total = total.add_(x, alpha=factor)
+        else:
+            total = torch.add(total, x, alpha=factor)
         added = True
     if total is None:
         return torch.zeros_like(terms[0][1])

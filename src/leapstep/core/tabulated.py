@@ -127,8 +127,8 @@ def tabulated(formula: Callable[P, R]) -> Callable[P, R]:
     """Look up what a formula gives in the table in use.
 
     Arguments:
-        formula: of times (its tensors) and other things (which go by their identity); elementwise in the times. Returns
-            a tensor of a coefficient or a mask, or several.
+        formula: of times (its tensors) and other things (which go by their identity), by position; elementwise in the
+            times. Returns a tensor of a coefficient or a mask, or several. With keywords it is always evaluated.
     """
     return _looked_up(formula, makes_times=False)
 
@@ -142,7 +142,7 @@ def _looked_up(formula: Callable[P, R], makes_times: bool) -> Callable[P, R]:
     @functools.wraps(formula)
     def looked_up(*arguments: P.args, **keywords: P.kwargs) -> R:
         table = _IN_USE.get()
-        result = None if table is None else table.result(formula, arguments, makes_times)
+        result = None if table is None or keywords else table.result(formula, arguments, makes_times)
         return formula(*arguments, **keywords) if result is None else cast(R, result)
 
     return looked_up
