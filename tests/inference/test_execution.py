@@ -190,7 +190,14 @@ def test_other_weights_are_tried_anew(model, clock):
 
 
 @pytest.mark.parametrize(
-    "broken", ["{", "[]", '{"operations": 1, "seconds": {"float32": -1}, "errors": {}, "failures": {}}']
+    "broken",
+    [
+        "{",
+        "[]",
+        '{"operations": 1, "seconds": {"float32": -1}, "errors": {}, "failures": {}}',
+        '{"operations": 1, "seconds": {"bfloat16": 1}, "errors": {"bfloat16": 0}, "failures": {}}',
+        '{"operations": 1, "seconds": {"float32": 2, "bfloat16": 1}, "errors": {}, "failures": {}}',
+    ],
 )
 def test_a_broken_cache_is_measured_anew(model, clock, cache, broken):
     first = choose(model, SPEC.checked(model))
@@ -261,6 +268,28 @@ def test_what_was_stopped_goes_on_in_its_dtype(model, clock, tmp_path, monkeypat
     rest = write_samples(model, SPEC, tmp_path / "part", resume=True, progress=False)
     assert rest["spec"] == whole["spec"]
     assert (tmp_path / "part" / "samples.npz").read_bytes() == (tmp_path / "whole" / "samples.npz").read_bytes()
+
+
+def test_what_was_stopped_goes_on_in_its_layout(model, tmp_path, monkeypatch):
+    """The same dtype in another layout of the memory is rounded otherwise."""
+    with monkeypatch.context() as patched:
+        patched.setattr("leapstep.inference.writing.choose", lambda *_: Execution("bfloat16", channels_last=True))
+        patched.setattr("leapstep.inference.writing.values", stopping(1))
+        with pytest.raises(KeyboardInterrupt):
+            write_samples(model, SPEC, tmp_path, progress=False)
+    for dtype in ("auto", "bfloat16"):
+        spec = dataclasses.replace(SPEC, dtype=dtype)
+        rest = write_samples(model, spec, tmp_path, resume=True, progress=False)
+        assert (rest["spec"]["dtype"], rest["execution"]["memory_format"]) == ("bfloat16", "channels_last")
+
+
+def test_a_dtype_that_is_none_is_not_taken_from_a_manifest(model, tmp_path):
+    write_samples(model, SPEC, tmp_path, progress=False)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["spec"]["dtype"] = "complex"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match='holds samples with dtype "complex"'):
+        write_samples(model, SPEC, tmp_path, resume=True, progress=False)
 
 
 def stopping(after):

@@ -214,9 +214,11 @@ def remembered(job: Job) -> Trial | None:
     try:
         value = reading.read_json(_path(job))
         checked(schema.Trial, value)
-        return Trial(**{name: value[name] for name in Trial._fields})
+        found = Trial(**{name: value[name] for name in Trial._fields})
     except (OSError, ValueError):
         return None
+    whole = "float32" in found.seconds and found.seconds.keys() - {"float32"} <= found.errors.keys()
+    return found if whole else None
 
 
 def remember(job: Job, trial: Trial) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from leapstep import files
+from leapstep.core.names import DTYPES
 from leapstep.core.sampling import State
 from leapstep.files import folders, reading
 from leapstep.inference.engine import Array, draw, values
@@ -69,7 +70,7 @@ def write_samples(
     """
     spec, out = spec.checked(model), Path(folder)
     check_place(out, resume, overwrite)
-    execution = choose(model, _continued(spec, out) if resume else spec)
+    execution = (_continued(spec, out) if resume else None) or choose(model, spec)
     spec = dataclasses.replace(spec, dtype=execution.dtype)
     device = model.device if device is None else torch.device(device)
     form = _form(format, model)
@@ -107,14 +108,16 @@ def _form(asked: str | None, model: Model) -> str:
     return asked or forms[0]
 
 
-def _continued(spec: SamplingSpec, out: Path) -> SamplingSpec:
-    """A specification whose dtype is open, with that of the drawing that was begun in a folder, if there is one."""
-    if spec.dtype != AUTO:
-        return spec
+def _continued(spec: SamplingSpec, out: Path) -> Execution | None:
+    """How the network was computed in the drawing that was begun in a folder, if its dtype may go on; else None."""
     try:
-        return dataclasses.replace(spec, dtype=SamplingSpec.read(out / MANIFEST).dtype)
+        earlier = reading.read_json(out / MANIFEST)
+        dtype, said = SamplingSpec.read(out / MANIFEST).dtype, earlier.get("execution")
     except (OSError, ValueError):
-        return spec
+        return None
+    if dtype not in DTYPES or spec.dtype not in (AUTO, dtype):
+        return None
+    return Execution(dtype, isinstance(said, dict) and said.get("memory_format") == "channels_last")
 
 
 def _begin(out: Path, manifest: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any]:
