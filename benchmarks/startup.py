@@ -17,7 +17,7 @@ import timing
 
 HELPS = ("leapstep --help", "leapstep sample --help")
 REFUSED = (
-    "leapstep sample --stepz 5",
+    "leapstep sample --steps few",
     "leapstep sample nosuch --out new",
     "leapstep train nosuch --out new",
     "leapstep train digits --out new --schedule nosuch",

@@ -26,7 +26,7 @@ def stopped_while_importing(tmp_path, numbers, ignored=()):
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
 
     found = subprocess.run(
-        [sys.executable, "-m", "leapstep", "info", "nothing"],
+        [sys.executable, "-m", "leapstep", "info", "some/model"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         preexec_fn=listen,
         capture_output=True,
@@ -91,10 +91,10 @@ def test_a_closed_terminal_does_not_end_what_is_still_to_be_saved():
 @pytest.mark.parametrize(
     ("args", "advice"),
     [
-        (["sample", "m", "--out", "o"], "pass a smaller --batch-size or --n"),
-        (["doctor", "m", "digits"], "pass a smaller --n or --size"),
+        (["sample", "some/m", "--out", "o"], "pass a smaller --batch-size or --n"),
+        (["doctor", "some/m", "digits"], "pass a smaller --n or --size"),
         (["features", "train", "digits", "--out", "o"], "pass a smaller --batch-size or --size"),
-        (["info", "m"], "this needs a machine with more"),
+        (["info", "some/m"], "this needs a machine with more"),
     ],
 )
 def test_too_little_memory_is_one_line_with_what_the_command_has_against_it(monkeypatch, tmp_path, error, args, advice):
@@ -114,7 +114,7 @@ def test_memory_that_is_really_full_is_one_line(monkeypatch, tmp_path):
         torch.empty(2**60)
 
     monkeypatch.setattr("leapstep.models.checkpoint.load", full)
-    refused(invoke("sample", "m", "--out", tmp_path / "o"), "not enough memory: pass a smaller --batch-size")
+    refused(invoke("sample", "some/m", "--out", tmp_path / "o"), "not enough memory: pass a smaller --batch-size")
 
 
 def test_other_errors_of_torch_are_bugs_and_show_themselves(monkeypatch):
@@ -122,7 +122,7 @@ def test_other_errors_of_torch_are_bugs_and_show_themselves(monkeypatch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr("leapstep.models.checkpoint.load", fail)
-    assert isinstance(invoke("info", "m").exception, RuntimeError)
+    assert isinstance(invoke("info", "some/m").exception, RuntimeError)
 
 
 LAUNCHERS = pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def test_overwrite_replaces_a_run_and_nothing_else(run, signals):
         ("digits --learning-rate 1e-4", ["learning_rate=0.003", "0.0001"]),
         ("digits --no-labels", ["labels=True", "False"]),
         ("digits --preset mnist", ["schedule|channels|learning_rate"]),
-        ("other", ["digits", "other", "same data"]),
+        ("some/other", ["digits", "some/other", "same data"]),
     ],
 )
 def test_a_run_is_resumed_as_it_was(run, given, words):

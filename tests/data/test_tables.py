@@ -135,6 +135,7 @@ def hub(monkeypatch, table):
             raise ConnectionError("no network")
         return huggingface_hub.hf_api.DatasetInfo(id=name, sha=answers["sha"], tags=[])
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # another test may have imported it offline
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", about)
     return asked, answers

@@ -153,10 +153,12 @@ def interrupted(at, monkeypatch, *arguments, **options):
         if self.step == at:
             signal.raise_signal(signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where tests run in the background
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "keep_to_deadline", stopping)
         with pytest.raises(Stopped):
             train(*arguments, **options)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_goes_on_bit_for_bit_after_its_end_was_moved(clock, tmp_path, monkeypatch):

@@ -208,7 +208,7 @@ def test_gradient_is_clipped(trainer):
         {"labels": True, "label_dropout": 0.9},
         {"dropout": 0.5},
         {"time_embedding": "learned"},
-        {"head_channels": 4},
+        {"head_channels": 4, "learning_rate": 1e-2},  # attention starts at zero, and grows with the rate
         {"attention": (False, False)},
         {"blocks": 2},
         {"groups": 2},
@@ -229,7 +229,8 @@ def test_gradient_is_clipped(trainer):
 )
 def test_every_setting_changes_the_training(trainer, settings):
     """Four steps with the setting differ from four steps without it, in losses, learning rate or shapes."""
-    reference = {name: value for name, value in settings.items() if name in ("labels", "network", "loss", "predicts")}
+    with_it = ("labels", "network", "loss", "predicts", "learning_rate")
+    reference = {name: value for name, value in settings.items() if name in with_it}
     if set(reference) == set(settings):
         reference = {}
 
