@@ -15,7 +15,7 @@ from leapstep.inference.engine import draw
 from leapstep.inference.execution import Execution, choose, decided
 from leapstep.inference.trial import Trial
 from leapstep.inference.writing import write_samples
-from random_models import model_of
+from random_models import CLASSES, model_of
 
 SPEC = SamplingSpec(n=4, steps=2, batch_size=2)
 
@@ -154,6 +154,22 @@ def test_a_network_that_does_not_run_in_bfloat16_stays_in_float32(model, clock, 
     kept = choose(model, SPEC.checked(model))
     assert kept.dtype == "float32"
     assert kept.refusal.startswith("not bfloat16")
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_trial_takes_no_more_than_its_share(long, guidance):
+    """Also where guidance calls the network for two rows a sample."""
+
+    class Labelled(Pictures):
+        def forward(self, x, timestep, class_labels):
+            Labelled.evaluations += len(x)
+            return super().forward(x, timestep)
+
+    Labelled.evaluations, parts = 0, {"shape": (1, 4, 6), "scaling": Scaling(0.0, 1.0), "clip": None}
+    model = model_of(Labelled(), leapstep.linear(100), classes=CLASSES, null_label=3, **parts)
+    choose(model, SamplingSpec(n=40, steps=20, batch_size=40, labels=(0,), guidance=guidance).checked(model))
+    rows = 1 if guidance == 1 else 2
+    assert 0 < Labelled.evaluations <= trial.SHARE * 40 * 20 * rows + rows  # besides a call that counts operations
 
 
 def test_operations_are_counted():

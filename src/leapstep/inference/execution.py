@@ -171,7 +171,7 @@ def choose(model: Model, *specs: SamplingSpec) -> Execution:
         other = dataclasses.replace(model, network=network)
         batches = sample_in_batches(
             lambda own: spec.diffusion(other, own),
-            (min(n, spec.n, spec.batch_size), *model.shape),
+            (min(max(1, n // rows), spec.n, spec.batch_size), *model.shape),
             [first * share for share in shares],
             seed=spec.seed,
             first=spec.first,

@@ -49,7 +49,8 @@ class Job(NamedTuple):
         calls: of the network for single rows of a batch, in all.
         rows: of a batch, as the network sees it.
         device: where it is.
-        run: called as run(network, n, times), it draws n samples with another network in its place.
+        run: called as run(network, n, times), it draws samples with another network in its place, as many as make a
+            batch of n rows, but at least one.
     """
 
     network: nn.Module
