@@ -205,6 +205,17 @@ def test_other_weights_are_tried_anew(model, clock):
     assert clock.trials == 2
 
 
+def test_the_same_weights_in_another_network_are_tried_anew(model, clock):
+    """In this one, which is sensitive to its input, bfloat16 is of no use."""
+
+    class Sensitive(Pictures):
+        def forward(self, x, timestep):
+            return super().forward((1000 * x).sin(), timestep)
+
+    assert choose(model, SPEC.checked(model)).dtype == "bfloat16"
+    assert choose(dataclasses.replace(model, network=Sensitive()), SPEC.checked(model)).dtype == "float32"
+
+
 @pytest.mark.parametrize(
     "broken",
     [

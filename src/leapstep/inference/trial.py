@@ -234,7 +234,11 @@ def remember(job: Job, trial: Trial) -> None:
 
 def _path(job: Job) -> Path:
     """The file of what was measured for such a job."""
-    whole = hashlib.sha256(json.dumps([_machine(job.device), list(job.shape), job.rows]).encode())
+    from leapstep import __version__
+
+    kind = type(job.network)  # the same weights may be called by other code
+    code = [__version__, kind.__module__, kind.__qualname__]
+    whole = hashlib.sha256(json.dumps([code, _machine(job.device), list(job.shape), job.rows]).encode())
     for name, tensor in job.network.state_dict().items():
         values = tensor.detach().flatten()
         some = values[:: max(1, len(values) // VALUES)].to("cpu", torch.float64)
