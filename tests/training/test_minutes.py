@@ -176,6 +176,20 @@ def test_a_run_goes_on_bit_for_bit_after_its_end_was_moved(clock, tmp_path, monk
     assert written[0]["training"]["steps"] < 40  # it was moved, at step 10
 
 
+def test_the_word_is_kept_by_a_run_that_was_stopped(clock, tmp_path, monkeypatch):
+    """Although this process has not seen how long the last preview takes."""
+
+    def preview(self, run):
+        clock.time += 10.0
+
+    monkeypatch.setattr(Trainer, "preview", preview)
+    monkeypatch.setattr(minutes, "PREVIEW_CALLS", 240)
+    options = TINY | {"sample_every": 1000}
+    interrupted(70, monkeypatch, "digits", tmp_path / "run", minutes=2, **options)
+    model = train("digits", tmp_path / "run", resume=True, **options)
+    assert 110 <= model.details["seconds"] <= 120
+
+
 def test_more_time_or_more_steps_than_a_run_began_with(clock, tmp_path):
     clock.step = lambda step: 2.0
     train("digits", tmp_path / "run", minutes=0.5, **TINY)

@@ -85,6 +85,8 @@ def train(
         deadline = samples = None
         if chosen.minutes is not None:
             deadline = Deadline(60 * chosen.minutes, (resumed or {}).get("seconds") or 0.0, began)
+        if deadline is not None and resumed is not None:  # until the end is rehearsed, the mean speed tells of it
+            deadline.closing = minutes.closing(deadline.spent / max(1, resumed["step"]), chosen)
         if deadline is not None and resumed is None:
             given = _asked(config, preset, settings).model_fields_set
             chosen, samples, notes = minutes.plan(chosen, given, source, deadline, start, device, progress)
