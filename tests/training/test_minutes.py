@@ -212,6 +212,13 @@ def test_weights_that_it_begins_with_are_as_they_were(clock, tmp_path):
     assert begun.details["training"]["minutes"] == 0.5
 
 
+def test_a_run_that_begins_with_one_of_minutes_takes_steps(clock, tmp_path):
+    train("digits", tmp_path / "run", minutes=0.5, **TINY | {"batch_size": 24})
+    settings = {"accumulate": 3, "device": "cpu", "progress": False}  # three divides 24, and no usual batch
+    begun = train("digits", tmp_path / "next", init_from=tmp_path / "run", steps=3, **settings)
+    assert (begun.details["step"], begun.details["training"]["minutes"]) == (3, None)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -126,7 +126,7 @@ def configured(
     configure({}, preset)  # whether there is such a preset
     recorded = model.details.get("training") or base
     earlier = {**recorded, **PRESETS.get(preset or "", {})}
-    rest = set(TrainingConfig.model_fields) - {*OF_THE_NETWORK, "size", "grey"}
+    rest = set(TrainingConfig.model_fields) - {*OF_THE_NETWORK, "size", "grey", "minutes"}
     kept = {name: value for name, value in earlier.items() if name in rest}
     return configure(overrides, None, file, {**kept, **settings(model)})
 

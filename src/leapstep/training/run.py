@@ -88,7 +88,9 @@ def train(
         if deadline is not None and resumed is not None:  # until the end is rehearsed, the mean speed tells of it
             deadline.closing = minutes.closing(deadline.spent / max(1, resumed["step"]), chosen)
         if deadline is not None and resumed is None:
-            given = _asked(config, preset, settings).model_fields_set
+            asked = _asked(config, preset, settings)
+            minutes.check(asked, preset)
+            given = asked.model_fields_set
             chosen, samples, notes = minutes.plan(chosen, given, source, deadline, start, device, progress)
         trainer = Trainer(chosen, source, device, progress, resumed, start, samples)
         trainer.deadline = deadline
@@ -117,9 +119,6 @@ def _configured(
     """The settings of a run, and a line that names the preset where it was chosen by the data and the machine."""
     if device not in (None, "cpu"):
         raise ValueError(f"--device {device}: only cpu can be asked for; CUDA_VISIBLE_DEVICES chooses among GPUs")
-    asked = _asked(config, preset, settings)
-    if asked.minutes is not None and not resumed:
-        minutes.check(asked, preset)
     settings = {name: value for name, value in settings.items() if value is not None}
     if isinstance(config, TrainingConfig) and preset is not None:
         raise ValueError(f"preset={preset!r}: a TrainingConfig has all settings already; pass one of the two")
