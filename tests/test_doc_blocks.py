@@ -157,6 +157,7 @@ def readers():
         "torch": torch,
         "leapstep": leapstep,
         "net": net,
+        "network": leapstep.networks.UNet(in_channels=3, channels=(8,), attention=(False,), blocks=1, groups=8),
         "process": process,
         "diffusion": leapstep.from_network(net, process, clip=(-1, 1)),
         "data": torch.randn(100, 2).numpy(),

@@ -83,6 +83,7 @@ from .doctor import Diagnosis, diagnose
 from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.sweep import Sweep, sweep
 from .evaluation.yardstick import Measure
+from .inference.acceleration import accelerated
 from .inference.spec import SamplingSpec
 from .models.checkpoint import load, save
 from .models.model import Model
@@ -124,6 +125,7 @@ __all__ = [
     "Step",
     "Sweep",
     "Transition",
+    "accelerated",
     "bits_per_dim",
     "calibrate",
     "churned",

@@ -237,7 +237,7 @@ def sample_in_batches(
     Raises:
         ValueError: n or batch_size below 1, a negative first, and what `times` and the transition raise.
     """
-    n, *d = _checked_shape(shape)
+    n, *d = checked_shape(shape)
     if n < 1 or first < 0 or (batch_size is not None and batch_size < 1):
         raise ValueError(f"n={n}, first={first}, batch_size={batch_size}: at least 1, 0 and 1")
     transition, models, kind = as_transition(transition), as_diffusions(diffusion), _as_dtype(dtype)
@@ -264,7 +264,8 @@ def _number_or_own(
     return steps if steps is not None else own or 20
 
 
-def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """The number of samples and the shape of one, as whole numbers. Raises ValueError for anything else."""
     with contextlib.suppress(TypeError):
         if sizes := tuple(operator.index(size) for size in shape):
             return sizes
@@ -357,7 +358,7 @@ def sample(
     for name in unknown:
         meant = ELSEWHERE.get(name) or near(name, inspect.signature(sample).parameters)
         raise TypeError(f"sample() has no argument {name!r}" + ("" if meant is None else f": did you mean {meant}?"))
-    n, *_ = _checked_shape(shape)
+    n, *_ = checked_shape(shape)
     number, out = number_or_times(_number_or_own(steps, transition)), torch.empty(0)
     number = len(number) - 1 if isinstance(number, Tensor) else number
     with _progress("sampling", number * -(-n // (batch_size or n or 1)), progress, on_step) as step:

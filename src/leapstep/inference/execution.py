@@ -20,12 +20,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from leapstep.core.calling import as_tensor
+from leapstep.core.printing import name_of
 from leapstep.core.sampling import sample_in_batches
 from leapstep.inference import trial
 from leapstep.inference.fields import AUTO
@@ -122,6 +123,11 @@ class Executed(nn.Module):
         super().__init__()
         self.dtype, self.channels_last = dtype, channels_last
         self.network = copy.deepcopy(network, {id(own): self._moved(own) for own in _tensors(network)})
+        for layer in self.network.modules():
+            if isinstance(layer, LAYERS):
+                layer.register_forward_pre_hook(_as_its_weight)
+        form = Execution(str(dtype).removeprefix("torch."), channels_last)
+        self.__name__ = f"{name_of(network)}[{form.name.replace(' ', ', ')}]"  # as it prints in a diffusion
 
     def forward(self, x: Tensor, timestep: Tensor, *args: Any, **keywords: Any) -> Tensor:
         """Call the network: x and other floating-point arguments in its dtype, the output in the dtype of x."""
@@ -141,6 +147,18 @@ class Executed(nn.Module):
         if not isinstance(tensor, nn.Parameter) or value.data_ptr() == tensor.data_ptr():
             return tensor if value.data_ptr() == tensor.data_ptr() else value
         return nn.Parameter(value, requires_grad=False)
+
+
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
+"""Layers that take an input in the dtype of their weights alone."""
+
+
+def _as_its_weight(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs of a layer in the dtype of its weights: networks make values in float32 too, as of the timestep."""
+    weight = cast(Tensor | None, layer.weight)
+    if weight is None or not isinstance(first := inputs[0], Tensor) or first.dtype == weight.dtype:
+        return inputs
+    return (first.to(weight.dtype), *inputs[1:])
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:
@@ -180,7 +198,7 @@ def choose(model: Model, *specs: SamplingSpec) -> Execution:
         for _ in batches:
             pass
 
-    return _chosen(Job(model.network, model.shape, calls, rows * min(spec.n, spec.batch_size), model.device, run))
+    return chosen(Job(model.network, model.shape, calls, rows * min(spec.n, spec.batch_size), model.device, run))
 
 
 def as_specified(model: Model, spec: SamplingSpec) -> Model:
@@ -188,7 +206,7 @@ def as_specified(model: Model, spec: SamplingSpec) -> Model:
     return Execution("float32" if spec.dtype == AUTO else spec.dtype).of(model)
 
 
-def _chosen(job: Job) -> Execution:
+def chosen(job: Job) -> Execution:
     """The choice for a job: float32 for a short one, else what its trial says, which is made where none is known."""
     least = LONG.get(job.device.type, math.inf)
     if any(parameter.dtype != torch.float32 for parameter in job.network.parameters()):

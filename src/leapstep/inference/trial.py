@@ -79,9 +79,13 @@ class Trial(NamedTuple):
 
 
 def most_operations(network: nn.Module, shape: Sequence[int]) -> float:
-    """About the most operations of a call for one row: every weight at every position; nothing is called."""
+    """About the most operations of a call for one row: every weight at every position; nothing is called.
+
+    Arguments:
+        shape: of a sample, `[*d]`; its smallest dimension is taken for that of the channels.
+    """
     weights = sum(parameter.numel() for parameter in network.parameters() if parameter.ndim > 1)
-    return 2.0 * weights * math.prod(shape[1:])
+    return 2.0 * weights * math.prod(shape) / min(shape, default=1)
 
 
 def operations(job: Job) -> float:
