@@ -34,7 +34,7 @@ from leapstep.text import duration
 from leapstep.training import estimate, precision
 from leapstep.training.configuration import RunConfig
 from leapstep.training.deadline import Deadline
-from leapstep.training.parts import accelerator, ema_update, learning_rate
+from leapstep.training.parts import accelerator, ema_update, keep_memory, learning_rate
 from leapstep.training.previews import preview
 
 FEW = 20
@@ -61,6 +61,7 @@ class Learner(abc.ABC):
     """What the network computes in; None as long as it is to be chosen, which means float32."""
 
     def __init__(self, config: RunConfig, device: str | None, progress: bool) -> None:
+        keep_memory()
         self.accelerator = accelerator(config, device)
         self.precision = precision.known(config.precision, self.accelerator.device)
         self.config, self.step = config, 0
@@ -76,10 +77,23 @@ class Learner(abc.ABC):
     def prepare(self, network: nn.Module) -> None:
         """Put a network where it is trained, with its average and an optimiser that begin with it."""
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = AveragedModel(network, multi_avg_fn=ema_update(self.config.ema_decay), use_buffers=True)  # type: ignore[arg-type]
+        self.ema = AveragedModel(network, use_buffers=True)
         self.ema.to(self.accelerator.device)
+        self.ema.n_averaged = self.ema.n_averaged.cpu()  # a GPU would be waited for to read it
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=self.config.weight_decay, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.weights = list(self.network.parameters())  # listed once: modules take long to enumerate them
+        self.averages = tuple([*part.parameters(), *part.buffers()] for part in (self.ema.module, self.unwrapped()))
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Update the average of the weights, which begins with the first of them."""
+        averaged, current = self.averages
+        if self.ema.n_averaged == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            ema_update(self.config.ema_decay)(averaged, current, self.ema.n_averaged)
+        self.ema.n_averaged += 1
 
     def say(self, line: str) -> None:
         """Tell whoever started the run, once however many processes it has."""
@@ -125,7 +139,7 @@ class Learner(abc.ABC):
 
     def facts(self, done: int) -> Iterator[str]:
         """What whoever starts the run at this step should know of it, in lines."""
-        yield f"network: {sum(parameter.numel() for parameter in self.network.parameters()):,} weights"
+        yield f"network: {sum(weight.numel() for weight in self.weights):,} weights"
 
     @property
     def resumes_from_its_model(self) -> bool:
@@ -151,7 +165,7 @@ class Learner(abc.ABC):
         if resumed is not None:
             self.precision = resumed.get("precision", self.precision)
         elif precision.operations(self.trial) * self.config.batch_size * self.config.steps >= precision.LONG:
-            parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+            parameters = [weight for weight in self.weights if weight.requires_grad]
             float32, bf16, n = precision.seconds(self.trial, parameters, self.share)
             if self.any_process(float32 >= precision.GAIN * bf16):
                 self.precision = "bf16"
@@ -184,7 +198,7 @@ class Learner(abc.ABC):
                     raise FloatingPointError(f"the loss of step {self.step + 1} is {mean.item()}")
                 self.accelerator.backward(mean)
                 if self.accelerator.sync_gradients:  # the last part
-                    norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient)
+                    norm = self.accelerator.clip_grad_norm_(self.weights, self.config.clip_gradient)
                     if not math.isfinite(norm):
                         raise FloatingPointError(f"the gradient of step {self.step + 1} is not finite")
                 for group in self.optimizer.param_groups:
@@ -193,7 +207,7 @@ class Learner(abc.ABC):
                 self.optimizer.zero_grad()
             of_each.append(loss.detach().cpu())
             times.append(t)
-        self.ema.update_parameters(self.unwrapped())
+        self.average()
         loss = torch.cat(of_each)
         result = {"loss": loss.mean().item(), "losses": loss, "times": torch.cat(times)}
         return result | {"gradient_norm": float(norm), "learning_rate": rate}
@@ -302,7 +316,7 @@ class Learner(abc.ABC):
             self.ema.load_state_dict(parts["ema"])
         except RuntimeError as error:
             raise ValueError(f"the training state in {run} belongs to another network: {error}") from error
-        parameters = list(self.network.parameters())
+        parameters = self.weights
         states: dict[int, dict[str, Tensor]] = {}
         for name, value in parts["optimizer"].items():
             index, _, rest = name.partition(".")

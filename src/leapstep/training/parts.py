@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +89,19 @@ def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], N
         torch._foreach_lerp_(averaged, current, 1 - kept)
 
     return update
+
+
+def keep_memory() -> None:
+    """Let the process keep what a step frees for the next step (glibc).
+
+    By default the C library returns large pieces to the system, and the next step touches each of their pages anew. In
+    bf16 that takes a sixth of the time of a step on a CPU.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # as in malloc.h
+        mallopt(trim_threshold, -1)
+        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # the largest that older versions allow
 
 
 def accelerator(config: RunConfig, device: str | None) -> Accelerator:
