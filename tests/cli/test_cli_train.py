@@ -310,20 +310,14 @@ def test_a_stop_in_the_middle_of_a_step_is_resumed_exactly(signals, tmp_path, mo
     done("train", signals, "--out", tmp_path / "whole", "--steps", 6, *given)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background process does not have
     with monkeypatch.context() as patch:
-        make = Trainer.__init__
+        average = Trainer.average
 
-        def interrupted(trainer, *args, **options):
-            make(trainer, *args, **options)
-            update = trainer.ema.update_parameters
+        def interrupted(trainer):
+            if trainer.step == 3:
+                signal.raise_signal(signal.SIGINT)
+            average(trainer)
 
-            def stop(network):
-                if trainer.step == 3:
-                    signal.raise_signal(signal.SIGINT)
-                update(network)
-
-            trainer.ema.update_parameters = stop
-
-        patch.setattr(Trainer, "__init__", interrupted)
+        patch.setattr(Trainer, "average", interrupted)
         assert invoke("train", signals, "--out", tmp_path / "cut", "--steps", 6, *given).exit_code == 130
     signal.signal(signal.SIGINT, before)
     done("train", signals, "--out", tmp_path / "cut", "--resume", "--device", "cpu")
