@@ -205,6 +205,13 @@ def test_two_processes_at_once_write_one_entry(photos, cache, monkeypatch, capsy
     assert entries(cache) == [".pixels", ".safetensors"]
 
 
+def test_images_that_another_process_kept_and_lost_are_not_read_in_part(photos, cache, monkeypatch):
+    found = iter([None, object()])  # none at first, then one that the other process has written, then none again
+    monkeypatch.setattr(data_cache, "find", lambda *_: next(found, None))
+    with pytest.raises(ValueError, match="removed at once: read them again"):
+        read(photos, memory_limit=0)
+
+
 def test_a_lock_is_waited_for(tmp_path):
     held, said = contextlib.ExitStack(), []
     held.enter_context(folders.locked_file(tmp_path / "file"))

@@ -151,7 +151,11 @@ def from_images(
                 )
             )
     except cache.Ready:
-        return kept(key, source, options) or from_images(items, classes, source, options, key, total)
+        if (data := kept(key, source, options)) is None:  # the items that were taken are gone: these would be too few
+            raise ValueError(
+                f"another process kept the images of {source}, and they were removed at once: read them again"
+            ) from None
+        return data
 
 
 def _in_parallel(
