@@ -16,7 +16,7 @@ from leapstep.doctor.findings import complete, judged, scaled
 from leapstep.doctor.fits import fit, usual
 from leapstep.doctor.probe import Probe
 from leapstep.doctor.ranges import F64, RANGES, Linear, ranges
-from leapstep.doctor.refinement import behind, refined, sized, whole_reading
+from leapstep.doctor.refinement import behind, by_level, refined, sized, whole_reading
 from leapstep.doctor.samples import draw
 from leapstep.doctor.search import Search, agrees
 from leapstep.doctor.snippet import snippet
@@ -221,8 +221,8 @@ def test_schedules_are_compared_at_the_levels_that_both_reach():
     one = Trial(span, tried[0], best[: reached[0]] + 0.01, 10)
     other = Trial(span, tried[1], best, 10)
     assert one.score < other.score - 0.05
-    assert behind(one, other) == pytest.approx(0.01)
-    assert behind(other, one) == pytest.approx(-0.01)
+    assert behind(by_level(one), by_level(other)) == pytest.approx(0.01)
+    assert behind(by_level(other), by_level(one)) == pytest.approx(-0.01)
 
 
 def test_a_shifted_flow_is_named():

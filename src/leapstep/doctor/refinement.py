@@ -239,21 +239,22 @@ def _measured(
     pairs = [(trial.range, each.convention) for each in tried.values()]
     compared = compare_all(ask, pairs, reading.each, noise)
     trials = [each for kinds in compared for each in kinds if each.predicts == trial.predicts]
-    gaps = [max(behind(one, other) for other in trials) for one in trials]
+    levels = [by_level(each) for each in trials]
+    gaps = [max(behind(one, other) for other in levels) for one in levels]
     first = next((i for i, gap in enumerate(gaps) if gap < 0.05), gaps.index(min(gaps)))
     chosen = trials[first]
-    scores = {fit.title: chosen.score + behind(one, chosen) for fit, one in zip(tried.values(), trials, strict=True)}
+    beside = [chosen.score + behind(one, levels[first]) for one in levels]
+    scores = {fit.title: score for fit, score in zip(tried.values(), beside, strict=True)}
     return list(tried.values())[first], chosen, scores
 
 
-def behind(one: Trial, other: Trial) -> float:
-    """How much larger the mean log error of one is, at the levels that the schedules of both reach."""
-    first, second = _by_level(one), _by_level(other)
-    both = first.keys() & second.keys()
-    return sum(first[level] - second[level] for level in both) / len(both) if both else 0.0
+def behind(one: dict[int, float], other: dict[int, float]) -> float:
+    """How much larger the mean of one's scores by level is, at the levels that the schedules of both reach."""
+    both = one.keys() & other.keys()
+    return sum(one[level] - other[level] for level in both) / len(both) if both else 0.0
 
 
-def _by_level(trial: Trial) -> dict[int, float]:
+def by_level(trial: Trial) -> dict[int, float]:
     """The scores by the place of their level among `LEVELS`; a schedule that leaves much signal does not reach all."""
     variance = trial.range.linear.variance
     reached = trial.convention.process.log_snr(times_of(trial.convention, variance)) + math.log(variance)

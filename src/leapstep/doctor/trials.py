@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.convention import Convention
+from leapstep.core.process import Process
 from leapstep.doctor.conventions import kinds
 from leapstep.doctor.ranges import F64, Range
 
@@ -84,18 +85,21 @@ def compare(
     plans, inputs, timesteps = [], [], []
     for span, convention in pairs:
         t = times_of(convention, span.linear.variance, levels).repeat_interleave(n)
+        process = _known(convention.process, t)
         noise_rows = rows.repeat(len(t) // n)
         index = noise_rows % len(span.values)
-        x = convention.process.add_noise(span.values[index], t, noise[noise_rows])
-        plans.append((t, index, x))
-        inputs.append(convention.process.normalized(x, t, convention.sigma_data))
+        x = process.add_noise(span.values[index], t, noise[noise_rows])
+        plans.append((process, t, index, x))
+        inputs.append(process.normalized(x, t, convention.sigma_data))
         timesteps.append(convention.timestep(t))
-    output = ask(torch.cat(inputs), torch.cat(timesteps), torch.cat([index for _, index, _ in plans]))
+    output = ask(torch.cat(inputs), torch.cat(timesteps), torch.cat([index for _, _, index, _ in plans]))
     outputs = torch.split(output, [len(x) for x in inputs])
     trials = []
-    for (span, convention), plan, output in zip(pairs, plans, outputs, strict=True):
+    for (span, convention), (process, t, index, x), output in zip(pairs, plans, outputs, strict=True):
         read_as = [dataclasses.replace(convention, predicts=kind) for kind in kinds(convention)]
-        scores = (errors(span, each, *plan, output).reshape(-1, n).mean(1) for each in read_as)
+        sigma_data, linear = convention.sigma_data or 1.0, span.linear.error(process.log_snr(t))
+        estimates = (process.convert(output, x, t, each.predicts, "x0", sigma_data) for each in read_as)
+        scores = (_errors(span, x0, index, linear).reshape(-1, n).mean(1) for x0 in estimates)
         trials.append([Trial(span, each, score, n) for each, score in zip(read_as, scores, strict=True)])
     return trials
 
@@ -109,9 +113,13 @@ def compare_all(
         yield from compare(ask, pairs[start : start + portion], n, noise, first, levels)
 
 
-def errors(span: Range, convention: Convention, t: Tensor, rows: Tensor, x: Tensor, output: Tensor) -> Tensor:
+def _known(process: Process, t: Tensor) -> Process:
+    """The process at the times `[b]` alone, with the values of its curves: every reading of an answer asks for them."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    return process._replace(alpha=lambda _: alpha, sigma=lambda _: sigma)
+
+
+def _errors(span: Range, x0: Tensor, rows: Tensor, linear: Tensor) -> Tensor:
     """Log of the error of x0 over that of the linear denoiser, for each sample `[b]`, bounded."""
-    process = convention.process
-    estimate, _ = process.split(output, x, t, convention.predicts, convention.sigma_data or 1.0)
-    error = span.mean((estimate - span.values[rows]).to(F64).square(), rows)
-    return (error / span.linear.error(process.log_snr(t))).log().nan_to_num(9.0, 9.0, -9.0).clamp(-5, 3)
+    error = span.mean((x0 - span.values[rows]).to(F64).square(), rows)
+    return (error / linear).log().nan_to_num(9.0, 9.0, -9.0).clamp(-5, 3)
