@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 
 import numpy as np
@@ -19,7 +18,7 @@ from PIL import Image
 
 import leapstep
 import leapstep.models.checkpoint
-from commands import invoke
+from commands import done, forget_accelerator, invoke, start, wait_for
 from leapstep import stopping
 from leapstep.data import read
 from leapstep.data.pictures import grid, save_image, table
@@ -371,24 +370,18 @@ def same(a, b):
 
 
 def test_killed_and_resumed_is_bit_identical(tmp_path):
-    """16 steps straight, against 8 steps, kill -9, --resume: weights, EMA, optimiser state, samples on the way."""
+    """16 steps straight, or 8 in a process, kill -9, --resume: the same weights, EMA, optimiser state and samples."""
     options = ["--channels", "8,8", "--attention", "0,1", "--groups", "4", "--dropout", "0.1", "--labels", "--flip",
                "--batch-size", "96", "--steps", "16", "--sample-every", "8"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def command(out, *more):
-        return [sys.executable, "-m", "leapstep", "train", "digits", "--out", str(out), *options, *more]
-
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    subprocess.run(command(straight, "--save-every", "16"), check=True, capture_output=True, env=environment)
-    process = subprocess.Popen(command(broken, "--save-every", "8"), stderr=subprocess.DEVNULL, env=environment)
-    while not (broken / "state" / "step-00000008.safetensors").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    done("train", "digits", "--out", straight, *options, "--save-every", 16)
+    process = start("train", "digits", "--out", broken, *options, "--save-every", 8)
+    wait_for((broken / "state" / "step-00000008.safetensors").exists, process)
+    process.kill()
+    process.communicate()
     assert leapstep.models.checkpoint.find_state(broken)[1]["step"] == 8
-    subprocess.run(command(broken, "--save-every", "16", "--resume"), check=True, capture_output=True, env=environment)
+    forget_accelerator()
+    done("train", "digits", "--out", broken, *options, "--save-every", 16, "--resume")
     same(run_folder(straight), run_folder(broken))
     for name in ("step-00000016.png", "strip.png"):
         assert (straight / "samples" / name).read_bytes() == (broken / "samples" / name).read_bytes()
