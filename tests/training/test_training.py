@@ -341,7 +341,7 @@ def test_a_run_learns_its_data(tmp_path):
     mixture = leapstep.GaussianMixture(torch.tensor([[2.0, 0.0], [-2.0, 1.0]]), torch.tensor([0.1, 0.3]))
     np.save(tmp_path / "points.npy", 50 + 10 * mixture.sample(5000).numpy())
     config = configure(
-        {"width": 64, "depth": 2, "steps": 800, "learning_rate": 3e-3, "lr_schedule": "cosine", "warmup": 20,
+        {"width": 64, "depth": 2, "steps": 400, "learning_rate": 3e-3, "lr_schedule": "cosine", "warmup": 20,
          "ema_decay": 0.99, "batch_size": 256, "sample_every": 10_000, "save_every": 10_000}
     )  # fmt: skip
     model = train(str(tmp_path / "points.npy"), tmp_path / "run", config=config, device="cpu", progress=False)
