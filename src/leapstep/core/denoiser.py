@@ -196,8 +196,8 @@ def from_network(
             named stay as they are, and 0-dim tensors and numbers stand for all samples.
         guidance: its scale, see `guided`: 1 follows the condition.
         rescale: see `guided`.
-        dtype: what x is cast to for the network, e.g. `torch.bfloat16`; the state of the sampler, the times and the
-            timesteps keep their own. None: the dtype of x.
+        dtype: what x is cast to for a network whose weights are in it, e.g. `torch.bfloat16` after `net.bfloat16()`;
+            the state of the sampler, the times and the timesteps keep their own. None: the dtype of x.
     Returns:
         the Diffusion; its denoiser raises ValueError when the network's output does not fit x.
     Raises:

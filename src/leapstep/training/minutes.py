@@ -160,7 +160,8 @@ def choose(
         least = (FEWEST * seconds * 1.1 + deadline.elapsed() + closing(seconds, chosen)) / 60
         raise ValueError(
             f"minutes={deadline.seconds / 60:g}: a step of the smallest network takes {duration(seconds)} here, and "
-            f"{FEWEST} steps are the fewest: allow at least {_rounded_up(least):g}, or a smaller --size or --batch-size"
+            f"{FEWEST} steps are the fewest: allow at least {_rounded_up(least):g} minutes, or a smaller --size or "
+            "--batch-size"
         )
     deadline.closing = closing(seconds, chosen)
     settings = schedule(steps, seconds, deadline.seconds, chosen)
