@@ -27,8 +27,10 @@ from .core.finite import NotFinite
 from .core.fitting import Distance, Fitted, Reference, fit, refer, tune
 from .core.gaussian import Gaussian, Moments
 from .core.interpolation import interpolation_grid, slerp, spherical
+from .core.inverse import given, restore
 from .core.likelihood import Bound, Density, bits_per_dim, ode_log_likelihood, variational_bound
 from .core.noise import Noise
+from .core.operators import blurred, downsampled, masked
 from .core.process import Process
 from .core.sampling import State, decode, encode, sample, sample_in_batches, trajectory
 from .core.schedules import (
@@ -127,6 +129,7 @@ __all__ = [
     "Transition",
     "accelerated",
     "bits_per_dim",
+    "blurred",
     "calibrate",
     "churned",
     "cli",
@@ -142,6 +145,7 @@ __all__ = [
     "diagnose",
     "distill",
     "doctor",
+    "downsampled",
     "dpm_2",
     "dpmpp_2m",
     "dpmpp_2s",
@@ -163,6 +167,7 @@ __all__ = [
     "from_betas",
     "from_log_snr",
     "from_network",
+    "given",
     "guided",
     "heun",
     "inference",
@@ -173,6 +178,7 @@ __all__ = [
     "launch",
     "linear",
     "load",
+    "masked",
     "models",
     "networks",
     "ode_log_likelihood",
@@ -185,6 +191,7 @@ __all__ = [
     "remedies",
     "report",
     "rescale_zero_terminal_snr",
+    "restore",
     "rk4",
     "rk23",
     "rk45",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
+from leapstep.core.operators import Operator
 from leapstep.core.printing import summary
 from leapstep.core.process import Process, along, as_time, flat
 from leapstep.core.schedules import as_process
@@ -76,6 +77,48 @@ class GaussianMixture(NamedTuple):
             root = vectors * values.clamp(min=0).sqrt()[:, None, :]
             spread = torch.einsum("nij,nj->ni", root[component], z)
         return self.means[component] + spread.reshape(n, *self.means.shape[1:])
+
+    def given(self, operator: Operator | Tensor, observed: Tensor, std: float = 0.0) -> GaussianMixture:
+        """The posterior of data of which y = A x0 + std z was observed, a mixture again. (Bishop 2006, section 2.3.3.)
+
+        With S_m = A C_m A' + std^2 I and the gain K_m = C_m A' S_m^-1, component m becomes
+        N(mu_m + K_m (y - A mu_m), C_m - K_m A C_m), with a weight in proportion to w_m N(y; A mu_m, S_m).
+
+        Arguments:
+            operator: takes x `[b, *d]` to y `[b, *e]`, linearly; or its matrix, `[E, D]` on the flattened data.
+            observed: y, `[*e]`.
+            std: the standard deviation of the noise in y.
+        Raises:
+            ValueError: an observation that does not fit, or one without noise of data that have no density.
+        """
+        self._check()
+        size, means = self.means[0].numel(), flat(self.means)
+        if isinstance(operator, Tensor):
+            matrix = operator.to(means)
+        else:
+            basis = torch.eye(size, dtype=means.dtype, device=means.device)
+            matrix = flat(operator(basis.reshape(size, *self.means.shape[1:]))).T
+        y = observed.to(means).reshape(-1)
+        if matrix.shape != (len(y), size):
+            raise ValueError(f"the operator is a matrix {list(matrix.shape)}, for {len(y)} observed of {size} values")
+        left, scales, right = torch.linalg.svd(matrix, full_matrices=False)
+        known = scales > 1e-9 * scales.max()  # other parts of y are noise, or nothing
+        matrix, y = scales[known, None] * right[known], left[:, known].T @ y
+        covariances = self.covariances
+        if covariances.ndim == 1:
+            covariances = covariances[:, None, None] * torch.eye(size, dtype=means.dtype, device=means.device)
+        seen = matrix @ covariances  # [m, E, D]
+        spread = seen @ matrix.T + std**2 * torch.eye(len(y), dtype=means.dtype, device=means.device)
+        root, failed = torch.linalg.cholesky_ex(spread)
+        if failed.any():
+            raise ValueError(f"std={std}: data of points have no density given what was observed: give a std above 0")
+        offset = y - means @ matrix.T
+        gain = torch.cholesky_solve(seen, root).mT
+        white = torch.linalg.solve_triangular(root, offset[..., None], upper=False)[..., 0]
+        logits = self._log_weights() - white.square().sum(1) / 2 - root.diagonal(dim1=1, dim2=2).log().sum(1)
+        rest = covariances - gain @ seen
+        moved = means + torch.einsum("mij,mj->mi", gain, offset)
+        return GaussianMixture(moved.reshape(self.means.shape), (rest + rest.mT) / 2, logits.softmax(0))
 
     def _check(self) -> None:
         m, size = len(self.means), self.means[0].numel()
