@@ -11,7 +11,7 @@ from types import ModuleType
 import leapstep
 
 ROOT = Path(__file__).parent.parent
-NAVIGATION = runpy.run_path(str(ROOT / "docs" / "site" / "py"))
+NAVIGATION = runpy.run_path(str(ROOT / "docs" / "site" / "navigation.py"))
 PAGES, THEMES = NAVIGATION["PAGES"], NAVIGATION["THEMES"]
 
 
