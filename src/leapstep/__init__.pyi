@@ -22,6 +22,7 @@ from . import (
 from .core.calibration import Calibration, calibrate
 from .core.convention import Condition, Convention
 from .core.denoiser import Denoiser, Diffusion, Estimate, clipped, dynamic_threshold, from_network, guided, scaled
+from .core.editing import blended, edit
 from .core.exact import GaussianMixture, empirical
 from .core.finite import NotFinite
 from .core.fitting import Distance, Fitted, Reference, fit, refer, tune
@@ -71,6 +72,7 @@ from .core.transitions import (
     euler_maruyama,
     fitted,
     heun,
+    inpainted,
     inverted,
     ipndm,
     pc,
@@ -129,6 +131,7 @@ __all__ = [
     "Transition",
     "accelerated",
     "bits_per_dim",
+    "blended",
     "blurred",
     "calibrate",
     "churned",
@@ -151,6 +154,7 @@ __all__ = [
     "dpmpp_2s",
     "dpmpp_3m",
     "dynamic_threshold",
+    "edit",
     "edm",
     "empirical",
     "encode",
@@ -171,6 +175,7 @@ __all__ = [
     "guided",
     "heun",
     "inference",
+    "inpainted",
     "interpolation_grid",
     "inverted",
     "ipndm",

@@ -39,6 +39,8 @@ METHODS = {name: method.make() for name, method in leapstep.TRANSITIONS.items()}
     "corrected unipc(3)": leapstep.corrected(leapstep.unipc(3), 2, 0.1),
     "corrected rk23": leapstep.corrected(leapstep.rk23()),
     "pc(2)": leapstep.pc(2),
+    "inpainted ddpm": leapstep.inpainted("ddpm", torch.tensor([0.4, -0.2, 0.9]), torch.tensor([0.0, 0.6, 1.0])),
+    "inpainted dpmpp_2m, twice": leapstep.inpainted("dpmpp_2m", torch.ones(3), torch.tensor([1.0, 0.3, 0.0]), 2),
 }
 ENCODERS = {name: METHODS[name] for name, method in leapstep.TRANSITIONS.items() if method.deterministic} | {
     "inverted ddim": leapstep.inverted(leapstep.ddim()),

@@ -388,6 +388,7 @@ def decode(
     transition: Transition | str | None = None,
     *,
     spacing: str = "trailing",
+    noise: Callable[..., Tensor] | None = None,
     progress: bool | None = None,
     on_step: Callable[[State], object] | None = None,
 ) -> Tensor:
@@ -396,6 +397,7 @@ def decode(
     Arguments:
         x: as `encode` returns it.
         steps, transition, spacing, progress, on_step: as of `sample`.
+        noise: of a method that injects some, as of `trajectory`.
     Returns:
         x0, `[b, *d]`.
     """
@@ -403,7 +405,7 @@ def decode(
     warn_of_training(_network(model))
     path = times(model.process, _number_or_own(steps, transition), spacing)
     with _progress("decoding", len(path) - 1, progress, on_step) as step:
-        return _end(trajectory(model, x, path, transition), step)
+        return _end(trajectory(model, x, path, transition, noise), step)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ arXiv:2010.02502).
 
 from __future__ import annotations
 
+import bisect
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -92,6 +93,55 @@ def times(process: Process | str, steps: int | Sequence[float] | Tensor, spacing
         level = (level + 1e-9).floor() if spacing in ("leading", "quad") else level.round()  # as in the papers
         level = index + (level - index).clamp(0, levels - steps).cummax(0).values
     return torch.cat([level.flip(0) / levels, level.new_zeros(1)]).double()
+
+
+def times_below(
+    process: Process | str,
+    strength: float,
+    steps: int | Sequence[float] | Tensor | None = None,
+    spacing: str = "trailing",
+) -> Tensor:
+    """List the times from a strength down to 0: the part below it of a list of `times` that is longer where it must be.
+
+    Arguments:
+        process: a Process, or its name.
+        strength: the first time, in [0, 1]; on a process with trained levels, the nearest of them.
+        steps: number of steps n, all of which lie below the strength; or a list of times, of which those below it are
+            taken. None: 20, or as many as there are levels.
+        spacing: one of `SPACINGS`; does not apply to an explicit list.
+    Returns:
+        `[n + 1]`, float64, strictly decreasing from the strength to 0; `[1]`, nothing but 0, where it is 0. At
+        strength 1, what `times` returns, which some spacings begin below 1.
+    Raises:
+        ValueError: a strength outside [0, 1], more steps than there are levels below it, and what `times` raises.
+    """
+    process = as_process(process)
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength}: a time from 0 (nothing changes) to 1 (a new sample)")
+    levels = process.timesteps
+    level = None if levels is None else round(strength * levels)
+    first = torch.tensor([strength if level is None or levels is None else level / levels], dtype=torch.float64)
+    steps = number_or_times(min(20, level or 20) if steps is None else steps)
+    if isinstance(steps, Tensor):
+        return torch.cat([first, steps[steps < first]]) if first > 0 else first
+    if steps < 1:
+        raise ValueError(f"steps={steps}: at least 1 step is needed")
+    if first in (0, 1):
+        return first if first == 0 else times(process, steps, spacing)
+    if level is not None and steps > level:
+        raise ValueError(
+            f"steps={steps}: below the strength {strength:g} are {level} of {levels} trained levels, so at most as many"
+        )
+
+    def below(longer: int) -> Tensor:
+        path = times(process, longer, spacing)
+        return path[(path < first) & (path > 0)]
+
+    # of the lists that have the right number of times below the strength, the longest begins the farthest below
+    most = levels or max(1000, math.ceil(2 * steps / strength))
+    number = bisect.bisect_right(range(most + 1), steps - 1, lo=1, key=lambda longer: len(below(longer))) - 1
+    rest = below(number) if number else first[:0]
+    return torch.cat([first, rest, first.new_zeros(1)])
 
 
 def number_or_times(steps: int | Sequence[float] | Tensor) -> int | Tensor:

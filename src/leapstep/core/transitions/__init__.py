@@ -2,7 +2,8 @@
 
 `family` has the formula that all rest on, and DDIM's family; `ode`, solvers of the deterministic one; `multistep`,
 those that use estimates of earlier steps; `fitted`, those with coefficients of their own; `stochastic`, other ways to
-inject noise. Their names, also in other libraries, are in `leapstep.core.names`.
+inject noise; `inpainting`, how a part of a sample is kept. Their names, also in other libraries, are in
+`leapstep.core.names`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from leapstep.core.names import ELSEWHERE, OTHERS, ours, refusal
 from leapstep.core.transitions.family import Draw, Step, Transition, ddim, ddpm, estimate, younger
 from leapstep.core.transitions.fitted import fitted
+from leapstep.core.transitions.inpainting import inpainted
 from leapstep.core.transitions.memory import Memory, join, rows, select
 from leapstep.core.transitions.multistep import (
     deis,
@@ -50,6 +52,7 @@ __all__ = [
     "euler_maruyama",
     "fitted",
     "heun",
+    "inpainted",
     "inverted",
     "ipndm",
     "join",

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, ParamSpec
 
+import torch
+
 from leapstep.core.arguments import takes
 from leapstep.core.names import ours, refusal
 from leapstep.core.printing import shown
@@ -44,13 +46,24 @@ class NamedTransition:
         return f"{self.make.__name__}({', '.join(options)})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, NamedTransition) and (self.make, self.options) == (other.make, other.options)
+        return isinstance(other, NamedTransition) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash((self.make, tuple(self.options.items())))
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        """What it is compared by: tensors by their numbers."""
+        return self.make, tuple((name, _comparable(value)) for name, value in self.options.items())
 
     def __reduce__(self) -> tuple[Callable[..., NamedTransition], tuple[()]]:
         return functools.partial(self.make, **self.options), ()
+
+
+def _comparable(value: Any) -> Any:
+    """A value that can be compared and hashed."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.dtype, tuple(value.shape), value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 class Method(NamedTuple):
