@@ -1,11 +1,13 @@
 # make demo: install, train on real digits, sample in 1000 to 3 steps, draw a page.   make test: install, run the tests.
 # make docs: install, build the documentation as a site in site/, with no warning; then open site/index.html.
+# make package: build the wheel and the source distribution into dist/, and try them in an empty environment.
+# make lowest: install the lowest versions of all libraries into .venv-lowest, and run a part of the tests with them.
 # make bench: install, measure speed and memory beside diffusers and others in under 15 minutes; leave the machine alone meanwhile.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test slow bench check docs format clean
+.PHONY: demo test slow lowest bench check docs package format clean
 
 demo: .venv/installed
 	$(BIN)/leapstep demo --out demo --overwrite
@@ -15,6 +17,10 @@ test: .venv/installed-dev
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest -n 2 -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning \
+		tests/core tests/networks tests/files tests/data tests/models tests/inference tests/training tests/cli/test_cli.py tests/cli/test_cli_sample.py
 
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/speed.py --out bench
@@ -27,12 +33,17 @@ check: .venv/installed-dev
 docs: .venv/installed-docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site . site
 
+package: .venv/installed-dev
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m pytest -m package tests/test_package.py
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo bench site reference
+	rm -rf .venv .venv-lowest demo bench site reference dist
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("leapstep needs Python >= 3.11; try make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -45,6 +56,11 @@ $(BIN)/python:
 .venv/installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@ .venv/installed
+
+.venv-lowest/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints-lowest.txt --editable '.[test]'
+	touch $@
 
 .venv/installed-docs: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[docs]'
