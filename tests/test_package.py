@@ -1,4 +1,4 @@
-"""The wheel and the source distribution as a stranger gets them. `make package` builds both into dist/ and runs this."""
+"""The wheel and the source distribution as a stranger gets them: `make package` builds both and runs this."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ PINS = ROOT / "constraints.txt"
 UNPINNED = {"torch-fidelity", "torchvision"}
 """Of the extra `inception`, which no test installs: torchvision must be the one of the user's PyTorch."""
 
-TRAINING = "--steps 2 --channels 8,8 --attention false,false --blocks 1 --groups 4 --device cpu".split()
+TRAINING = "--steps 2 --channels 8,8 --attention false,false --blocks 1 --groups 4 --device cpu"
 
 USER = """
 import torch
@@ -129,7 +129,7 @@ def test_the_command_runs_in_an_empty_environment(python, folder):
     assert "leapstep demo" in run(command, "--help", folder=empty)
     origin = run(python, "-W", "error", "-c", "import leapstep; print(leapstep.__file__)", folder=empty)
     assert Path(origin.strip()).is_relative_to(folder / "venv")
-    run(command, "train", "digits", "--out", "run", *TRAINING, folder=empty)
+    run(command, "train", "digits", "--out", "run", *TRAINING.split(), folder=empty)
     run(command, "sample", "run", "--out", "samples", "--n", 4, "--steps", 2, "--device", "cpu", folder=empty)
     assert len(list((empty / "samples").glob("*.png"))) >= 4
 
