@@ -32,6 +32,7 @@ check: .venv/installed-dev
 
 docs: .venv/installed-docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site . site
+	$(BIN)/python docs/site/check.py site
 
 package: .venv/installed-dev
 	rm -rf dist

@@ -18,12 +18,12 @@ author = "The leapstep authors"
 release = version = leapstep.__version__
 html_title = f"leapstep {release}"
 
-extensions = ["myst_parser", "formulas", "sources"]
+extensions = ["myst_parser", "formulas", "names", "sources"]
 root_doc = "README"
 include_patterns = ["README.md", *(f"{page}.md" for pages in PAGES.values() for page in pages), "docs/**.md"]
 exclude_patterns = [".*", "src", "tests", "benchmarks", "site", "examples", "runs", "demo", "build", "dist"]
 
-myst_enable_extensions = ["dollarmath", "fieldlist"]
+myst_enable_extensions = ["attrs_inline", "dollarmath", "fieldlist"]
 myst_heading_anchors = 4
 myst_url_schemes = {"http": None, "https": None, "source": None}
 html_math_renderer = "mathml"

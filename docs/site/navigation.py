@@ -98,9 +98,9 @@ THEMES = {
     ),
     "editing": Theme(
         "Editing and restoring",
-        "Data that are partly known: a linear observation of them, such as the pixels outside a hole, and what a model "
-        "makes of the rest.",
-        ("restore", "given", "masked", "downsampled", "blurred"),
+        "Data that are changed in part or as far as noise hides them, and data of which only a linear observation is "
+        "known, such as the pixels outside a hole.",
+        ("edit", "inpainted", "blended", "restore", "given", "masked", "downsampled", "blurred"),
     ),
     "fitting": Theme(
         "Fitted solvers and calibration",

@@ -109,7 +109,7 @@ def source(item: griffe.Object) -> str:
 
 def described(item: griffe.Object, name: str) -> str:
     """A public name: its directive, with those of its public methods and properties."""
-    place = f"\n[Source](source:{source(item)})"
+    place = f"\n[Source](source:{source(item)}){{.source}}"
     if item.is_function:
         return directive("function", signature(item, name, bound=False), (), body(item.docstring) + "\n" + place)
     if item.is_attribute:

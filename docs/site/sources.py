@@ -19,12 +19,12 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import TextLexer, get_lexer_for_filename
 from pygments.util import ClassNotFound
 from sphinx.application import Sphinx
-from sphinx.util import logging
+from sphinx.environment import BuildEnvironment
 
-logger = logging.getLogger(__name__)
 FENCE = re.compile(r"^(`{3,}|~{3,})(?![`{]).*?^\1[`~]*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"`(\w+(?:\.\w+)?)(?:\([^)]*\))?`")
+MODULE = re.compile(r"leapstep(?:\.\w+)+")
 SCHEME = "source"
 
 
@@ -66,9 +66,22 @@ def point_to_sources(app: Sphinx, document: str, content: list[str]) -> None:
     content[0] = "".join([*parts, LINK.sub(pointed, text[end:])])
 
 
-def link(app: Sphinx, doctree: nodes.document, document: str) -> None:
-    """Turn links of that scheme into links between pages, and remember which files need one."""
+def module(root: Path, text: str) -> str | None:
+    """The file of a module, where the code in a text is its name: leapstep.core.process."""
+    if not MODULE.fullmatch(text):
+        return None
+    path = root / "src" / text.replace(".", "/")
+    found = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return found.relative_to(root).as_posix() if found.exists() else None
+
+
+def link(app: Sphinx, doctree: nodes.document) -> None:
+    """Turn links of that scheme into links between pages, and names of modules too; remember which files need one."""
+    document, root = app.env.current_document.docname, Path(app.srcdir)
     here = app.builder.get_target_uri(document)
+    for code in list(doctree.findall(nodes.literal)):
+        if not isinstance(code.parent, nodes.reference) and (path := module(root, code.astext())):
+            code.replace_self(nodes.reference("", "", code.deepcopy(), refuri=f"{SCHEME}:{path}"))
     for node in doctree.findall(nodes.reference):
         scheme, _, rest = node.get("refuri", "").partition(":")
         if scheme == SCHEME:
@@ -124,15 +137,24 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def begin(app: Sphinx) -> None:
-    """Have a place for the files that are linked to."""
+    """Have a place for the files that are linked to, each with the pages that do so."""
     if not hasattr(app.env, "sources"):
         app.env.sources = {}
+
+
+def forget(app: Sphinx, environment: BuildEnvironment, document: str) -> None:
+    """A page that is read anew, or gone, links to nothing."""
+    for path in list(environment.sources):
+        environment.sources[path].discard(document)
+        if not environment.sources[path]:
+            del environment.sources[path]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect all of it."""
     app.connect("builder-inited", begin)
     app.connect("source-read", point_to_sources, priority=900)
-    app.connect("doctree-resolved", link)
+    app.connect("doctree-read", link)
+    app.connect("env-purge-doc", forget)
     app.connect("html-collect-pages", pages)
     return {"version": "1", "parallel_read_safe": False}
