@@ -30,6 +30,7 @@ PAGES = {
         "docs/sampling",
         "docs/few-calls",
         "docs/your-own-network",
+        "docs/editing",
         "docs/encoding",
         "docs/training",
         "docs/evaluation",
@@ -54,7 +55,7 @@ PAGES = {
         "docs/glossary",
     ),
     "Explanation": ("docs/theory", "docs/results", "docs/architecture"),
-    "Project": ("CHANGELOG",),
+    "Project": ("CONTRIBUTING", "SECURITY", "CHANGELOG"),
 }
 """Groups of the navigation, each with its pages: paths from the root of the repository, without `.md`."""
 
