@@ -80,7 +80,7 @@ def our_trainer(name, pictures, batch, bench, precision="auto", start=None):
 
 def our_step(trainer, run):
     """A step of a run, and its record."""
-    record = Record(run, trainer.config, 0, False)
+    record = Record(run, trainer.config, 0, False, trainer.summary())
 
     def step():
         result = trainer.advance()

@@ -65,6 +65,21 @@ def test_the_whole_demo_in_a_real_process(tmp_path):
     check_demo(tmp_path / "demo", said, slow=1000)
 
 
+def test_a_demo_that_is_stopped_names_an_option_that_it_has(tmp_path, monkeypatch):
+    import leapstep.training.run as run
+
+    def stopped(*_, **__):
+        request = KeyboardInterrupt()
+        request.add_note("go on with --resume")
+        raise request
+
+    monkeypatch.setattr(run, "train", stopped)
+    result = invoke("demo", "--out", tmp_path / "demo")
+    assert result.exit_code == 130
+    assert "--resume" not in result.stderr
+    assert f"begin again with --overwrite, which replaces {tmp_path / 'demo'}" in result.stderr
+
+
 def test_what_demo_says_comes_next_works(demo, tmp_path):
     done("sample", demo[0] / "run", "--steps", 5, "--out", tmp_path / "samples", "--n", 2)
 

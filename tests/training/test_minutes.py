@@ -201,6 +201,22 @@ def test_more_time_or_more_steps_than_a_run_began_with(clock, tmp_path):
     assert (further["step"], further["training"]["minutes"]) == (longer["step"] + 2, None)
 
 
+def test_a_run_of_steps_goes_on_for_minutes(clock, tmp_path, monkeypatch, capsys):
+    """What its steps took before nobody noted: until the first checkpoint they count for what one takes here."""
+    options = TINY | {"save_every": 1000, "steps": 3}
+    train("digits", tmp_path / "run", **options)
+    clock.step, said = lambda step: 2.0, []
+    monkeypatch.setattr(Trainer, "seconds_a_step", lambda self: 2.0)
+    monkeypatch.setattr(
+        run, "begin", lambda trainer, *args, begin=run.begin: said.append(trainer.config.steps) or begin(trainer, *args)
+    )
+    options = TINY | {"save_every": 1000, "resume": True, "minutes": 0.5}
+    longer = train("digits", tmp_path / "run", **options).details
+    assert said == [longer["step"]] == [3 + 14]  # of 30 seconds, those of the last losses are kept
+    train("digits", tmp_path / "run", **options | {"progress": True})
+    assert "already was at step 17: to train on, --resume it with more --minutes" in capsys.readouterr().err
+
+
 def test_weights_that_it_begins_with_are_as_they_were(clock, tmp_path):
     """Steps are timed on copies."""
     clock.step = lambda step: 3.0

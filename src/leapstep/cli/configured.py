@@ -38,7 +38,9 @@ def _options(kind: type[RunConfig], without: Collection[str]) -> list[inspect.Pa
         choices = [
             str(choice) for kind in kinds if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)
         ]
-        default = ",".join(map(str, map(int, field.default))) if isinstance(field.default, tuple) else field.default
+        default = field.default
+        if isinstance(default, tuple):
+            default = ",".join(value if isinstance(value, str) else str(int(value)) for value in default)
         notes = [" | ".join(choices)] * bool(choices) + [f"default: {default}"] * (default is not None)
         text = f"{field.description} [{'; '.join(notes)}]" if notes else field.description
         option = Annotated[parsed | None, typer.Option(help=text, rich_help_panel="Settings")]

@@ -58,7 +58,11 @@ def command(
     config = configure(settings, "digits")  # raises before anything is removed
     options.claim(out, overwrite, RESULTS, {"demo": []})
     typer.echo("Training a U-Net on 1442 real handwritten digits (scikit-learn, 8x8 pixels) on the CPU ...")
-    model = train("digits", out / "run", config=config, device="cpu")
+    try:
+        model = train("digits", out / "run", config=config, device="cpu")
+    except KeyboardInterrupt as request:  # what is kept of the training, a demo does not go on with
+        request.__notes__ = [f"begin again with --overwrite, which replaces {out}"]
+        raise
     model = _tuned(model, out / "run")
     held_out = read("digits", split="test")
     target = held_out.batch(range(len(held_out)))

@@ -27,6 +27,8 @@ EXAMPLES = """**Examples**
 
 `leapstep train photos/ --out runs/photos --resume`
 
+`leapstep train photos/ --out runs/photos --log tensorboard,wandb --project photos`
+
 `leapstep train photos/ --init-from runs/photos --out runs/photos-2`
 
 `accelerate launch -m leapstep train photos/ --out runs/photos`

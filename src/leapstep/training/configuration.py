@@ -7,10 +7,12 @@ make the options of `leapstep train`, the keys of the YAML file and the record i
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import math
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,6 +29,23 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, int) else value
 
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio")
+"""The trackers that a run may be logged to, by accelerate's names for them; see `training.tracking`."""
+
+
+def _trackers(value: Any) -> Any:
+    """Accept "tensorboard,wandb", and what YAML makes of "no"."""
+    if value is False or value in ("no", ""):
+        return ()
+    names = tuple(dict.fromkeys(_listed(value) if isinstance(value, str) else value))
+    known = sys.modules.get("accelerate.tracking")  # in which a program may have registered others
+    others = [name for name in getattr(known, "LOGGER_TYPE_TO_CLASS", ()) if name not in TRACKERS]
+    for name in names:
+        if name not in (*TRACKERS, *others):
+            raise ValueError(f"unknown tracker {name!r}: {allowed(name, (*TRACKERS, *others))}, or no")
+    return names
+
+
 def _held_out(value: Any) -> Any:
     """Accept the number of samples, and what YAML makes of "no"."""
     return "no" if value is False or value in (0, "0") else str(value) if type(value) is int else value
@@ -39,6 +58,7 @@ def _ours(value: Any) -> Any:
 
 Widths = Annotated[tuple[int, ...], BeforeValidator(_listed)]
 Flags = Annotated[tuple[bool, ...], BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_trackers)]
 
 
 class RunConfig(BaseModel):
@@ -63,7 +83,14 @@ class RunConfig(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the initial weights, the data order and the noise")
     # record
-    log_every: int = Field(50, ge=1, description="steps between TensorBoard scalars")
+    log: Names = Field(
+        ("tensorboard",),
+        description=f"where to log, with commas between: {' | '.join(TRACKERS)}, each if installed; or no",
+    )
+    project: str | None = Field(
+        None, min_length=1, max_length=100, description="of the run in trackers; default: theirs, or leapstep"
+    )
+    log_every: int = Field(50, ge=1, description="steps between the scalars that are logged")
     holdout_every: int = Field(200, ge=1, description="steps between losses on held-out samples")
     sample_every: int = Field(2000, ge=1, description="steps between sample grids")
     save_every: int = Field(1000, ge=1, description="steps between checkpoints")
@@ -290,10 +317,17 @@ def check_each(
     for values in (_read_yaml(file), given):
         _check_names(kind, values)
         try:
-            kind(**values)
+            check_installed(kind(**values).log)
         except ValidationError as error:
             if own := [problem for problem in error.errors() if problem["loc"]]:  # not of several together
                 raise ValueError("; ".join(map(_line, own))) from error
+
+
+def check_installed(trackers: Iterable[str]) -> None:
+    """Raise ValueError where a tracker that is asked for is not installed; none is imported."""
+    for name in trackers:
+        if name in TRACKERS and importlib.util.find_spec(name) is None:
+            raise ValueError(f"log={name}: {name} is not installed: pip install {name}, or leave it out of --log")
 
 
 def _check_preset(preset: str | None) -> None:

@@ -57,9 +57,9 @@ class Deadline:
         assert self.start is not None
         return (now() - self.start[1]) / (step - self.start[0])
 
-    def prolonged(self, step: int) -> int:
-        """The step at which the time will be over, at the mean speed of earlier processes up to a step."""
-        return step + max(1, int(self.left() * step / max(self.spent, 1e-9)))
+    def prolonged(self, step: int, seconds: float) -> int:
+        """The step at which the time will be over, where a run goes on from a step and each takes so many seconds."""
+        return step + max(1, int(self.left() / max(seconds, 1e-9)))
 
     def over(self, step: int) -> bool:
         """Whether no other step fits after this one."""

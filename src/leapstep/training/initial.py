@@ -121,12 +121,13 @@ def configured(
     """Put together the configuration of a run that begins with a model; see `configuration.configure`.
 
     How the network is built and called comes with the model. All other settings are those of the run that trained it,
-    if it was trained here; the preset and the base fill in the rest.
+    if it was trained here; the preset and the base fill in the rest. Where that run was logged counts for nothing: what
+    leaves the machine is asked for anew.
     """
     configure({}, preset)  # whether there is such a preset
     recorded = model.details.get("training") or base
     earlier = {**recorded, **PRESETS.get(preset or "", {})}
-    rest = set(TrainingConfig.model_fields) - {*OF_THE_NETWORK, "size", "grey", "minutes"}
+    rest = set(TrainingConfig.model_fields) - {*OF_THE_NETWORK, "size", "grey", "minutes", "log", "project"}
     kept = {name: value for name, value in earlier.items() if name in rest}
     return configure(overrides, None, file, {**kept, **settings(model)})
 

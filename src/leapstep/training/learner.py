@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
@@ -32,10 +32,13 @@ from leapstep.models import checkpoint
 from leapstep.models.model import Model
 from leapstep.text import duration
 from leapstep.training import estimate, precision
-from leapstep.training.configuration import RunConfig
+from leapstep.training.configuration import RunConfig, check_installed
 from leapstep.training.deadline import Deadline
 from leapstep.training.parts import accelerator, ema_update, keep_memory, learning_rate
 from leapstep.training.previews import preview
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FEW = 20
 """The most steps for which no time is estimated."""
@@ -61,6 +64,7 @@ class Learner(abc.ABC):
     """What the network computes in; None as long as it is to be chosen, which means float32."""
 
     def __init__(self, config: RunConfig, device: str | None, progress: bool) -> None:
+        check_installed(config.log)
         keep_memory()
         self.accelerator = accelerator(config, device)
         self.precision = precision.known(config.precision, self.accelerator.device)
@@ -326,10 +330,17 @@ class Learner(abc.ABC):
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
         self.step = values["step"]
 
-    def preview(self, run: Path) -> None:
+    def preview(self, run: Path) -> Image.Image | None:
         """Show samples of the averaged weights as they stand, where they are pictures; see `previews.preview`."""
         if self.accelerator.is_main_process and (model := self.model()).is_pictures:
-            preview(model, run, self.step, self.share, self.accelerator.device)
+            return preview(model, run, self.step, self.share, self.accelerator.device)
+        return None
+
+    def summary(self) -> dict[str, Any]:
+        """What trackers store of the run: its settings, the network's size, and the last part of the data's name."""
+        data = self.details().get("data") or {}
+        source = {"data": Path(str(data["source"])).name, "samples": data.get("samples")} if "source" in data else {}
+        return {**self.config.model_dump(mode="json"), "weights": sum(map(torch.numel, self.weights)), **source}
 
 
 def seeded(*entropy: int) -> int:

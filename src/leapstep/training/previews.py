@@ -25,7 +25,7 @@ STRIP_COLUMNS, STRIP_ROWS, STRIP_PIXELS = 12, 10, 2_000_000
 """How many times and how many start noises the strip shows at most, and with how many pixels together."""
 
 
-def preview(model: Model, run: Path, step: int, batch_size: int, device: torch.device, n: int = 64) -> None:
+def preview(model: Model, run: Path, step: int, batch_size: int, device: torch.device, n: int = 64) -> Image.Image:
     """Write a grid of samples, always from the same start noise, by 20 DDIM steps.
 
     With classes, they come in turns, and n is rounded down to whole turns. The first samples of this grid and of
@@ -38,6 +38,8 @@ def preview(model: Model, run: Path, step: int, batch_size: int, device: torch.d
         batch_size: samples drawn at a time.
         device: where the network is.
         n: how many samples to draw.
+    Returns:
+        the grid.
     """
     period = max(1, len(model.classes))
     n -= n % period if n > period else 0
@@ -48,9 +50,11 @@ def preview(model: Model, run: Path, step: int, batch_size: int, device: torch.d
         warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
         pixels = np.concatenate([values(model, x) for _, x in draw(model, spec, device=device)])
     folder = folders.inner(run, "samples")
-    save_image(grid(pixels, period=period), folder / f"step-{step:08d}.png")
+    sheet = grid(pixels, period=period)
+    save_image(sheet, folder / f"step-{step:08d}.png")
     if seen := first_samples(folder, step, model.shape, n, period):
         save_image(strip(seen, model.classes), folder / "strip.png")
+    return sheet
 
 
 def first_samples(

@@ -1,34 +1,37 @@
-"""The record of a run: what TensorBoard shows of it, and its progress bar."""
+"""The record of a run: what trackers show of it, and its progress bar."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leapstep.files import folders
 from leapstep.progress import progress_bar
 from leapstep.training.configuration import RunConfig
+from leapstep.training.tracking import Trackers
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Record:
-    """Scalars for TensorBoard in `log/` of a run folder, and a progress bar. Only the main process of a run keeps it.
+    """Scalars and pictures for the trackers of a run, and a progress bar. Only the main process of a run keeps it.
 
     Arguments:
         run: the run folder.
         config: of the run; how often scalars are written.
         step: where the run stands; what an earlier process wrote beyond it is dropped.
-        bar: whether to show the progress bar.
+        bar: whether to show the progress bar, and to tell of trackers that fail.
+        summary: what trackers store of the run besides, see `Learner.summary`.
     """
 
-    def __init__(self, run: Path, config: RunConfig, step: int, bar: bool) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.config = config
-        self.writer = SummaryWriter(str(folders.inner(run, "log")), purge_step=step + 1)
+    def __init__(self, run: Path, config: RunConfig, step: int, bar: bool, summary: Mapping[str, Any]) -> None:
+        self.config, self.reports, self.logged = config, bar, step
+        self.trackers = Trackers(config.log, run, step, config.project, summary)
         self.bar = progress_bar(config.steps, "training", "step", done=step, show=bar)
         self.compared = ""
         self.by_time = np.zeros((2, 4))  # sums and counts of the loss in each quarter of the time range
@@ -48,15 +51,16 @@ class Record:
         np.add.at(self.by_time, (1, quarter), 1)
         scalars = {f"loss_alike/{name}": value for name, value in compared.items()}
         if step % self.config.log_every == 0:
-            speed = self.config.log_every * self.config.batch_size / (time.perf_counter() - self.since)
+            speed = (step - self.logged) * self.config.batch_size / (time.perf_counter() - self.since)
             scalars |= {name: result[name] for name in ("loss", "gradient_norm", "learning_rate")}
             scalars["samples_per_second"] = speed
             for i, (total, count) in enumerate(self.by_time.T, start=1):
                 if count:
                     scalars[f"loss_by_time/quarter_{i}"] = total / count
-            self.by_time[:], self.since = 0, time.perf_counter()
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
+            self.by_time[:], self.since, self.logged = 0, time.perf_counter(), step
+        if scalars:
+            self.trackers.scalars(step, scalars)
+        self._tell()
         if compared:
             seen = f" (training data {compared['training']:.4f})" if "training" in compared else ""
             self.compared = f", held out={compared['held_out']:.4f}{seen}"
@@ -64,7 +68,17 @@ class Record:
         self.bar.total = steps
         self.bar.update()
 
+    def picture(self, step: int, image: Image.Image) -> None:
+        """Note the grid of samples of a step."""
+        self.trackers.picture(step, "samples", image)
+
     def close(self) -> None:
         """Write what is left."""
+        self.trackers.close()
+        self._tell()
         self.bar.close()
-        self.writer.close()
+
+    def _tell(self) -> None:
+        for line in self.trackers.news():
+            if self.reports:
+                self.bar.write(line, file=sys.stderr)

@@ -25,7 +25,10 @@ from leapstep.training.learner import Learner
 from leapstep.training.record import Record
 from leapstep.training.trainer import Trainer
 
-CHANGEABLE = {"steps", "minutes", "log_every", "holdout_every", "sample_every", "save_every", "strict"}
+CHANGEABLE = {
+    *("steps", "minutes", "strict"),
+    *("log", "project", "log_every", "holdout_every", "sample_every", "save_every"),
+}
 """Settings that a resumed run may change."""
 
 
@@ -85,8 +88,6 @@ def train(
         deadline = samples = None
         if chosen.minutes is not None:
             deadline = Deadline(60 * chosen.minutes, (resumed or {}).get("seconds") or 0.0, began)
-        if deadline is not None and resumed is not None:  # until the end is rehearsed, the mean speed tells of it
-            deadline.closing = minutes.closing(deadline.spent / max(1, resumed["step"]), chosen)
         if deadline is not None and resumed is None:
             asked = _asked(config, preset, settings)
             minutes.check(asked, preset)
@@ -94,13 +95,28 @@ def train(
             chosen, samples, notes = minutes.plan(chosen, given, source, deadline, start, device, progress)
         trainer = Trainer(chosen, source, device, progress, resumed, start, samples)
         trainer.deadline = deadline
-        if deadline is not None and resumed is not None and chosen.minutes != resumed["training"].get("minutes"):
-            trainer.end_at(round(trainer.mean_over_processes(deadline.prolonged(resumed["step"]))))
+        if deadline is not None and resumed is not None:
+            _take_up(trainer, deadline, resumed)
         begin(trainer, run, resumed, overwrite, notes)
         loop(trainer, run)
         if deadline is not None:
             trainer.say(f"took {duration(deadline.elapsed())} of {duration(deadline.seconds)}")
     return trainer.model()
+
+
+def _take_up(trainer: Trainer, deadline: Deadline, resumed: Mapping[str, Any]) -> None:
+    """Bring a deadline to where a run stands that goes on: how long its end will take, and its last step if that moves.
+
+    Until a checkpoint is written, both go by the mean speed so far, or by a step's time here if none was recorded.
+    """
+    step, config = resumed["step"], trainer.config
+    known = deadline.spent > 0 and step > 0
+    seconds = deadline.spent / step if known else trainer.seconds_a_step()
+    if seconds is None:  # the run itself will say why there is no step
+        return
+    deadline.closing = minutes.closing(seconds, config)
+    if config.minutes != resumed["training"].get("minutes"):
+        trainer.end_at(round(trainer.mean_over_processes(deadline.prolonged(step, seconds))))
 
 
 _OWN = [p for p in inspect.signature(train).parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -167,6 +183,7 @@ def begin(
         ValueError: the folder is not free, or what is resumed was another run.
     """
     steps, done = learner.config.steps, 0 if resumed is None else resumed["step"]
+    longer = "--steps" if learner.deadline is None else "--minutes"
     if resumed is not None:
         learner.check_unchanged(run, resumed)
     for line in (*notes, *learner.facts(done)):
@@ -175,7 +192,7 @@ def begin(
     if learner.progress and learner.deadline is None:  # on all processes, which take part
         learner.foretell(steps - done)
     if done >= steps:
-        learner.say(f"{run} already was at step {done}: to train on, --resume it with more --steps")
+        learner.say(f"{run} already was at step {done}: to train on, --resume it with more {longer}")
     if resumed is not None:
         learner.restore(run)
     if learner.accelerator.is_main_process and resumed is not None:
@@ -215,7 +232,7 @@ def loop(learner: Learner, run: Path) -> None:
         Stopped: a request to stop, once a checkpoint is written.
     """
     config, main, deadline = learner.config, learner.accelerator.is_main_process, learner.deadline
-    record = Record(run, config, learner.step, learner.reports) if main else None
+    record = Record(run, config, learner.step, learner.reports, learner.summary()) if main else None
     saved = learner.step
     if deadline is not None:
         deadline.starts(learner.step)
@@ -233,8 +250,8 @@ def loop(learner: Learner, run: Path) -> None:
                 with contextlib.nullcontext() if deadline is None else deadline.pausing(wholly):
                     if record is not None:
                         record.add(learner.step, result, learner.compare() if compares else {}, learner.config.steps)
-                    if previews:
-                        learner.preview(run)
+                    if previews and (picture := learner.preview(run)) is not None and record is not None:
+                        record.picture(learner.step, picture)
                     if saves:
                         learner.save(run)
                         saved = learner.step
