@@ -22,7 +22,7 @@ FLOORS = [
     {"networks", "data"},
     {"models"},
     {"inference"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "diffusers"},
     {"doctor"},
     {"views"},
     {"cli"},

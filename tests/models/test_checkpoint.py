@@ -188,16 +188,11 @@ def test_flow_matching(alien):
     [
         ({"_class_name": "KarrasVeScheduler"}, "the scheduler KarrasVeScheduler is not one of DDPMScheduler"),
         ({"variance_type": "learned"}, "variance_type='learned' is not supported, only fixed_small"),
-        ({"use_flow_sigmas": True}, "use_flow_sigmas=True is not supported"),
-        ({"use_beta_sigmas": True}, "use_beta_sigmas=True"),
-        ({"use_lu_lambdas": True}, "use_lu_lambdas=True"),
-        ({"timestep_type": "continuous"}, "timestep_type='continuous'"),
+        ({"use_flow_sigmas": True, "prediction_type": "epsilon"}, "prediction_type='epsilon' is not supported"),
+        ({"prediction_type": "flow"}, "prediction_type 'flow' is not one of epsilon, sample, v_prediction"),
         ({"timestep_spacing": "odd"}, "timestep_spacing='odd' is not supported, only trailing or leading or linspace"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "shift=3.0 is not supported, only 1.0"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, "use_dynamic_shifting=True"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}, "'sample' is not one of epsilon, v_pred"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 9}, "num_train_timesteps=9"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "invert_sigmas": True}, "invert_sigmas=True"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_karras_sigmas": True}, "use_karras_sigmas=True"),
     ],
 )
 def test_schedulers_that_are_not_understood(config, message):

@@ -36,15 +36,20 @@ CLOCKS = {
     "fraction_from_0": "(k - 1) / T",
     "1000t": "1000 t in continuous time",
     "999t": "999 t in continuous time, as score-based SDE code has it",
+    "1000sigma": "1000 sigma(t), for straight lines: diffusers' flow matching, however time is shifted",
     "sigma": "sigma(t)",
     "log_sigma/4": "log(sigma / alpha) / 4, EDM's c_noise",
+    "angle": "(2 / pi) arctan(sigma / alpha), from 0 to 1",
     "log_snr": "log(alpha^2 / sigma^2)",
     "-log_snr": "its negative, which grows towards noise",
 }
 """How networks count time, by name: what they are told at time t = k / T."""
 
-NOISE_CLOCKS = ("sigma", "log_sigma/4", "log_snr", "-log_snr")
+NOISE_CLOCKS = ("sigma", "log_sigma/4", "angle", "log_snr", "-log_snr")
 """Those that measure noise rather than count time."""
+
+_OF_LOG_SNR = {"log_snr": 1.0, "-log_snr": -1.0, "log_sigma/4": -1 / 8}
+"""Those that are a multiple of the log-SNR."""
 
 SHAPES = ("[b]", "[b, 1]", "scalar")
 """In which shape networks take the timestep."""
@@ -273,6 +278,9 @@ class Convention:
         t = t.clamp(min=first)
         if self.time in NOISE_CLOCKS:
             return self._noise(t)
+        if self.time == "1000sigma":
+            sigma = self.process.sigma(t)
+            return 1000 * (1 - sigma if self.reverse else sigma)
         least = first if self.time == "fraction_from_0" else 0.0
         fraction = 1 - least - (t - least) if self.reverse else t - least
         return {"1000t": 1000, "999t": 999}.get(self.time, 1) * fraction
@@ -280,7 +288,44 @@ class Convention:
     def _noise(self, t: Tensor) -> Tensor:
         if self.time == "sigma":
             return self.process.sigma(t)
-        return self.process.log_snr(t) * {"log_snr": 1, "-log_snr": -1, "log_sigma/4": -1 / 8}[str(self.time)]
+        if self.time == "angle":
+            return torch.atan2(self.process.sigma(t), self.process.alpha(t)) * (2 / math.pi)
+        return self.process.log_snr(t) * _OF_LOG_SNR[str(self.time)]
+
+    def time_of(self, timestep: Tensor | float) -> Tensor:
+        """The times t at which the network is told these timesteps: the inverse of `timestep`, float64.
+
+        Timesteps beyond the first or the last time give 0 or 1.
+
+        Raises:
+            ValueError: a clock that is a function of your own, or "sigma" where alpha is not 1.
+        """
+        if callable(self.time):
+            raise ValueError(f"time={self.time!r} is a function, which has no inverse here: use one of the names")
+        told = torch.as_tensor(timestep, dtype=torch.float64, device="cpu")
+        if self.time in (*_OF_LOG_SNR, "angle", "sigma", "1000sigma"):
+            return self.process.time(self._log_snr(told))
+        levels = self.levels or 1
+        if self.time.startswith("index"):
+            from_0 = int(self.time == "index")
+            level = told + from_0
+            return ((levels + 1 - level if self.reverse else level) / levels).clamp(0, 1)
+        fraction = told / {"1000t": 1000, "999t": 999}.get(self.time, 1)
+        least = 1 / levels if self.time == "fraction_from_0" else 0.0
+        return ((1 - least - fraction if self.reverse else fraction) + least).clamp(0, 1)
+
+    def _log_snr(self, told: Tensor) -> Tensor:
+        """The log-SNR at which a clock of the noise tells this."""
+        if self.time == "angle":
+            return -2 * torch.tan(told * (math.pi / 2)).log()
+        if self.time not in ("sigma", "1000sigma"):
+            return told / _OF_LOG_SNR[str(self.time)]
+        if self.time == "1000sigma":
+            sigma = (1 - told / 1000 if self.reverse else told / 1000).clamp(0, 1)
+            return 2 * ((1 - sigma).log() - sigma.log())
+        if self.process.alpha(torch.ones(1, dtype=torch.float64)) != 1:
+            raise ValueError("time='sigma' has an inverse here on processes with alpha = 1 alone, such as ve")
+        return -2 * told.log()
 
     # --- as JSON ---------------------------------------------------------------------------------------------------
 

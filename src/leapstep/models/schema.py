@@ -191,6 +191,21 @@ class Scheduler(Schema):
     rescale_betas_zero_snr: bool | None = None
     use_karras_sigmas: bool | None = None
     use_exponential_sigmas: bool | None = None
+    use_beta_sigmas: bool | None = None
+    use_lu_lambdas: bool | None = None
+    use_flow_sigmas: bool | None = None
+    flow_shift: Positive | None = None
+    shift: Positive | None = None
+    use_dynamic_shifting: bool | None = None
+    time_shift_type: Word | None = None
+    invert_sigmas: bool | None = None
+    timestep_type: Word | None = None
+    snr_shift_scale: Positive | None = None
+    sigma_min: Positive | None = None
+    sigma_max: Positive | None = None
+    sigma_data: Positive | None = None
+    sigma_schedule: Word | None = None
+    rho: Positive | None = None
 
 
 Blocknames = Annotated[tuple[Word, ...], Field(max_length=64)]
