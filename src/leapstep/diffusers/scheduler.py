@@ -292,7 +292,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both say 
         assert self._plan is not None
         told = torch.as_tensor(timestep).flatten()[:1].float().cpu()
         distance = (self.timesteps.cpu() - told).abs()
-        same = (distance == distance.min()).nonzero().flatten().tolist()
+        same: list[int] = (distance == distance.min()).nonzero().flatten().tolist()
         return next((index for index in same if self._plan.calls[index].opens), same[0])
 
     # --- steps -----------------------------------------------------------------------------------------------------
