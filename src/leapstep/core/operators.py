@@ -20,13 +20,13 @@ Operator = Callable[[Tensor], Tensor]
 
 
 def masked(mask: Tensor) -> Operator:
-    """Some values are known and the others missing: y = x where the mask is true, 0 elsewhere. (Inpainting.)
+    """Values under a mask are missing: y = x where the mask is 0, and 0 where it is not. (Inpainting.)
 
     Arguments:
-        mask: true, or not 0, where a value is known; `[*d]`, or what broadcasts to it, such as `[h, w]` for pictures
-            `[c, h, w]`.
+        mask: 1 where a value is missing and 0 where it is known, as of `inpainted`; `[*d]`, or what broadcasts to it,
+            such as `[h, w]` for pictures `[c, h, w]`.
     Returns:
-        the operator, `[b, *d]` to `[b, *d]`. Of an incomplete x with NaN for what is missing it makes zeros of them.
+        the operator, `[b, *d]` to `[b, *d]`. What x holds for missing values does not matter, and may be NaN.
     """
     return _Masked(torch.as_tensor(mask) != 0)
 
@@ -36,7 +36,7 @@ class _Masked:
     mask: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.where(self.mask.to(x.device), x, 0)
+        return torch.where(self.mask.to(x.device), 0, x)
 
     def __repr__(self) -> str:
         return f"masked({shown(self.mask)})"
