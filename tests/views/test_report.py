@@ -302,6 +302,15 @@ def test_calls_are_counted(small):
 # --- what lies in the folder ---------------------------------------------------------------------------------------
 
 
+def test_losses_alike_share_a_plot(page):
+    alike = {
+        name: folder.Curve((100, 200, 300), values)
+        for name, values in ((folder.HELD_OUT, (0.5, 0.25, 0.375)), (folder.TRAINING, (0.5, 0.125, 0.0625)))
+    }
+    html = report.render(dataclasses.replace(page, curves=page.curves | alike))
+    assert "Plot over the training step: held-out data from 0.5 to 0.375; training data from 0.5 to 0.0625." in html
+
+
 def test_curves_are_means_of_neighbours(run, page, read):
     assert page.curves == folder.curves(run)
     assert set(page.curves) == {"loss", "gradient_norm", "learning_rate"}

@@ -83,6 +83,22 @@ class Distillation(Schema):
     guidance: float = 1.0
 
 
+class Loss(Schema):
+    """Losses after a step of a training, always on the same samples."""
+
+    step: Count
+    held_out: float
+    training: float | None = None
+
+
+class Losses(Schema):
+    """The course of these losses: the last, those of the least on held-out data, and how long it has risen."""
+
+    last: Loss
+    least: Loss
+    rising: Count = 0
+
+
 class Run(Schema):
     """`leapstep.json`."""
 
@@ -91,6 +107,7 @@ class Run(Schema):
     seconds: Seconds | None = None
     data: Data | None = None
     training: dict[Word, Plain | list[Plain]] | None = None
+    losses: Losses | None = None
     convention: Convention | None = None
     imported: Imported | None = None
     distillation: Distillation | None = None
@@ -103,6 +120,7 @@ class State(Schema):
     seconds: Seconds | None = None
     data: Data | None = None
     training: dict[Word, Any] | None = None
+    losses: Losses | None = None
     distillation: Distillation | None = None
 
 

@@ -218,6 +218,7 @@ class Distiller(Learner):
             "step": self.step,
             "precision": self.precision or "float32",
             **data,
+            **({} if self.course is None else {"losses": self.course.record()}),
             "distillation": {"teacher": teacher, **self.config.model_dump(mode="json")},
         }
 

@@ -31,7 +31,7 @@ from torch.optim.swa_utils import AveragedModel
 from leapstep.models import checkpoint
 from leapstep.models.model import Model
 from leapstep.text import duration
-from leapstep.training import estimate, precision
+from leapstep.training import estimate, overfitting, precision
 from leapstep.training.configuration import RunConfig, check_installed
 from leapstep.training.deadline import Deadline
 from leapstep.training.parts import accelerator, ema_update, keep_memory, learning_rate
@@ -70,6 +70,7 @@ class Learner(abc.ABC):
         self.precision = precision.known(config.precision, self.accelerator.device)
         self.config, self.step = config, 0
         self.deadline: Deadline | None = None
+        self.course: overfitting.Course | None = None
         self.progress, self.reports = progress, progress and self.accelerator.is_main_process
         self.share, rest = divmod(config.batch_size, config.accumulate * self.accelerator.num_processes)
         if rest:
@@ -124,6 +125,14 @@ class Learner(abc.ABC):
     @abc.abstractmethod
     def compare(self) -> dict[str, float]:
         """What the averaged weights lose on samples that are always the same, by name; it may be nothing."""
+
+    def follow(self, compared: Mapping[str, float]) -> list[str]:
+        """Note what `compare` returned, if anything, and say what is to be told of it, in lines."""
+        if not compared or not all(map(math.isfinite, compared.values())):
+            return []
+        self.course = overfitting.after(self.course, self.step, compared)
+        warning = self.course.warning()
+        return [] if warning is None else [warning]
 
     @abc.abstractmethod
     def model(self) -> Model:
@@ -328,7 +337,7 @@ class Learner(abc.ABC):
                 value = torch.empty_like(parameters[int(index)]).copy_(value)
             states.setdefault(int(index), {})[rest] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
-        self.step = values["step"]
+        self.step, self.course = values["step"], overfitting.Course.of(values.get("losses"))
 
     def preview(self, run: Path) -> Image.Image | None:
         """Show samples of the averaged weights as they stand, where they are pictures; see `previews.preview`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class Record:
             self.by_time[:], self.since, self.logged = 0, time.perf_counter(), step
         if scalars:
             self.trackers.scalars(step, scalars)
-        self._tell()
+        self.tell(self.trackers.news())
         if compared:
             seen = f" (training data {compared['training']:.4f})" if "training" in compared else ""
             self.compared = f", held out={compared['held_out']:.4f}{seen}"
@@ -75,10 +75,11 @@ class Record:
     def close(self) -> None:
         """Write what is left."""
         self.trackers.close()
-        self._tell()
+        self.tell(self.trackers.news())
         self.bar.close()
 
-    def _tell(self) -> None:
-        for line in self.trackers.news():
+    def tell(self, lines: Iterable[str]) -> None:
+        """Print lines above the progress bar."""
+        for line in lines:
             if self.reports:
                 self.bar.write(line, file=sys.stderr)

@@ -249,7 +249,9 @@ def loop(learner: Learner, run: Path) -> None:
                 wholly = compares and previews and saves
                 with contextlib.nullcontext() if deadline is None else deadline.pausing(wholly):
                     if record is not None:
-                        record.add(learner.step, result, learner.compare() if compares else {}, learner.config.steps)
+                        compared = learner.compare() if compares else {}
+                        record.add(learner.step, result, compared, learner.config.steps)
+                        record.tell(learner.follow(compared))
                     if previews and (picture := learner.preview(run)) is not None and record is not None:
                         record.picture(learner.step, picture)
                     if saves:

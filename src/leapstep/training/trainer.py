@@ -23,6 +23,7 @@ from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.data.dataset import Data, resizing
 from leapstep.models.model import Model
 from leapstep.networks import UNet
+from leapstep.text import counted, percent
 from leapstep.training import initial, objective
 from leapstep.training.configuration import CPU_PRESET, PRESETS, TrainingConfig
 from leapstep.training.learner import Learner, seeded
@@ -184,6 +185,7 @@ class Trainer(Learner):
             },
             "training": self.config.model_dump(mode="json", exclude=unsaid),
             **({} if self.deadline is None else {"seconds": self.deadline.elapsed()}),
+            **({} if self.course is None else {"losses": self.course.record()}),
             **({} if self.start is None else {"init_from": self.start.record}),
         }
 
@@ -200,6 +202,12 @@ class Trainer(Learner):
             yield (
                 f"{holdout.samples} of {holdout.of} samples are held out: never trained on, they tell "
                 "whether the model copies (--holdout no trains on all)"
+            )
+        if self.samples.test is not None:
+            share = 2 * COMPARED / 3 / self.config.holdout_every / self.config.batch_size  # a step goes back as well
+            yield (
+                f"the loss on held-out samples, every {counted(self.config.holdout_every)}, takes about "
+                f"{percent(share)} as long as the training"
             )
         if self.start is not None and done == 0:
             yield f"begins with the weights of {self.start.source}"

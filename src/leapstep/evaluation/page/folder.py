@@ -13,7 +13,16 @@ from leapstep.evaluation.page.contents import Curve, Strip, chosen
 from leapstep.evaluation.sweep import Sweep
 from leapstep.files.reading import read_bytes
 
-CURVES = {"loss": "loss", "gradient_norm": "gradient norm", "learning_rate": "learning rate"}
+HELD_OUT, TRAINING = "loss_alike/held_out", "loss_alike/training"
+"""What the log calls the losses on samples that are always the same."""
+
+CURVES = {
+    "loss": "loss",
+    HELD_OUT: "held-out data",
+    TRAINING: "training data",
+    "gradient_norm": "gradient norm",
+    "learning_rate": "learning rate",
+}
 """What the log of a training calls the quantities that a page shows, and what the page calls them."""
 
 POINTS = 300

@@ -12,7 +12,7 @@ import numpy as np
 
 from leapstep.evaluation.cells import NAMES, Cell, rows_of
 from leapstep.evaluation.page.contents import Array, Consistency, Curve, Levels, chosen
-from leapstep.evaluation.page.folder import CURVES
+from leapstep.evaluation.page.folder import CURVES, HELD_OUT, TRAINING
 from leapstep.text import short
 from leapstep.views.plots import (
     Draw,
@@ -251,7 +251,36 @@ def training(curves: Mapping[str, Curve]) -> list[str]:
         alt += f"{curve.steps[0]:,} to {curve.values[-1]:.3g} at step {curve.steps[-1]:,}."
         return svg(draw, f"curve-{name}", alt, SMALL)
 
-    return [plot(name, curve) for name, curve in curves.items()]
+    alike = {CURVES[name]: curves[name] for name in (HELD_OUT, TRAINING) if name in curves}
+    plots = [plot(name, curve) for name, curve in curves.items() if name not in (HELD_OUT, TRAINING)]
+    if alike:
+        plots.insert(1, lines(alike, "training step", "Loss, averaged weights", "curve-alike"))
+    return plots
+
+
+def lines(curves: Mapping[str, Curve], xlabel: str, title: str, name: str) -> str:
+    """Named curves of one quantity in one plot, told apart by colours and dashes."""
+    from matplotlib.ticker import MaxNLocator
+
+    def draw(figure: Figure, colours: Palette) -> None:
+        axes = figure.subplots()
+        for i, (label, curve) in enumerate(curves.items()):
+            look: Any = {"color": colours.series[i % 6], "linestyle": ("-", "--", ":", "-.")[i % 4], "linewidth": 1.2}
+            axes.plot(curve.steps, gaps(curve.values), label=plain(label), **look)
+        values = [value for curve in curves.values() for value in curve.values if math.isfinite(value)]
+        if values and min(values) > 0 and max(values) > 10 * min(values):
+            axes.set_yscale("log")
+            plain_numbers(axes.yaxis)
+        else:
+            axes.yaxis.set_major_formatter(lambda value, place: short(value))
+        axes.xaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set(xlabel=xlabel, title=title)
+        figure.legend(loc="outside lower center", ncols=1 if len(curves) > 2 else 2)
+
+    told = [f"{label} from {short(curve.values[0])} to {short(curve.values[-1])}" for label, curve in curves.items()]
+    alt = f"Plot over the {xlabel}: {'; '.join(told)}."
+    return svg(draw, name, alt, (SMALL[0], SMALL[1] + (0.17 * len(curves) if len(curves) > 2 else 0.2)))
 
 
 def _smoothed(values: Sequence[float]) -> Array:
