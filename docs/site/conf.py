@@ -9,6 +9,7 @@ from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
 import command_line
+import formulas
 import leapstep
 import reference
 from navigation import PAGES
@@ -18,10 +19,11 @@ author = "The leapstep authors"
 release = version = leapstep.__version__
 html_title = f"leapstep {release}"
 
-extensions = ["myst_parser", "formulas", "names", "sources"]
+extensions = ["myst_parser", "formulas", "names", "notebooks", "sources"]
 root_doc = "README"
-include_patterns = ["README.md", *(f"{page}.md" for pages in PAGES.values() for page in pages), "docs/**.md"]
-exclude_patterns = [".*", "src", "tests", "benchmarks", "site", "examples", "runs", "demo", "build", "dist"]
+source_suffix = {".md": "markdown", ".ipynb": "markdown"}
+include_patterns = ["*.md", "docs/**.md", "reference/*.md", "examples/notebooks/*.ipynb"]
+exclude_patterns = [".*", "src", "tests", "benchmarks", "site", "runs", "demo", "dist"]
 
 myst_enable_extensions = ["attrs_inline", "dollarmath", "fieldlist"]
 myst_heading_anchors = 4
@@ -34,7 +36,7 @@ python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
-html_static_path = ["static"]
+html_static_path = ["static", str(formulas.FONT)]
 html_css_files = ["site.css"]
 html_js_files = [("site.js", {"priority": 300})]  # behind the options that it changes
 html_copy_source = False
@@ -59,7 +61,7 @@ def write_reference(app: Sphinx) -> None:
 def add_navigation(app: Sphinx, document: str, content: list[str]) -> None:
     """Put the order of the pages behind the first of them, out of sight of forges."""
     if document == root_doc:
-        for caption, pages in PAGES.items():
+        for caption, pages in filter(all, PAGES.items()):
             content[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n"
 
 

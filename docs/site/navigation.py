@@ -6,7 +6,10 @@ states, explanations give reasons. A page that is missing here, or a public name
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
 
 
 class Theme(NamedTuple):
@@ -25,7 +28,15 @@ class Theme(NamedTuple):
     module: str = "leapstep"
 
 
+def numbered(folder: str, suffix: str) -> tuple[str, ...]:
+    """Pages whose files say their order."""
+    return tuple(
+        path.relative_to(ROOT).with_suffix("").as_posix() for path in sorted((ROOT / folder).glob(f"[0-9]*{suffix}"))
+    )
+
+
 PAGES = {
+    "Notebooks": numbered("examples/notebooks", ".ipynb"),
     "How-to guides": (
         "docs/sampling",
         "docs/few-calls",
@@ -54,6 +65,7 @@ PAGES = {
         "reference/commands",
         "docs/glossary",
     ),
+    "The course": numbered("docs/course", ".md"),
     "Explanation": ("docs/theory", "docs/results", "docs/architecture"),
     "Project": ("CONTRIBUTING", "SECURITY", "CHANGELOG"),
 }
