@@ -31,6 +31,7 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 
 docs: .venv/installed-docs
+	rm -rf site
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site . site
 	$(BIN)/python docs/site/check.py site
 

@@ -31,6 +31,7 @@ def test_every_page_is_in_the_navigation_once():
 def test_every_public_name_is_in_the_reference_once():
     names = Counter((theme.module, name) for theme in THEMES.values() for name in theme.names)
     public = {("leapstep", name) for name in leapstep.__all__ if not isinstance(getattr(leapstep, name), ModuleType)}
+    public |= {("leapstep.diffusers", name) for name in leapstep.diffusers.__all__}
     assert set(names) == public
     assert set(names.values()) == {1}
 

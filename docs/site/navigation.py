@@ -62,6 +62,7 @@ PAGES = {
         "reference/training",
         "reference/evaluation",
         "reference/doctor",
+        "reference/diffusers",
         "reference/commands",
         "docs/glossary",
     ),
@@ -144,6 +145,12 @@ THEMES = {
         "The doctor",
         "Finds the convention of a network from the network and a few hundred samples of its data.",
         ("diagnose", "Diagnosis"),
+    ),
+    "diffusers": Theme(
+        "Pipelines of diffusers",
+        "Our methods in their pipelines. It needs `pip install 'leapstep[diffusers]'`.",
+        ("Scheduler", "from_scheduler"),
+        module="leapstep.diffusers",
     ),
 }
 """Pages of the reference by their file's name."""

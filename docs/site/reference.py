@@ -15,6 +15,7 @@ from navigation import THEMES, Theme
 
 HEADING = re.compile(r"^(Arguments|Attributes|Raises|References|Returns|Warns|Yields):$")
 ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*|[\w.]+(?:, [\w.]+)*): ")
+EXAMPLE = re.compile(r"(?:^ *(?:>>>|\.\.\.) .*\n?)+", re.MULTILINE)
 LISTED = ("Arguments", "Attributes", "Raises", "Warns")
 
 
@@ -22,7 +23,7 @@ def resolved(package: griffe.Module, name: str) -> griffe.Object:
     """What a public name stands for: not the alias, and not a module whose name its function has, too."""
     item = package[name]
     item = item.final_target if item.is_alias else item
-    return item[item.name] if item.is_module and item.name in item.members and name in package.imports else item
+    return item[item.name] if item.is_module and item.name in item.members else item
 
 
 def sections(docstring: str) -> Iterator[tuple[str, str]]:
@@ -62,10 +63,17 @@ def as_item(entry: str) -> str:
     return f"- {first}" + (f"\n{indent(dedent(rest), '  ')}" if rest else "")
 
 
+def fenced(example: re.Match[str]) -> str:
+    """An example that is written as at Python's prompt, as a block of code."""
+    lines = dedent(example[0]).splitlines()
+    margin = " " * (len(example[0]) - len(example[0].lstrip()))
+    return indent("\n".join(["```python", *(line[4:] for line in lines), "```", ""]), margin)
+
+
 def body(docstring: griffe.Docstring | None) -> str:
     """A docstring as Markdown: its text, and a field for each section."""
     parts = []
-    for heading, text in sections(docstring.value if docstring else ""):
+    for heading, text in sections(EXAMPLE.sub(fenced, docstring.value if docstring else "")):
         if heading:
             shown = "\n".join(map(as_item, entries(text))) if heading in LISTED else text
             parts.append(f":{heading}:\n{indent(shown, '    ')}")
