@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 
 import leapstep
 from commands import done, forget_accelerator
@@ -48,6 +49,7 @@ SMALLER = {
     "features": "--epochs 1",
     "likelihood": "--n 4",
     "reconstruct": "--n 4",
+    "edit": "--n 1 --steps 2",
     "doctor": "--n 20",
     "calibrate": "--per-level 2",
 }
@@ -100,6 +102,7 @@ def shelf(tmp_path_factory):
     write_signals(shelf)
     np.save(shelf / "data.npy", points)
     np.save(shelf / "mask.npy", np.ones_like(points))
+    Image.fromarray(np.arange(8, dtype=np.uint8)[None].repeat(8, 0) // 4 * 255).save(shelf / "mask.png")
     np.savez(shelf / "given.npz", y=np.zeros(len(points)))
     forget_accelerator()
     done("train", "digits", "--out", shelf / "MODEL", *SHORT.split(), "--device", "cpu")

@@ -81,6 +81,7 @@ def model(tmp_path_factory):
         ("evaluate MODEL digits --features pixel", "pixels"),
         ("sweep MODEL digits --out OUT --methods unipcc", "unipc"),
         ("interpolate MODEL --out OUT --seeds 1 2 --path slrp", "slerp"),
+        ("edit MODEL --out OUT --image digits --by guidence", "guidance"),
     ],
 )
 def test_near_misses_on_the_command_line_are_guessed(model, tmp_path, line, meant):

@@ -29,6 +29,7 @@ def offered(*words):
         (("sweep", "m", "--spacings", "l"), ["leading", "linspace", "log_snr"]),
         (("interpolate", "m", "--spacing", "tr"), ["trailing"]),
         (("likelihood", "m", "--method", ""), ["vlb", "ode"]),
+        (("edit", "m", "--by", ""), ["replacement", "guidance"]),
         (("evaluate", "m", "--features", ""), ["pixels", "inception"]),
         (("train", "digits", "--preset", ""), PRESETS),
         (("train", "digits", "--predicts", ""), ["eps", "x0", "v"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +12,6 @@ from leapstep.cli import options
 from leapstep.cli.parsing import FILES, NUMBERS
 from leapstep.files import folders
 from leapstep.progress import progress_bar
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from leapstep.models.model import Model
 
 EXAMPLES = """**Examples**
 
@@ -69,6 +64,7 @@ def command(
     from leapstep.inference.encoding import checked_between, interpolate
     from leapstep.inference.engine import values
     from leapstep.inference.provenance import provenance
+    from leapstep.models.data import samples_in
     from leapstep.views.encoding import write_frames
 
     loaded = model.open()
@@ -76,7 +72,9 @@ def command(
         raise ValueError("--mp4: this model's samples are not pictures, leave it out")
     if mp4:
         ffmpeg()
-    ends = _pictures(loaded, images) if images else seeds or []
+    if images and not loaded.is_pictures:
+        raise ValueError("--images: this model's samples are not pictures, use --seeds")
+    ends = samples_in(loaded, images) if images else seeds or []
     spec = checked_between(loaded, stated.made(), ends, frames, path)
     manifest = provenance(loaded, spec, source=model.name) | {
         "interpolation": path,
@@ -95,22 +93,3 @@ def command(
         options.show(values(loaded, x[:frames]), no_preview, evenly=True)
     typer.echo(f"{len(x)} frames: {out}")
     return {"out": out, **manifest}
-
-
-def _pictures(model: Model, paths: list[Path]) -> Tensor:
-    """Image files in model space, cropped and resized as for training."""
-    import numpy as np
-
-    from leapstep.data.readers import read_picture
-
-    if not model.is_pictures:
-        raise ValueError("--images: this model's samples are not pictures, use --seeds")
-    channels, height, width = model.shape
-    found = []
-    for path in paths:
-        pixels = read_picture(path, height if height == width else None, channels)
-        if pixels.shape != model.shape:
-            _, h, w = pixels.shape
-            raise ValueError(f"{path} has {w}x{h} pixels: this model's pictures have {width}x{height}, resize it")
-        found.append(pixels)
-    return model.scaling.to_model(np.stack(found))

@@ -395,6 +395,16 @@ def check_data(source: str | None) -> None:
         check_source(source)
 
 
+def check_input(source: str) -> None:
+    """Make sure, before a model is opened, that there is such an image, or may be such data."""
+    from leapstep.data.readers import is_image
+
+    if not is_image(source):
+        check_data(source)
+    elif not Path(source).is_file():
+        raise ValueError(f"there is no {source}")
+
+
 def claim_file(path: Path, overwrite: bool) -> None:
     """Make sure that a file of results can be written, and keep others from writing it until the command ends.
 

@@ -98,6 +98,12 @@ def check_source(source: str) -> None:
     _kind(source)
 
 
+def is_image(path: str | Path) -> bool:
+    """Whether a file is to be read as an image: its name says so, or it is there and no other data by its name."""
+    suffix = Path(path).suffix.lower()
+    return suffix in IMAGE_SUFFIXES or (suffix not in READERS and Path(path).is_file())
+
+
 def is_array(source: str) -> bool:
     """Whether a source is a file of arrays. Raises ValueError if there is no such source."""
     return _kind(source) in (".npy", ".npz")

@@ -22,6 +22,10 @@ Option = int | float | str
 AUTO, FITTED = "auto", "fitted"
 """Methods that are known for a model alone: the best for a number of calls, and the solver that was fitted for it."""
 
+KEEPERS = ("replacement", "guidance")
+"""How what the mask of an edit keeps acts on the rest: put in its place after each step, or by the gradient of the
+denoiser."""
+
 SOLVER = "solver"
 """The option of "fitted" that tells which solver it is, see `leapstep.models.tuned.Solver.short_sha256`."""
 

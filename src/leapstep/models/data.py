@@ -8,15 +8,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from leapstep.data import holdout
+from leapstep.data import holdout, readers
 from leapstep.data.dataset import Data, NoSplit
-from leapstep.data.readers import read
+from leapstep.data.readers import is_image, read
+from leapstep.files import reading
 from leapstep.models.model import Model
 
 T = TypeVar("T")
@@ -51,6 +54,59 @@ def parts_of(model: Model, source: str) -> Parts:
         return fitted(model, data)
 
     return read_part
+
+
+def samples_in(model: Model, sources: Sequence[str | Path]) -> Tensor:
+    """What lies in some files, in model space, `[n, *d]`: images, cropped and resized as for training, or other data.
+
+    Arguments:
+        sources: image files; or arrays `[n, *d]`, folders and all else that `leapstep.data.read` takes as a whole.
+    Raises:
+        ValueError: a file that cannot be read, or data of another shape than the model's.
+    """
+    found = [_image(model, path) if is_image(path) else _all_of(model, str(path)) for path in sources]
+    return torch.cat(found)
+
+
+def mask_in(model: Model, path: str | Path) -> Tensor:
+    """The mask in a file, from 0 to 1, of the shape of one sample: a grey image, black to white, or an npy array.
+
+    Raises:
+        ValueError: it cannot be read, has another shape, or values beyond 0 and 1.
+    """
+    if is_image(path):
+        height, width = model.shape[-2:]
+        grey = readers.read_picture(path, height if height == width else None, 1)
+        values = torch.from_numpy(grey / 255.0).to(torch.float32)
+    else:
+        values = torch.from_numpy(np.array(reading.read_npy(path), dtype=np.float32))
+    try:
+        mask = values.expand(model.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{path} is a mask of shape {list(values.shape)}: the samples are {list(model.shape)}"
+        ) from None
+    if not ((mask >= 0) & (mask <= 1)).all():
+        raise ValueError(f"{path} has values beyond 0 (kept) and 1 (made anew)")
+    return mask
+
+
+def _image(model: Model, path: str | Path) -> Tensor:
+    if not model.is_pictures:
+        raise ValueError(
+            f"{path} is an image, and this model's samples are not: give an array, [n, ...] in an npy file"
+        )
+    channels, height, width = model.shape
+    pixels = readers.read_picture(path, height if height == width else None, channels)
+    if pixels.shape != model.shape:
+        _, h, w = pixels.shape
+        raise ValueError(f"{path} has {w}x{h} pixels: this model's pictures have {width}x{height}, resize it")
+    return model.scaling.to_model(pixels[None])
+
+
+def _all_of(model: Model, source: str) -> Tensor:
+    data, _ = parts_of(model, source)("all")
+    return data.batch(range(len(data)))
 
 
 def fitted(model: Model, data: Data) -> tuple[Data, Tensor | None]:
