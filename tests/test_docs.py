@@ -1,5 +1,5 @@
-"""What the documents point to exists: files, the names in them, and tests. And what the theory says that no test of a
-single method holds.
+"""What the documents point to exists: files, the names in them, and tests. The course is complete, formulas are such as
+GitHub renders, and what the theory says holds where no test of a single method shows it.
 """
 
 import ast
@@ -20,6 +20,7 @@ MIXTURE = leapstep.GaussianMixture(
 PROCESSES = {"linear": leapstep.linear(), "cosine": leapstep.cosine(), "ve": leapstep.ve(), "flow": leapstep.flow()}
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+COURSE = sorted((ROOT / "docs" / "course").glob("*.md"))
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 NAME = re.compile(r"`(\w+(?:\.\w+)?)(?:\([^)]*\))?`")
@@ -74,15 +75,62 @@ def test_what_a_document_points_to_exists(path):
     assert list(missing(path)) == []
 
 
-def test_the_theory_names_its_code_and_its_tests():
-    """Every link to code names a function of it, and every section has such links and tests."""
-    _, *sections = re.split(r"^## ", prose(ROOT / "docs" / "theory.md"), flags=re.MULTILINE)
-    assert len(sections) == 9
-    for section in sections:
-        code = [words for words, target in LINK.findall(section) if target.endswith(".py")]
-        assert code
-        assert all(NAME.fullmatch(words) for words in code), section
-        assert TEST.search(section), section
+def test_the_theory_lists_its_chapters_in_their_order():
+    text = (ROOT / "docs" / "theory.md").read_text()
+    listed = re.findall(r"\]\((course/[^)#]*)\)", text)
+    assert listed == [f"course/{path.name}" for path in COURSE]
+    assert [int(path.name[:2]) for path in COURSE] == list(range(1, 12))
+
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.name)
+def test_a_chapter_names_its_code_and_tests_and_has_answers(path):
+    """Every chapter points to functions and tests, has Python that runs, and answers every exercise in place."""
+    text = path.read_text()
+    code = [words for words, target in LINK.findall(prose(path)) if target.endswith(".py")]
+    assert code
+    assert all(NAME.fullmatch(words) for words in code)
+    assert TEST.search(text)
+    assert "```python" in text
+    number = int(path.name[:2])
+    assert text.startswith(f"# {number}. ")
+    exercises = re.findall(r"^\*\*(\d+)\.(\d+)\*\* .*?\n\n<details markdown=\"1\"><summary>Answer", text, re.M | re.S)
+    assert exercises == [(str(number), str(i + 1)) for i in range(len(exercises))]
+    assert len(exercises) == text.count("<details") == text.count("</details>") >= 3
+    following = [p.name for p in COURSE if int(p.name[:2]) == number + 1]
+    assert all(f"]({name})" in text.splitlines()[-1] for name in following)
+
+
+def formulas(text):
+    """The formulas in a page: each with whether it stands in a block of its own."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    for block in re.findall(r"^\$\$$(.*?)^\$\$$", text, re.DOTALL | re.MULTILINE):
+        yield block, True
+    for line in re.sub(r"^\$\$$.*?^\$\$$", "", text, flags=re.DOTALL | re.MULTILINE).splitlines():
+        parts = re.split(r"(?<!\\)\$", line)
+        assert len(parts) % 2, f"a formula is not closed in its line: {line}"
+        yield from ((part, False) for part in parts[1::2])
+
+
+WRONG = {
+    r"(?<![A-Za-z0-9])_": "Markdown may take the underscore for emphasis",
+    r"\\[^A-Za-z]": "Markdown eats a backslash before punctuation",
+    r"[*<>]|~~|\]\(": "Markdown or HTML has a meaning of its own for this",
+    r"(?m)^\s*(?:[-+] |#|=+\s*$)": "a line that begins so is a list or a heading",
+}
+"""What GitHub does not render in a formula, because it reads Markdown first."""
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_formulas_survive_markdown(path):
+    for formula, block in formulas(path.read_text()):
+        assert formula.strip(), path
+        assert block or formula == formula.strip(), formula
+        assert formula.count("{") == formula.count("}"), formula
+        assert formula.count(r"\left") - formula.count(r"\leftarrow") == formula.count(r"\right") - formula.count(
+            r"\rightarrow"
+        ), formula
+        for pattern, why in WRONG.items():
+            assert not re.search(pattern, formula), f"{why}: {formula}"
 
 
 def glossary_rows(heading):

@@ -1,6 +1,6 @@
 """The order of the documentation: which pages there are, and on which page of the reference each public name stands.
 
-The pages follow Diátaxis (Procida, https://diataxis.fr): tutorials teach, how-to guides lead to a goal, the reference
+The pages follow Diátaxis (Procida, https://diataxis.fr): tutorials, here a course, teach, how-to guides lead to a goal, the reference
 states, explanations give reasons. A page that is missing here, or a public name, fails the tests and the build.
 """
 
@@ -66,8 +66,8 @@ PAGES = {
         "reference/commands",
         "docs/glossary",
     ),
-    "The course": numbered("docs/course", ".md"),
-    "Explanation": ("docs/theory", "docs/results", "docs/architecture"),
+    "The course": ("docs/theory", *numbered("docs/course", ".md")),
+    "Explanation": ("docs/results", "docs/architecture"),
     "Project": ("CONTRIBUTING", "SECURITY", "CHANGELOG"),
 }
 """Groups of the navigation, each with its pages: paths from the root of the repository, without `.md`."""

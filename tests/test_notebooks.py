@@ -1,0 +1,73 @@
+"""The notebooks run, on less than they run on for a reader, and what is kept in them is what their code printed."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="notebooks need the extra test")
+pytest.importorskip("ipykernel", reason="notebooks need the extra test")
+
+PROGRAM = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "notebooks" / "execute.py"))
+NOTEBOOKS = PROGRAM["NOTEBOOKS"]
+SMALLER = {
+    "1-ddpm-in-60-lines": {"TRAINING_STEPS": 150, "T": 100, "SAMPLES": 32},
+}
+
+
+def opened(path):
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def client():
+    """One kernel for all notebooks, as importing PyTorch takes longer than they do."""
+    client = PROGRAM["client"](nbformat.v4.new_notebook())
+    with client.setup_kernel():
+        yield client
+
+
+def test_there_are_notebooks():
+    assert {path.stem for path in NOTEBOOKS} == set(SMALLER)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, client):
+    client.nb = PROGRAM["smaller"](opened(path), **SMALLER[path.stem])
+    client.nb.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    for index, cell in enumerate(client.nb.cells):
+        client.execute_cell(cell, index)
+    assert all(cell.execution_count for cell in client.nb.cells if cell.cell_type == "code")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_as_it_stands(path):
+    PROGRAM["client"](opened(path)).execute()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_kept_is_of_this_code(path):
+    """`make notebooks` was run after the last change of the code, and left a small file without errors or paths."""
+    notebook = opened(path)
+    assert notebook.metadata["code_sha256"] == PROGRAM["sha256"](notebook), "run `make notebooks`"
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert outputs
+    assert {output.output_type for output in outputs} <= {"stream", "display_data", "execute_result"}
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert path.stat().st_size < 150_000
+    assert "/tmp" not in path.read_text()
+
+
+def test_a_parameter_that_a_notebook_lacks_is_refused():
+    with pytest.raises(ValueError, match="SAMPLE is no parameter"):
+        PROGRAM["smaller"](opened(NOTEBOOKS[0]), SAMPLE=3)
+
+
+def test_the_hash_is_of_code_alone():
+    notebook = opened(NOTEBOOKS[0])
+    before = PROGRAM["sha256"](notebook)
+    notebook.cells.append(nbformat.v4.new_markdown_cell("more text"))
+    assert PROGRAM["sha256"](notebook) == before
+    notebook.cells.append(nbformat.v4.new_code_cell("1 + 1"))
+    assert PROGRAM["sha256"](notebook) != before
