@@ -1,5 +1,6 @@
 # make demo: install, train on real digits, sample in 1000 to 3 steps, draw a page.   make test: install, run the tests.
 # make docs: install, build the documentation as a site in site/, with no warning; then open site/index.html.
+# make notebooks: install, run the notebooks in examples/notebooks and keep their output in them.
 # make package: build the wheel and the source distribution into dist/, and try them in an empty environment.
 # make lowest: install the lowest versions of all libraries into .venv-lowest, and run a part of the tests with them.
 # make bench: install, measure speed and memory beside diffusers and others in under 15 minutes; leave the machine alone meanwhile.
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test slow lowest bench check docs package format clean
+.PHONY: demo test slow lowest bench check docs notebooks package format clean
 
 demo: .venv/installed
 	$(BIN)/leapstep demo --out demo --overwrite
@@ -29,6 +30,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+notebooks: .venv/installed-dev
+	$(BIN)/python examples/notebooks/execute.py
 
 docs: .venv/installed-docs
 	rm -rf site
