@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from leapstep.core.denoiser import Diffusion, clipped
 from leapstep.core.editing import edit
 from leapstep.core.inverse import given
 from leapstep.core.names import STARTS
@@ -81,7 +80,9 @@ def edited(
     for low in range(0, len(x0) * spec.n, spec.batch_size):
         rows = range(low, min(low + spec.batch_size, len(x0) * spec.n))
         data = x0[torch.tensor(rows) // spec.n].to(model.device, spec.state_dtype)
-        diffusion, transition = _led(model, spec, change, data, rows), _kept(model, spec, change, data)
+        diffusion, transition = spec.diffusion(model, rows), _kept(model, spec, change, data)
+        if change.mask is not None and change.by == "guidance":
+            diffusion = given(diffusion, masked(change.mask), data)
         x = edit(
             diffusion, data, change.strength, spec.times, transition, seed=spec.seed, first=low, on_step=on_step or bool
         )
@@ -94,16 +95,3 @@ def _kept(model: Model, spec: SamplingSpec, change: Edit, data: Tensor) -> Trans
     if change.mask is None or change.by == "guidance":
         return method
     return inpainted(method, data, change.mask, change.resample)
-
-
-def _led(model: Model, spec: SamplingSpec, change: Edit, data: Tensor, rows: range) -> Diffusion:
-    """The model as it draws these rows, led to what is to be kept of the data if that is done by guidance.
-
-    Its bound on x0 acts after that: the other way round x0 has no derivative where it is bounded, and no bound where
-    it was moved.
-    """
-    if change.mask is None or change.by != "guidance":
-        return spec.diffusion(model, rows)
-    free = spec.diffusion(model.with_convention(clip=None), rows)
-    led = given(free, masked(change.mask == 0), data)
-    return led if model.clip is None else clipped(led, model.clip)
