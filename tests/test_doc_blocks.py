@@ -224,7 +224,7 @@ def run(words):
 
 LONG = (
     *("demo", "train", "evaluate", "sweep", "compare", "report", "features", "likelihood"),
-    *("trace", "reconstruct", "doctor", "distill"),
+    *("trace", "reconstruct", "doctor", "distill", "push"),
 )
 """Commands that the documents run, and of which examples are read by the parser alone."""
 

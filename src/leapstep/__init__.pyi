@@ -94,6 +94,7 @@ from .models.checkpoint import load, save
 from .models.model import Model
 from .training.distillation import distill
 from .training.run import train
+from .views.publishing import Published, push
 from .views.report import Report, report
 
 __version__: str
@@ -123,6 +124,7 @@ __all__ = [
     "Noise",
     "NotFinite",
     "Process",
+    "Published",
     "Reference",
     "Report",
     "SamplingSpec",
@@ -193,6 +195,7 @@ __all__ = [
     "pf_euler",
     "plugin",
     "progress",
+    "push",
     "quadratic",
     "refer",
     "remedies",

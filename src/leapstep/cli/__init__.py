@@ -109,7 +109,7 @@ def _smaller(given: dict[str, Any]) -> str:
 
 
 JOURNEY = {
-    "A model of your own": ("demo", "train", "info", "sample"),
+    "A model of your own": ("demo", "train", "info", "sample", "push"),
     "In fewer calls": ("tune", "distill"),
     "How good it is": ("evaluate", "sweep", "compare", "report", "features", "likelihood"),
     "What it does": ("trace", "reconstruct", "interpolate", "calibrate"),
