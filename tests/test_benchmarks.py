@@ -97,3 +97,15 @@ def test_each_subject_runs(subject, timing, monkeypatch, tmp_path):
 
 def test_the_subjects_are_all_there_are(timing):
     assert set(runpy.run_path(str(BENCHMARKS / "speed.py"))["SUBJECTS"]) == {*SUBJECTS, *PROCESSES}
+
+
+def test_restoration_is_nearer_to_the_posterior_than_replacement():
+    """In 20 calls; what differs by less than two sets of exact draws do is the same."""
+    bench = runpy.run_path(str(BENCHMARKS / "editing.py"))["Bench"](n=200)
+    chance = bench.mean_distance([posterior.sample(200, seed=4) for posterior in bench.posteriors])
+    exact, given, isotropic, replaced = (
+        bench.error(name, 20)
+        for name in ("exact conditional denoiser", "given, iterations=3", "isotropic (PiGDM)", "replacement")
+    )
+    assert given < exact + chance
+    assert given + chance < isotropic < replaced - chance
