@@ -19,9 +19,9 @@ test: .venv/installed-dev
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
 
-lowest: .venv-lowest/installed
+lowest: .venv-lowest/installed  # old libraries warn of newer ones beneath them
 	.venv-lowest/bin/python -m pytest -n 2 -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning \
-		tests/core tests/networks tests/files tests/data tests/models tests/inference tests/training tests/cli/test_cli.py tests/cli/test_cli_sample.py
+		$(addprefix tests/,core networks files data models inference training diffusers cli/test_cli.py cli/test_cli_sample.py)
 
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/speed.py --out bench

@@ -16,6 +16,7 @@ from leapstep.networks.embedding import Sinusoids
 from leapstep.networks.layout import FIXED, from_diffusers, modern_keys, to_diffusers
 
 diffusers = pytest.importorskip("diffusers")
+UNet2DModel = diffusers.UNet2DModel  # imported now: under the device meta its module cannot be
 
 # config.json of google/ddpm-cifar10-32, a file from before many of today's keys.
 CIFAR10: dict[str, Any] = {
@@ -131,7 +132,7 @@ def inputs(config: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
 
 def reference(config: dict[str, Any]) -> Any:
-    return diffusers.UNet2DModel(**{key: value for key, value in config.items() if not key.startswith("_")})
+    return UNet2DModel(**{key: value for key, value in config.items() if not key.startswith("_")})
 
 
 @torch.no_grad()
@@ -159,7 +160,7 @@ def test_diffusers_reads_what_we_save(config: dict[str, Any], tmp_path: Path) ->
     ours = randomised(UNet(**from_diffusers(config)))
     (tmp_path / "config.json").write_text(json.dumps(to_diffusers(asdict(ours.config), sample_size=(16, 24))))
     save_file(ours.state_dict(), tmp_path / "diffusion_pytorch_model.safetensors")
-    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path).eval()
+    theirs = UNet2DModel.from_pretrained(tmp_path).eval()
     assert tuple(theirs.config.sample_size) == (16, 24)
     assert_equal(ours, theirs, config)
 
@@ -204,7 +205,7 @@ def test_keys_of_old_checkpoints_are_renamed(convolutions: bool, tmp_path: Path)
     if not convolutions:  # diffusers reads these too
         (tmp_path / "config.json").write_text(json.dumps(SMALL))
         save_file(old, tmp_path / "diffusion_pytorch_model.safetensors")
-        assert_equal(ours, diffusers.UNet2DModel.from_pretrained(tmp_path).eval(), SMALL)
+        assert_equal(ours, UNet2DModel.from_pretrained(tmp_path).eval(), SMALL)
 
 
 # Configurations
