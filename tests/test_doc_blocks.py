@@ -50,6 +50,7 @@ SMALLER = {
     "likelihood": "--n 4",
     "reconstruct": "--n 4",
     "edit": "--n 1 --steps 2",
+    "invert": "--steps 2",
     "doctor": "--n 20",
     "calibrate": "--per-level 2",
 }
@@ -107,6 +108,8 @@ def shelf(tmp_path_factory):
     forget_accelerator()
     done("train", "digits", "--out", shelf / "MODEL", *SHORT.split(), "--device", "cpu")
     done("tune", shelf / "MODEL", *SMALLER["tune"].split())
+    for out in ("latents", "exact"):
+        done("invert", shelf / "MODEL", "--image", shelf / "A.png", "--label", 3, "--steps", 2, "--out", shelf / out)
     for run in ("runs/digits", "runs/mnist", "runs/photos", "demo/run"):
         shutil.copytree(shelf / "MODEL", shelf / run, ignore=shutil.ignore_patterns("state", "log", "samples"))
     done("calibrate", shelf / "demo/run", "digits", "--per-level", 1)

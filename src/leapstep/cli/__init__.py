@@ -113,7 +113,7 @@ JOURNEY = {
     "In fewer calls": ("tune", "distill"),
     "How good it is": ("evaluate", "sweep", "compare", "report", "features", "likelihood"),
     "What it does": ("trace", "reconstruct", "interpolate", "calibrate"),
-    "Change what is there": ("edit",),
+    "Change what is there": ("edit", "invert", "decode"),
     "Networks of others": ("doctor", "import"),
 }
 """All commands, in the order in which one comes to need them."""

@@ -90,6 +90,7 @@ class Reconstruction(NamedTuple):
         calls: of the network for a sample, in both directions.
         seconds: for all of them.
         notes: warnings, such as of steps that could not be inverted.
+        latents: between encoding and decoding, `[n, *d]`, on the CPU.
     """
 
     x: Tensor
@@ -97,6 +98,7 @@ class Reconstruction(NamedTuple):
     calls: int
     seconds: float
     notes: list[str]
+    latents: Tensor
 
 
 def reconstruct(
@@ -126,7 +128,7 @@ def reconstruct(
     model = as_specified(model, spec)
     transition, path, device = spec.transition(model), spec.times_for(model), model.device
     upwards = inverted(transition) if exact else transition
-    began, parts, calls = time.perf_counter(), [], 0
+    began, parts, latents, calls = time.perf_counter(), [], [], 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)  # those of `inverted`
         for start in range(0, len(x0), spec.batch_size):
@@ -137,10 +139,11 @@ def reconstruct(
             z, up = _moved(encode, diffusion, x, path, upwards, on_step)
             x, down = _moved(decode, diffusion, z, path, transition, on_step)
             parts.append(x.cpu())
+            latents.append(z.cpu())
             calls = max(calls, up + down)
     again, seconds = torch.cat(parts), round(time.perf_counter() - began, 3)
     notes = sorted({str(warning.message) for warning in caught})
-    return Reconstruction(again, squared_error(model, again, x0), calls, seconds, notes)
+    return Reconstruction(again, squared_error(model, again, x0), calls, seconds, notes, torch.cat(latents))
 
 
 def _moved(
