@@ -37,6 +37,7 @@ def numbered(folder: str, suffix: str) -> tuple[str, ...]:
 
 
 PAGES = {
+    "Tutorials": ("docs/first-steps", "docs/first-network", "docs/first-pictures", "docs/first-pipeline"),
     "Notebooks": numbered("examples/notebooks", ".ipynb"),
     "How-to guides": (
         "docs/sampling",
@@ -130,7 +131,7 @@ THEMES = {
     "models": Theme(
         "Models and specifications",
         "A network with its convention in a folder, and the specification of what to draw from it.",
-        ("load", "save", "Model", "SamplingSpec"),
+        ("load", "save", "push", "Published", "Model", "SamplingSpec"),
     ),
     "training": Theme(
         "Training and distillation",
