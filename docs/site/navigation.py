@@ -1,8 +1,8 @@
 """The order of the documentation: which pages there are, and on which page of the reference each public name stands.
 
-The pages follow Diátaxis (Procida, https://diataxis.fr): tutorials (here a course) teach, how-to guides lead to a goal,
-the reference states, explanations give reasons. A page that is missing here, or a public name, fails the tests and the
-build.
+The pages follow Diátaxis (Procida, https://diataxis.fr): tutorials, notebooks and a course teach, how-to guides lead to
+a goal, the reference states, explanations give reasons. A page that is missing here, or a public name, fails the tests
+and the build.
 """
 
 from __future__ import annotations
