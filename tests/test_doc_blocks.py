@@ -56,7 +56,15 @@ SMALLER = {
 }
 """Options that stand behind those of a document, so that each command takes a moment."""
 
-ELSEWHERE = ("google/ddpm-cifar10-32", "inception", "--mp4", "ckpt.pth", "model-10.pt")
+ELSEWHERE = (
+    "google/ddpm-cifar10-32",
+    "stable-diffusion",
+    "DiT-XL-2-256",
+    "inception",
+    "--mp4",
+    "ckpt.pth",
+    "model-10.pt",
+)
 """What a command needs that is not at hand: the Hub, weights to download, ffmpeg, files of other projects.
 
 Such a line is read by the parser alone."""

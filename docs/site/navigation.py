@@ -43,6 +43,7 @@ PAGES = {
         "docs/sampling",
         "docs/few-calls",
         "docs/your-own-network",
+        "docs/diffusers",
         "docs/editing",
         "docs/encoding",
         "docs/training",

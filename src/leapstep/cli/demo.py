@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leapstep.cli import options, sweep, tune
+from leapstep.cli import options, solvers, sweep
 from leapstep.files import folders
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _tuned(model: Model, folder: Path) -> Model:
 
     typer.echo("\nFitting solvers with few calls to it, on noise alone (leapstep tune) ...")
     run = Run(model, plan=Plan(**TUNING))
-    tune.finish(run, folder / TUNED)
+    solvers.finish(run, folder / TUNED)
     return dataclasses.replace(model, tuned=run.tuned)
 
 

@@ -21,7 +21,7 @@ from leapstep.cli.parsing import NUMBERS, SETTINGS
 from leapstep.core import names
 from leapstep.files import folders
 from leapstep.inference import fields
-from leapstep.models import opening
+from leapstep.models import opening, pipelines
 from leapstep.text import acting, allowed, seconds
 
 if TYPE_CHECKING:
@@ -145,9 +145,24 @@ class Source:
         """The model, on its device. Raises ValueError for what `leapstep.models.opening.open_model` refuses."""
         return opening.open_model(self.name, convention=self.convention, shape=self.shape, device=device(self.device))
 
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it is a folder of a pipeline of diffusers that is no model of pixels or values."""
+        return self.convention is None and pipelines.other(Path(self.name)) is not None
+
+    @property
+    def takes(self) -> str:
+        """The option that says what a pipeline draws."""
+        index = pipelines.other(Path(self.name))
+        return "--prompt" if index is None else index.takes
+
 
 def on_model(
-    command: Callable[..., T], argument: str = "model", annotation: Any = ModelSource, or_samples: bool = False
+    command: Callable[..., T],
+    argument: str = "model",
+    annotation: Any = ModelSource,
+    or_samples: bool = False,
+    or_pipeline: bool = False,
 ) -> Callable[..., T]:
     """Give a command, in place of an argument that is a `Source`, the words that name a model.
 
@@ -155,6 +170,7 @@ def on_model(
         argument: its name.
         annotation: of the first of these words.
         or_samples: whether it may name samples instead, so that it is not looked at before the command does.
+        or_pipeline: whether it may name any pipeline of diffusers.
     """
     keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
     more = [
@@ -166,9 +182,37 @@ def on_model(
 
     def source(asked: dict[str, Any]) -> Source:
         model = Source(asked.pop(argument), **asked)
-        return model if or_samples else model.checked()
+        return model if or_samples or (or_pipeline and model.is_pipeline) else model.checked()
 
     return _composed(command, argument, [name], source, more)
+
+
+OF_PIPELINES: dict[str, Any] = {
+    "prompt": Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Of a pipeline of diffusers: what is drawn, in turn.")
+    ],
+    "prompts": Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a pipeline of diffusers: a prompt in each line, in turn.")
+    ],
+    "negative_prompt": Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of a pipeline: what guidance leads away from; default: its own.")
+    ],
+    "height": Annotated[int | None, typer.Option(metavar="PIXELS", help="Of a pipeline's pictures; default: its own.")],
+    "width": Annotated[int | None, typer.Option(metavar="PIXELS", help="Of a pipeline's pictures; default: its own.")],
+}
+"""The options of commands that take pipelines of diffusers."""
+
+
+def asking(prompts: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a command, in place of its argument `asked`, the options of `OF_PIPELINES`, as a dictionary.
+
+    Arguments:
+        prompts: the name of the one that says what is drawn.
+    """
+    keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY, default=None)
+    names = (prompts, "negative_prompt", "height", "width")
+    parameters = [keyword(name, annotation=OF_PIPELINES[name]) for name in names]
+    return lambda command: _composed(command, "asked", parameters, lambda asked: asked)
 
 
 # --- the specification of samples ----------------------------------------------------------------------------------

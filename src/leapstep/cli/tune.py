@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leapstep.cli import options
+from leapstep.cli import options, solvers
 from leapstep.cli.parsing import NUMBERS
-from leapstep.progress import progress_bar
-from leapstep.text import counted, duration, with_error
 
 if TYPE_CHECKING:
-    from leapstep.inference.tuning import Run
-    from leapstep.models.tuned import Solver, Untuned
+    from leapstep.core.gaussian import Gaussian
+    from leapstep.inference.spec import SamplingSpec
+    from leapstep.models.model import Model
 
 EXAMPLES = """**Examples**
 
@@ -29,10 +27,13 @@ EXAMPLES = """**Examples**
 `leapstep tune google/ddpm-cifar10-32 --calls 3 5 --budget 30m --out runs/cifar`
 
 `leapstep sample runs/digits --method fitted --steps 3 --out samples`
+
+`leapstep tune stable-diffusion --prompts prompts.txt --calls 6 8 --guidance 7.5 --noises 64`
 """
 
 
-@options.on_model
+@functools.partial(options.on_model, or_pipeline=True)
+@options.asking("prompts")
 @options.sampling(
     *("spec", "n", "first", "steps", "method", "eta", "variance", "settings", "spacing", "start"),
     shown={"label": "all classes in turn, and none"},
@@ -41,6 +42,7 @@ EXAMPLES = """**Examples**
 def command(
     model: options.Source,
     stated: options.Spec,
+    asked: dict[str, Any],
     calls: Annotated[
         list[int] | None, typer.Option(metavar=NUMBERS, help="Network calls a sample; default: 2 3 4 5 6 8 10.")
     ] = None,
@@ -54,8 +56,12 @@ def command(
     noises: Annotated[int, typer.Option(help="Noises that the teacher starts from.")] = 256,
     teacher_steps: Annotated[int, typer.Option(help="Steps of the teacher, UniPC of order 3.")] = 40,
     start: Annotated[
-        str, typer.Option(help="gaussian (the first step without a call, of the data's mean and covariance) | marginal")
-    ] = "gaussian",
+        str | None,
+        typer.Option(
+            help="gaussian (the first step without a call, of the data's mean and covariance; default) | marginal "
+            "(default and only one of a pipeline)"
+        ),
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Time after which no further solver is begun, such as 5m.")
     ] = None,
@@ -73,65 +79,47 @@ def command(
     options.check_data(data)
     from leapstep.files import folders
     from leapstep.inference import tuning
-    from leapstep.inference.calibration import moments
-    from leapstep.models.data import parts_of
 
-    loaded, path = tuning.place(model.open(), model.name, model.convention, out)
+    spec, pipeline = stated.made(), model.is_pipeline or asked["prompts"] is not None
+    if pipeline:
+        if data is not None or start == "gaussian":
+            raise ValueError("solvers of a pipeline start from noise: leave --data and --start gaussian out")
+        loaded, spec, path = _pipeline(model, stated, asked, {"out": out, "overwrite": overwrite})
+    else:
+        loaded, path = tuning.place(model.open(), model.name, model.convention, out)
     options.hold(path.parent)
     folders.tidy(path.parent)
-    law = None
-    if data is not None:
-        split, (samples, labels) = options.part(parts_of(loaded, data), data, None, "train")
-        laws, _ = moments(loaded, samples, labels)
-        law = (f"{data} ({split})", laws.each or laws.whole)
+    start = start or ("marginal" if pipeline else "gaussian")
     plan = tuning.Plan(tuple(calls or tuning.CALLS), noises, teacher_steps, start, seconds)
-    run = tuning.Run(loaded, stated.made(), plan, law, overwrite=overwrite)
+    run = tuning.Run(loaded, spec, plan, _law(loaded, data), overwrite=overwrite)
     run.check_price()
     if not run.missing:
         typer.echo(f"all of these solvers are there: {path}")
-    finish(run, path)
-    found = [solver.calls for solver in run.tuning.solvers]
-    named = [str(out)] if out is not None else [model.name, *model.opening]
-    words = ["leapstep", "sample", *named, "--method", "fitted", "--steps", str(found[len(found) // 2])]
-    words += [] if run.spec.guidance == 1 else ["--guidance", f"{run.spec.guidance:g}", "--label", _label(run)]
-    words += [] if run.spec.conditions is None else ["--condition", run.spec.conditions]
-    typer.echo(f"written: {path}\nnow: {shlex.join([*words, '--out', 'samples'])}")
+    solvers.finish(run, path)
+    said = solvers.next_command(run, model, out, pipeline)
+    typer.echo(f"written: {path}\nnow: {said}")
     return {"out": path, **run.tuning._asdict(), "solvers": [solver._asdict() for solver in run.tuning.solvers]}
 
 
-def finish(run: Run, path: Path) -> None:
-    """Fit what is missing; what is there is in the file as soon as it is."""
-    from leapstep.inference.tuning import save
+def _law(model: Model, data: str | None) -> tuple[str, Gaussian] | None:
+    """What solvers start from where it is not the teacher's samples: data, by name, and their law."""
+    if data is None:
+        return None
+    from leapstep.inference.calibration import moments
+    from leapstep.models.data import parts_of
 
-    kept = 0
-    try:
-        with progress_bar(run.work, "tuning", "call") as bar:
-            for solver, others in run.results(bar.update):
-                save(path, run)
-                kept += 1
-                bar.write(_line(run, solver, others), file=sys.stdout)
-                bar.total = max(bar.n, bar.n + run.work_left)  # a fit may take less than it might
-    except KeyboardInterrupt as request:
-        if kept:
-            request.add_note(f"solvers of {kept} numbers of calls are kept in {path}: the same command goes on")
-        raise
-    if left := [calls for calls in run.missing if run.tuning.solver(calls, run.plan.start) is None]:
-        typer.echo(f"the time is over before {', '.join(map(str, left))} calls: the same command goes on", err=True)
+    split, (samples, labels) = options.part(parts_of(model, data), data, None, "train")
+    laws, _ = moments(model, samples, labels)
+    return f"{data} ({split})", laws.each or laws.whole
 
 
-def _line(run: Run, solver: Solver, others: list[Untuned]) -> str:
-    """What a solver is worth."""
-    text = f"{counted(solver.calls, 'call')}: {with_error(solver.error, solver.standard_error)} from the teacher"
-    if others:
-        best = others[0]
-        options = "".join(f", {name} {value}" for name, value in best.options.items())
-        spacing = "" if best.spacing == "trailing" else f", {best.spacing}"
-        text += f"; best untuned: {with_error(best.error, best.standard_error)} ({best.method}{options}{spacing})"
-    beaten = run.tuning.worse_steps(solver)
-    text += "" if beaten is None else f"; nearer than ddim in {beaten}"
-    return f"{text}; {duration(solver.seconds)}"
+def _pipeline(
+    model: options.Source, stated: options.Spec, asked: dict[str, Any], where: dict[str, Any]
+) -> tuple[Model, SamplingSpec, Path]:
+    """A pipeline of diffusers as a model, what is drawn of it, and where its solvers go."""
+    from leapstep.diffusers.drawing import Asked
+    from leapstep.diffusers.tuning import opened, read_prompts
 
-
-def _label(run: Run) -> str:
-    """A class to guide towards."""
-    return run.model.classes[int(run.spec.labels[0])] if run.spec.labels else "LABEL"
+    prompts = () if asked["prompts"] is None else read_prompts(asked["prompts"])
+    said = Asked(prompts, asked["negative_prompt"], asked["height"], asked["width"])
+    return opened(model.name, stated.fields, said, device=options.device(model.device), **where)

@@ -9,12 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leapstep.diffusers.latents import LatentModel, from_pipeline
     from leapstep.diffusers.scheduler import Scheduler, from_scheduler
 
-MODULES = {"Scheduler": "scheduler", "from_scheduler": "scheduler"}
+MODULES = {
+    "LatentModel": "latents",
+    "Scheduler": "scheduler",
+    "from_pipeline": "latents",
+    "from_scheduler": "scheduler",
+}
 """Each public name, and the module that it is in, which is imported when it is first used."""
 
-__all__ = ["Scheduler", "from_scheduler"]
+__all__ = ["LatentModel", "Scheduler", "from_pipeline", "from_scheduler"]
 
 
 def __getattr__(name: str) -> Any:

@@ -80,14 +80,14 @@ def write_samples(
     if execution.line:
         tell(execution.line)
     with folders.locked(out):
-        record = _begin(out, manifest, resume, overwrite)
+        record = begin(out, manifest, resume, overwrite)
         one = values(model, torch.zeros(1, *model.shape, dtype=spec.state_dtype))
         store: Store = Pictures(out) if form == "png" else Growing(out, spec.n, model.shape, one.dtype)
         _draw(out, store, manifest, record, (model, spec, execution, device), progress)
         labels = spec.labels_for(model, range(spec.first, spec.first + spec.n))
         numbers = None if labels is None else labels.tolist()
         if model.is_pictures:
-            _write_grid(out, store.first(min(spec.n, GRID)), numbers)
+            write_grid(out, store.first(min(spec.n, GRID)), numbers)
         store.close(numbers)
     return manifest | record
 
@@ -120,7 +120,7 @@ def _continued(spec: SamplingSpec, out: Path) -> Execution | None:
     return Execution(dtype, isinstance(said, dict) and said.get("memory_format") == "channels_last")
 
 
-def _begin(out: Path, manifest: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any]:
+def begin(out: Path, manifest: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any]:
     """Mark a new folder, or go on in that of the same drawing, which was stopped; return what its manifest counts.
 
     Raises:
@@ -202,7 +202,7 @@ def _draw(
         bar.close()
 
 
-def _write_grid(out: Path, shown: Array, labels: list[int] | None) -> None:
+def write_grid(out: Path, shown: Array, labels: list[int] | None) -> None:
     """Write the grid, with a column for each class where there are several in turn."""
     from leapstep.data.pictures import grid, save_image
 

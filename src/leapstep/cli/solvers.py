@@ -1,0 +1,68 @@
+"""Fitting solvers where people watch: the bar, a line for each solver, and what to do with them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from leapstep.cli import options
+from leapstep.progress import progress_bar
+from leapstep.text import counted, duration, with_error
+
+if TYPE_CHECKING:
+    from leapstep.inference.tuning import Run
+    from leapstep.models.tuned import Solver, Untuned
+
+
+def finish(run: Run, path: Path) -> None:
+    """Fit what is missing; what is there is in the file as soon as it is."""
+    from leapstep.inference.tuning import save
+
+    kept = 0
+    try:
+        with progress_bar(run.work, "tuning", "call") as bar:
+            for solver, others in run.results(bar.update):
+                save(path, run)
+                kept += 1
+                bar.write(_line(run, solver, others), file=sys.stdout)
+                bar.total = max(bar.n, bar.n + run.work_left)  # a fit may take less than it might
+    except KeyboardInterrupt as request:
+        if kept:
+            request.add_note(f"solvers of {kept} numbers of calls are kept in {path}: the same command goes on")
+        raise
+    if left := [calls for calls in run.missing if run.tuning.solver(calls, run.plan.start) is None]:
+        typer.echo(f"the time is over before {', '.join(map(str, left))} calls: the same command goes on", err=True)
+
+
+def _line(run: Run, solver: Solver, others: list[Untuned]) -> str:
+    """What a solver is worth."""
+    text = f"{counted(solver.calls, 'call')}: {with_error(solver.error, solver.standard_error)} from the teacher"
+    if others:
+        best = others[0]
+        options = "".join(f", {name} {value}" for name, value in best.options.items())
+        spacing = "" if best.spacing == "trailing" else f", {best.spacing}"
+        text += f"; best untuned: {with_error(best.error, best.standard_error)} ({best.method}{options}{spacing})"
+    beaten = run.tuning.worse_steps(solver)
+    text += "" if beaten is None else f"; nearer than ddim in {beaten}"
+    return f"{text}; {duration(solver.seconds)}"
+
+
+def next_command(run: Run, model: options.Source, out: Path | None, pipeline: bool) -> str:
+    """What to do with the solvers."""
+    found = [solver.calls for solver in run.tuning.solvers]
+    steps, guided = str(found[len(found) // 2]), run.spec.guidance != 1
+    if pipeline and out is not None:
+        return f'Scheduler.from_config(pipe.scheduler.config, method="fitted", tuned="{out}") in Python'
+    named = [str(out)] if out is not None else [model.name, *model.opening]
+    words = ["leapstep", "sample", *named, "--method", "fitted", "--steps", steps]
+    words += ["--guidance", f"{run.spec.guidance:g}"] if guided else []
+    if pipeline:
+        words += [model.takes, "..."]
+    elif guided:
+        words += ["--label", run.model.classes[int(run.spec.labels[0])] if run.spec.labels else "LABEL"]
+    words += [] if run.spec.conditions is None else ["--condition", run.spec.conditions]
+    return shlex.join([*words, "--out", "samples"])
