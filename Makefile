@@ -20,7 +20,7 @@ slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
 
 lowest: .venv-lowest/installed  # old libraries warn of newer ones beneath them
-	.venv-lowest/bin/python -m pytest -n 2 -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning \
+	.venv-lowest/bin/python -m pytest -n 2 --override-ini filterwarnings=default \
 		$(addprefix tests/,core networks files data models inference training diffusers cli/test_cli.py cli/test_cli_sample.py)
 
 bench: .venv/installed-bench
