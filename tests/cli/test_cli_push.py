@@ -135,8 +135,14 @@ def test_links_that_lead_out_are_not_published(run, tmp_path):
 
 def write_evaluation(path, weights, value):
     """What `leapstep evaluate --out` leaves."""
-    conditions = {"model_sha256": weights, "n": 500, "features": "pixels", "features_sha256": "0" * 64}
-    made = {"model": "m", "label": "DDIM", "spec": {"method": "ddim", "steps": 20}, "calls": 20}
+    conditions = {"n": 500, "features": "pixels", "features_sha256": "0" * 64}
+    made = {
+        "model": "m",
+        "label": "DDIM",
+        "spec": {"method": "ddim", "steps": 20},
+        "calls": 20,
+        "weights_sha256": weights,
+    }
     metrics = {"frechet": {"value": value, "low": value - 0.25, "high": value + 0.25}}
     path.write_text(json.dumps({"evaluation": made, "conditions": conditions, "metrics": metrics}))
 

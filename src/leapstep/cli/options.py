@@ -449,6 +449,14 @@ def check_input(source: str) -> None:
         raise ValueError(f"there is no {source}")
 
 
+def check_page(path: Path) -> None:
+    """Make sure that a page may be written to a file of that name. Raises ValueError."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {path}: name a file that ends in .html")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
+
+
 def claim_file(path: Path, overwrite: bool) -> None:
     """Make sure that a file of results can be written, and keep others from writing it until the command ends.
 

@@ -48,10 +48,7 @@ def command(
 
     The page is a single file that needs no network: pictures, sliders and the commands that repeat each figure.
     """
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {out}: name a file that ends in .html")
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder: name a file")
+    options.check_page(out)
     options.claim_file(out, overwrite)
     options.check_data(data)
     seconds = options.budget(budget)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,11 @@ STRIPS = 8
 
 def curves(run: Path) -> dict[str, Curve]:
     """Read the curves of a training from `log/`, by their names in `CURVES`; those that are not there are left out."""
+    return {name: thinned(curve) for name, curve in scalars(run, CURVES).items()}
+
+
+def scalars(run: Path, names: Iterable[str]) -> dict[str, Curve]:
+    """Read what TensorBoard's log of a run has by these names, but for what it has less than two values of."""
     logs = [*(run / "log").glob("*tfevents*")]
     if not logs or not all(log.is_file() for log in logs):  # a pipe among them would never end
         return {}
@@ -47,17 +52,17 @@ def curves(run: Path) -> dict[str, Curve]:
     log.Reload()
     there = log.Tags()["scalars"]
     found = {}
-    for name in CURVES:
+    for name in names:
         events = log.Scalars(name) if name in there else []
         if len(events) > 1:
-            found[name] = _thinned([event.step for event in events], [event.value for event in events])
+            found[name] = Curve(tuple(event.step for event in events), tuple(event.value for event in events))
     return found
 
 
-def _thinned(steps: Sequence[int], values: Sequence[float]) -> Curve:
-    """Means of neighbours, where there are too many."""
-    parts = min(POINTS, len(steps))
-    means = [[float(np.mean(part)) for part in np.array_split(np.asarray(each), parts)] for each in (steps, values)]
+def thinned(curve: Curve) -> Curve:
+    """Means of neighbours, where there are too many points."""
+    parts = min(POINTS, len(curve.steps))
+    means = [[float(np.mean(part)) for part in np.array_split(np.asarray(each), parts)] for each in curve]
     return Curve(tuple(round(step) for step in means[0]), tuple(means[1]))
 
 
