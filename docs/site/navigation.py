@@ -151,8 +151,8 @@ THEMES = {
     ),
     "diffusers": Theme(
         "Pipelines of diffusers",
-        "Our methods in their pipelines. It needs `pip install 'leapstep[diffusers]'`.",
-        ("Scheduler", "from_scheduler"),
+        "Our methods in their pipelines, and their pipelines as models. It needs `pip install 'leapstep[diffusers]'`.",
+        ("Scheduler", "from_scheduler", "from_pipeline", "LatentModel"),
         module="leapstep.diffusers",
     ),
 }
