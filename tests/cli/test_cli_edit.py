@@ -150,7 +150,7 @@ def test_edits_of_what_is_no_picture(points, array, tmp_path):
     [
         ("--strength 0", ["--strength 0.0: a time above 0"]),
         ("--strength 1.5", ["--strength 1.5"]),
-        ("--strength 0.1 --steps 5", ["steps=5: below the strength 0.1 are 4 of 40 trained levels"]),
+        ("--strength 0.1 --steps 5", ["steps=5: below time 0.1 there are 4 of 40 trained levels"]),
         ("--method fitted", ["--method fitted: it is for the whole path from noise"]),
         ("--method auto", ["--method auto: it is for the whole path from noise"]),
         ("--mask note.txt", ["note.txt", "not an image"]),

@@ -16,6 +16,7 @@ from leapstep.networks import MLP
 from random_models import saved
 
 STEPS = ["--steps", 10]
+SHORT = ["--steps", 3]
 
 
 @pytest.fixture(scope="session")
@@ -108,11 +109,12 @@ def test_a_blend_of_two_latents_and_their_labels(model, exact, original, tmp_pat
 
 
 def test_a_blend_of_two_labels_of_one_latent(model, two, original, tmp_path):
-    done("invert", model, "--image", two[0], "--label", "ant", "--exact", *STEPS, "--out", tmp_path / "one")
+    done("invert", model, "--image", two[0], "--label", "ant", *SHORT, "--out", tmp_path / "one")
     done("decode", model, tmp_path / "one", "--label", "ant", "bee", "--blend", 0.5, "--out", tmp_path / "o")
-    loaded, z = library(model, original[:1], [0])
+    loaded = leapstep.load(model)
     ends = [loaded.diffusion(torch.tensor([label])) for label in (0, 1)]
-    x = leapstep.decode(leapstep.blended(*ends, 0.5), z, 10, spacing="leading")
+    z = leapstep.encode(ends[0], loaded.scaling.to_model(original[:1, None]), 3, spacing="leading")
+    x = leapstep.decode(leapstep.blended(*ends, 0.5), z, 3, spacing="leading")
     assert near(pictures(tmp_path / "o"), loaded.scaling.to_pixels(x)[:, 0])
     refused(
         invoke("decode", model, tmp_path / "one", "--blend", 0.5, "--out", tmp_path / "p"), "1 latents and 1 labels"
@@ -128,7 +130,7 @@ def test_a_blend_of_two_labels_of_one_latent(model, two, original, tmp_path):
 @pytest.mark.parametrize(
     ("given", "times", "method"),
     [
-        (["--method", "heun"], 10, "heun"),
+        (["--method", "dpmpp_2m"], 10, "dpmpp_2m"),
         (["--steps", 5], [0.925, 0.775, 0.525, 0.275, 0.025, 0], "ddim"),
         (["--steps", 4, "--spacing", "trailing"], [0.925, 0.75, 0.5, 0.25, 0], "ddim"),
         (["--method", "rk23"], [0.925, 0], "rk23"),
@@ -168,9 +170,17 @@ def test_latents_of_other_weights_and_of_other_shapes(model, points, exact, tmp_
     assert "other weights" in said.stderr
 
 
+def test_what_is_stated_is_taken_though_it_is_zero(model, exact, tmp_path):
+    done("decode", model, exact, "--guidance", 0, "--steps", 1, "--out", tmp_path / "o")
+    spec = json.loads((tmp_path / "o" / "manifest.json").read_text())["spec"]
+    assert (spec["guidance"], spec["labels"]) == (0.0, [0, 2])
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"record": np.frombuffer(b"[" * 100_000, dtype=np.uint8)},
+        {"record": np.frombuffer(b"\xff\xfe", dtype=np.uint8)},
         {"record": np.zeros(3, np.uint8)},
         {"record": np.frombuffer(b'{"spec": {"nosuch": 1}}', dtype=np.uint8)},
         {"latents": np.zeros((0, 1, 8, 8), np.float32)},
@@ -193,7 +203,7 @@ def test_files_that_hold_no_latents(model, exact, tmp_path, change):
         ("invert MODEL --image IMAGE --label dog", ["--label dog"]),
         ("decode MODEL LATENTS --label dog", ["--label dog"]),
         ("decode MODEL LATENTS --method ddpm", ["--method ddpm: it injects noise"]),
-        ("decode MODEL LATENTS --steps 50", ["steps=50: below the strength 0.925 are 37 of 40 trained levels"]),
+        ("decode MODEL LATENTS --steps 50", ["steps=50: below time 0.925 there are 37 of 40 trained levels"]),
     ],
 )
 def test_what_has_no_latents(model, exact, two, tmp_path, line, words):

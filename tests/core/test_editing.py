@@ -35,7 +35,7 @@ def edited_law(process, strength, x0, stochastic):
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("process", [leapstep.linear(), leapstep.cosine(40), leapstep.flow(), leapstep.ve()], ids=str)
+@pytest.mark.parametrize("process", [leapstep.cosine(40), leapstep.flow()], ids=str)
 def test_so_many_steps_lie_below_a_strength(process, spacing):
     for strength in (0.07, 0.3, 0.61, 0.93):
         for steps in (1, 2, 7):
@@ -60,7 +60,7 @@ def test_times_below_a_strength_are_a_part_of_longer_lists():
 # --- edit ---
 
 
-@pytest.mark.parametrize("strength", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("strength", [0.3, 0.9])
 def test_an_edit_of_gaussian_data_is_the_flow_of_its_draw(strength):
     """Linear in its noise, so every value is known; rk4 follows the flow to its order."""
     x0 = DATA.expand(5, 3)
@@ -73,7 +73,7 @@ def test_an_edit_of_gaussian_data_is_the_flow_of_its_draw(strength):
 @pytest.mark.parametrize(("method", "stochastic"), [("ddim", False), ("ddpm", True)])
 def test_the_law_of_an_edit(method, stochastic):
     n = 5000
-    x = leapstep.edit(gaussian(FLOW), DATA.expand(n, 3), 0.6, 100, method)
+    x = leapstep.edit(gaussian(FLOW), DATA.expand(n, 3), 0.6, 60, method)
     mean, variance = edited_law(FLOW, 0.6, DATA[0], stochastic)
     assert ((x.mean(0) - mean).abs() < 5 * (variance / n).sqrt() + 0.005).all()
     assert ((x.var(0) / variance - 1).abs() < 5 * (2 / n) ** 0.5 + 0.01).all()
@@ -108,7 +108,7 @@ FITTED = leapstep.fitted([1.0, 0.5, 0.0], [[0.5, 0.5], [0.2, 0.3, 0.5]])
     [
         ({"strength": 1.2}, "strength=1.2: a time from 0"),
         ({"strength": float("nan")}, "strength=nan"),
-        ({"strength": 0.01, "steps": 11}, "below the strength 0.01 are 10 of 1000 trained levels"),
+        ({"strength": 0.01, "steps": 11}, "below time 0.01 there are 10 of 1000 trained levels"),
         ({"steps": 0}, "at least 1 step"),
         ({"spacing": "even"}, "unknown spacing 'even'"),
         ({"transition": FITTED}, "an edit takes any other method"),
@@ -173,7 +173,7 @@ def test_a_mask_between_0_and_1_is_a_strength():
     """Values that know nothing of each other are edited each by its own strength, to the law of an edit."""
     n, mask = 5000, torch.tensor([0.2, 0.6, 0.9], dtype=F64)
     transition = leapstep.inpainted("ddim", DATA[0], mask)
-    x = leapstep.sample(gaussian(FLOW), (n, 3), 100, transition, dtype=F64)
+    x = leapstep.sample(gaussian(FLOW), (n, 3), 60, transition, dtype=F64)
     mean, variance = edited_law(FLOW, mask, DATA[0], stochastic=False)
     assert ((x.mean(0) - mean).abs() < 5 * (variance / n).sqrt() + 0.005).all()
     assert ((x.var(0) / variance - 1).abs() < 5 * (2 / n) ** 0.5 + 0.02).all()

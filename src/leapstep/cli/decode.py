@@ -61,7 +61,7 @@ def command(
 
     loaded = model.open()
     known = read_latents(latents, loaded)
-    spec = decoding(loaded, known, {name: value for name, value in stated.fields.items() if value})
+    spec = decoding(loaded, known, {name: value for name, value in stated.fields.items() if value != {}})
     labels = stated.fields.get("labels")
     x, wanted = between(loaded, known, labels, blend) if blend else each_under(loaded, known, labels)
     manifest = provenance(loaded, spec, source=model.name)

@@ -69,6 +69,7 @@ def command(
     from leapstep.views.editing import write_edits
 
     loaded = model.open()
+    loaded.network.requires_grad_(False)  # guidance has derivatives in x alone
     x0 = samples_in(loaded, image)
     change = Edit(strength, None if mask is None else mask_in(loaded, mask), resample, by)
     spec = checked_edit(loaded, stated.made(), change)

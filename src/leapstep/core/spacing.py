@@ -130,7 +130,7 @@ def times_below(
         return first if first == 0 else times(process, steps, spacing)
     if level is not None and steps > level:
         raise ValueError(
-            f"steps={steps}: below the strength {strength:g} are {level} of {levels} trained levels, so at most as many"
+            f"steps={steps}: below time {strength:g} there are {level} of {levels} trained levels, so at most as many"
         )
 
     def below(longer: int) -> Tensor:

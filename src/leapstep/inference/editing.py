@@ -76,7 +76,6 @@ def edited(
         is 0 they are exactly the data.
     """
     model = as_specified(model, spec)
-    model.network.requires_grad_(False)
     for low in range(0, len(x0) * spec.n, spec.batch_size):
         rows = range(low, min(low + spec.batch_size, len(x0) * spec.n))
         data = x0[torch.tensor(rows) // spec.n].to(model.device, spec.state_dtype)

@@ -68,7 +68,7 @@ def read_latents(path: str | Path, model: Model) -> Latents:
     path = file_in(path)
     arrays = reading.read_npz(path)
     try:
-        record = json.loads(bytes(arrays["record"].astype(np.uint8)))
+        record = reading.parse_json(bytes(arrays["record"].astype(np.uint8)).decode(), "the record")
         said, sha256 = fields.parsed(record["spec"]), str(record["weights_sha256"])
         x, original = torch.from_numpy(arrays["latents"]), arrays["original"]
         if not x.is_floating_point() or len(x) == 0 or original.shape != x.shape or said.get("times") is None:
@@ -152,14 +152,18 @@ def between(
     Returns:
         the latents, one for each fraction, and what to make of them.
     Raises:
-        ValueError: there is nothing, or more than two, to go between.
+        ValueError: there is nothing, or more than two, to go between; latents with other conditions than labels.
     """
     ends = _own_labels(model, latents) if labels is None else _numbers(model, latents, labels)
     k, *first_and_last = len(latents.x), ends[0], ends[-1]
     if k > 2 or len(ends) > 2 or (k == 1 and first_and_last[0] == first_and_last[1]):
         raise ValueError(
-            f"--blend goes between two latents, or between two labels of one, and here are {k} latents and "
+            f"a blend goes between two latents, or between two labels of one, and here are {k} latents and "
             f"{len(set(ends))} labels"
+        )
+    if latents.spec.conditions is not None:
+        raise ValueError(
+            "a blend goes between latents and between labels, and these have other conditions: leave it out"
         )
     one, other = (end.expand(len(fractions), *end.shape) for end in (latents.x[0], latents.x[-1]))
     x = one if k == 1 else slerp(one, other, torch.tensor(list(fractions), dtype=torch.float64))
