@@ -109,6 +109,25 @@ def test_a_network_is_never_asked_below_its_first_level(clock):
     assert (clock in NOISE_CLOCKS) or asked.min() >= 0
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_timesteps_tell_the_time(clock, reverse):
+    """The inverse of each clock, to the rounding of its timesteps."""
+    if reverse and clock in NOISE_CLOCKS:
+        pytest.skip("measures noise")
+    process = leapstep.flow(1000, shift=3.0) if clock == "1000sigma" else leapstep.karras(1000)
+    convention = Convention(process, time=clock, fractional=True, reverse=reverse)
+    t = torch.tensor([0.001, 0.02, 0.5, 0.97, 1.0], dtype=F64)
+    torch.testing.assert_close(convention.time_of(convention.timestep(t)), t, rtol=1e-12, atol=1e-12)
+
+
+def test_clocks_without_an_inverse():
+    with pytest.raises(ValueError, match="is a function, which has no inverse"):
+        Convention(leapstep.flow(), time=lambda t: t).time_of(0.5)
+    with pytest.raises(ValueError, match="alpha = 1 alone"):
+        Convention(leapstep.linear(), time="sigma").time_of(0.5)
+
+
 def network():
     torch.manual_seed(0)
     return MLP(shape=(2,), width=8, depth=1, classes=4).eval()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import leapstep
+from leapstep.core.convention import DynamicThreshold
 from leapstep.core.process import PREDICTIONS
 
 F64 = torch.float64
@@ -314,8 +315,11 @@ def test_dynamic_threshold_is_imagens():
     torch.testing.assert_close(out[0], x0[0].clamp(-s, s) / s)
     torch.testing.assert_close(out[1], x0[1])  # already inside [-1, 1]: untouched
     torch.testing.assert_close(leapstep.dynamic_threshold(0.9, limit=2.0)(x0)[0], 2 * out[0])
+    torch.testing.assert_close(DynamicThreshold(0.9, most=2.0)(x0)[0], x0[0].clamp(-2, 2) / 2)
     with pytest.raises(ValueError, match="quantile"):
         leapstep.dynamic_threshold(1.5)
+    with pytest.raises(ValueError, match="most not below it"):
+        DynamicThreshold(0.9, limit=2.0, most=1.0)
 
 
 def test_guidance_from_two_conditions_is_one_call():

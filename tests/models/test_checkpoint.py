@@ -12,6 +12,7 @@ import torch
 
 import leapstep
 from leapstep import files
+from leapstep.core.convention import DynamicThreshold
 from leapstep.core.scaling import Scaling
 from leapstep.models import checkpoint
 from leapstep.models import diffusers as diffusers_format
@@ -137,7 +138,7 @@ def test_clipping_is_that_of_the_scheduler(alien, change, clip):
     loaded = checkpoint.load(alien).clip
     if clip == "dynamic":
         x0 = torch.linspace(-9, 9, 101)[None]
-        torch.testing.assert_close(loaded(x0), leapstep.dynamic_threshold(0.9, 2.0)(x0))
+        torch.testing.assert_close(loaded(x0), DynamicThreshold(0.9, most=2.0)(x0))
     else:
         assert loaded == clip
 

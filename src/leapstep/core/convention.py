@@ -62,22 +62,27 @@ Clip = tuple[float, float] | Callable[[Tensor], Tensor]
 class DynamicThreshold:
     """Bound each x0 by its own quantile s of absolute values, then divide by s / limit, wherever s exceeds the limit.
 
+    Attributes:
+        quantile: share of the values that keep their size.
+        limit: the size that x0 is brought back to.
+        most: the most that s can be; None: anything. (diffusers has such a bound, of 1 if nothing is said.)
     Raises:
-        ValueError: quantile outside (0, 1], or a limit that is not positive.
+        ValueError: quantile outside (0, 1], a limit that is not positive, or most below it.
     References:
         Saharia et al. 2022 (Imagen), section 2.3, arXiv:2205.11487.
     """
 
     quantile: float = 0.995
     limit: float = 1.0
+    most: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.quantile <= 1 or not self.limit > 0:
-            raise ValueError(f"{self}: quantile must lie in (0, 1] and limit be above 0")
+        if not 0 < self.quantile <= 1 or not self.limit > 0 or (self.most is not None and self.most < self.limit):
+            raise ValueError(f"{self}: quantile must lie in (0, 1], limit be above 0, and most not below it")
 
     def __call__(self, x0: Tensor) -> Tensor:
         """Bound x0 `[b, *d]`."""
-        size = flat(x0).abs().float().quantile(self.quantile, dim=1).clamp(min=self.limit).to(x0.dtype)
+        size = flat(x0).abs().float().quantile(self.quantile, dim=1).clamp(self.limit, self.most).to(x0.dtype)
         size = size.reshape(-1, *[1] * (x0.ndim - 1))
         return x0.clamp(-size, size) * (self.limit / size)
 

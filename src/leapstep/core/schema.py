@@ -37,6 +37,7 @@ class DynamicThreshold(Schema):
     model_config = ConfigDict(extra="forbid")
     quantile: Share = 0.995
     limit: Positive = 1.0
+    most: Positive | None = None
 
 
 class Condition(Schema):

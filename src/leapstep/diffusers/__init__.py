@@ -29,9 +29,10 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"{__name__}.{MODULES[name]}"), name)
     except ModuleNotFoundError as error:
-        if error.name not in ("diffusers", "transformers"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("diffusers", "transformers"):
             raise
-        raise ImportError(f"{__name__}.{name} needs {error.name}: pip install 'leapstep[diffusers]'") from None
+        raise ImportError(f"{__name__}.{name} needs {package}: pip install 'leapstep[diffusers]'") from None
 
 
 def __dir__() -> list[str]:

@@ -24,6 +24,8 @@ def default(config: Mapping[str, Any], convention: Convention, steps: int) -> Te
     """
     process, spacing = convention.process, convention.spacing
     levels = process.timesteps
+    if steps < 1:
+        raise ValueError(f"num_inference_steps={steps}: at least 1 step is needed")
     if levels is None and spacing is None and not config.get("use_flow_sigmas"):
         thousandth = torch.tensor(0.001, dtype=torch.float64)
         least = thousandth if config.get("use_dynamic_shifting") else process.sigma(thousandth)
@@ -76,7 +78,7 @@ def stretched(config: Mapping[str, Any], convention: Convention, path: Tensor) -
 def is_even(sigmas: Numbers) -> bool:
     """Whether these are the n even steps from 1 to 1 / n that pipelines pass of themselves."""
     n = len(sigmas)
-    return bool(np.allclose(np.asarray(sigmas, dtype=float), np.linspace(1, 1 / n, n), rtol=0, atol=1e-6))
+    return all(abs(float(sigma) - (1 - i / n)) < 1e-6 for i, sigma in enumerate(sigmas))
 
 
 def _ending(path: Tensor) -> Tensor:
@@ -84,8 +86,8 @@ def _ending(path: Tensor) -> Tensor:
 
 
 def _numbers(name: str, values: Numbers) -> Tensor:
-    numbers = torch.as_tensor(np.asarray(values.cpu() if isinstance(values, Tensor) else values), dtype=torch.float64)
-    if numbers.ndim != 1 or not len(numbers) or not bool(numbers.isfinite().all()):
+    numbers = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    if not len(numbers) or not bool(numbers.isfinite().all()):
         raise ValueError(f"{name}={_listed(values)}: pass a list of numbers that falls")
     return numbers
 

@@ -78,6 +78,9 @@ ORIGIN = "original_class_name"
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
 """What a scheduler may say of the variance: ours is the sampler's choice; `learned_range` is the network's answer."""
 
+ANY = 1e6
+"""What stands for no bound in `sample_max_value`, which diffusers has even if nothing is said."""
+
 TIMESTEP_SPACINGS = ("trailing", "leading", "linspace")
 """The spacings that diffusers has the same names for."""
 
@@ -90,7 +93,10 @@ def obstacle(convention: Convention) -> str | None:
         return "the process must be variance preserving, on trained levels"
     if convention.predicts not in PREDICTION_TYPES:
         return f"the network must predict one of {', '.join(PREDICTION_TYPES)}, not {convention.predicts}"
-    if not isinstance(_bound(convention), int | float | DynamicThreshold | None):
+    bound = _bound(convention)
+    if isinstance(bound, DynamicThreshold) and bound.limit != 1:
+        return f"a DynamicThreshold must bring x0 back to 1, not to {bound.limit:g}"
+    if not isinstance(bound, int | float | DynamicThreshold | None):
         return f"the clip must be a range around 0 or a DynamicThreshold, not {convention.clip}"
     return None
 
@@ -140,7 +146,7 @@ def to_scheduler(convention: Convention) -> dict[str, Any]:
         return config | {
             "thresholding": True,
             "dynamic_thresholding_ratio": bound.quantile,
-            "sample_max_value": bound.limit,
+            "sample_max_value": bound.most or ANY,
         }
     return config | {"clip_sample": True, "clip_sample_range": bound}
 
@@ -201,7 +207,8 @@ def from_scheduler(config: Mapping[str, Any], mu: float | None = None) -> Conven
 
 def _read_clip(config: Mapping[str, Any], clips: bool) -> Clip | None:
     if config.get("thresholding"):
-        return DynamicThreshold(config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
+        most = config.get("sample_max_value", 1.0)
+        return DynamicThreshold(config.get("dynamic_thresholding_ratio", 0.995), 1.0, None if most >= ANY else most)
     limit = float(config.get("clip_sample_range", 1.0))
     return (-limit, limit) if config.get("clip_sample", clips) else None
 
