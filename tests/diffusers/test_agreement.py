@@ -190,7 +190,7 @@ def test_orders_hold_inside_a_pipeline(method, options, order):
     start = torch.randn(64, 2, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).flatten(1)
     times = leapstep.times(leapstep.flow(), 200, "log_snr")
     *_, last = leapstep.trajectory(net.diffusion, start, times, "rk4")
-    counts = [30, 60, 120]
+    counts = [60, 120, 240] if order == 3 else [30, 60, 120]  # where the next order is too small to be seen
     errors = [np.sqrt(((samples(steps) - last.x.numpy()) ** 2).mean()) for steps in counts]
     slope = np.polyfit([math.log(steps) for steps in counts], np.log(errors), 1)[0]
     assert -slope == pytest.approx(order, abs=0.25), errors
