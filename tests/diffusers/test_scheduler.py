@@ -136,6 +136,22 @@ def test_a_beginning_inside_a_step_waits_for_the_next():
     torch.testing.assert_close(inside, opening, rtol=1e-6, atol=1e-6)
 
 
+def test_edm_in_the_middle():
+    """It is shown x after the noise of its first step, from where DDIM leads on; then it goes up and down by itself."""
+    scheduler = made("eps", "edm", spacing="trailing")
+    plan, convention = scheduler._plan, dataclasses.replace(from_scheduler(KINDS["eps"]), fractional=True)
+    first = next(index for index, call in enumerate(plan.calls) if call.step == 2)
+    assert plan.calls[first].t > plan.times[2]
+    diffusion = leapstep.from_network(network, convention)
+    zero = lambda draw=0: torch.zeros_like(noise(0))  # noqa: E731
+    t = torch.tensor(plan.calls[first].t, dtype=torch.float64)
+    down = leapstep.ddim()(diffusion, noise(0), t, plan.times[3], None, zero).x
+    *_, last = leapstep.trajectory(diffusion, down, plan.times[3:], "edm", Drawn(1, down.shape))
+    scheduler.set_begin_index(first)
+    there = drawn(scheduler, noise(0), generator=torch.Generator().manual_seed(1), first=first)
+    torch.testing.assert_close(there, last.x, rtol=1e-5, atol=1e-5)
+
+
 def test_without_a_begin_index_the_first_timestep_tells():
     scheduler = made("flow", "heun")
     said = later(scheduler, noise(0), 3)

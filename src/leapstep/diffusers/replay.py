@@ -47,14 +47,14 @@ class Halt(NamedTuple):
     Attributes:
         x: what the network sees next, or the result after the last call, `[b, *d]`.
         start: x at the beginning of the step, `[b, *d]`.
-        answers: of the network in this step, so far.
+        estimates: of the network in this step, so far.
         memory: of the method, from before this step.
         raised: whether x has gone up from `start` before the first call of the step.
     """
 
     x: Tensor
     start: Tensor
-    answers: tuple[Estimate, ...] = ()
+    estimates: tuple[Estimate, ...] = ()
     memory: Memory = None
     raised: bool = False
 
@@ -69,17 +69,17 @@ class _Asked(Exception):
 class _Answers:
     """A denoiser that gives the answers it has, in their order."""
 
-    def __init__(self, answers: Sequence[Estimate]) -> None:
-        self.answers = iter(answers)
+    def __init__(self, known: Sequence[Estimate]) -> None:
+        self.known = iter(known)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.estimate(x, t).x0
 
     def estimate(self, x: Tensor, t: Tensor) -> Estimate:
-        answer = next(self.answers, None)
-        if answer is None:
+        known = next(self.known, None)
+        if known is None:
             raise _Asked(x)
-        return answer
+        return known
 
 
 class _Rehearsal:
@@ -124,55 +124,56 @@ class Plan:
         """Without the table, which knows times by their identity and is in use by one thread at a time."""
         return vars(self) | {"_table": None}
 
-    def advance(self, index: int, halt: Halt | None, x: Tensor, answer: Estimate, noise: StepNoise) -> Halt:
+    def advance(self, index: int, halt: Halt | None, x: Tensor, estimate: Estimate, noise: StepNoise) -> Halt:
         """Move on by the answer to a call.
 
         Arguments:
             index: of the call.
             halt: what the answer to the call before gave; None: there was none, and x is where it all begins.
             x: what the network was shown, `[b, *d]`.
-            answer: what it said.
+            estimate: what it said.
             noise: called as noise(step, draw) -> `[b, *d]`; the same for each call of a step.
         """
         call = self.calls[index]
         if halt is None and not (call.opens and call.t == self.times[call.step]):
-            return self._joined(call, x, answer)
+            return self._begun(index + 1, self._joined(call, x, estimate), noise)
         if halt is None or (call.opens and not halt.raised):
             halt = Halt(x, x, memory=None if halt is None else halt.memory)
         elif halt.raised and call.opens:  # whatever became of x since then becomes of where it came from
             t = torch.stack([self.times[call.step], torch.tensor(call.t, dtype=torch.float64)])
             here, there = self.process.alpha(t).tolist()
             halt = halt._replace(start=halt.start + (x - halt.x) * (here / there))
-        elif not halt.answers:  # begun inside the step, it waits for the next one
-            return halt._replace(x=x)
-        answers = (*halt.answers, answer)
+        elif not halt.estimates:  # begun inside the step, it waits for the next one
+            return self._begun(index + 1, Halt(x, x), noise)
+        estimates = (*halt.estimates, estimate)
         try:
-            done = self._take(call.step, halt.start, answers, halt.memory, noise)
+            done = self._take(call.step, halt.start, estimates, halt.memory, noise)
         except _Asked as asked:
-            return halt._replace(x=asked.x, answers=answers, raised=False)
+            return halt._replace(x=asked.x, estimates=estimates, raised=False)
         return self._begun(index + 1, Halt(done.x, done.x, memory=done.memory), noise)
 
     def _begun(self, index: int, halt: Halt, noise: StepNoise) -> Halt:
         """At the beginning of a step: a method that goes up before its first call does so."""
-        if index == len(self.calls) or self.calls[index].t == self.times[self.calls[index].step]:
+        call = self.calls[index] if index < len(self.calls) else None
+        if call is None or not call.opens or call.t == self.times[call.step]:
             return halt
         try:
-            self._take(self.calls[index].step, halt.start, (), halt.memory, noise)
+            self._take(call.step, halt.start, (), halt.memory, noise)
         except _Asked as asked:
             return halt._replace(x=asked.x, raised=True)
         raise AssertionError("a step without a call")
 
-    def _joined(self, call: Call, x: Tensor, answer: Estimate) -> Halt:
+    def _joined(self, call: Call, x: Tensor, estimate: Estimate) -> Halt:
         """From a call inside a step, with nothing known from before it, to the end of that step: by DDIM."""
         t, s = torch.tensor(call.t, dtype=torch.float64), self.times[call.step + 1]
-        diffusion = Diffusion(self.process, _Answers((answer,)))
+        diffusion = Diffusion(self.process, _Answers((estimate,)))
         done = ddim()(diffusion, x, t, s, None, lambda _=0: torch.zeros_like(x))
         return Halt(done.x, done.x)
 
-    def _take(self, step: int, x: Tensor, answers: Sequence[Estimate], memory: Memory, noise: StepNoise) -> Step:
+    def _take(self, step: int, x: Tensor, estimates: Sequence[Estimate], memory: Memory, noise: StepNoise) -> Step:
         """A step with the answers so far. Raises _Asked where it needs one more."""
         if self._table is None:
             self._table = Table(self.times)
         t, s = self._table.times[step : step + 2]
         with self._table:
-            return self.transition(Diffusion(self.process, _Answers(answers)), x, t, s, memory, partial(noise, step))
+            return self.transition(Diffusion(self.process, _Answers(estimates)), x, t, s, memory, partial(noise, step))

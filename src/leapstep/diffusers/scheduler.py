@@ -340,11 +340,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both say 
         self._stir(eta)
         number = self._plan.calls[index].step
         self._noises = {known: drawn for known, drawn in self._noises.items() if known[0] >= number}
-        x, answer = self._heard(model_output, sample, index)
+        x, estimate = self._heard(model_output, sample, index)
         noise = partial(self._noise, sample, model_output.dtype, generator, variance_noise)
-        self._halt = self._plan.advance(index, self._halt, x, answer, noise)
+        self._halt = self._plan.advance(index, self._halt, x, estimate, noise)
         self._step_index = index + 1
-        result = self._halt.x.to(sample.dtype), answer.x0.to(sample.dtype)
+        result = self._halt.x.to(sample.dtype), estimate.x0.to(sample.dtype)
         return SchedulerOutput(*result) if return_dict else result
 
     def _heard(self, model_output: Tensor, sample: Tensor, index: int) -> tuple[Tensor, Estimate]:
