@@ -93,6 +93,8 @@ def test_every_sample_has_its_own_observation_and_depends_on_no_other():
     first = leapstep.restore(diffusion, operator, y[0], (2, *SHAPE), **arguments)
     torch.testing.assert_close(first[0], whole[0])
     assert (first[1] - whole[1]).abs().max() > 0.1, "the second row has the second observation"
+    with pytest.raises(ValueError, match=r"observed has shape \[3, 4\], and the operator makes \[2, 4\] of 2 samples"):
+        leapstep.restore(diffusion, operator, y[:3], (5, *SHAPE), batch_size=2, **arguments)
 
 
 def test_the_floor_only_damps_what_the_observation_does():

@@ -53,6 +53,7 @@ def given(
     *,
     iterations: int = 3,
     floor: float = 0.01,
+    rows: tuple[range, int] | None = None,
 ) -> Diffusion:
     """The diffusion of the data that fit an observation, y = operator(x0) + std z: of p(x0 | y).
 
@@ -68,6 +69,8 @@ def given(
             the time of a call, and there is one besides.
         floor: the error of a network's derivative that is reckoned with, as a share of sigma^2 / alpha^2; 0 for an
             exact denoiser.
+        rows: for work in batches, the indices of the samples and the number of all, where `observed` is of all of
+            them, `[n, *e]`.
     Returns:
         the Diffusion, for every transition. At alpha = 0, where derivatives in x_t tell nothing, its estimates are
         those without the observation.
@@ -81,14 +84,14 @@ def given(
         raise ValueError(
             f"std={std}, floor={floor}, iterations={iterations}: std and floor must be 0 or more, iterations 1 or more"
         )
+    values = torch.as_tensor(observed).detach()
     model = as_diffusion(diffusion)
     bound, free = (getattr(model.denoise, name, None) for name in ("clip", "denoise"))
     if bound is not None and free is not None:  # of `clipped`
         free = model._replace(denoise=free)
-        return clipped(given(free, operator, observed, std, iterations=iterations, floor=floor), bound)
-    values = torch.as_tensor(observed).detach()
+        return clipped(given(free, operator, values, std, iterations=iterations, floor=floor, rows=rows), bound)
     return model._replace(
-        denoise=_Given(model.denoise, model.process, operator, values, float(std), iterations, float(floor))
+        denoise=_Given(model.denoise, model.process, operator, values, float(std), iterations, float(floor), rows)
     )
 
 
@@ -101,6 +104,7 @@ class _Given:
     std: float
     iterations: int
     floor: float
+    rows: tuple[range, int] | None
     checked: set[tuple[int, ...]] = dataclasses.field(default_factory=set)  # shapes, by `_check_linear`
 
     def __repr__(self) -> str:
@@ -145,7 +149,10 @@ class _Given:
         return Estimate(inner.x0.detach() + shift, inner.unbounded.detach() + shift, learned)
 
     def _observed(self, seen: Tensor) -> Tensor:
-        y = self.observed.to(seen)
+        y = self.observed
+        if self.rows is not None and y.shape == (self.rows[1], *seen.shape[1:]):
+            y = y[self.rows[0].start : self.rows[0].stop]
+        y = y.to(seen)
         if y.shape not in (seen.shape, seen.shape[1:]):
             raise ValueError(
                 f"observed has shape {list(y.shape)}, and the operator makes {list(seen.shape)} of {len(seen)} samples"
@@ -245,13 +252,10 @@ def restore(
     References:
         Chung et al. 2023, arXiv:2209.14687; Rozet et al. 2024, arXiv:2405.13712.
     """
-    (_, *d), models, values = checked_shape(shape), as_diffusions(diffusion), torch.as_tensor(observed)
-    one = operator(torch.zeros(1, *d, device=values.device))
-    each = values.ndim > 0 and values.shape != one.shape[1:]
+    n, models, values = checked_shape(shape)[0], as_diffusions(diffusion), torch.as_tensor(observed)
 
     def fitting(rows: range) -> Diffusion:
-        y = values[rows.start : rows.stop] if each else values
-        return given(models(rows), operator, y, std, iterations=iterations, floor=floor)
+        return given(models(rows), operator, values, std, iterations=iterations, floor=floor, rows=(rows, n))
 
     return sample(
         fitting,
