@@ -11,7 +11,11 @@ pytest.importorskip("ipykernel", reason="notebooks need the extra test")
 PROGRAM = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "notebooks" / "execute.py"))
 NOTEBOOKS = PROGRAM["NOTEBOOKS"]
 SMALLER = {
-    "1-ddpm-in-60-lines": {"TRAINING_STEPS": 150, "T": 100, "SAMPLES": 32},
+    "1-ddpm-in-60-lines": {"TRAINING_STEPS": 100, "T": 100, "SAMPLES": 32},
+    "2-ddim": {"TRAINING_STEPS": 100, "SAMPLES": 10, "FINE": 100},
+    "3-your-own-network": {"TRAINING_STEPS": 100, "EXAMPLES": 60, "SAMPLES": 16},
+    "4-solvers-and-guidance": {"POINTS": 60, "FINE": 200, "COUNTS": (10, 40, 80)},
+    "5-three-calls": {"TRAINING_STEPS": 100, "NOISES": 32, "CALLS": (3,), "SAMPLES": 32},
 }
 
 

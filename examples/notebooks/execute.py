@@ -1,6 +1,6 @@
 """Run the notebooks beside this program and keep their output in them.
 
-    python examples/notebooks/execute.py           # all of them (`make notebooks`), about three minutes on one core
+    python examples/notebooks/execute.py           # all of them (`make notebooks`), about two minutes of one core
     python examples/notebooks/execute.py 2-ddim.ipynb
 
 Each notebook remembers the hash of the code that its output is of. Needs the extra `test`.
@@ -47,6 +47,8 @@ def keep(path):
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]  # progress bars
+            for output in cell.outputs:
+                output.get("data", {}).pop("image/jpeg", None)  # the same picture as its PNG
     kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook.metadata = {"kernelspec": kernelspec, "language_info": {"name": "python"}, "code_sha256": sha256(notebook)}
     nbformat.validate(notebook)
