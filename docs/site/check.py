@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1400, "height": 900}
 WIDE = "[...document.querySelectorAll('body *')].every((e) => e.scrollWidth < 3 * innerWidth || e.closest('pre'))"
+WIDTHS = (1024, 1280, 1530, 1920)
 DRAWN = "[...document.querySelectorAll('math')].filter((e) => e.getBoundingClientRect().width > 0).length"
 
 
@@ -82,6 +83,14 @@ class Watched:
         yield from sorted({f"asked for {url}" for url in self.asked if not url.startswith(("file:", "data:"))})
 
 
+def too_wide(watched: Watched, path: Path) -> Iterator[str]:
+    """Whether a page must be scrolled sideways."""
+    watched.open(path)
+    seen, width = watched.page.evaluate("[innerWidth, document.documentElement.scrollWidth]")
+    if width > seen:
+        yield f"{path.relative_to(watched.site)}: {width} pixels wide on a screen of {seen}"
+
+
 def shown_wrong(site: Path, pages: dict[Path, Page], browser: str) -> Iterator[str]:
     """What a browser finds wrong."""
     from playwright.sync_api import expect, sync_playwright
@@ -106,11 +115,11 @@ def shown_wrong(site: Path, pages: dict[Path, Page], browser: str) -> Iterator[s
         desk.page.locator("input[name=q]").first.press("Enter")
         expect(desk.page.locator("#search-results a", has_text="unipc").first).to_be_visible()
         for path in pages:
-            if path.parent != site / "source" and (site / "source") not in path.parents:
-                phone.open(path)
-                width = phone.page.evaluate("document.documentElement.scrollWidth")
-                if width > PHONE["width"]:
-                    yield f"{path.relative_to(site)}: {width} pixels wide on a telephone"
+            if (site / "source") not in path.parents:
+                yield from too_wide(phone, path)
+        for width in WIDTHS:
+            desk.page.set_viewport_size({"width": width, "height": DESK["height"]})
+            yield from too_wide(desk, site / "docs" / "glossary.html")
         yield from desk.complaints()
         yield from phone.complaints()
 
