@@ -324,7 +324,7 @@ def test_truncated_weights(folder, size):
         ("scheduler/scheduler_config.json", {"trained_betas": [0.5, 7]}, "betas must be"),
         ("scheduler/scheduler_config.json", None, "is missing"),
         ("leapstep.json", "", "is not JSON"),
-        ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "another kind, DDPMPipeline: .* with vqvae"),
+        ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "another kind, DDPMPipeline, with vqvae"),
         ("unet/" + checkpoint.WEIGHTS, None, "has no weights"),
         ("unet/config.json", None, "is not a model"),
     ],
