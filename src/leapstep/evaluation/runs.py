@@ -60,7 +60,7 @@ class Run:
     Attributes:
         folder: where it lies.
         name: of it among the runs that it is compared with.
-        settings: of the training or distillation, and of its data, by name.
+        configuration: of the training or distillation, and of its data, by name.
         weights: how many the network has.
         step: how many it was trained for.
         curves: by steps, as the log calls them: "loss", `HELD_OUT` and `TRAINING`.
@@ -73,7 +73,7 @@ class Run:
 
     folder: Path
     name: str
-    settings: Mapping[str, Any]
+    configuration: Mapping[str, Any]
     weights: int
     step: int | None
     curves: Mapping[str, Curve]
@@ -182,8 +182,8 @@ def _grid(path: Path) -> tuple[int, bytes] | None:
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The settings in which runs differ, by name: the value of each, None where it has none."""
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    values = {name: [run.settings.get(name) for run in runs] for name in names}
+    names = dict.fromkeys(name for run in runs for name in run.configuration)
+    values = {name: [run.configuration.get(name) for run in runs] for name in names}
     return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 
 
