@@ -73,6 +73,7 @@ def test_what_does_not_fit_is_refused_in_a_line(saved, tmp_path):
         (text, ["--prompt", "x", "--start", "unit"], "--start unit: a pipeline starts from noise"),
         (text, ["--prompt", "x", "--method", "rk45"], "rk45"),
         (text, ["--prompt", "x", "--method", "auto"], "not known for pipelines"),
+        (text, ["--prompt", "x", "--method", "fitted"], "no solver was fitted to this pipeline"),
         (text, ["--prompt", "x", "--height", 13, "--width", 13], "StableDiffusionPipeline refuses this call"),
         (labels, ["--prompt", "x"], "DiTPipeline takes no text"),
         (labels, ["--label", "3", "--negative-prompt", "x"], "--negative-prompt x: DiTPipeline takes no"),

@@ -185,6 +185,23 @@ def test_latents_are_samples_of_a_model(made, several):
     torch.testing.assert_close(between[:1], next(iter(draw(model, first)))[1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["stable_diffusion", "flux"])
+def test_half_precision(name):
+    """Samplers keep float32, the network its own dtype; what rounds its timesteps hides no clock."""
+    call = KINDS[name].call
+    exact, half = (from_pipeline(KINDS[name].make().to(dtype), **call) for dtype in (torch.float32, torch.bfloat16))
+    assert half.network.clock == exact.network.clock
+    assert half.guidance == exact.guidance
+    x, pictures = noise(1, *exact.shape), noise(1, 3, 16, 16).clamp(-1, 1)
+    pair = [model.diffusion().denoise(x, T) for model in (exact, half)]
+    assert pair[1].dtype == torch.float32
+    assert (pair[1] - pair[0]).norm() < 0.2 * pair[0].norm()
+    codes = [model.encode(pictures) for model in (exact, half)]
+    assert (codes[1] - codes[0]).norm() < 0.1 * codes[0].norm()
+    with pytest.raises(ValueError, match="computes in its own dtype"):
+        next(iter(draw(half, SamplingSpec(steps=2, n=1, guidance=half.guidance, dtype="float32"))))
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from leapstep.diffusers.recording import ASKED, Recorded, Step, mapped, run, stand_in
 
-BASE = 1024
-"""The positions of latents are sent in two digits, each of which half precision holds exactly."""
+BASE = 64
+"""The positions of latents are sent digit by digit, which half precision tells apart after a scale and a shift."""
 
 
 class Affine(NamedTuple):
@@ -86,9 +86,10 @@ class Autoencoding:
             zero = torch.zeros(1, *shape)
             shift = self._sent(zero)
             scale = self._sent(zero + 1) - shift
-            low, high = (self._sent(digit.float()) for digit in (numbers % BASE, numbers // BASE))
-        digits = [((sent - shift) / scale).round().long() for sent in (low, high)]
-        order = digits[0] + BASE * digits[1]
+            order, unit = torch.zeros_like(scale, dtype=torch.int64), 1
+            while unit < shape.numel():
+                digit = (self._sent((numbers // unit % BASE).float()) - shift) / scale
+                order, unit = order + unit * digit.round().long(), unit * BASE
         if not torch.equal(order.flatten().sort().values, numbers.flatten().to(order.device)):
             raise ValueError(f"{type(self.pipe).__name__} does more to latents than to scale, shift and reorder them")
         return Affine(scale, shift, order)

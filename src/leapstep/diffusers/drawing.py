@@ -104,6 +104,8 @@ class Drawing:
         self.spec = self._checked(SamplingSpec(**fields))
         options: dict[str, Any] = dict(self.spec.options)
         if self.spec.method == FITTED:
+            if tuned is None or not tuned.is_file():
+                raise SpecError("method", FITTED, "no solver was fitted to this pipeline: run leapstep tune first")
             options = {"tuned": tuned, "guidance": self.spec.guidance}
         pipe.scheduler = Scheduler.from_config(
             pipe.scheduler, method=self.spec.method, spacing=self.spec.spacing, **options

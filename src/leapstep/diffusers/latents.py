@@ -30,7 +30,7 @@ class LatentModel(Model):
     """A pipeline of diffusers as a model over its latents: its network with its prompts, its scheduler's convention.
 
     It is a `leapstep.Model`, so whatever takes one takes it: a sample is a latent of the pipeline. Several prompts are
-    its classes: sample i of a specification without labels has any of them, and labels name them.
+    its classes, which labels name.
 
     Attributes:
         guidance: the scale that the pipeline was called with, at which `diffusion()` samples.
@@ -60,7 +60,11 @@ class LatentModel(Model):
         Raises:
             ValueError: guidance that the pipeline was not called with and that cannot be changed.
         """
-        network: PipelineNetwork = self.network  # type: ignore[assignment]
+        network = self.network
+        if not isinstance(network, PipelineNetwork):  # a copy in another dtype
+            raise ValueError(
+                "a pipeline's network computes in its own dtype: state that one, or move the pipeline to another"
+            )
         if guidance is not None and guidance != self.guidance:
             network = network.guided(guidance)
         if rescale is not None and rescale != network.rescale:

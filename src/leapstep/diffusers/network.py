@@ -256,7 +256,9 @@ def read_off(
     x = first.sample[:samples]
     places = [_place(call, x, samples) for call in first.calls]
     clocks = [_clock(steps, i, places[i].name) for i in range(len(places))]
-    slope, offset = _line([step.timestep for step in steps], [_numbers(step, 0, clocks[0])[0] for step in steps])
+    told = steps[0].calls[0].values[clocks[0]]
+    eps = torch.finfo(told.dtype).eps if isinstance(told, Tensor) and told.is_floating_point() else 0.0
+    line = _line([step.timestep for step in steps], [_numbers(step, 0, clocks[0])[0] for step in steps], eps)
     calls = []
     for i, place in enumerate(places):
         values = dict(first.calls[i].values)
@@ -275,7 +277,7 @@ def read_off(
         shape = tuple(value.shape) if isinstance(value, Tensor) and value.ndim else (1,)
         calls.append(Calling(place, (clocks[i], shape), values, tuple(rows)))
     dtype = first.calls[0].values[places[0].name].dtype
-    made = PipelineNetwork(network, calls, samples, (slope, offset), dtype=dtype)
+    made = PipelineNetwork(network, calls, samples, line, dtype=dtype)
     return _combined(made, steps, scales)
 
 
@@ -330,17 +332,17 @@ def _numbers(step: Step, i: int, name: str) -> list[float]:
     return sorted(set(torch.as_tensor(value).double().flatten().tolist()))
 
 
-def _line(timesteps: Sequence[float], told: Sequence[float]) -> tuple[float, float]:
-    """The line from the scheduler's timesteps to the network's."""
+def _line(timesteps: Sequence[float], told: Sequence[float], eps: float) -> tuple[float, float]:
+    """The line from the scheduler's timesteps to the network's, which are rounded to a dtype of this precision."""
     (t1, t2, *_), (u1, u2, *_) = timesteps, told
-    slope = (u1 - u2) / (t1 - t2)
-    for simple in (1.0, 1e-3, -1.0, -1e-3):
-        slope = simple if abs(slope / simple - 1) < 1e-2 else slope
-    offset = u1 - slope * t1
-    offset = round(offset) if abs(offset - round(offset)) < 1e-2 * abs(u1 - u2) else offset
-    if any(abs(slope * t + offset - u) > 1e-2 * abs(u1 - u2) for t, u in zip(timesteps, told, strict=True)):
-        raise Unknown(f"its network is told {[round(u, 4) for u in told]} at timesteps {list(timesteps)}")
-    return slope, offset
+    tolerance = max(1e-4 * abs(u1 - u2), eps * max(map(abs, told)))
+    fitted = (u1 - u2) / (t1 - t2)
+    for slope in (1.0, 1e-3, -1.0, -1e-3, fitted):
+        offset = u1 - slope * t1
+        offset = float(round(offset)) if abs(offset - round(offset)) <= tolerance else offset
+        if all(abs(slope * t + offset - u) <= tolerance for t, u in zip(timesteps, told, strict=True)):
+            return slope, offset
+    raise Unknown(f"its network is told {[round(u, 4) for u in told]} at timesteps {list(timesteps)}")
 
 
 def _by_sample(value: Tensor, samples: int) -> Tensor:

@@ -76,7 +76,7 @@ def opened(
             "replaces them, and --out FOLDER leaves them there"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    spec = SamplingSpec(**{**fields, "guidance": model.guidance})
+    spec = SamplingSpec(**{**fields, "guidance": model.guidance, "dtype": str(pipe.dtype)})
     return dataclasses.replace(model, tuned=tuned), spec, path
 
 
