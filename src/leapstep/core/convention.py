@@ -58,7 +58,7 @@ Clip = tuple[float, float] | Callable[[Tensor], Tensor]
 """A range (low, high) that x0 cannot leave, or a function of x0."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class DynamicThreshold:
     """Bound each x0 by its own quantile s of absolute values, then divide by s / limit, wherever s exceeds the limit.
 
@@ -79,6 +79,10 @@ class DynamicThreshold:
     def __post_init__(self) -> None:
         if not 0 < self.quantile <= 1 or not self.limit > 0 or (self.most is not None and self.most < self.limit):
             raise ValueError(f"{self}: quantile must lie in (0, 1], limit be above 0, and most not below it")
+
+    def __repr__(self) -> str:
+        most = "" if self.most is None else f", most={self.most}"
+        return f"DynamicThreshold(quantile={self.quantile}, limit={self.limit}{most})"
 
     def __call__(self, x0: Tensor) -> Tensor:
         """Bound x0 `[b, *d]`."""
