@@ -106,15 +106,17 @@ def highlighted(path: Path) -> str:
     return '<div class="highlight"><pre>' + "\n".join(lines) + "</pre></div>"
 
 
-def listed(root: Path, path: str, known: set[str]) -> str:
+def listed(app: Sphinx, path: str, known: set[str]) -> str:
     """The files of a folder in HTML, each with the summary of its docstring, and a link if it has a page."""
-    rows = []
+    rows, root, here = [], Path(app.srcdir), Path(SCHEME, path).parent
     for file in sorted((root / path).iterdir()):
         name = file.relative_to(root).as_posix()
         if file.name.startswith((".", "__pycache__")):
             continue
         words = ast.get_docstring(ast.parse(file.read_text())) or "" if file.suffix == ".py" else ""
-        shown = f'<a href="{file.parent.name}/{file.name}.html">{file.name}</a>' if name in known else file.name
+        page = app.project.path2doc(str(file)) if file.suffix in app.config.source_suffix else None
+        target = app.builder.get_target_uri(page) if page else f"{SCHEME}/{name}.html" if name in known else None
+        shown = f'<a href="{relpath(target, here)}">{file.name}</a>' if target else file.name
         first = words.partition("\n\n")[0].replace("\n", " ")
         rows.append(f"<li><code>{shown}</code> {html.escape(first)}</li>")
     return f"<ul>{''.join(rows)}</ul>"
@@ -131,7 +133,7 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         if (root / path).is_dir()
     }
     for path in sorted(paths):
-        body = listed(root, path, paths) if (root / path).is_dir() else highlighted(root / path)
+        body = listed(app, path, paths) if (root / path).is_dir() else highlighted(root / path)
         title = html.escape(path)
         yield f"{SCHEME}/{path}", {"title": title, "body": f"<h1>{title}</h1>{body}", "parents": []}, "page.html"
 
