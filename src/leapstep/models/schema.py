@@ -77,7 +77,7 @@ class Teacher(Schema):
 class Distillation(Schema):
     """What a student was distilled from, and the settings of that."""
 
-    __pydantic_extra__: dict[str, Plain]
+    __pydantic_extra__: dict[str, Plain | list[Plain]]
     teacher: Teacher
     calls: Annotated[int, Field(ge=1)]
     guidance: float = 1.0
