@@ -198,10 +198,11 @@ def test_masks_and_data_of_each_sample():
         (lambda: leapstep.inpainted("ddim", DATA[0], torch.nan), "mask=nan"),
         (lambda: leapstep.inpainted("ddim", DATA[0], HALF, 0), "resample=0"),
         (lambda: leapstep.inpainted("unipc", DATA[0], HALF), "inpainted(unipc): its steps start from x of an earlier"),
-        (lambda: leapstep.inpainted(leapstep.corrected(FITTED), DATA[0], HALF), "inpainted(fitted)"),
+        (lambda: leapstep.inpainted(leapstep.churned(FITTED), DATA[0], HALF), "inpainted(fitted)"),
+        (lambda: leapstep.corrected("unipc"), "corrected(unipc): its steps start from x of an earlier"),
     ],
 )
-def test_inpainting_that_cannot_be(make, line):
+def test_wrappers_that_cannot_be(make, line):
     with pytest.raises(ValueError, match=re.escape(line)):
         make()
 

@@ -36,7 +36,7 @@ METHODS = {name: method.make() for name, method in leapstep.TRANSITIONS.items()}
     "sde_dpmpp_2m(0.5)": leapstep.sde_dpmpp_2m(0.5),
     "edm(1)": leapstep.edm(1.0, low=0.1, high=20.0),
     "churned ddim": leapstep.churned(leapstep.ddim(), 0.4),
-    "corrected unipc(3)": leapstep.corrected(leapstep.unipc(3), 2, 0.1),
+    "corrected dpmpp_3m": leapstep.corrected(leapstep.dpmpp_3m(), 2, 0.1),
     "corrected rk23": leapstep.corrected(leapstep.rk23()),
     "pc(2)": leapstep.pc(2),
     "inpainted ddpm": leapstep.inpainted("ddpm", torch.tensor([0.4, -0.2, 0.9]), torch.tensor([0.0, 0.6, 1.0])),

@@ -276,7 +276,7 @@ MADE = {
     "ddim(eta=0.5)": lambda: leapstep.ddim(0.5),
     "ddpm(variance='beta')": lambda: leapstep.ddpm("beta"),
     "edm(churn=1.0, high=20.0)": lambda: leapstep.edm(1.0, high=20.0),
-    "corrected(unipc(order=3), corrections=2)": lambda: leapstep.corrected(leapstep.unipc(3), 2),
+    "corrected(dpmpp_2m(), corrections=2)": lambda: leapstep.corrected(leapstep.dpmpp_2m(), 2),
     "inverted(heun())": lambda: leapstep.inverted(leapstep.heun()),
     "inpainted(ddim(), float32 [3], float32 [3], resample=2)": lambda: leapstep.inpainted(
         "ddim", torch.arange(3.0), torch.eye(3)[0], 2

@@ -169,7 +169,7 @@ def class_of(config: Mapping[str, Any]) -> str:
         cosine = "solver_order" in config and "thresholding" not in config
         return "CosineDPMSolverMultistepScheduler" if cosine else "EDMEulerScheduler"
     if "beta_schedule" in config or "shift" not in config:
-        return "DDPMScheduler"
+        return "DDPMScheduler" if "clip_sample" in config else "EulerDiscreteScheduler"  # which never clips
     return "FlowMatchEulerDiscreteScheduler"
 
 

@@ -25,10 +25,8 @@ from leapstep.core.printing import shown
 from leapstep.core.process import Process, along, weighted
 from leapstep.core.tabulated import Coefficient, tabulated
 from leapstep.core.transitions.family import Draw, Step, Transition, check_downwards, stirred, younger
-from leapstep.core.transitions.fitted import fitted
 from leapstep.core.transitions.memory import Memory
-from leapstep.core.transitions.multistep import unipc
-from leapstep.core.transitions.named import NamedTransition, as_transition, named
+from leapstep.core.transitions.named import as_transition, named, refuse_returning
 
 
 @named
@@ -57,11 +55,7 @@ def inpainted(transition: Transition | str, known: Tensor, mask: Tensor, resampl
         raise ValueError(f"mask={shown(mask)}: its values lie between 0 (known) and 1 (made anew)")
     if resample < 1:
         raise ValueError(f"resample={resample}: each step is taken once at least")
-    if (name := _returning(method)) is not None:
-        raise ValueError(
-            f"inpainted({name}): its steps start from x of an earlier step, before the known part was put in: use "
-            "ddim, dpmpp_2m or another method"
-        )
+    refuse_returning("inpainted", method)
 
     def step(diffusion: Diffusion, x: Tensor, t: Tensor, s: Tensor, memory: Memory, noise: Draw) -> Step:
         alpha, sigma, of_x, grown = _coefficients(diffusion.process, t, s)
@@ -100,11 +94,3 @@ def _fitting(values: Tensor, x: Tensor, name: str) -> Tensor:
             "many as are sampled in a batch"
         ) from None
 
-
-def _returning(method: object) -> str | None:
-    """The name of a method whose memory holds an earlier x, also where it is wrapped; None for all others."""
-    while isinstance(method, NamedTransition):
-        if method.make in (unipc, fitted):
-            return method.make.__name__
-        method = method.options.get("transition")
-    return None

@@ -138,3 +138,18 @@ def as_transition(method: Any) -> Callable[..., Any]:
         )
     transition: Callable[..., Any] = method
     return transition
+
+
+RETURNING = ("unipc", "fitted")
+"""Methods whose memory holds an x of an earlier step, from which the next one starts."""
+
+
+def refuse_returning(wrapper: str, method: object) -> None:
+    """Raises ValueError for a method, also a wrapped one, that would bring back x from before the wrapper's change."""
+    while isinstance(method, NamedTransition):
+        if (name := method.make.__name__) in RETURNING:
+            raise ValueError(
+                f"{wrapper}({name}): its steps start from x of an earlier step, as it was before it was {wrapper}: use "
+                "ddim, dpmpp_2m or another method"
+            )
+        method = method.options.get("transition")

@@ -29,7 +29,7 @@ from leapstep.core.transitions.family import (
     stirred,
 )
 from leapstep.core.transitions.memory import Memory
-from leapstep.core.transitions.named import as_transition, named
+from leapstep.core.transitions.named import as_transition, named, refuse_returning
 from leapstep.core.transitions.ode import heun
 
 
@@ -157,7 +157,8 @@ def corrected(transition: Transition | str, corrections: int = 1, snr: float = 0
         corrections: Langevin steps (and calls) after each of its steps.
         snr: signal-to-noise ratio of a correction, in (0, 0.5].
     Raises:
-        ValueError: corrections below 1, or snr out of range; at call, s > t.
+        ValueError: corrections below 1, snr out of range, or a method that starts its steps from an x from before the
+            corrections (unipc, fitted); at call, s > t.
     References:
         Song et al. 2021, algorithms 4 and 5, arXiv:2011.13456.
     """
@@ -165,6 +166,7 @@ def corrected(transition: Transition | str, corrections: int = 1, snr: float = 0
         raise ValueError(f"corrections={corrections}, snr={snr}: at least 1 correction, with 0 < snr <= 0.5")
 
     method: Transition = as_transition(transition)
+    refuse_returning("corrected", method)
 
     @tabulated
     def stands(process: Process, t: Tensor, s: Tensor) -> Mask:
