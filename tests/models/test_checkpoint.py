@@ -170,6 +170,15 @@ def test_the_spacing_of_the_scheduler(alien, settings, spacing):
     assert diffusers_format.from_scheduler({**config, "_class_name": "DDIMScheduler"}).spacing is None
 
 
+@pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "UniPCMultistepScheduler", "DDIMScheduler"])
+def test_the_configuration_of_a_scheduler_that_was_made_in_memory(kind):
+    """It names no class: x0 is clipped only where it says so."""
+    scheduler = getattr(diffusers, kind)()
+    assert "_class_name" not in scheduler.config
+    named = {**scheduler.config, "_class_name": kind}
+    assert diffusers_format.from_scheduler(scheduler.config).clip == diffusers_format.from_scheduler(named).clip
+
+
 def test_flow_matching(alien):
     """Its network is told 1000 t and predicts eps - x0."""
     diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(alien / "scheduler")

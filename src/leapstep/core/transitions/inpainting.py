@@ -93,4 +93,3 @@ def _fitting(values: Tensor, x: Tensor, name: str) -> Tensor:
             f"{name} has shape {list(values.shape)}, the samples have {list(x.shape)}: give one for all samples, or as "
             "many as are sampled in a batch"
         ) from None
-
