@@ -34,6 +34,8 @@ def test_every_option_with_several_values_takes_them_in_a_row(command):
 
 def test_lists_take_no_more_than_their_values():
     assert spelled("interpolate", "m --images a,1.png b.png") == "m --images a,1.png --images b.png"
+    line = ["m", "--prompt", "a cat, asleep", "a dog"]
+    assert one_at_a_time(line, COMMANDS["sample"].params) == ["m", "--prompt", "a cat, asleep", "--prompt", "a dog"]
     assert spelled("interpolate", "--set a=1,2 b=3 m --seeds 3 4 --mp4") == (
         "--set a=1,2 --set b=3 m --seeds 3 --seeds 4 --mp4"
     )

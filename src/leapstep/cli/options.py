@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from leapstep.cli.completion import model_folders
-from leapstep.cli.parsing import NUMBERS, SETTINGS
+from leapstep.cli.parsing import NUMBERS, SETTINGS, TEXTS
 from leapstep.core import names
 from leapstep.files import folders
 from leapstep.inference import fields
@@ -189,7 +189,7 @@ def on_model(
 
 OF_PIPELINES: dict[str, Any] = {
     "prompt": Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Of a pipeline of diffusers: what is drawn, in turn.")
+        list[str] | None, typer.Option(metavar=TEXTS, help="Of a pipeline of diffusers: what is drawn, in turn.")
     ],
     "prompts": Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of a pipeline of diffusers: a prompt in each line, in turn.")

@@ -24,8 +24,8 @@ from typer.core import TyperCommand
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else.")]
 
-NUMBERS, FILES, SETTINGS = "S ...", "FILE ...", "NAME=VALUE ..."
-"""Metavars of options whose values are whole numbers, files (which may have commas in them), or NAME=VALUE."""
+NUMBERS, FILES, TEXTS, SETTINGS = "S ...", "FILE ...", "TEXT ...", "NAME=VALUE ..."
+"""Metavars of options whose values are whole numbers, files or texts (which may have commas in them), or NAME=VALUE."""
 
 
 class Verdict(NamedTuple):
@@ -90,7 +90,7 @@ def _goes_on(metavar: str, word: str) -> bool:
 
 def _cut(metavar: str, text: str) -> list[str]:
     """The values in a word."""
-    values = [text] if metavar in (FILES, SETTINGS) else [value.strip() for value in text.split(",")]
+    values = [text] if metavar in (FILES, TEXTS, SETTINGS) else [value.strip() for value in text.split(",")]
     return [value for value in values if value] or [text]
 
 

@@ -33,7 +33,7 @@ def command(
     ] = None,
     dataset: Annotated[
         list[str] | None,
-        typer.Option(metavar="OWNER/NAME", help="What it was trained on, on the Hub; may be given several times."),
+        typer.Option(metavar="OWNER/NAME ...", help="What it was trained on, on the Hub."),
     ] = None,
     logs: Annotated[bool, typer.Option("--logs", help="Publish the TensorBoard log, too.")] = False,
     out: Annotated[
