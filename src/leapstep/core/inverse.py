@@ -1,18 +1,18 @@
-"""Linear inverse problems: data of which something linear was observed, y = A x0 + s z with normal noise z.
+"""Linear inverse problems: data of which something linear was observed, y = A x0 + std z with normal noise z.
 
 The posterior p(x0 | y) has a diffusion of its own, whose denoiser is E[x0 | x_t, y]. Were x0, given x_t, normal with
 the mean D(x_t) and the covariance C_t, then it would be
 
-    E[x0 | x_t, y] = D + C_t A' V^-1 (y - A D),      V = A C_t A' + s^2 I,
+    E[x0 | x_t, y] = D + C_t A' V^-1 (y - A D),      V = A C_t A' + std^2 I,
 
 and C_t is known: by Tweedie's formula of second order, C_t = (sigma^2 / alpha) dD/dx. So a product with it is one
 vector-Jacobian product, and V^-1 is applied by conjugate gradients, one product each. For Gaussian data this is exact;
 for others it is the more nearly so the less noise there is. Everything samples with the result: a `Diffusion`.
 
-Of an ideal network the eigenvalues of alpha dD/dx lie between 0 (x0 is known from x_t) and 1 (nothing but x_t tells of
-it). Those of a real one are wrong by some small number, which at high noise stands for any covariance, as
-C_t = (sigma / alpha)^2 times alpha dD/dx. Therefore V counts all of them as larger by a `floor`: where the network
-cannot tell, the observation acts a little later.
+Of an ideal network no eigenvalue of alpha dD/dx is negative: it is 0 where x0 is known from x_t, 1 where nothing but
+x_t tells of it, and more between two modes. Those of a real one are wrong by some small number, which at high noise
+stands for any covariance, as C_t = (sigma / alpha)^2 times alpha dD/dx. Therefore V counts all of them as larger by a
+`floor`: where the network cannot tell, the observation acts a little later.
 
 References:
     Chung et al. 2023 (DPS), arXiv:2209.14687; Boys et al. 2023 (TMPD), arXiv:2310.06721; Rozet et al. 2024, section 3
@@ -64,7 +64,7 @@ def given(
             `masked`, `downsampled`, `blurred`.
         observed: y, `[*e]` for all samples or `[b, *e]`. Values that the operator never reaches, such as missing
             pixels, may hold anything.
-        std: the standard deviation s of the noise in y.
+        std: the standard deviation of the noise in y.
         iterations: of conjugate gradients, at most. Each costs a derivative of the denoiser, which takes about twice
             the time of a call, and there is one besides.
         floor: the error of a network's derivative that is reckoned with, as a share of sigma^2 / alpha^2; 0 for an
