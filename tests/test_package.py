@@ -118,7 +118,7 @@ def test_metadata_are_valid_and_the_description_leads_nowhere_but_to_the_web(met
     assert checked.description_content_type == "text/markdown"
     prose = re.sub(r"^```.*?^```", "", checked.description, flags=re.DOTALL | re.MULTILINE)
     assert "# leapstep" in prose
-    assert "## All commands" in prose
+    assert "## Documentation" in prose
     assert re.findall(r"\]\((?!https?:)|!\[|<img", prose) == []
 
 

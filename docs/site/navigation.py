@@ -53,6 +53,7 @@ PAGES = {
         "docs/performance",
     ),
     "Reference": (
+        "docs/commands",
         "docs/samplers",
         "reference/processes",
         "reference/denoisers",

@@ -1,4 +1,4 @@
-"""leapstep: sample any trained diffusion network in 5 to 50 steps, correctly and without retraining.
+"""leapstep: sample any trained diffusion network in 3 to 50 steps, correctly and without retraining.
 
 >>> import leapstep
 >>> diffusion = leapstep.from_network(net, leapstep.linear(), predicts="eps")      # your network, its conventions

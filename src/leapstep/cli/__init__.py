@@ -161,7 +161,7 @@ LOOK: dict[str, Any] = {"rich_markup_mode": "markdown", "pretty_exceptions_enabl
 
 app = typer.Typer(
     cls=Group,
-    help="Sample any trained diffusion network in 5 to 50 steps instead of 1000, correctly and without retraining.",
+    help="Sample any trained diffusion network in 3 to 50 steps instead of 1000, correctly and without retraining.",
     epilog="Start with: leapstep demo",
     no_args_is_help=True,
     **LOOK,
