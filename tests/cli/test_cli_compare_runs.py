@@ -117,3 +117,16 @@ def test_what_is_nothing_to_compare(runs):
         compare([runs[0], runs[0]])
     with pytest.raises(ValueError, match="name two or more"):
         compare([runs[0]])
+    refused(invoke("compare", *runs, "--metric", "kernel"), "--metric kernel is for results")
+
+
+def test_runs_of_one_name_are_told_apart(run, tmp_path):
+    """By the folders above, and by numbers where even these are too long."""
+    long = tmp_path / ("x" * 70)
+    found = []
+    for above in ("a", "b", *("y" * 60 + end for end in "12")):
+        folder = long / above / "run"
+        shutil.copytree(run, folder, ignore=shutil.ignore_patterns("state", "log", "samples"))
+        found.append(folder)
+    assert [each.name for each in read_runs(found[:2])] == ["a/run", "b/run"]
+    assert len({each.name for each in read_runs(found[2:])}) == 2

@@ -105,6 +105,17 @@ def test_a_mask_keeps_what_is_black(model, two, half, tmp_path, resample):
     assert (said["strength"], said["by"], said["resample"]) == (1.0, "replacement", resample)
 
 
+def test_a_mask_acts_in_steps_that_are_not_told_too(model, two, half, tmp_path):
+    """A method with a tolerance would take one step, in which nothing is kept; and where a draw began is no edit's."""
+    (tmp_path / "spec.json").write_text(json.dumps({"method": "rk23", "first": 5, "n": 1}))
+    out = tmp_path / "o"
+    line = ["--spec", tmp_path / "spec.json", "--set", "rtol=1", "--set", "atol=1"]
+    done("edit", model, "--image", two[0], "--mask", half, *line, "--strength", 0.2, "--out", out)
+    spec = json.loads((out / "manifest.json").read_text())["spec"]
+    assert len(spec["times"]) == 9  # 8 levels lie below
+    assert spec.get("first", 0) == 0
+
+
 @pytest.mark.parametrize("bounded", [False, True])
 def test_a_mask_by_guidance(model, two, half, tmp_path, bounded):
     out = tmp_path / "o"

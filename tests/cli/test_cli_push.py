@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from PIL import Image
 
 import leapstep
-from commands import done, invoke, refused
+from commands import done, invoke, refused, tree
 from leapstep.models import checkpoint
 from leapstep.views.card import escaped
 
@@ -113,6 +113,50 @@ def test_nothing_of_the_machine_is_published(run, details, tmp_path):
     assert re.fullmatch(r"events\.out\.tfevents\.\d+\.0", log.name)
 
 
+def test_no_path_comes_with_what_was_measured(run, details, tmp_path, monkeypatch):
+    """Calibration, moments, solvers and results name the data that they are of, which others know by its last part."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "al ice").mkdir()
+    np.save(tmp_path / "al ice" / "x.npy", np.random.default_rng(0).integers(0, 255, (64, 8, 8), dtype=np.uint8))
+    done("calibrate", run, "al ice/x.npy", "--per-level", 1, "--batch-size", 64, "--device", "cpu")
+    tiny = ["--calls", 2, "--noises", 16, "--teacher-steps", 4, "--device", "cpu"]
+    done("tune", run, *tiny, "--data", tmp_path / "al ice" / "x.npy", "--label", 1)
+    weights = checkpoint.fingerprint(leapstep.load(run).network)
+    write_evaluation(run / "a.json", weights, 1.25, data=str(tmp_path / "al ice" / "x.npy"))
+    write_evaluation(run / "b.json", weights, 1.5, data="../al ice/y.npy", features="al ice/mine.py:features")
+    details(data={"source": "al ice/photos"}, imported={"evidence": ["/home/al ice/a: read", "see /home/alice/b: x"]})
+    out = tmp_path / "published"
+    leapstep.push(run, "user/digits", out=out)
+    for path in out.rglob("*"):
+        assert not path.is_file() or not re.search(rb"al ice|alice|" + str(tmp_path).encode(), path.read_bytes()), path
+    one, other = leapstep.load(run), leapstep.load(out)
+    assert torch.equal(one.calibration.error, other.calibration.error)
+    assert torch.equal(one.moments.whole.mean, other.moments.whole.mean)
+    assert [each.solvers for each in one.tuned.tunings] == [each.solvers for each in other.tuned.tunings]
+    assert other.tuned.tunings[0].teacher["moments"] == "x.npy (train)"
+    _, body = front_matter(out)
+    assert "data x\\.npy" in body
+    assert "data is y\\.npy, not x\\.npy" in body
+    plain = leapstep.push(one, "user/digits", out=tmp_path / "plain")  # of what the card speaks, a Model brings too
+    assert {"tuned.json", "calibration.json", "moments.safetensors"} <= set(plain.files)
+
+
+def test_a_name_on_the_hub_is_known_by_its_download(run, details, tmp_path, monkeypatch):
+    """Without it, owner/name may as well be a folder that lies elsewhere."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "home"))
+    details(data={"source": "owner/photos"})
+    leapstep.push(run, "user/digits", out=tmp_path / "one")
+    metadata, body = front_matter(tmp_path / "one")
+    assert "datasets" not in metadata
+    assert "owner" not in body
+    (tmp_path / "cache" / "datasets--owner--photos").mkdir(parents=True)
+    leapstep.push(run, "user/digits", out=tmp_path / "other")
+    metadata, body = front_matter(tmp_path / "other")
+    assert metadata["datasets"] == ["owner/photos"]
+    assert "owner\\/photos" in body
+
+
 def test_a_name_of_data_cannot_act_in_the_card(run, details, tmp_path):
     details(data={"source": HOSTILE, "classes": ["<img src=x>"] * 10})
     leapstep.push(run, "user/digits", out=tmp_path / "published")
@@ -133,9 +177,19 @@ def test_links_that_lead_out_are_not_published(run, tmp_path):
         leapstep.push(run, "user/digits", out=tmp_path / "published")
 
 
-def write_evaluation(path, weights, value):
+def test_a_push_that_fails_leaves_the_earlier_one(run, tmp_path):
+    out = tmp_path / "published"
+    leapstep.push(run, "user/digits", out=out)
+    first = tree(out)
+    (run / "samples" / "step-99999999.png").symlink_to("/etc/hostname")
+    with pytest.raises(ValueError, match="is a link that leads out"):
+        leapstep.push(run, "user/digits", out=out, overwrite=True)
+    assert tree(out) == first
+
+
+def write_evaluation(path, weights, value, **more):
     """What `leapstep evaluate --out` leaves."""
-    conditions = {"n": 500, "features": "pixels", "features_sha256": "0" * 64}
+    conditions = {"n": 500, "features": "pixels", "features_sha256": "0" * 64} | more
     made = {
         "model": "m",
         "label": "DDIM",
@@ -171,6 +225,7 @@ class Hub:
 
     calls: list = []  # noqa: RUF012
     fails: dict = {}  # noqa: RUF012
+    private = False
 
     def __init__(self, token=None):
         self.token = token
@@ -179,6 +234,9 @@ class Hub:
         self.calls.append(("create", repo, private, self.token))
         if error := self.fails.get("create"):
             raise error
+
+    def model_info(self, repo):
+        return type("Info", (), {"private": self.private})
 
     def upload_folder(self, *, repo_id, folder_path, commit_message, delete_patterns):
         if error := self.fails.get("upload"):
@@ -202,6 +260,8 @@ def test_a_push_is_one_commit(hub, run):
     said = done("push", run, "user/digits", "--private").stdout
     (create, upload) = hub.calls
     assert create == ("create", "user/digits", True, None)
+    done("push", run, "user/digits")
+    assert hub.calls[-2] == ("create", "user/digits", None, None), "as the owner's account has it"
     assert upload[2] == [line for line in said.splitlines() if "pushed" not in line]
     assert "pushed: https://huggingface.co/user/digits/commit/1" in said
     assert not [name for name in upload[2] if name.startswith(("state/", "log/"))]
@@ -231,6 +291,15 @@ def test_a_repository_that_exists_is_replaced_when_asked(hub, run):
     ((_, _, _, deleted),) = [call for call in hub.calls if call[0] == "upload"]
     assert {"tuned.json", "mlp/*"} <= set(deleted)
     assert "README.md" not in deleted
+
+
+def test_nobody_sees_what_is_to_be_private(hub, run, monkeypatch):
+    hub.fails["create"] = refusal(409)
+    refused(invoke("push", run, "user/digits", "--private", "--overwrite"), "user/digits exists, and everybody may see")
+    assert "upload" not in [call[0] for call in hub.calls]
+    monkeypatch.setattr(Hub, "private", True)
+    done("push", run, "user/digits", "--private", "--overwrite")
+    assert "upload" in [call[0] for call in hub.calls]
 
 
 def test_an_earlier_folder_is_replaced_when_asked_and_nothing_else(run, tmp_path):

@@ -58,6 +58,19 @@ def test_a_posterior_does_not_depend_on_how_the_same_is_observed():
     assert (exact.sample(3)[:, known == 0] - y[known == 0]).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_what_rounding_makes_of_an_observation_is_none(dtype):
+    """A value that is observed twice without noise, exactly as once; and a constant, which says nothing."""
+    law = leapstep.GaussianMixture(*(part.to(dtype) for part in mixture()))
+    rows, y = MATRIX.to(dtype), OBSERVED.to(dtype)
+    once, twice = law.given(rows, y), law.given(torch.cat([rows, 0.3 * rows]), torch.cat([y, 0.3 * y]))
+    for part, other in zip(once, twice, strict=True):
+        torch.testing.assert_close(part, other, rtol=0, atol=1e3 * torch.finfo(dtype).eps)
+    nothing = law.given(torch.zeros(2, 6, dtype=dtype), torch.zeros(2, dtype=dtype))
+    torch.testing.assert_close(nothing.means, law.means)
+    torch.testing.assert_close(nothing.weights, law.weights.to(nothing.weights))
+
+
 def test_an_observation_that_does_not_fit_is_told_in_a_line():
     with pytest.raises(ValueError, match=r"the operator is a matrix \[4, 6\], for 3 observed of 6 values"):
         mixture().given(operator, OBSERVED[:3])
@@ -119,6 +132,23 @@ def test_a_bound_acts_after_the_observation():
     assert (free.x0.abs() > 0.3).any()
     torch.testing.assert_close(bounded.estimate(x, t).x0, free.x0.clamp(-0.3, 0.3))
     torch.testing.assert_close(bounded.estimate(x, t).unbounded, free.x0)
+
+
+def test_a_denoiser_of_others_is_called_whatever_its_attributes():
+    """A wrapper of one's own that has a `denoise` and a `clip` is not taken for `clipped`."""
+
+    class Halved:
+        def __init__(self, denoise):
+            self.denoise, self.clip = denoise, (-0.3, 0.3)
+
+        def __call__(self, x, t):
+            return self.denoise(x, t) / 2
+
+    diffusion, x, t = mixture(1).diffusion("cosine"), normal(5, *SHAPE, seed=6), time(0.4)
+    own = diffusion._replace(denoise=Halved(diffusion.denoise))
+    plain = diffusion._replace(denoise=lambda x, t: diffusion.denoise(x, t) / 2)
+    results = [leapstep.given(each, operator, OBSERVED, 0.1).denoise(x, t) for each in (own, plain)]
+    assert torch.equal(*results)
 
 
 def test_missing_values_may_hold_anything():

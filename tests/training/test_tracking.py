@@ -196,6 +196,29 @@ def test_a_run_waits_for_no_tracker_and_its_end_not_for_long(recorder, points, t
     assert told == ["hanging is too slow", "hanging has not finished in time"]
 
 
+def test_nobody_waits_for_a_tracker_that_failed_with_a_full_queue(monkeypatch):
+    monkeypatch.setattr(tracking, "LENGTH", 2)
+    begins, told = threading.Event(), []
+
+    def make():
+        begins.wait()
+        raise RuntimeError("gone")
+
+    tracker = tracking.Tracker("slow", make, told.append)
+    for _ in range(3):
+        tracker.send(print)
+    begins.set()
+    tracker._thread.join()
+    puts = []
+    monkeypatch.setattr(tracker._waiting, "put", lambda entry, timeout: puts.append(tracker._waiting.full()))
+    tracker.close(0)
+    assert puts == [False]
+    assert told == [
+        "slow is too slow: what it cannot take is left out there",
+        "slow no longer logs, the run goes on: gone",
+    ]
+
+
 def test_what_is_no_tracker_or_not_installed_is_refused(tmp_path, monkeypatch):
     args = ["train", "digits", "--out", tmp_path / "run", "--log"]
     refused(invoke(*args, "wandbb"), "unknown tracker 'wandbb': did you mean wandb")

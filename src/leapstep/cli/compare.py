@@ -30,8 +30,9 @@ def command(
         ),
     ],
     metric: Annotated[
-        str, typer.Option(help="frechet | kernel | precision | recall | density | coverage | ...")
-    ] = "frechet",
+        str | None,
+        typer.Option(help="Of results: frechet (default) | kernel | precision | recall | density | coverage | ..."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -50,7 +51,10 @@ def command(
         other = next(path for path in results if path not in runs)
         raise ValueError(f"{runs[0]} is a run and {other} is not: compare runs with runs, and results with results")
     if runs:
+        if metric is not None:
+            raise ValueError(f"--metric {metric} is for results: of runs all that was measured is shown, leave it out")
         return _runs(runs, out, overwrite)
+    metric = metric or "frechet"
     if out is not None:
         raise ValueError(f"--out {out} is for run folders: a table of results is printed, > table.md keeps it")
     from leapstep.evaluation.cells import NAMES

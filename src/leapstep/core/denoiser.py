@@ -331,8 +331,7 @@ def _rows(name: str, value: Any, n: int) -> Tensor:
         tensor = torch.as_tensor(value)
         return tensor.expand(n, *tensor.shape[1:])
     except (TypeError, ValueError, RuntimeError):
-        shape = getattr(value, "shape", None)
-        arrived = repr(value) if shape is None else f"of shape {tuple(shape)}"
+        arrived = f"of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
         raise ValueError(
             f"{name} is {arrived} for {n} samples: give a number, one value for all, or one for each"
         ) from None
@@ -356,21 +355,23 @@ def clipped(diffusion: Diffusion | Diffusible, clip: Clip) -> Diffusion:
         ValueError: a range with low >= high.
     """
     diffusion = as_diffusion(diffusion)
-    return diffusion._replace(denoise=_Clipped(diffusion.denoise, clip if callable(clip) else as_range(clip)))
+    return diffusion._replace(denoise=Clipped(diffusion.denoise, clip if callable(clip) else as_range(clip)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class _Clipped:
+class Clipped:
+    """A denoiser with the bound that `clipped` puts on it."""
+
     denoise: Denoiser
     clip: Clip
 
     def __repr__(self) -> str:
         return f"clipped({shown(self.denoise)}, {shown(self.clip)})"
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:  # noqa: D102
         return self._bound(self.denoise(x, t))
 
-    def estimate(self, x: Tensor, t: Tensor) -> Estimate:
+    def estimate(self, x: Tensor, t: Tensor) -> Estimate:  # noqa: D102
         inner = estimate(self.denoise, x, t)
         return inner._replace(x0=self._bound(inner.x0))
 
@@ -405,8 +406,7 @@ def guided(diffusion: Diffusion | Diffusible, scale: float, rescale: float = 0.0
     Raises:
         ValueError: rescale outside [0, 1]; at call, rescale above 0 where a sample is a single number.
     References:
-        Ho and Salimans 2022, eq. 6 (scale = 1 + w), arXiv:2207.12598; Lin et al. 2024, eq. 15 and 16 (rescale),
-        arXiv:2305.08891.
+        Ho and Salimans 2022, eq. 6 (scale = 1 + w), arXiv:2207.12598; Lin et al. 2024, eq. 15, 16, arXiv:2305.08891.
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale={rescale}: use a share from 0 (plain guidance) to 1")

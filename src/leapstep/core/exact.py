@@ -102,7 +102,7 @@ class GaussianMixture(NamedTuple):
         if matrix.shape != (len(y), size):
             raise ValueError(f"the operator is a matrix {list(matrix.shape)}, for {len(y)} observed of {size} values")
         left, scales, right = torch.linalg.svd(matrix, full_matrices=False)
-        known = scales > 1e-9 * scales.max()  # other parts of y are noise, or nothing
+        known = scales > torch.finfo(scales.dtype).eps ** 0.5 * scales.max()  # the rest of y is noise, or rounding
         matrix, y = scales[known, None] * right[known], left[:, known].T @ y
         covariances = self.covariances
         if covariances.ndim == 1:

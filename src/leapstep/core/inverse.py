@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import (
+    Clipped,
     Denoiser,
     Diffusible,
     Diffusion,
@@ -86,10 +87,10 @@ def given(
         )
     values = torch.as_tensor(observed).detach()
     model = as_diffusion(diffusion)
-    bound, free = (getattr(model.denoise, name, None) for name in ("clip", "denoise"))
-    if bound is not None and free is not None:  # of `clipped`
-        free = model._replace(denoise=free)
-        return clipped(given(free, operator, values, std, iterations=iterations, floor=floor, rows=rows), bound)
+    if isinstance(model.denoise, Clipped):
+        free = model._replace(denoise=model.denoise.denoise)
+        free = given(free, operator, values, std, iterations=iterations, floor=floor, rows=rows)
+        return clipped(free, model.denoise.clip)
     return model._replace(
         denoise=_Given(model.denoise, model.process, operator, values, float(std), iterations, float(floor), rows)
     )

@@ -113,9 +113,15 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
         raise ValueError("one run is nothing to compare: name two or more")
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError("a run is named twice: name each once")
-    last = [path.resolve().name for path in paths]
-    names = [one_line(name if last.count(name) == 1 else str(path), 60) for path, name in zip(paths, last, strict=True)]
-    return [_read(path, name) for path, name in zip(paths, names, strict=True)]
+    return [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Names by which runs are told apart: their folders', with as many of those above as it takes."""
+    parts = [path.resolve().parts for path in paths]
+    depth = next(n for n in range(1, 1 + max(map(len, parts))) if len({part[-n:] for part in parts}) == len(parts))
+    names = [one_line("/".join(part[-depth:]), 60) for part in parts]
+    return [name if names.count(name) == 1 else f"{i}: {name}"[:60] for i, name in enumerate(names, start=1)]
 
 
 def _read(path: Path, name: str) -> Run:

@@ -49,8 +49,9 @@ def checked_edit(model: Model, spec: SamplingSpec, change: Edit) -> SamplingSpec
         raise SpecError("method", spec.method, "it is for the whole path from noise: name another, such as dpmpp_2m")
     if spec.start != STARTS[0]:
         raise SpecError("start", spec.start, "an edit starts from its data: leave it out")
-    whole = spec.checked(model)
-    steps = spec.times or spec.steps or model.steps or (1 if spec.entry.calls == 0 else None)
+    whole = dataclasses.replace(spec, first=0).checked(model)
+    alone = spec.entry.calls == 0 and (change.mask is None or change.by == "guidance")  # no step for what is kept
+    steps = spec.times or spec.steps or model.steps or (1 if alone else None)
     path = times_below(model.process, change.strength, steps, whole.spacing or "trailing")
     spec = dataclasses.replace(whole, times=tuple(path.tolist()), steps=None, spacing=None).checked(model)
     _kept(model, spec, change, torch.zeros(1, *model.shape))

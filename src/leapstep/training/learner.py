@@ -349,7 +349,8 @@ class Learner(abc.ABC):
         """What trackers store of the run: its settings, the network's size, and the last part of the data's name."""
         data = self.details().get("data") or {}
         source = {"data": Path(str(data["source"])).name, "samples": data.get("samples")} if "source" in data else {}
-        return {**self.config.model_dump(mode="json"), "weights": sum(map(torch.numel, self.weights)), **source}
+        settings = self.config.model_dump(mode="json", exclude={"log", "project"})
+        return {**settings, "weights": sum(map(torch.numel, self.weights)), **source}
 
 
 def seeded(*entropy: int) -> int:

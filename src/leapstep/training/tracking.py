@@ -209,6 +209,9 @@ class Tracker:
             tracker.finish()
         except (Exception, SystemExit) as error:  # whatever a foreign library raises: a training does not end by that
             self._failed = True
+            with contextlib.suppress(queue.Empty):  # so that its end is not waited for
+                while True:
+                    self._waiting.get_nowait()
             self._tell(f"{self.name} no longer logs, the run goes on: {reason(error)}")
 
 

@@ -2,9 +2,9 @@
 
     leapstep.push("runs/photos", "user/photos")
 
-The folder is written anew from what the model is, not copied: the network, its convention, its fitted solvers and what
-leapstep.json says of data and training. No training state, no log unless asked for, no file that nobody knows, and of
-every path on this machine its last part only.
+The folder is written anew from what the model is, not copied: the network, its convention, what was measured of it and
+fitted to it, and what leapstep.json says of data and training. No training state, no log unless asked for, no file that
+nobody knows, and of every path on this machine its last part only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from leapstep.evaluation.runs import results_of
 from leapstep.files import folders, reading
 from leapstep.models import checkpoint
 from leapstep.models.data import warn
-from leapstep.models.folder import CALIBRATION, LAWS, MOMENTS, TUNED
+from leapstep.models.folder import CALIBRATION, MOMENTS, TUNED
 from leapstep.models.model import Model
 from leapstep.models.repository import PUBLISHED, REPLACED, check
 from leapstep.text import reason
@@ -46,6 +46,9 @@ SAID = (
 
 OWN = ("log", "project")
 """Settings of a training that are not."""
+
+SOURCES = ("data", "model", "features", "conditions")
+"""Conditions of results that may be paths."""
 
 
 class Published(NamedTuple):
@@ -80,10 +83,12 @@ def push(
         repo: `user/name`, which is made.
         private: whether only its owner may see it.
         license: an identifier of the Hub, such as "apache-2.0"; None: none is stated.
-        datasets: names of data sets on the Hub that it was trained on; one that the run names itself is added.
+        datasets: names of data sets on the Hub that it was trained on; one that the run names itself, and that was
+            downloaded from there, is added.
         logs: whether TensorBoard's log comes along.
         out: write the folder here, and push nothing.
-        overwrite: replace the model in a repository, or a folder, that is there.
+        overwrite: replace the model in a repository, or a folder, that is there. With `private`, a repository that
+            others may see is left alone.
         token: of the Hub; None: that of `hf auth login` or HF_TOKEN.
         tell: called with a line where something is left out.
 
@@ -98,14 +103,17 @@ def push(
     run = None if isinstance(model, Model) else Path(model)
     opened = model if isinstance(model, Model) else checkpoint.load(model)
     card = Card(repo, _public(opened), False, license, _datasets(opened, datasets))
-    if out is not None:
-        folder = Path(out)
-        with folders.locked(folder):
-            folders.begin(folder, overwrite, PUBLISHED, None)
-            return Published(_write(card, run, folder, logs, tell))
-    with tempfile.TemporaryDirectory() as place:
-        names = _write(card, run, Path(place), logs, tell)
-        return Published(names, _upload(Path(place), repo, private, overwrite, token))
+    with contextlib.ExitStack() as held:
+        if out is not None:
+            held.enter_context(folders.locked(Path(out)))
+            folders.check_free(Path(out), overwrite, PUBLISHED)
+        place = Path(held.enter_context(tempfile.TemporaryDirectory()))
+        names = _write(card, run, place, logs, tell)
+        if out is None:
+            return Published(names, _upload(place, repo, private, overwrite, token))
+        folders.begin(Path(out), overwrite, PUBLISHED, {})  # not before all that can be wrong with the model has been
+        shutil.copytree(place, out, dirs_exist_ok=True)
+        return Published(names)
 
 
 def _public(model: Model) -> Model:
@@ -121,49 +129,72 @@ def _public(model: Model) -> Model:
             key: _known_as(value) if key in ("source", "condition") else value for key, value in said["teacher"].items()
         }
         details["distillation"] = {**{key: value for key, value in said.items() if key not in OWN}, "teacher": teacher}
-    return dataclasses.replace(model, details=_without_paths(details))
+    tuned = model.tuned
+    if tuned is not None:
+        tunings = [one._replace(teacher=_without_paths(_teacher(one.teacher))) for one in tuned.tunings]
+        tuned = dataclasses.replace(tuned, tunings=tuple(tunings))
+    return dataclasses.replace(model, details=_without_paths(details), tuned=tuned)
+
+
+def _teacher(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tuning says of its teacher, with the data whose moments it has by the name that others know."""
+    moments = said.get("moments")
+    return {**said, **({"moments": _known_as(moments)} if isinstance(moments, str) else {})}
 
 
 def _known_as(source: str) -> str:
     """What others may know a source by: a name on the Hub, or the last part of a path."""
-    on_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) and not Path(source).exists()
-    return source if on_hub else re.split(r"[/\\]", source.rstrip("/\\"))[-1] or "data"
+    path, split = re.fullmatch(r"(.*?)( \(\w+\))?", source, re.DOTALL).groups("")  # type: ignore[union-attr]
+    known = path if _from_the_hub(path) else re.split(r"[/\\]", path.rstrip("/\\"))[-1] or "data"
+    return known + split
+
+
+def _from_the_hub(source: str) -> bool:
+    """Whether a model or data set of this name was downloaded to here: else `owner/name` may be a path as well."""
+    from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
+
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source, re.ASCII) or Path(source).exists():
+        return False
+    owner, name = source.split("/")
+    kept = [Path(HF_HUB_CACHE, f"{kind}--{owner}--{name}") for kind in ("models", "datasets")]
+    return any(path.is_dir() for path in (*kept, Path(HF_HOME, "datasets", f"{owner}___{name}")))
 
 
 def _without_paths(value: Any) -> Any:
     """JSON in whose texts every absolute path, and every path below a home folder, is its last part."""
     if isinstance(value, Mapping):
-        return {name: _without_paths(inner) for name, inner in value.items()}
+        return {name: inner if name == "classes" else _without_paths(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_without_paths(inner) for inner in value]
     if not isinstance(value, str):
         return value
-    path = r"(?<![\w/.:])(?:~|[A-Za-z]:)?(?:[/\\][^/\\\s'\",;:]+)*[/\\]([^/\\\s'\",;:]+)[/\\]?"
-    return re.sub(path, r"\1", value)
+    text = value.replace("file://", "").replace(f"{Path('~').expanduser()}/", "~/")
+    if re.match(r"(?:~|[A-Za-z]:)?[/\\].", text):  # a path as a whole, with whatever characters
+        return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+    path = r"(?<![\w/.])(?:~|[A-Za-z]:)?(?:[/\\][^/\\\s'\",;:]+)*[/\\]([^/\\\s'\",;:]+)[/\\]?"
+    return re.sub(path, r"\1", text)
 
 
 def _datasets(model: Model, given: Sequence[str]) -> list[str]:
     source = str((model.details.get("data") or {}).get("source") or "")
-    on_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source, re.ASCII) and not Path(source).exists()
-    return list(dict.fromkeys([*given, *([source] if on_hub else [])]))
+    return list(dict.fromkeys([*given, *([source] if _from_the_hub(source) else [])]))
 
 
 def _write(card: Card, run: Path | None, folder: Path, logs: bool, tell: Callable[[str], object]) -> tuple[str, ...]:
     """Write all files of a card's model; their names."""
     model = card.model
     checkpoint.save(model, folder)
+    if model.calibration is not None:
+        checkpoint.save_calibration(folder / CALIBRATION, model, model.calibration, {})
+    if model.moments is not None:
+        checkpoint.save_moments(folder / MOMENTS, model, model.moments, {})
+    if model.tuned is not None:
+        checkpoint.save_tuned(folder / TUNED, model, model.tuned)
     compared = None
     if run is not None and run.is_dir():
-        kept = {CALIBRATION: model.calibration, MOMENTS: model.moments, TUNED: model.tuned, LAWS: model.tuned}
-        for path in (run / name for name, value in kept.items() if value is not None and (run / name).is_file()):
-            _inside(path, run)
-            if path.suffix == ".json":
-                files.write_json(folder / path.name, _without_paths(reading.read_json(path)))
-            else:
-                files.write_bytes(folder / path.name, reading.read_bytes(path))
         found = results_of(run, checkpoint.fingerprint(model.network))
         with contextlib.suppress(ValueError):  # a sweep without a finished cell
-            compared = results.compare(found.current) if found.current else None
+            compared = _public_results(results.compare(found.current)) if found.current else None
         if found.outdated:
             tell(f"left out, as they are of other weights: {', '.join(path.name for path in found.outdated)}")
         if logs:
@@ -173,6 +204,17 @@ def _write(card: Card, run: Path | None, folder: Path, logs: bool, tell: Callabl
     card = card._replace(in_diffusers=in_diffusers, pictured=pictured, measured=compared)
     files.write_text(folder / "README.md", written(card))
     return tuple(sorted(_names(folder)))
+
+
+def _public_results(compared: results.Comparison) -> results.Comparison:
+    """Results whose conditions are for others."""
+    rows = []
+    for row in compared.rows:
+        said = row["conditions"]
+        said = {**said, **{name: _known_as(said[name]) for name in SOURCES if isinstance(said.get(name), str)}}
+        rows.append({**row, "conditions": _without_paths(said)})
+    marked, notes = results.marks([row["conditions"] for row in rows])
+    return results.Comparison([{**row, "mark": mark or None} for row, mark in zip(rows, marked, strict=True)], notes)
 
 
 def _names(folder: Path) -> Iterator[str]:
@@ -196,7 +238,7 @@ def _picture(run: Path, path: Path) -> bool:
         return False
     _inside(grids[-1], run)
     try:
-        with Image.open(grids[-1]) as image:
+        with Image.open(reading.regular(grids[-1])) as image:
             pixels = image.convert("RGB")
     except Exception:  # a broken file can raise anything
         return False
@@ -223,9 +265,9 @@ def _upload(folder: Path, repo: str, private: bool, overwrite: bool, token: str 
     """
     from huggingface_hub import HfApi
 
-    api = HfApi(token=token)
+    api, exists = HfApi(token=token), False
     try:
-        api.create_repo(repo, private=private)
+        api.create_repo(repo, private=private or None)  # None: as its owner's account has it
     except Exception as error:  # the client's errors have no class in common
         if _status(error) != 409:
             raise ValueError(_told(error, repo)) from error
@@ -233,6 +275,13 @@ def _upload(folder: Path, repo: str, private: bool, overwrite: bool, token: str 
             raise ValueError(
                 f"{repo} exists on the Hub: --overwrite replaces the model there, or name another"
             ) from error
+        exists = True
+    try:
+        public = exists and private and not api.model_info(repo).private
+    except Exception as error:
+        raise ValueError(_told(error, repo)) from error
+    if public:
+        raise ValueError(f"{repo} exists, and everybody may see it: make it private on the Hub, or name another")
     try:
         made = api.upload_folder(
             repo_id=repo,
