@@ -4,8 +4,8 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
-import httpx
 import huggingface_hub
 import numpy as np
 import pytest
@@ -216,7 +216,7 @@ def test_results_of_these_weights_stand_in_the_card(run, tmp_path):
 
 
 def refusal(status):
-    response = httpx.Response(status, request=httpx.Request("POST", "https://huggingface.co/api/repos/create"))
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
     return HfHubHTTPError(f"{status} of the Hub", response=response)
 
 
@@ -275,7 +275,7 @@ def test_a_push_is_one_commit(hub, run):
         ("create", refusal(403), ["may not write to user/digits"]),
         ("create", refusal(409), ["user/digits exists on the Hub", "--overwrite"]),
         ("create", OfflineModeIsEnabled("offline"), ["HF_HUB_OFFLINE", "--out"]),
-        ("create", httpx.ConnectError("no route to host\nmore"), ["cannot be reached \\(no route to host\\)", "--out"]),
+        ("create", ConnectionError("no route to host\nmore"), ["cannot be reached \\(no route to host\\)", "--out"]),
         ("upload", refusal(403), ["may not write"]),
         ("upload", refusal(500), ["the Hub refused user/digits: 500"]),
     ],
