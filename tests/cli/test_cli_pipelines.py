@@ -124,6 +124,16 @@ def test_a_solver_is_fitted_over_prompts_and_drawn_with(saved, tmp_path):
     assert manifest["calls"] == 2
     assert manifest["scheduler"]["options"]["solvers"][0]["times"] == solver["times"]
     refused(invoke("sample", folder, *draw, "--device", "cpu", "--out", tmp_path / "x"), "tuned for 3")
+    other, fields = KINDS["stable_diffusion"].make(), {"method": "fitted", "steps": 2, "guidance": 3.0}
+    other.unet.conv_in.bias.data += 1
+    with pytest.warns(UserWarning, match="fitted to other weights"):
+        Drawing(other, fields, Asked(("a cat",)), folder / "tuned.json")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(folder / "tuned.json", tmp_path / "elsewhere")
+    refused(invoke("sample", folder, *draw, "--guidance", 3, "--out", tmp_path / "x"), "name its --out: --tuned")
+    again = sampled(folder, tmp_path / "again", *draw, "--guidance", 3, "--tuned", tmp_path / "elsewhere")
+    assert again["scheduler"] == manifest["scheduler"]
+    shutil.move(tmp_path / "elsewhere" / "tuned.json", folder)
     (tmp_path / "prompts.txt").write_text("a tree\na house")
     refused(invoke(*tune), "holds solvers for other prompts")
     refused(invoke(*tune, "--data", "digits"), "leave --data and --start gaussian out")

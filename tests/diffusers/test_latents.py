@@ -126,6 +126,26 @@ def test_guidance_may_be_changed(made, several):
         unguided.diffusion(guidance=5.0)
 
 
+def test_guidance_is_not_left_out_unsaid(several, made):
+    """A specification has guidance 1 by default: for a model that was made with 3 that is an oversight."""
+    model = several[0]
+    for changes, said in [
+        ({"labels": (0,)}, "guidance=1: the model was made with guidance 3"),
+        ({"guidance": 3.0}, "one class at a time"),
+    ]:
+        spec = SamplingSpec(steps=2, n=3, **changes)
+        with pytest.raises(ValueError, match=said):
+            next(iter(draw(model, spec)))
+        with pytest.raises(ValueError, match=said):
+            interpolate(model, dataclasses.replace(spec, n=1), [0, 1], 3)
+    call = {**KINDS["stable_diffusion"].call, "guidance_rescale": 0.7}
+    rescaled = from_pipeline(made("stable_diffusion"), **call)
+    with pytest.raises(ValueError, match=r"rescale=0: the model was made with rescale 0\.7"):
+        SamplingSpec(guidance=7.5).checked(rescaled)
+    SamplingSpec(guidance=7.5, rescale=0.7).checked(rescaled)
+    SamplingSpec(guidance=2.0, labels=(0,)).checked(model)
+
+
 def test_one_half_is_called_without_guidance(several):
     rows = []
     unet = several[1][0].network.network

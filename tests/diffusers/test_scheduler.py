@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import leapstep
+from leapstep.core.fitting.linear import coefficients
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
@@ -218,6 +219,26 @@ def test_the_size_of_the_image_shifts_time(kind):
         scheduler.set_timesteps(5)
 
 
+def test_networks_that_are_told_the_time_before_it_is_shifted():
+    """CogView4 passes both, in whole timesteps; beside a spacing they only count."""
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="linear")
+    told = torch.linspace(1000, 1, 7).long().float().numpy()
+    theirs.set_timesteps(timesteps=told, sigmas=told / 1000, mu=0.6)
+    scheduler = Scheduler.from_config(theirs)
+    scheduler.set_timesteps(timesteps=told, sigmas=told / 1000, mu=0.6)
+    torch.testing.assert_close(scheduler.timesteps, theirs.timesteps)
+    torch.testing.assert_close(scheduler.sigmas, theirs.sigmas)
+    x = noise(0)
+    for t in theirs.timesteps:
+        x = theirs.step(network(x, t), t, x).prev_sample
+    torch.testing.assert_close(drawn(scheduler, noise(0)), x, rtol=1e-5, atol=1e-5)
+    spaced = Scheduler.from_config(theirs, spacing="log_snr")
+    spaced.set_timesteps(timesteps=told, sigmas=told / 1000, mu=0.6)
+    process = leapstep.flow(shift=0.6)
+    assert spaced.sigmas[:-1].tolist() == pytest.approx(process.sigma(leapstep.times(process, 7, "log_snr")[:-1]))
+    torch.testing.assert_close(process.sigma(spaced.timesteps.double() / 1000).float(), spaced.sigmas[:-1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -292,6 +313,73 @@ def test_half_precision_is_computed_in_full():
     assert torch.equal(result.pred_original_sample, full.pred_original_sample.bfloat16())
 
 
+def test_half_precision_keeps_what_small_steps_add():
+    """Along a constant velocity of 0.3 x = 1 ends at 0.7; each of 200 steps is less than bfloat16 can take from 1.
+
+    What the pipeline puts in its place goes on from there.
+    """
+    scheduler, x = made("flow", "ddim", 200), torch.ones(1, 2, 4, 4, dtype=torch.bfloat16)
+    for number, t in enumerate(scheduler.timesteps):
+        x = scheduler.step(torch.full_like(x, 0.3), t, x, return_dict=False)[0]
+        if number == 149:
+            x = torch.cat([x[:, :1], torch.full_like(x[:, 1:], -0.5)], 1)
+    whole, rest = 1 - 0.3, -0.5 - 0.3 * scheduler.sigmas[150]
+    torch.testing.assert_close(x[:, 0].float(), torch.full((1, 4, 4), whole), rtol=0, atol=2e-3)
+    torch.testing.assert_close(x[:, 1].float(), rest.expand(1, 4, 4), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("method", ["ddim", "dpmpp_2m", "heun", "edm"])
+def test_latents_that_are_changed_in_place_are_changed(method):
+    """As `callback_on_step_end` may do: the same as with others in their place."""
+
+    def changed(in_place):
+        scheduler, x, generator = made("eps", method, spacing="log_snr"), noise(0), torch.Generator().manual_seed(1)
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(x, t), t, x, generator=generator, return_dict=False)[0]
+            x = x.mul_(0.9) if in_place else x * 0.9
+        return x
+
+    assert torch.equal(changed(True), changed(False))
+    assert not torch.allclose(changed(True), drawn(made("eps", method, spacing="log_snr"), noise(0)), atol=1e-2)
+
+
+def changed_at_half_time(scheduler, call=0):
+    """What becomes of samples to which 0.3 is added before a call at t = 1 / 2, the first or the last of them."""
+    x, half = noise(0), [number for number, t in enumerate(scheduler.timesteps) if t == 499]
+    for number, t in enumerate(scheduler.timesteps):
+        x = x + 0.3 if number == half[call] else x
+        x = scheduler.step(network(x, t), t, x, return_dict=False)[0]
+    return x
+
+
+@pytest.mark.parametrize(("method", "call"), [("dpmpp_2m", 0), ("unipc", 0), ("fitted", 0), ("heun", 0), ("heun", -1)])
+def test_a_change_is_not_lost(method, call):
+    """Between the calls of a step, and by methods that start from an earlier x; the reference takes small steps."""
+    options, path = {"spacing": "trailing"}, leapstep.times(from_scheduler(KINDS["v"]).process, 40, "trailing")
+    if method == "fitted":
+        matrix = coefficients(from_scheduler(KINDS["v"]).process, leapstep.unipc(), path).tolist()
+        options |= {"times": path.tolist(), "coefficients": [row[: i + 2] for i, row in enumerate(matrix)]}
+    exact = changed_at_half_time(made("v", "dpmpp_2m", 400, spacing="trailing"))
+    found = changed_at_half_time(made("v", method, 40, **options), call)
+    assert (found - exact).norm() < 0.05 * (exact - drawn(made("v", "unipc", 40), noise(0))).norm()
+
+
+def test_a_scheduler_follows_one_trajectory():
+    """Two samples that take turns, or one that goes back, are refused; a timestep that was cut to an integer is not."""
+    scheduler, x = made("eps", "unipc"), noise(0)
+    scheduler.step(x, scheduler.timesteps[0], x)
+    with pytest.raises(ValueError, match=r"timestep=.*, and the next call is number 1 at"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+    scheduler.step(x, scheduler.timesteps[1].clone(), x)
+    scheduler.set_timesteps(timesteps=[999, 500.9, 499.8])
+    for cut in (999, 500, 499):
+        scheduler.step(x, cut, x)
+    scheduler.set_timesteps(6)
+    scheduler.set_begin_index(3)
+    with pytest.raises(ValueError, match="number 3"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+
+
 def test_a_copy_goes_on_by_itself_and_threads_have_one_each():
     scheduler = made("eps", "dpmpp_3m")
     whole = drawn(scheduler, noise(0))
@@ -362,6 +450,7 @@ def test_fitted_solvers(tmp_path):
         ({"method": 3}, "method=3: pass a name"),
         ({"spacing": "even"}, "unknown spacing='even'"),
         ({"prediction_type": "noise"}, "prediction_type='noise' is not supported"),
+        ({"sigma_max": 80.0}, "sigma_max=80.0 is not supported with flow matching"),
     ],
 )
 def test_what_there_is_not(options, message):

@@ -199,18 +199,19 @@ OF_PIPELINES: dict[str, Any] = {
     ],
     "height": Annotated[int | None, typer.Option(metavar="PIXELS", help="Of a pipeline's pictures; default: its own.")],
     "width": Annotated[int | None, typer.Option(metavar="PIXELS", help="Of a pipeline's pictures; default: its own.")],
+    "tuned": Annotated[Path | None, typer.Option(metavar="FOLDER", help="Of a pipeline: --out of leapstep tune.")],
 }
 """The options of commands that take pipelines of diffusers."""
 
 
-def asking(prompts: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def asking(prompts: str, *more: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Give a command, in place of its argument `asked`, the options of `OF_PIPELINES`, as a dictionary.
 
     Arguments:
-        prompts: the name of the one that says what is drawn.
+        prompts, more: the names of the one that says what is drawn, and of others that not all have.
     """
     keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY, default=None)
-    names = (prompts, "negative_prompt", "height", "width")
+    names = (prompts, "negative_prompt", "height", "width", *more)
     parameters = [keyword(name, annotation=OF_PIPELINES[name]) for name in names]
     return lambda command: _composed(command, "asked", parameters, lambda asked: asked)
 

@@ -37,7 +37,7 @@ EXAMPLES = """**Examples**
 
 
 @functools.partial(options.on_model, or_pipeline=True)
-@options.asking("prompt")
+@options.asking("prompt", "tuned")
 @options.sampling(shown={"n": "64; of a pipeline one for each prompt or label"})
 def command(
     model: options.Source,
@@ -83,5 +83,5 @@ def _drawn(
 
     pipe = open_pipeline(model.name, dtype=stated.fields.get("dtype"), device=options.device(model.device))
     said = Asked(tuple(asked["prompt"] or ()), asked["negative_prompt"], asked["height"], asked["width"])
-    drawing = Drawing(pipe, stated.fields, said, Path(model.name) / TUNED)
+    drawing = Drawing(pipe, stated.fields, said, (asked["tuned"] or Path(model.name)) / TUNED)
     return drawing.spec, write_drawn(drawing, out, **how)

@@ -55,13 +55,11 @@ def next_command(run: Run, model: options.Source, out: Path | None, pipeline: bo
     """What to do with the solvers."""
     found = [solver.calls for solver in run.tuning.solvers]
     steps, guided = str(found[len(found) // 2]), run.spec.guidance != 1
-    if pipeline and out is not None:
-        return f'Scheduler.from_config(pipe.scheduler.config, method="fitted", tuned="{out}") in Python'
-    named = [str(out)] if out is not None else [model.name, *model.opening]
+    named = [str(out)] if out is not None and not pipeline else [model.name, *model.opening]
     words = ["leapstep", "sample", *named, "--method", "fitted", "--steps", steps]
     words += ["--guidance", f"{run.spec.guidance:g}"] if guided else []
     if pipeline:
-        words += [model.takes, "..."]
+        words += [model.takes, "..."] + ([] if out is None else ["--tuned", str(out)])
     elif guided:
         words += ["--label", run.model.classes[int(run.spec.labels[0])] if run.spec.labels else "LABEL"]
     words += [] if run.spec.conditions is None else ["--condition", run.spec.conditions]

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from leapstep.inference.provenance import versions
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.inference.store import MANIFEST, Growing, Pictures, Store, check_place
 from leapstep.inference.writing import GRID, begin, write_grid
-from leapstep.models import beside
+from leapstep.models import beside, schema
 from leapstep.progress import progress_bar
 from leapstep.text import one_line, reason
 
@@ -105,7 +106,12 @@ class Drawing:
         options: dict[str, Any] = dict(self.spec.options)
         if self.spec.method == FITTED:
             if tuned is None or not tuned.is_file():
-                raise SpecError("method", FITTED, "no solver was fitted to this pipeline: run leapstep tune first")
+                raise SpecError(
+                    "method",
+                    FITTED,
+                    "no solver was fitted to this pipeline: run leapstep tune, or name its --out: --tuned",
+                )
+            _warn_of_weights(tuned, pipe)
             options = {"tuned": tuned, "guidance": self.spec.guidance}
         pipe.scheduler = Scheduler.from_config(
             pipe.scheduler, method=self.spec.method, spacing=self.spec.spacing, **options
@@ -196,6 +202,17 @@ class Drawing:
                 raise ValueError(f"{name} refuses this call: {one_line(reason(error), 600)}") from error
         made = torch.as_tensor(result)
         return made if isinstance(result, Tensor) else made.movedim(-1, -3)
+
+
+def _warn_of_weights(tuned: Path, pipe: Any) -> None:
+    """Warn where solvers were fitted to other weights than a pipeline's. Raises ValueError for a broken file."""
+    with beside.read_json(tuned, schema.Tuned) as said:
+        if said["weights_sha256"] != beside.fingerprint(denoiser_of(pipe)):
+            warnings.warn(
+                f"{tuned}: its solvers were fitted to other weights, or to these in another dtype; to be sure of them, "
+                "run leapstep tune",
+                stacklevel=2,
+            )
 
 
 @contextlib.contextmanager

@@ -78,6 +78,11 @@ class LatentModel(Model):
         return from_network(network, convention, condition=values)
 
     @property
+    def rescale(self) -> float:
+        """The pipeline's guidance_rescale, by which `diffusion()` samples."""
+        return self.network.rescale if isinstance(self.network, PipelineNetwork) else 0.0
+
+    @property
     def prompts(self) -> tuple[str, ...]:
         """The prompts, or class labels; empty where there is one."""
         return self.classes

@@ -138,19 +138,44 @@ class Plan:
         if halt is None and not (call.opens and call.t == self.times[call.step]):
             return self._begun(index + 1, self._joined(call, x, estimate), noise)
         if halt is None or (call.opens and not halt.raised):
-            halt = Halt(x, x, memory=None if halt is None else halt.memory)
+            halt = Halt(x, x, memory=None if halt is None else self._carried(call.step, halt.memory, x - halt.x))
         elif halt.raised and call.opens:  # whatever became of x since then becomes of where it came from
             t = torch.stack([self.times[call.step], torch.tensor(call.t, dtype=torch.float64)])
             here, there = self.process.alpha(t).tolist()
             halt = halt._replace(start=halt.start + (x - halt.x) * (here / there))
         elif not halt.estimates:  # begun inside the step, it waits for the next one
             return self._begun(index + 1, Halt(x, x), noise)
+        if halt.estimates:
+            halt = halt._replace(start=halt.start + (x - halt.x) * self._ratio(index))
         estimates = (*halt.estimates, estimate)
         try:
             done = self._take(call.step, halt.start, estimates, halt.memory, noise)
         except _Asked as asked:
             return halt._replace(x=asked.x, estimates=estimates, raised=False)
         return self._begun(index + 1, Halt(done.x, done.x, memory=done.memory), noise)
+
+    def _carried(self, step: int, memory: Memory, change: Tensor) -> Memory:
+        """The memory at the beginning of a step whose x was changed, as by `callback_on_step_end`.
+
+        unipc and fitted start from an earlier x, which x is changed by as much as it is noisier: the linear part of the
+        way from there takes x to sigma(t) / sigma(earlier) x.
+        """
+        earlier = {"x": step - 1, "start": 0}
+        sigma = self.process.sigma(self.times).tolist()
+        changed = {
+            name: memory[name] + change * (sigma[at] / sigma[step])
+            for name, at in earlier.items()
+            if memory is not None and name in memory
+        }
+        return {**memory, **changed} if memory is not None else None
+
+    def _ratio(self, index: int) -> float:
+        """What a change of x at a call inside a step is at the beginning of the step, by the linear part of the way."""
+        call = self.calls[index]
+        first = next(other.t for other in self.calls if other.step == call.step)
+        t = torch.tensor([float(self.times[call.step]), first, call.t], dtype=torch.float64)
+        (before, raised, _), (_, there, here) = self.process.alpha(t).tolist(), self.process.sigma(t).tolist()
+        return before / raised * there / here if raised and here else 0.0
 
     def _begun(self, index: int, halt: Halt, noise: StepNoise) -> Halt:
         """At the beginning of a step: a method that goes up before its first call does so."""

@@ -35,6 +35,7 @@ READ = (
     "clip_sample",
     "clip_sample_range",
     "thresholding",
+    "sigma_max",
 )
 """Keys of a configuration that may be given beside it, whether it has them or not."""
 
@@ -92,8 +93,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both say 
     >>> pipe("a photo", num_inference_steps=10)
 
     Steps are those of `leapstep.sample`: `num_inference_steps` is their number, and each has one or more calls. States
-    are float32 at least, times and coefficients float64. A scheduler holds where its trajectory stands, so each thread
-    needs one of its own (`copy.deepcopy`), as with those of diffusers.
+    are float32 at least, also from step to step of a pipeline in half precision; times and coefficients are float64. A
+    scheduler holds where its trajectory stands, so each thread needs one of its own (`copy.deepcopy`), as with those of
+    diffusers.
 
     Arguments:
         method: one of `leapstep.TRANSITIONS` but for rk23 and rk45, its name elsewhere, or "fitted".
@@ -187,7 +189,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both say 
         Arguments:
             num_inference_steps: the number of steps, along the spacing.
             device: of `timesteps`.
-            timesteps: what the network is told at the start of each step.
+            timesteps: what the network is told at the start of each step. For flow matching beside sigmas: 1000 times
+                these, so that the network is told the time before it is shifted, as by CogView4's pipelines.
             sigmas: the noise at the start of each step: for flow matching what is then shifted, sigma / alpha else.
                 The n even sigmas that pipelines pass of themselves only count the steps where there is a `spacing`.
             mu: how far time is shifted, for configurations with `use_dynamic_shifting`.
@@ -199,11 +202,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both say 
                 "use_dynamic_shifting leaves the shift to the size of the image: pass mu=, or make the scheduler with "
                 "use_dynamic_shifting=False and a shift"
             )
-        if (timesteps is None) + (sigmas is None) + (num_inference_steps is None) < 2 or (
-            timesteps is None and sigmas is None and num_inference_steps is None
-        ):
+        convention = self._shifted(mu)
+        if timesteps is not None and sigmas is not None and is_flow(convention) and steps.are_times(timesteps, sigmas):
+            convention, timesteps = dataclasses.replace(convention, time="1000t"), None
+        if (timesteps is None) + (sigmas is None) + (num_inference_steps is None) != 2:
             raise ValueError("pass one of num_inference_steps, timesteps and sigmas")
-        self._convention = self._shifted(mu)
+        self._convention = convention
         path = self._path(num_inference_steps, timesteps, sigmas)
         self.num_inference_steps = len(path) - 1
         self._plan = Plan(self._convention.process, self._method.transition(len(path) - 1), path)
@@ -282,10 +286,25 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both say 
             raise ValueError("there are no steps yet: call set_timesteps")
         if self._step_index == len(self._plan.calls):  # another trajectory on the same steps
             self._start_over()
+        begins = self._step_index is None
         if self._step_index is None:
             self._halt = None
             self._step_index = self._nearest(timestep) if self._begin_index is None else self._begin_index
+        if not begins or self._begin_index is not None:
+            self._check_told(timestep, self._step_index)
         return self._step_index
+
+    def _check_told(self, timestep: Tensor | float, index: int) -> None:
+        """Raise ValueError where a timestep is of another call than this, up to a whole number that was cut off."""
+        known = self.timesteps[index]
+        if isinstance(timestep, Tensor) and timestep.data_ptr() == known.data_ptr():  # nothing to wait for on a GPU
+            return
+        told, due = float(torch.as_tensor(timestep).flatten()[0]), float(known)
+        if told != int(due) and float(self.timesteps[self._nearest(told)]) != due:
+            raise ValueError(
+                f"timestep={told:g}, and the next call is number {index} at {due:g}: a scheduler follows one "
+                "trajectory, call by call; begin another by set_timesteps, or in a copy.deepcopy of it"
+            )
 
     def _nearest(self, timestep: Tensor | float) -> int:
         """The call with this timestep; of several, the one that opens a step."""
@@ -344,14 +363,21 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both say 
         noise = partial(self._noise, sample, model_output.dtype, generator, variance_noise)
         self._halt = self._plan.advance(index, self._halt, x, estimate, noise)
         self._step_index = index + 1
-        result = self._halt.x.to(sample.dtype), estimate.x0.to(sample.dtype)
+        result = self._halt.x.to(sample.dtype, copy=True), estimate.x0.to(sample.dtype)  # it may be changed in place
         return SchedulerOutput(*result) if return_dict else result
 
     def _heard(self, model_output: Tensor, sample: Tensor, index: int) -> tuple[Tensor, Estimate]:
         """The sample in a wide dtype, and the network's answer to it as an estimate of x0."""
-        x, value = _wide(sample), _wide(model_output)
+        x, value = self._unrounded(sample), _wide(model_output)
         diffusion = from_network(lambda _, timestep: value, self._convention)
         return x, diffusion.estimate(x, self._time(index))
+
+    def _unrounded(self, sample: Tensor) -> Tensor:
+        """A sample in a wide dtype: where it is what the step before gave, as that was before it was rounded."""
+        x, state = _wide(sample), None if self._halt is None else self._halt.x
+        if state is None or x.dtype == sample.dtype or state.shape != x.shape or state.device != x.device:
+            return x
+        return torch.where(state.to(sample.dtype) == sample, state.to(x.dtype), x)
 
     def _stir(self, eta: float) -> None:
         """Take the eta of a pipeline's call, where it says one."""

@@ -76,9 +76,21 @@ def stretched(config: Mapping[str, Any], convention: Convention, path: Tensor) -
 
 
 def is_even(sigmas: Numbers) -> bool:
-    """Whether these are the n even steps from 1 to 1 / n that pipelines pass of themselves."""
-    n = len(sigmas)
-    return all(abs(float(sigma) - (1 - i / n)) < 1e-6 for i, sigma in enumerate(sigmas))
+    """Whether these are the n even steps from 1 to 1 / n, or to 1 / 1000, that pipelines pass of themselves."""
+    n, given = len(sigmas), [float(sigma) for sigma in sigmas]
+    ends = [(1 / n, 1e-6), (0.001, 1.001e-3)]  # in thousandths, which are cut off
+    lines = [([1 - (1 - end) * i / max(n - 1, 1) for i in range(n)], tolerance) for end, tolerance in ends]
+    return any(
+        all(abs(one - other) < tolerance for one, other in zip(given, line, strict=True)) for line, tolerance in lines
+    )
+
+
+def are_times(timesteps: Numbers, sigmas: Numbers) -> bool:
+    """Whether timesteps are 1000 times these sigmas, up to a whole number that was cut off."""
+    given = [float(timestep) for timestep in timesteps]
+    return len(given) == len(sigmas) and all(
+        abs(one - 1000 * float(other)) < 1 for one, other in zip(given, sigmas, strict=True)
+    )
 
 
 def _ending(path: Tensor) -> Tensor:

@@ -168,6 +168,7 @@ class SamplingSpec:
             ValueError: what does not fit; a `SpecError` where it is a single field.
         """
         fields.check(vars(self))
+        self._check_guidance(model)
         labels = None if self.labels is None else tuple(_number(model, label) for label in self.labels)
         spec = dataclasses.replace(self, labels=labels)
         spec = spec._best(model, steps) if self.method == AUTO else spec
@@ -182,6 +183,19 @@ class SamplingSpec:
         spec.transition(model)
         spec.diffusion(model, range(spec.first, spec.first + 1))
         return spec
+
+    def _check_guidance(self, model: Model) -> None:
+        """Raise ValueError where what a model was made with, as one of a pipeline, would be left out unsaid."""
+        if self.labels is None and model.classes and model.null_label is None:
+            last = len(model.classes) - 1
+            raise ValueError(f"this network samples one class at a time: pass a label from 0 to {last}")
+        name = "guidance" if self.guidance == 1 else "rescale"
+        made, stated = getattr(model, name), getattr(self, name)
+        none = SamplingSpec.guidance if name == "guidance" else SamplingSpec.rescale
+        if stated == none != made:
+            raise SpecError(
+                name, f"{none:g}", f"the model was made with {name} {made:g}: state this, or make one with {none:g}"
+            )
 
     def _best(self, model: Model, steps: int) -> SamplingSpec:
         """With a method in place of "auto"."""

@@ -250,6 +250,11 @@ def _read_flow(config: Mapping[str, Any], mu: float | None) -> Convention:
     """A straight line, its time shifted, whose network predicts the velocity and is told 1000 sigma."""
     _refuse(config, "num_train_timesteps", (1000,))
     _refuse(config, "prediction_type", ("flow_prediction", None))
+    if not config.get("use_flow_sigmas") and (config.get("sigma_max") or 1.0) > 1:
+        raise ValueError(
+            f"sigma_max={config['sigma_max']!r} is not supported with flow matching, whose sigma is at most 1: "
+            "Cosmos's pipelines make x_t / alpha of it themselves"
+        )
     shift = config.get("flow_shift" if config.get("use_flow_sigmas") else "shift") or 1.0
     if config.get("use_dynamic_shifting"):
         kind = config.get("time_shift_type", "exponential")

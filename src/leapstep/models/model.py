@@ -124,6 +124,16 @@ class Model:
         return None if self.labels is None else self.labels.null
 
     @property
+    def guidance(self) -> float:
+        """The scale of guidance that the network has of itself; 1 is none."""
+        return 1.0
+
+    @property
+    def rescale(self) -> float:
+        """As `guidance`: the share of its contrast that is taken back."""
+        return 0.0
+
+    @property
     def device(self) -> torch.device:
         """Where the network is; the CPU for one without weights."""
         weights = itertools.chain(self.network.parameters(), self.network.buffers())
