@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import socket
 import threading
 
 import numpy as np
@@ -246,6 +247,7 @@ def test_wandb_keeps_one_run_over_a_resume(tmp_path, monkeypatch):
     """Offline, as it is without an account; what it collects of the machine by itself is off."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(socket, "gethostname", lambda: "name-of-this-machine")
     digits(tmp_path / "run", 4, log="wandb")
     digits(tmp_path / "run", 6, resume=True, log="wandb")
     folder = tmp_path / "run" / "log"
@@ -254,3 +256,6 @@ def test_wandb_keeps_one_run_over_a_resume(tmp_path, monkeypatch):
     assert len([*folder.glob("wandb/offline-run-*/files/media/images/samples_*.png")]) == 2
     assert not [*folder.glob("wandb/offline-run-*/files/wandb-metadata.json")]
     assert not [*folder.glob("wandb/offline-run-*/files/requirements.txt")]
+    assert not [
+        path for path in folder.glob("wandb/offline-run-*/*.wandb") if b"name-of-this-machine" in path.read_bytes()
+    ]

@@ -96,6 +96,7 @@ def _wandb(kind: type[Any], run: Run) -> Any:
         "x_disable_meta": True,
         "x_disable_machine_info": True,
         "x_save_requirements": False,
+        "host": os.environ.get("WANDB_HOST", "-"),  # or else it sends the machine's name
         "init_timeout": PATIENCE,
         "finish_timeout": PATIENCE,
     }
