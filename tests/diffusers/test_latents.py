@@ -249,6 +249,11 @@ def test_a_pipeline_that_does_more_is_told_what(made):
     assert "something else than the latents" in told(pipe, **TEXT, **SQUARE)
 
 
+def test_a_folder_is_no_pipeline():
+    with pytest.raises(ValueError, match=r"str is no pipeline .* diffusers\.DiffusionPipeline\.from_pretrained"):
+        from_pipeline("a folder", "a cat")
+
+
 def test_a_combination_of_answers_that_is_no_sum_is_refused(made, monkeypatch):
     pipe = made("stable_diffusion")
     rescaled = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion.rescale_noise_cfg"

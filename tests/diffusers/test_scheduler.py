@@ -443,8 +443,9 @@ def test_fitted_solvers(tmp_path):
     ("options", "message"),
     [
         ({"method": "rk45"}, "chooses its own steps"),
-        ({"method": "unipcc"}, "unipc"),
+        ({"method": "unipcc"}, r"did you mean unipc\?.*, rk4, pf_euler"),
         ({"method": "unipc", "ordr": 3}, "unipc has no option 'ordr': did you mean order"),
+        ({"method": "unipc", "spacings": "karras"}, "unipc has no option 'spacings': did you mean spacing"),
         ({"method": "unipc", "order": 7}, "order=7"),
         ({"method": "fitted"}, "needs its solver"),
         ({"method": 3}, "method=3: pass a name"),
@@ -456,6 +457,31 @@ def test_fitted_solvers(tmp_path):
 def test_what_there_is_not(options, message):
     with pytest.raises(ValueError, match=message):
         Scheduler.from_config(KINDS["flow"].config, **options)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda: diffusers.CMStochasticIterativeScheduler().config, "CMStochasticIterativeScheduler is not one of"),
+        (
+            lambda: diffusers.ScoreSdeVeScheduler().config,
+            r"no 'beta_schedule': pass .* as pipe\.scheduler\.config",
+        ),
+        (lambda: diffusers.DDPMPipeline(None, KINDS["eps"]), "DDPMPipeline is a pipeline: pass the configuration of"),
+    ],
+)
+def test_what_is_no_configuration_of_ours(source, message):
+    """A configuration that was made in memory names no class."""
+    with pytest.raises(ValueError, match=message):
+        Scheduler.from_config(source(), method="unipc")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spacings_go_by_the_keys_of_diffusers_too(kind):
+    for theirs, ours in (("use_karras_sigmas", "karras"), ("use_exponential_sigmas", "log_snr")):
+        quad = Scheduler.from_config(KINDS[kind].config, spacing="quad")
+        assert Scheduler.from_config(quad.config, **{theirs: True}).config.spacing == ours
+        assert Scheduler.from_config(quad.config, **{theirs: True}, spacing="linspace").config.spacing == "linspace"
 
 
 def test_arguments_of_other_schedulers_are_not_swallowed():

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from leapstep.core.convention import Condition
@@ -133,6 +134,11 @@ def from_pipeline(
         ValueError: the pipeline refuses the arguments, or does something that no network of latents and a timestep
             does; or its scheduler's configuration is not known.
     """
+    if not isinstance(getattr(pipe, "scheduler", None), SchedulerMixin):
+        raise ValueError(
+            f"{type(pipe).__name__} is no pipeline with a scheduler: open one, such as by "
+            "diffusers.DiffusionPipeline.from_pretrained(NAME)"
+        )
     call, taken = _arguments(pipe, prompt, negative_prompt, guidance, call)
     names, parts = _prompts(call)
     with torch.no_grad():

@@ -18,6 +18,9 @@ from leapstep.text import near, one_line
 ADAPTIVE = tuple(name for name, method in TRANSITIONS.items() if method.calls == 0)
 """Methods whose calls depend on what the network answers, so that no pipeline could be told of them beforehand."""
 
+KNOWN_BEFORE = tuple(name for name in TRANSITIONS if name not in ADAPTIVE)
+"""All others."""
+
 OF_FITTED = ("tuned", "guidance", "times", "coefficients", "solvers")
 """What tells of fitted solvers; a configuration holds `solvers`."""
 
@@ -75,11 +78,11 @@ def method_of(method: str | NamedTransition, options: Mapping[str, Any]) -> Meth
     if name == "fitted":
         return Method(name, {"solvers": _solvers(_known(name, options))})
     if name not in TRANSITIONS:
-        raise ValueError(f"unknown method {one_line(name, 60)!r}: {refusal(name, [*TRANSITIONS, 'fitted'])}")
+        raise ValueError(f"unknown method {one_line(name, 60)!r}: {refusal(name, [*KNOWN_BEFORE, 'fitted'])}")
     if name in ADAPTIVE:
         raise ValueError(
             f"method={name!r} chooses its own steps, and a pipeline has to know them before: use one of "
-            f"{', '.join(other for other in TRANSITIONS if other not in ADAPTIVE)} or fitted"
+            f"{', '.join(KNOWN_BEFORE)} or fitted"
         )
     made = TRANSITIONS[name].make(**_known(name, options))
     defaults = {key: parameter.default for key, parameter in inspect.signature(made.make).parameters.items()}
@@ -95,7 +98,7 @@ def _known(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     known = option_names(name)
     for option in options:
         if option not in known:
-            meant = near(option, known)
+            meant = near(option, [*known, "method", "spacing"])
             raise ValueError(
                 f"{name} has no option {option!r}"
                 + (f": did you mean {meant}?" if meant else f", only {', '.join(known)}" if known else "")

@@ -27,6 +27,9 @@ from leapstep.diffusers.replay import Halt, Plan
 from leapstep.models import diffusers as configurations
 from leapstep.text import allowed
 
+SPACED = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "log_snr"}
+"""Spacings, by the keys that ask for them in diffusers."""
+
 READ = (
     "shift",
     "flow_shift",
@@ -36,6 +39,7 @@ READ = (
     "clip_sample_range",
     "thresholding",
     "sigma_max",
+    *SPACED,
 )
 """Keys of a configuration that may be given beside it, whether it has them or not."""
 
@@ -55,6 +59,8 @@ def from_scheduler(scheduler: Any, mu: float | None = None) -> Convention:
 
 def _configuration(scheduler: Any) -> dict[str, Any]:
     """A configuration, with the name of its class where that is known."""
+    if isinstance(getattr(scheduler, "scheduler", None), SchedulerMixin):
+        raise ValueError(f"{type(scheduler).__name__} is a pipeline: pass the configuration of its scheduler")
     if isinstance(scheduler, Mapping):
         config = dict(scheduler)
     elif isinstance(getattr(scheduler, "config", None), Mapping):
@@ -70,7 +76,10 @@ def configured(config: Mapping[str, Any], mu: float | None = None) -> Convention
     try:
         return configurations.from_scheduler(config, mu)
     except KeyError as error:
-        raise ValueError(f"the configuration of the scheduler has no {error}") from None
+        raise ValueError(
+            f"the configuration of the scheduler has no {error}: pass that of a scheduler of betas, flow matching or "
+            "EDM, such as pipe.scheduler.config"
+        ) from None
 
 
 @dataclasses.dataclass
@@ -153,7 +162,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # both say 
         """
         known = _configuration(config)
         own = {name: known.pop(name, None) for name in ("method", "spacing", "options")}
-        spacing = changes.pop("spacing", own["spacing"])
+        theirs = next((spacing for name, spacing in SPACED.items() if changes.get(name)), own["spacing"])
+        spacing = changes.pop("spacing", theirs)
         method = changes.pop("method", None)
         options = dict(own["options"] or {}) if method is None else {}
         method = own["method"] or "ddim" if method is None else method

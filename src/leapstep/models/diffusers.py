@@ -165,6 +165,8 @@ def class_of(config: Mapping[str, Any]) -> str:
     name = config.get(ORIGIN, config.get("_class_name"))
     if isinstance(name, str):
         return name
+    if "sigma_data" in config and "prediction_type" not in config:
+        return "CMStochasticIterativeScheduler"
     if "sigma_data" in config:
         cosine = "solver_order" in config and "thresholding" not in config
         return "CosineDPMSolverMultistepScheduler" if cosine else "EDMEulerScheduler"
