@@ -65,6 +65,12 @@ def test_labels_and_videos(saved, tmp_path):
     assert values(tmp_path / "wan").shape[:1] + values(tmp_path / "wan").shape[2:] == (1, 3, 16, 16)
 
 
+def test_a_folder_without_one_of_its_text_encoders_opens(tmp_path):
+    """Stable Diffusion 3 is often saved without T5; diffusers alone wants to be told so again."""
+    KINDS["sd3"].make().save_pretrained(tmp_path)
+    assert open_pipeline(str(tmp_path)).text_encoder_3 is None
+
+
 def test_what_does_not_fit_is_refused_in_a_line(saved, tmp_path):
     text, labels = saved / "stable_diffusion", saved / "dit"
     for folder, words, said in [

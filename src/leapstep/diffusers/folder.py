@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -52,11 +53,13 @@ def open_pipeline(source: str, *, dtype: str | None = None, device: torch.device
                 f"that is not of {' or '.join(LIBRARIES)} is never executed"
             )
         _check_settings(folder / part)
-    kept = DTYPES[usual if dtype is None or dtype == AUTO else dtype]
+    needed = inspect.signature(kind).parameters
+    options: dict[str, Any] = {part: None for part in index.absent if part in needed}  # such as SD 3 without its T5
+    options["torch_dtype"] = DTYPES[usual if dtype is None or dtype == AUTO else dtype]
     try:
         with _quiet():
             pipe: Any = kind.from_pretrained(  # type: ignore[no-untyped-call]
-                str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, torch_dtype=kept
+                str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, **options
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise ValueError(f"{source} cannot be opened by diffusers: {one_line(reason(error), 600)}") from error

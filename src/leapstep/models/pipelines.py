@@ -23,10 +23,12 @@ class Index(NamedTuple):
     Attributes:
         name: the class of the pipeline.
         parts: the library and the class of each part, by its name.
+        absent: the names of parts that it was saved without.
     """
 
     name: str
     parts: dict[str, tuple[str, str]]
+    absent: tuple[str, ...] = ()
 
     @property
     def others(self) -> list[str]:
@@ -55,10 +57,9 @@ def index_of(folder: Path) -> Index | None:
     index = read_json(path) if path.is_file() else None
     if not isinstance(index, Mapping):
         return None
-    parts = {
-        name: (str(of[0]), str(of[1])) for name, of in index.items() if isinstance(of, list) and len(of) == 2 and of[1]
-    }
-    return Index(str(index.get("_class_name")), parts)
+    pairs = {name: of for name, of in index.items() if isinstance(of, list) and len(of) == 2}
+    parts = {name: (str(of[0]), str(of[1])) for name, of in pairs.items() if of[1]}
+    return Index(str(index.get("_class_name")), parts, tuple(name for name in pairs if name not in parts))
 
 
 def other(folder: Path) -> Index | None:
