@@ -167,6 +167,7 @@ def test_edits_of_what_is_no_picture(points, array, tmp_path):
         ("--mask note.txt", ["note.txt", "not an image"]),
         ("--mask wide.npy", [r"wide.npy is a mask of shape \[3, 9\]: the samples are \[1, 8, 8\]"]),
         ("--mask two.npy", ["two.npy has values beyond 0"]),
+        ("--mask none.npy", ["none.npy keeps everything"]),
         ("--mask half.npy --method unipc", ["inpainted.unipc", "use ddim"]),
         ("--label dog", ["--label dog", "ant, bee, cat"]),
         ("--image wide.npy", ["wide.npy is a float64 array", "give uint8 from 0 to 255"]),
@@ -175,8 +176,9 @@ def test_edits_of_what_is_no_picture(points, array, tmp_path):
 def test_edits_that_cannot_be_made(model, two, tmp_path, monkeypatch, given, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "note.txt").write_text("not a picture")
-    for name, array in {"wide": np.zeros((3, 9)), "two": np.full((8, 8), 2.0), "half": np.full((8, 8), 0.5)}.items():
-        np.save(tmp_path / f"{name}.npy", array)
+    np.save(tmp_path / "wide.npy", np.zeros((3, 9)))
+    for name, value in {"none": 0.0, "half": 0.5, "two": 2.0}.items():
+        np.save(tmp_path / f"{name}.npy", np.full((8, 8), value))
     image = [] if "--image" in given else ["--image", two[0]]
     refused(invoke("edit", model, *image, "--out", "o", *given.split()), *words)
     assert not (tmp_path / "o").exists()

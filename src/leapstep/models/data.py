@@ -72,7 +72,7 @@ def mask_in(model: Model, path: str | Path) -> Tensor:
     """The mask in a file, from 0 to 1, of the shape of one sample: a grey image, black to white, or an npy array.
 
     Raises:
-        ValueError: it cannot be read, has another shape, or values beyond 0 and 1.
+        ValueError: it cannot be read, has another shape or values beyond 0 and 1, or keeps everything.
     """
     if is_image(path):
         height, width = model.shape[-2:]
@@ -88,6 +88,8 @@ def mask_in(model: Model, path: str | Path) -> Tensor:
         ) from None
     if not ((mask >= 0) & (mask <= 1)).all():
         raise ValueError(f"{path} has values beyond 0 (kept) and 1 (made anew)")
+    if not mask.any():
+        raise ValueError(f"{path} keeps everything: white, or 1, is what is made anew")
     return mask
 
 
