@@ -49,7 +49,9 @@ def test_prompts_take_turns_and_a_picture_is_the_same_alone(saved, tmp_path):
 def test_a_sample_is_what_the_pipeline_draws_with_its_generator(saved):
     pipe = open_pipeline(str(saved / "stable_diffusion"))
     drawing = Drawing(pipe, {"method": "ddim", "steps": 2, "seed": 5, "n": 2}, Asked(("a cat",), "rain", 16, 24))
-    (_, drawn), *_ = drawing.batches()
+    calls = []
+    (_, drawn), *_ = drawing.batches(calls.append)
+    assert calls == [len(drawing.pipe.scheduler.timesteps)] * len(drawing.pipe.scheduler.timesteps)
     assert drawn.shape == (2, 3, 16, 24)
     generator = torch.Generator().manual_seed(seed_of(5, 1))
     call = {"height": 16, "width": 24, "negative_prompt": "rain", "generator": generator, "output_type": "pt"}
@@ -115,6 +117,7 @@ def test_a_solver_is_fitted_over_prompts_and_drawn_with(saved, tmp_path):
     """It is nearer to the teacher than any method as it is, and kept for other prompts, but for no other guidance."""
     folder = shutil.copytree(saved / "stable_diffusion", tmp_path / "sd")
     (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
+    refused(invoke("tune", folder, "--device", "cpu"), "StableDiffusionPipeline draws what a text says", "--prompts")
     tune = ["tune", folder, "--prompts", tmp_path / "prompts.txt", "--guidance", 3, "--noises", 16, "--device", "cpu"]
     said = done(*tune, "--calls", 2, "--teacher-steps", 6)
     assert "--prompt ..." in said.stdout

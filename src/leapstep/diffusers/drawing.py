@@ -11,7 +11,7 @@ import inspect
 import json
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,20 +168,22 @@ class Drawing:
         made.spec = spec
         return made
 
-    def batches(self) -> Iterator[tuple[range, Tensor]]:
+    def batches(self, on_step: Callable[[int], object]) -> Iterator[tuple[range, Tensor]]:
         """Draw batch by batch: the indices of samples, and what the pipeline makes of them, `[b, ...]`.
 
         Pictures and videos are in [0, 1].
 
+        Arguments:
+            on_step: called after each call of the network with the number of calls for a batch.
         Raises:
             ValueError: the pipeline refuses the call.
         """
         spec, last = self.spec, self.spec.first + self.spec.n
         for start in range(spec.first, last, spec.batch_size):
             rows = range(start, min(start + spec.batch_size, last))
-            yield rows, self._drawn(rows)
+            yield rows, self._drawn(rows, on_step)
 
-    def _drawn(self, rows: range) -> Tensor:
+    def _drawn(self, rows: range, on_step: Callable[[int], object]) -> Tensor:
         spec, prompts = self.spec, self.asked.prompts
         generators = [torch.Generator().manual_seed(seed_of(spec.seed, i)) for i in rows]
         several: dict[str, Any] = {"generator": generators}
@@ -194,7 +196,7 @@ class Drawing:
         elif not prompts and "batch_size" in self.taken:
             several["batch_size"] = len(rows)
         call = {**self.arguments, **several, "num_inference_steps": spec.steps, "output_type": "pt"}
-        with _noise_of(self.pipe.scheduler, generators):
+        with _observed(self.pipe.scheduler, generators, on_step):
             try:
                 result = self.pipe(**call, return_dict=False)[0]
             except (TypeError, ValueError) as error:
@@ -216,13 +218,15 @@ def _warn_of_weights(tuned: Path, pipe: Any) -> None:
 
 
 @contextlib.contextmanager
-def _noise_of(scheduler: Any, generators: list[torch.Generator]) -> Iterator[None]:
-    """Give each step the samples' own generators, also in pipelines that pass none."""
+def _observed(scheduler: Any, generators: list[torch.Generator], on_step: Callable[[int], object]) -> Iterator[None]:
+    """Give each step the samples' own generators, also in pipelines that pass none, and tell of it."""
     step = scheduler.step
 
     @functools.wraps(step)
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        return step(*args, **{**kwargs, "generator": kwargs.get("generator") or generators})
+        moved = step(*args, **{**kwargs, "generator": kwargs.get("generator") or generators})
+        on_step(len(scheduler.timesteps))
+        return moved
 
     scheduler.step = stepped
     try:
@@ -270,12 +274,17 @@ def write_drawn(
         began = time.perf_counter() - record["seconds"]
         store: Store | None = pictures if done else None
         rest = dataclasses.replace(spec, first=spec.first + done, n=spec.n - done)
-        with progress_bar(spec.n, "sampling", "sample", done=done, show=progress) as bar:
-            for rows, made in _undone_if_refused(drawing.of(rest).batches(), out):
+        with progress_bar(None, "sampling", "call", show=progress) as bar:
+
+            def on_step(calls: int) -> None:
+                if bar.total is None:
+                    bar.total, bar.n = (calls * -(-samples // spec.batch_size) for samples in (spec.n, done))
+                bar.update()
+
+            for rows, made in _undone_if_refused(drawing.of(rest).batches(on_step), out):
                 values, here = _values(made), range(rows.start - spec.first, rows.stop - spec.first)
                 store = store or _store(out, format, spec.n, values)
                 store.keep(here, values)
-                bar.update(len(rows))
                 record |= {"finished": here.stop, "calls": len(pipe.scheduler.timesteps)}
                 record["seconds"] = round(time.perf_counter() - began, 3)
                 files.write_json(out / MANIFEST, manifest | record)

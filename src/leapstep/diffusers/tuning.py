@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def opened(
         ValueError: what `open_pipeline` and `from_pipeline` raise, or a file of solvers for other prompts.
     """
     pipe = open_pipeline(source, dtype=stated.get("dtype"), device=device)
+    if "prompt" in inspect.signature(type(pipe).__call__).parameters and not asked.prompts:
+        raise ValueError(f"{type(pipe).__name__} draws what a text says: give a file of prompts by --prompts")
     fields = dict(stated)
     call: dict[str, Any] = {name: getattr(asked, name) for name in OPTIONS}
     call = {name: value for name, value in call.items() if value is not None}
