@@ -16,19 +16,6 @@ FLOWS = ("sd3", "flux", "ltx")
 STEPS = 4
 
 
-@pytest.fixture(scope="module")
-def made():
-    """A pipeline of each kind, once; each test has a copy whose scheduler it may change."""
-    known = {}
-
-    def make(name):
-        if name not in known:
-            known[name] = KINDS[name].make()
-        return copy.copy(known[name])
-
-    return make
-
-
 def drawn(pipe, name, seeds=(0,), **changes):
     """What a pipeline makes: a tensor."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -19,19 +19,6 @@ from pipelines import IMAGE, KINDS, MASK, SHORT, SQUARE, TEXT, WARNINGS, diffuse
 pytestmark = [*WARNINGS, pytest.mark.filterwarnings("ignore:.*was not found in config:UserWarning")]
 
 
-@pytest.fixture(scope="module")
-def made():
-    """A pipeline of each kind, once."""
-    known = {}
-
-    def make(name):
-        if name not in known:
-            known[name] = KINDS[name].make()
-        return copy.copy(known[name])
-
-    return make
-
-
 def noise(*shape, seed=3):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
