@@ -48,8 +48,7 @@ def command(
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
     options.check_data(data)
     from leapstep.inference.likelihood import Likelihood
-    from leapstep.inference.spec import SamplingSpec
-    from leapstep.models.data import evenly, parts_of
+    from leapstep.models.data import Selection, parts_of
 
     loaded = model.open()
     loaded.network.requires_grad_(False)
@@ -60,12 +59,10 @@ def command(
     count = min(256, len(samples)) if n is None else n
     if not 2 <= count <= len(samples):
         raise ValueError(f"--n {count}: {data} ({split}) holds {len(samples)} samples: name 2 to as many")
-    chosen = evenly(len(samples), count)
-    labels = None if known is None else known[chosen]
-    given = SamplingSpec(conditions=condition).conditions_for(chosen)
+    chosen = Selection(samples, known, count)
     with progress_bar(likelihood.ticks * -(-count // max(batch_size, 1)), "measuring", "step") as bar:
-        result = likelihood.measure(
-            samples.batch(chosen), labels, condition=given, seed=seed, batch_size=batch_size, on_tick=bar.update
+        found = likelihood.measure(
+            chosen, range(count), conditions=condition, seed=seed, batch_size=batch_size, on_tick=bar.update
         )
     record = {
         "model": model.name,
@@ -73,12 +70,12 @@ def command(
         "data": data,
         "split": split,
         "n": count,
-        "labels": labels is not None,
+        "labels": known is not None,
         "method": method,
         **likelihood.settings,
         "seed": seed,
         "unit": likelihood.unit,
-        **result,
+        **likelihood.summary(found),
     }
     _print(record, likelihood.settings)
     return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -125,25 +125,55 @@ def reconstruct(
     """
     spec = spec.checked(model, spacing="leading")
     check_reversible(model, spec, exact=exact)
+
+    def of(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
+        some = slice(rows.start, rows.stop)
+        given = spec.conditions_for(rows) if condition is None else {name: row[some] for name, row in condition.items()}
+        return x0[some], given
+
+    parts = [part for _, part in reconstructions(model, spec, of, range(len(x0)), exact=exact, on_step=on_step)]
+    return Reconstruction(
+        torch.cat([part.x for part in parts]),
+        torch.cat([part.errors for part in parts]),
+        max(part.calls for part in parts),
+        round(sum(part.seconds for part in parts), 3),
+        sorted({note for part in parts for note in part.notes}),
+        torch.cat([part.latents for part in parts]),
+    )
+
+
+def reconstructions(
+    model: Model,
+    spec: SamplingSpec,
+    data: Callable[[range], tuple[Tensor, Mapping[str, Tensor]]],
+    rows: range,
+    *,
+    exact: bool = False,
+    on_step: OnStep | None = None,
+) -> Iterator[tuple[range, Reconstruction]]:
+    """As `reconstruct`, batch by batch, of data that are read when they are needed.
+
+    Arguments:
+        spec: one that `SamplingSpec.checked` and `check_reversible` have seen.
+        data: from rows to the data in model space, `[b, *d]`, and what the network takes besides, by name.
+        rows: which of the data.
+    Yields:
+        the rows of a batch, and what became of it.
+    """
     model = as_specified(model, spec)
     transition, path, device = spec.transition(model), spec.times_for(model), model.device
     upwards = inverted(transition) if exact else transition
-    began, parts, latents, calls = time.perf_counter(), [], [], 0
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)  # those of `inverted`
-        for start in range(0, len(x0), spec.batch_size):
-            x = x0[start : start + spec.batch_size].to(device, spec.state_dtype)
-            rows = slice(start, start + len(x))
-            own = None if condition is None else {name: value[rows] for name, value in condition.items()}
-            diffusion = spec.diffusion(model, range(start, start + len(x)), own)
-            z, up = _moved(encode, diffusion, x, path, upwards, on_step)
+    for start in range(rows.start, rows.stop, spec.batch_size):
+        batch, began = range(start, min(start + spec.batch_size, rows.stop)), time.perf_counter()
+        x0, condition = data(batch)
+        diffusion = spec.diffusion(model, batch, condition)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)  # those of `inverted`
+            z, up = _moved(encode, diffusion, x0.to(device, spec.state_dtype), path, upwards, on_step)
             x, down = _moved(decode, diffusion, z, path, transition, on_step)
-            parts.append(x.cpu())
-            latents.append(z.cpu())
-            calls = max(calls, up + down)
-    again, seconds = torch.cat(parts), round(time.perf_counter() - began, 3)
-    notes = sorted({str(warning.message) for warning in caught})
-    return Reconstruction(again, squared_error(model, again, x0), calls, seconds, notes, torch.cat(latents))
+        x, notes = x.cpu(), sorted({str(warning.message) for warning in caught})
+        seconds = time.perf_counter() - began
+        yield batch, Reconstruction(x, squared_error(model, x, x0), up + down, seconds, notes, z.cpu())
 
 
 def _moved(

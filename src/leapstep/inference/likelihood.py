@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from leapstep.core.denoiser import Diffusion
 from leapstep.core.likelihood import VARIANCES, bits_per_dim, ode_log_likelihood, variational_bound
 from leapstep.core.noise import Noise
 from leapstep.core.spacing import times
-from leapstep.inference.spec import SpecError, calibration
+from leapstep.inference.spec import SamplingSpec, SpecError, calibration
+from leapstep.models.data import Selection
 from leapstep.models.model import Model
 from leapstep.text import allowed
 
@@ -24,6 +25,29 @@ TAKES = {"vlb": ("steps", "spacing", "variance"), "ode": ("steps", "tolerance", 
 Progress = Callable[[int], object]
 Measure = Callable[[Diffusion, Tensor, Noise, Progress], tuple[dict[str, Tensor], int]]
 """(diffusion, x0, noise, progress) -> the terms of -log p by name, each `[b]` in nats, and the calls of the network."""
+
+
+class Measured(NamedTuple):
+    """What was found of some samples.
+
+    Attributes:
+        terms: of -log p by name, in nats in model space, `[n]` each, float64.
+        calls: of the network for each sample, at most.
+        seconds: for all of them.
+    """
+
+    terms: dict[str, Tensor]
+    calls: int
+    seconds: float
+
+    @classmethod
+    def joined(cls, parts: Sequence[Measured]) -> Measured:
+        """Of all samples, from those of parts in their order."""
+        return cls(
+            _joined([part.terms for part in parts]),
+            max(part.calls for part in parts),
+            sum(part.seconds for part in parts),
+        )
 
 
 class Likelihood:
@@ -59,39 +83,61 @@ class Likelihood:
 
     def measure(
         self,
-        x0: Tensor,
-        labels: Tensor | None = None,
+        samples: Selection,
+        rows: range,
         *,
-        condition: Mapping[str, Tensor] | None = None,
+        conditions: str | None = None,
         seed: int = 0,
         batch_size: int = 64,
         on_tick: Progress | None = None,
-    ) -> dict[str, Any]:
-        """Measure -log p of data.
+    ) -> Measured:
+        """Measure -log p of some samples, batch by batch.
 
         Arguments:
-            x0: data in model space, `[n, *d]`, at least two.
-            labels: the numbers of their classes, `[n]`, or None.
-            condition: what the network takes besides, by name, a row for each of them.
+            samples: in model space, with labels where the model has classes.
+            rows: which of them; each has noise of its own.
+            conditions: path of an npz file with what the network takes besides, a row for each sample of the data.
             seed: of the noise.
             on_tick: called with the ticks that were made; see `ticks`.
-        Returns:
-            as JSON: mean and standard error over the samples, per dimension, of -log p and of its terms; calls of the
-            network for each sample; seconds.
         """
         if batch_size < 1:
             raise SpecError("batch_size", batch_size, "must be at least 1")
+        given = SamplingSpec(conditions=conditions)
         device, began, calls, parts = self.model.device, time.perf_counter(), 0, []
-        for start in range(0, len(x0), batch_size):
-            rows = slice(start, start + batch_size)
-            batch = x0[rows].to(device)
-            noise = Noise(seed, range(start, start + len(batch)), self.model.shape, device=device)
-            own = {name: value[rows].to(device) for name, value in (condition or {}).items()}
-            diffusion = self.model.diffusion(None if labels is None else labels[rows], condition=own)
-            terms, needed = self._measure(diffusion, batch, noise, on_tick or (lambda ticks: None))
+        for start in range(rows.start, rows.stop, batch_size):
+            batch = range(start, min(start + batch_size, rows.stop))
+            noise = Noise(seed, batch, self.model.shape, device=device)
+            own = {name: value.to(device) for name, value in given.conditions_for(samples.indices(batch)).items()}
+            diffusion = self.model.diffusion(samples.labels(batch), condition=own)
+            x0 = samples.batch(batch).to(device)
+            terms, needed = self._measure(diffusion, x0, noise, on_tick or (lambda ticks: None))
             parts.append(terms)
             calls = max(calls, needed)
-        return _summary(parts, self.model) | {"calls": calls, "seconds": round(time.perf_counter() - began, 1)}
+        return Measured(_joined(parts), calls, time.perf_counter() - began)
+
+    def summary(self, found: Measured) -> dict[str, Any]:
+        """As JSON: mean and standard error over the samples, per dimension, of -log p and its terms; what it took."""
+        terms = {name: self._per_dimension(nats) for name, nats in self._in_own_units(found.terms).items()}
+        result: dict[str, Any] = _figures(self.each(found))
+        if len(terms) > 1:
+            result["terms"] = {name: _figures(values) for name, values in terms.items()}
+        return result | {"calls": found.calls, "seconds": round(found.seconds, 1)}
+
+    def each(self, found: Measured) -> Tensor:
+        """-log p of each sample, per dimension, in `unit`, `[n]`."""
+        return self._per_dimension(torch.stack(list(self._in_own_units(found.terms).values())).sum(0))
+
+    def _in_own_units(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As terms of a density in the units of the data, not of model space."""
+        own = dict(terms)
+        if not self.model.is_pictures:
+            last = list(own)[-1]
+            own[last] = own[last] + math.prod(self.model.shape) * math.log(abs(self.model.scaling.scale))
+        return own
+
+    def _per_dimension(self, nats: Tensor) -> Tensor:
+        shape = self.model.shape
+        return bits_per_dim(nats, shape) if self.model.is_pictures else nats / math.prod(shape)
 
 
 def _bound(model: Model, chosen: dict[str, Any]) -> tuple[Measure, int, dict[str, Any]]:
@@ -159,17 +205,9 @@ def _density(model: Model, chosen: dict[str, Any]) -> tuple[Measure, int, dict[s
     return measure, 100, settings
 
 
-def _summary(parts: list[dict[str, Tensor]], model: Model) -> dict[str, Any]:
-    """Mean and standard error over the samples, per dimension, of -log p and of its terms."""
-    size = math.prod(model.shape)
-    terms = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    if not model.is_pictures:  # a density in the units of the data, not of model space
-        last = list(terms)[-1]
-        terms[last] = terms[last] + size * math.log(abs(model.scaling.scale))
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def figures(nats: Tensor) -> dict[str, float]:
-        per_dim = bits_per_dim(nats, model.shape) if model.is_pictures else nats / size
-        return {"mean": per_dim.mean().item(), "standard_error": per_dim.std().item() / math.sqrt(len(per_dim))}
 
-    total = torch.stack(list(terms.values())).sum(0)
-    return figures(total) | ({"terms": {name: figures(term) for name, term in terms.items()}} if len(terms) > 1 else {})
+def _figures(values: Tensor) -> dict[str, float]:
+    return {"mean": values.mean().item(), "standard_error": values.std().item() / math.sqrt(len(values))}

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
+import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +57,79 @@ def parts_of(model: Model, source: str) -> Parts:
         return fitted(model, data)
 
     return read_part
+
+
+class Chosen(NamedTuple):
+    """Some samples of a part of a source, evenly chosen, by name: what is pickled instead of data.
+
+    Attributes:
+        source: see `leapstep.data.read`.
+        split: the part.
+        n: how many.
+        sha256: `Selection.sha256`.
+    """
+
+    source: str
+    split: str
+    n: int
+    sha256: str
+
+    def read(self, model: Model) -> Selection:
+        """The samples, as a model sees them; see `parts_of`.
+
+        Raises:
+            ValueError: what `parts_of` raises, or other data than those that were meant.
+        """
+        samples = Selection(*parts_of(model, self.source)(self.split), self.n)
+        if samples.sha256 != self.sha256:
+            raise ValueError(
+                f"{self.source} ({self.split}) holds other data on {platform.node()} than where it was named"
+            )
+        return samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Some samples of a data set, evenly chosen, which are read when they are asked for.
+
+    Attributes:
+        data: all of them.
+        numbers: the model's numbers of the classes of all, or None.
+        n: how many are chosen.
+    """
+
+    data: Data
+    numbers: Tensor | None
+    n: int
+
+    def indices(self, rows: Sequence[int]) -> list[int]:
+        """Which samples of the data set these of the chosen are."""
+        return [row * len(self.data) // self.n for row in rows]
+
+    def batch(self, rows: Sequence[int]) -> Tensor:
+        """These of the chosen in model space, `[len(rows), *d]`."""
+        return self.data.batch(self.indices(rows))
+
+    def labels(self, rows: Sequence[int]) -> Tensor | None:
+        """The model's numbers of their classes, `[len(rows)]`, or None."""
+        return None if self.numbers is None else self.numbers[self.indices(rows)]
+
+    def named(self, source: str, split: str) -> Chosen:
+        """What is pickled instead of them: they are part `split` of a source."""
+        return Chosen(source, split, self.n, self.sha256)
+
+    @property
+    def sha256(self) -> str:
+        """Of the number and shape of the samples, their labels, and the values of 64 of them, evenly chosen.
+
+        It tells that the same name stands for other data, without all of them being read.
+        """
+        hashed = hashlib.sha256(json.dumps([len(self.data), list(self.data.shape), self.n]).encode())
+        some = np.asarray(self.data.values[np.array(evenly(len(self.data), 64))])
+        hashed.update(np.ascontiguousarray(some).tobytes())
+        if self.numbers is not None:
+            hashed.update(self.numbers.numpy().tobytes())
+        return hashed.hexdigest()
 
 
 def samples_in(model: Model, sources: Sequence[str | Path]) -> Tensor:

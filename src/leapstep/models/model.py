@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -148,6 +149,12 @@ class Model:
     def is_pictures(self) -> bool:
         """Whether samples are pictures with pixels from 0 to 255."""
         return self.scaling in (PIXELS, UNIT_PIXELS)
+
+    def to(self, device: torch.device | str) -> Model:
+        """The model with its network on a device; the same one where it is there already."""
+        if self.device == torch.device(device):
+            return self
+        return dataclasses.replace(self, network=copy.deepcopy(self.network).to(device))
 
     def with_convention(self, **changes: Any) -> Model:
         """The same network, called otherwise: with other fields of its `Convention`."""
