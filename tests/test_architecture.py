@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "leapstep"
 FLOORS = [
     {"text", "stopping", "launch", "remedies"},
     {"progress", "plugin", "files"},
-    {"core"},
+    {"core", "workers"},
     {"networks", "data"},
     {"models"},
     {"inference"},

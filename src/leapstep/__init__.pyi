@@ -19,6 +19,7 @@ from . import (
     text,
     training,
     views,
+    workers,
 )
 from .core.calibration import Calibration, calibrate
 from .core.convention import Condition, Convention
@@ -228,4 +229,5 @@ __all__ = [
     "ve",
     "views",
     "vp",
+    "workers",
 ]

@@ -57,8 +57,9 @@ def device(name: str | None) -> torch.device:
     check_device(name)
     import torch
 
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    kinds = [kind for kind, is_there in there.items() if is_there]
+    from leapstep.workers import devices
+
+    kinds = devices.kinds()
     try:
         found = torch.device(kinds[0] if name is None else name)
     except RuntimeError:

@@ -70,7 +70,7 @@ def replacing_file(path: str | Path) -> Iterator[io.FileIO]:
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the caller knows
         raise
-    _sync(final.parent)
+    sync(final.parent)
 
 
 class _Stream(io.RawIOBase):
@@ -185,7 +185,7 @@ def _write(file: io.FileIO, data: memoryview) -> int:
     return file.write(data)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file, or a folder's list of names, to the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot open a folder, and keeps its names safe by itself

@@ -1,7 +1,7 @@
 """Schemas: the contents of files are checked before they are used.
 
-The schemas themselves stand in the packages that read the files: `models.schema`, `inference.schema` and
-`evaluation.schema`; here is what they have in common.
+The schemas themselves stand in the packages that read the files: `workers.schema`, `models.schema`,
+`inference.schema` and `evaluation.schema`; here is what they have in common.
 
 A schema knows types, lengths and ranges that no honest file leaves, not what the values mean together: that is for the
 code that uses them. Keys that it does not know are kept, unchecked, and nobody reads them. Types are strict: 1 is a

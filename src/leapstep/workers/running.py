@@ -1,0 +1,184 @@
+"""From work to a finished job: cut it, make what is missing, collect what was noted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from leapstep import files
+from leapstep.files import folders
+from leapstep.progress import progress_bar
+from leapstep.text import allowed
+from leapstep.workers import job as jobs
+from leapstep.workers.job import Job, Shards, Work
+from leapstep.workers.worker import Pilot, Settle
+
+HERE = "here"
+ENGINES = (HERE,)
+"""What may be asked for as `on`."""
+
+SECONDS, EACH = 60.0, 4
+"""How long a shard takes where nobody says how large it is, and how many of them a worker has at least."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A job of which this process has no more to do.
+
+    Attributes:
+        job: the job in its folder.
+        complete: whether all shards are there. False: other processes are still at work, of which one will find all.
+        records: what was noted of each shard, in order, with `sha256`; empty where it is not complete.
+    """
+
+    job: Job
+    complete: bool
+    records: list[dict[str, Any]]
+
+    @property
+    def shards(self) -> Shards:
+        """The indices of each shard."""
+        return self.job.shards
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the shards, in order."""
+        return [self.job.path(i) for i in range(len(self.shards))]
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """What was settled before the first shard."""
+        return self.job.settled
+
+
+class Engine(Protocol):
+    """Whoever has workers make shards; `leapstep.workers.here.Here` describes its methods."""
+
+    def count(self) -> int: ...  # noqa: D102
+    def pilot(self, folder: Path, batch: range, settle: Settle | None, measure: bool) -> Pilot: ...  # noqa: D102
+    def make(self, job: Job, missing: Sequence[int], note: Callable[[int, int], None]) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+def check_engine(on: str) -> None:
+    """Make sure that there are workers of that name. Raises ValueError where there are none."""
+    if on not in ENGINES:
+        raise ValueError(f"no workers are called {on!r}: {allowed(on, ENGINES)}")
+
+
+def run(
+    work: Work,
+    folder: str | Path,
+    key: Mapping[str, Any],
+    n: int,
+    *,
+    batch_size: int,
+    shard: int | None = None,
+    on: str = HERE,
+    device: str | None = None,
+    settle: Settle | None = None,
+    progress: bool = True,
+) -> Finished:
+    """Make what is missing of a job that is cut into shards.
+
+    Arguments:
+        work: what is done to each shard.
+        folder: of the job, which this call locks; it is made, and may hold other files. All workers must see it.
+        key: what results depend on, JSON. A folder that was begun with another is refused.
+        n: the number of indices: 0, 1, ..., n - 1.
+        batch_size: how many of them the work computes at once, from the first index of a shard on.
+        shard: indices of a shard, rounded up to whole batches, so that no bit depends on it; None: about a minute's
+            work, as a worker measures it on a batch, and at least 4 shards a worker. A begun job keeps its own.
+        on: whose workers: "here", in this process.
+        device: of the workers; None: the best that they have.
+        settle: called with a worker's device before the first shard is made; what it returns is written down, and all
+            workers are given it. `settle=work.method` travels together with the work.
+        progress: show a bar on stderr.
+    Returns:
+        the files of all shards and what was noted of them.
+    Raises:
+        ValueError: the folder holds another job, or other workers write there; or a shard failed.
+        KeyboardInterrupt: with a note of what is kept. The same call goes on.
+    """
+    check_engine(on)
+    for name, number in (("n", n), ("batch_size", batch_size), ("shard", shard)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name}={number}: it must be at least 1")
+    folder, size = Path(folder).absolute(), None if shard is None else _whole(shard, batch_size)
+    key = json.loads(json.dumps(key, allow_nan=False))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_writing(folder))
+        job = jobs.read(folder, work.suffix, key, n, batch_size, size)
+        engine = stack.enter_context(contextlib.closing(_engine(on, work, device)))
+        if job is None:
+            pilot = _pilot(engine, folder, n, batch_size, size, settle)
+            size = _cut(n, batch_size, engine.count(), pilot.seconds) if size is None else size
+            job = Job(folder, key, n, batch_size, size, work.suffix, json.loads(json.dumps(pilot.settled)))
+            job.write()
+        missing = job.missing(sweep=lambda i: True)
+        if missing:
+            _make(engine, job, missing, work, progress)
+        return Finished(job, True, job.records())
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """The folder, of which this process holds the lock."""
+    files.check_writable(folder)
+    with folders.locked(folder):
+        yield
+
+
+def _engine(on: str, work: Work, device: str | None) -> Engine:
+    from leapstep.workers.here import Here
+
+    return Here(work, device)
+
+
+def _pilot(engine: Engine, folder: Path, n: int, batch_size: int, size: int | None, settle: Settle | None) -> Pilot:
+    """What must be known before the job is cut."""
+    measure = size is None and n >= 2 * EACH * engine.count() * batch_size  # else a shard is a batch, however long
+    if settle is None and not measure:
+        return Pilot({}, None)
+    return engine.pilot(folder, range(min(n, batch_size)), settle, measure)
+
+
+def _cut(n: int, batch_size: int, workers: int, seconds: float | None) -> int:
+    """The size of a shard, whole batches.
+
+    Arguments:
+        seconds: what a batch takes; None where a shard has but one in any case.
+    """
+    if seconds is None:
+        return batch_size
+    most = n // (batch_size * EACH * workers)
+    return batch_size * max(1, min(most, round(SECONDS / max(seconds, 1e-9))))
+
+
+def _whole(shard: int, batch_size: int) -> int:
+    """A size, rounded up to whole batches."""
+    return -(-shard // batch_size) * batch_size
+
+
+def _make(engine: Engine, job: Job, missing: Sequence[int], work: Work, progress: bool) -> None:
+    """Make shards under a bar."""
+    there = job.n - sum(len(job.shards[i]) for i in missing)
+    bar = progress_bar(job.n, work.what, work.unit, done=there, show=progress)
+
+    def note(more: int, failures: int) -> None:
+        if failures:
+            bar.set_postfix_str(f"{failures} failed", refresh=False)
+        bar.update(more)
+
+    try:
+        engine.make(job, missing, note)
+    except KeyboardInterrupt as request:
+        left = len(job.missing())
+        request.add_note(f"{len(job.shards) - left} of {len(job.shards)} shards are kept in {job.folder}: go on there")
+        raise
+    finally:
+        bar.close()
