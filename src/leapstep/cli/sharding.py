@@ -12,7 +12,7 @@ On = Annotated[
     str | None,
     typer.Option(
         metavar="WORKERS",
-        help=f"Cut the work into shards for workers: {' | '.join(ENGINES)}; a stopped command then goes on where it was.",
+        help=f"Cut the work into shards for workers: {' | '.join(ENGINES)}; what was stopped then goes on.",
     ),
 ]
 Shard = Annotated[
