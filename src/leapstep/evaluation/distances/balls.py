@@ -10,6 +10,9 @@ from leapstep.evaluation.distances.arrival import PAIRS, Samples, pair_of, with_
 ACCURACY = 1e-9
 """Relative error of squared distances that are compared; what is nearer than that to a tie is one."""
 
+TIE = 1 + 3 * ACCURACY
+"""The ratio of squared distances up to which they are equal."""
+
 
 def neighbours(samples: Samples, reference: Samples, k: int = 5) -> dict[str, float]:
     """Precision, recall, density and coverage: how far samples and reference lie within reach of each other.
@@ -100,7 +103,7 @@ def nearest_of(a: Tensor, b: Tensor, count: int, others: bool = False) -> tuple[
     for start, squares in _squares(a, b):
         if others:
             squares.diagonal(start).fill_(torch.inf)
-        limit = squares.topk(count, largest=False).values[:, -1:] * (1 + 3 * ACCURACY)
+        limit = squares.topk(count, largest=False).values[:, -1:] * TIE
         rows, columns = (squares <= limit).nonzero(as_tuple=True)
         exact = _exact_squares(a, b, rows + start, columns)
         order = exact.argsort(stable=True)
@@ -112,14 +115,28 @@ def nearest_of(a: Tensor, b: Tensor, count: int, others: bool = False) -> tuple[
     return torch.cat(distances), torch.cat(indices)
 
 
+def reaches(points: Tensor, k: int) -> Tensor:
+    """Squared radii [m, 1] of the balls around points, with what is as good as on their borders."""
+    return nearest_of(points, points, k, others=True)[0][:, -1:].square() * TIE
+
+
+def within(reference: Tensor, reach: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """How many balls around reference points each sample lies in [n], and how many samples each ball holds [m]."""
+    balls, held = torch.zeros(len(samples), dtype=torch.int64), torch.zeros(len(reference), dtype=torch.int64)
+    for start, squares in _squares(reference, samples):
+        inside = squares <= reach[start : start + len(squares)]
+        balls += inside.sum(0)
+        held[start : start + len(squares)] = inside.sum(1)
+    return balls, held
+
+
 def neighbours_of(samples: Tensor, reference: Tensor, k: int, kept: Tensor) -> dict[str, Tensor]:
     """The metrics of `neighbours` for parts of the samples, each [parts], in one pass over all distances."""
     n, m = len(samples), len(reference)
-    tie = 1 + 3 * ACCURACY
-    reach = nearest_of(reference, reference, k, others=True)[0][:, -1:].square() * tie
+    reach = reaches(reference, k)
     # without a fifth of the samples, the k-th neighbour that is left is among the first 2 k + 20 all but certainly
     listed, which = nearest_of(samples, samples, k if len(kept) == 1 else min(n - 1, 2 * k + 20), others=True)
-    listed = listed.square() * tie
+    listed = listed.square() * TIE
     last = torch.stack([(part[which].cumsum(1) < k).sum(1).clamp(max=listed.shape[1] - 1) for part in kept])
     last = last.masked_fill(~kept, -1).short()  # samples that are left out reach nothing
     balls, covered, reached = torch.zeros(n).double(), torch.zeros(len(kept)).double(), torch.zeros(len(kept)).double()

@@ -81,7 +81,7 @@ def measure(
         Bickel, Götze and van Zwet 1997 (fewer draws than samples, without replacement); Shao and Wu 1989 (as a
         jackknife: the factor); and those of each metric.
     """
-    chosen = _chosen(metrics, probabilities is not None)
+    chosen = chosen_metrics(metrics, probabilities is not None)
     balls = [name for name in ("precision", "recall", "density", "coverage") if name in chosen]
     a, b = with_neighbours(samples, reference, k) if balls else pair_of(samples, reference, 2, "a metric")
     kept = kept_samples(len(a), k + 1 if balls else 2, resamples, seed)
@@ -92,7 +92,7 @@ def measure(
             raise ValueError(f"probabilities of {len(checked)} samples, features of {len(a)}: pass those of the same")
         values["inception_score"] = scores_of(checked, kept)
     if "frechet" in chosen:
-        _warn_of_few(len(a), len(b), a.shape[1])
+        warn_of_few(len(a), len(b), a.shape[1])
         of_reference = moments(b)
         whole = torch.tensor([frechet_of_moments(moments(a), of_reference)], dtype=torch.float64)
         values["frechet"] = torch.cat([whole, frechet_of_parts(a, of_reference, kept[1:])])
@@ -113,7 +113,7 @@ def measure(
     return found
 
 
-def _chosen(metrics: Sequence[str] | None, classified: bool) -> list[str]:
+def chosen_metrics(metrics: Sequence[str] | None, classified: bool) -> list[str]:
     """The metrics asked for, in their order."""
     if metrics is None:
         return [name for name in METRICS if classified or name != "inception_score"]
@@ -124,7 +124,8 @@ def _chosen(metrics: Sequence[str] | None, classified: bool) -> list[str]:
     return [name for name in METRICS if name in metrics]
 
 
-def _warn_of_few(n: int, m: int, dimension: int) -> None:
+def warn_of_few(n: int, m: int, dimension: int) -> None:
+    """Warn of fewer samples than a Fréchet distance in so many dimensions needs."""
     if min(n, m) < 2 * dimension:
         warnings.warn(
             f"{n} and {m} samples for a Fréchet distance in {dimension} dimensions: with so few, covariances are known "

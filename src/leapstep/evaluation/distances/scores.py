@@ -59,8 +59,8 @@ def inception_score(probabilities: Samples) -> float:
 def kernel_of(a: Tensor, b: Tensor) -> tuple[Estimate, Tensor]:
     """As `kernel_distance`; and the distance without each sample of a in turn [n], but for a constant."""
     n, m = len(a), len(b)
-    own_a, own_b = _kernel_sums(a, a, others=True)[0], _kernel_sums(b, b, others=True)[0]
-    rows, columns = _kernel_sums(a, b)
+    own_a, own_b = kernel_sums(a, a, others=True)[0], kernel_sums(b, b, others=True)[0]
+    rows, columns = kernel_sums(a, b)
     within_a, within_b, between = own_a.sum(), own_b.sum(), rows.sum()
     value = within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * between / (n * m)
     without_a = (within_a - 2 * own_a) / ((n - 1) * (n - 2)) - 2 * (between - rows) / ((n - 1) * m)
@@ -70,7 +70,7 @@ def kernel_of(a: Tensor, b: Tensor) -> tuple[Estimate, Tensor]:
     return Estimate(float(value), float(value) - error, float(value) + error), without_a
 
 
-def _kernel_sums(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
+def kernel_sums(a: Tensor, b: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
     """Sums of the kernel over b for each in a, and over a for each in b; with `others` without i = j."""
     rows, columns = torch.zeros(len(a)).double(), torch.zeros(len(b)).double()
     for start in range(0, len(a), step := max(1, PAIRS // len(b))):
