@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -366,3 +367,23 @@ def test_data_that_learned_features_do_not_know(digits, trained, blobs):
 def test_mnist_is_learned():
     source = os.environ["LEAPSTEP_MNIST"]
     assert train(read(source), read(source, split="test"))[1]["accuracy"] >= 0.99
+
+
+@pytest.mark.parametrize("kind", ["pixels", "learned", "foreign"])
+def test_features_travel_to_another_process(kind, trained, digits, tmp_path):
+    (tmp_path / "own.py").write_text("def own():\n    return lambda x: x.float().flatten(1) * 2\n")
+    name = {"pixels": "pixels", "learned": str(trained[0]), "foreign": f"{tmp_path}/own.py:own"}[kind]
+    space, values = load(name, digits[0]), digits[1].values[:9]
+    there = pickle.loads(pickle.dumps(space)).on("cpu")
+    assert (there.name, there.hash) == (space.name, space.hash)
+    assert torch.equal(there.extract(values), space.extract(values))
+    assert (there.probabilities is None) == (kind != "learned")
+    if there.probabilities is not None:
+        assert torch.equal(there.probabilities(values), space.probabilities(values))
+
+
+def test_features_that_are_others_elsewhere_are_refused(blobs, tmp_path):
+    (tmp_path / "own.py").write_text("import torch\ndef own(): return torch.nn.Linear(3, 2).double()\n")
+    space = load(f"{tmp_path}/own.py:own", blobs)
+    with pytest.raises(ValueError, match="are others on this worker"):
+        space.on("cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 
@@ -25,6 +27,12 @@ def foreign_features(name: str, path: Path, function: str, device: torch.device)
         raise ValueError(f"{name}: name the function that makes the map as well, as in {path}:features")
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
+    made = _map_of(name, path, function, device)
+    return dataclasses.replace(made, make=functools.partial(_map_of, name, path.absolute(), function))
+
+
+def _map_of(name: str, path: Path, function: str, device: torch.device) -> Features:
+    """The map that a function makes, wherever its file can be read."""
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     extract = plugin.make(path, function)
     if not callable(extract):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
 import pickle
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from leapstep.data.dataset import Data
 from leapstep.evaluation.features.space import (
@@ -46,14 +48,19 @@ def inception_features(data: Data, weights: Path | None, device: torch.device) -
         raise ValueError(
             f"{weights or URL_INCEPTION_V3} holds the weights of another network: use {URL_INCEPTION_V3}"
         ) from error
-    network.to(device).eval()
+    digest = digest_of("inception", str(torch_fidelity.__version__), digest_of_weights(state))
+    return Features.made(functools.partial(_map_of, digest, network), device)
+
+
+def _map_of(digest: str, network: nn.Module, device: torch.device) -> Features:
+    """The map that the network is, on a device."""
+    network = copy.deepcopy(network).to(device).eval()
 
     def prepare(values: Array) -> Tensor:
         if values.ndim != 4 or values.shape[1] not in (1, 3) or values.dtype != np.uint8:
             raise ValueError(f"inception sees pictures, uint8 [n, 1 or 3, h, w], not {values.dtype} {values.shape}")
         return torch.from_numpy(np.repeat(values, 3 // values.shape[1], 1)).to(device)
 
-    digest = digest_of("inception", str(torch_fidelity.__version__), digest_of_weights(state))
     extract = batched(lambda x: network(x)[0], prepare, 64)
     return Features("inception", digest, extract, batched(lambda x: network(x)[1].softmax(1), prepare, 64))
 

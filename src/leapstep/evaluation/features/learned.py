@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,14 +91,21 @@ def learned_features(folder: Path, data: Data, device: torch.device) -> Features
             f"{data.source} holds samples of shape {list(data.shape)}: the features in {folder} were learned from "
             f"{kind} of shape {list(shape)}"
         )
-    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    digest = digest_of("learned", record["weights_sha256"], list(shape), list(scaling))
+    classified = record.get("task") != "rotations"  # whose probabilities are of no class of the data
+    return Features.made(functools.partial(_map_of, digest, network, shape, scaling, classified), device)
+
+
+def _map_of(
+    digest: str, network: Classifier, shape: tuple[int, ...], scaling: Scaling, classified: bool, device: torch.device
+) -> Features:
+    """The map that a classifier is, on a device."""
+    network = copy.deepcopy(network).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def prepare(values: Array) -> Tensor:
         check_shape(values, shape, "learned")
         return scaling.to_model(values).to(device)
 
-    digest = digest_of("learned", record["weights_sha256"], list(shape), list(scaling))
     extract = batched(network.features, prepare, 256)
-    if record.get("task") == "rotations":  # whose probabilities are of no class of the data
-        return Features("learned", digest, extract)
-    return Features("learned", digest, extract, batched(lambda x: network(x).softmax(1), prepare, 256))
+    probabilities = batched(lambda x: network(x).softmax(1), prepare, 256) if classified else None
+    return Features("learned", digest, extract, probabilities)

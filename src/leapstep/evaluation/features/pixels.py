@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leapstep.core.process import flat
+from leapstep.core.scaling import Scaling
 from leapstep.data.dataset import Data
 from leapstep.evaluation.features.cache import remembered
 from leapstep.evaluation.features.space import (
@@ -50,10 +52,25 @@ def pixels_features(data: Data, cache: bool) -> Features:
         return {name: list(each.shape) for name, each in tensors.items()} == {"mean": [size], "axes": [size, count]}
 
     fitted = remembered(digest_of("axes", digest) if cache else None, compute, fits)
+    rows = block_size(data.values, 2**22)
+    make = functools.partial(_projection, digest, fitted, data.shape, data.scaling, whole, rows)
+    return Features.made(make, torch.device("cpu"))
+
+
+def _projection(
+    digest: str,
+    fitted: Mapping[str, Tensor],
+    shape: tuple[int, ...],
+    scaling: Scaling,
+    whole: bool,
+    rows: int,
+    device: torch.device,
+) -> Features:
+    """The map to coordinates along axes, on the CPU whatever the device: not every other one knows float64."""
 
     def prepare(values: Array) -> Tensor:
-        check_shape(values, data.shape, "pixels")
-        return flat(data.scaling.to_model(values)).double()
+        check_shape(values, shape, "pixels")
+        return flat(scaling.to_model(values)).double()
 
     def project(x: Tensor) -> Tensor:
         centred = x - fitted["mean"]
@@ -63,7 +80,7 @@ def pixels_features(data: Data, cache: bool) -> Features:
         off = (centred - along @ fitted["axes"].T).norm(dim=1, keepdim=True)
         return torch.cat([along, off], 1).float()
 
-    return Features("pixels", digest, batched(project, prepare, block_size(data.values, 2**22)))
+    return Features("pixels", digest, batched(project, prepare, rows))
 
 
 def principal_axes(data: Data, count: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,35 @@ class Features:
         hash: SHA-256, in hexadecimal digits, of everything that determines the map.
         extract: values as in `Data.values`, [n, *d], to features [n, k], float32 on the CPU; it works in batches.
         probabilities: the same values to the probabilities of classes, [n, classes]; None where there are no classes.
+        make: makes the same map on a device, wherever it is called; it can be pickled, and the map is as it. None: the
+            map stays where it is.
     """
 
     name: str
     hash: str
     extract: Callable[[Array], Tensor]
     probabilities: Callable[[Array], Tensor] | None = None
+    make: Callable[[torch.device], Features] | None = None
+
+    @classmethod
+    def made(cls, make: Callable[[torch.device], Features], device: torch.device) -> Features:
+        """What a function makes on a device."""
+        return replace(make(device), make=make)
+
+    def on(self, device: str | torch.device) -> Features:
+        """The same map on a device. Raises ValueError where a file that makes it makes another one there."""
+        if self.make is None:
+            return self
+        there = Features.made(self.make, torch.device(device))
+        if there.hash != self.hash:
+            raise ValueError(
+                f"the features {self.name} are made anew on a worker, and are others there: fix their seed"
+            )
+        return there
+
+    def __reduce__(self) -> Any:
+        """Another process makes them on its CPU, to be moved from there."""
+        return super().__reduce__() if self.make is None else (Features.made, (self.make, torch.device("cpu")))
 
 
 def fingerprint(data: Data) -> str:
