@@ -50,7 +50,7 @@ class Features:
         there = Features.made(self.make, torch.device(device))
         if there.hash != self.hash:
             raise ValueError(
-                f"the features {self.name} are made anew on a worker, and are others there: fix their seed"
+                f"the features {self.name} are others on this worker: its file must make the same anywhere"
             )
         return there
 
