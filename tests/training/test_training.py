@@ -246,7 +246,6 @@ def test_gradient_is_clipped(trainer):
         {"groups": 2},
         {"seed": 1},
         {"batch_size": 32},
-        {"accumulate": 2},
         {"warmup": 0},
         {"precision": "bf16"},
         {"network": "mlp"},

@@ -42,9 +42,9 @@ from leapstep.models import checkpoint
 from leapstep.models.model import Model
 from leapstep.networks import NETWORKS
 from leapstep.text import counted
-from leapstep.training import run
+from leapstep.training import chance, run
 from leapstep.training.configuration import DistillationConfig, checked, parameters
-from leapstep.training.learner import Learner, seeded
+from leapstep.training.learner import Learner
 
 AHEAD, KEPT = 4, 16
 """How many of the teacher's batches a run begins with, and of how many of the newest a step draws its samples."""
@@ -110,38 +110,43 @@ class Distiller(Learner):
 
     @torch.no_grad()
     def solve(self, stream: int, index: int, n: int) -> Batch:
-        """Let the teacher go from noise to data, from noise that is a function of the stream and the index alone."""
-        chance = self._chance(stream, index)
-        eps = torch.randn(n, *self.teacher.shape, generator=chance).to(self.accelerator.device)
-        condition = self._condition(range(index * n, index * n + n), chance, stream == LEARNING)
+        """Let the teacher go from noise to data, from noise that is a function of the stream and the index alone.
+
+        What is learned from, all processes solve together, each its own samples.
+        """
+        drawn = chance.generator(self.config.seed, stream, index)
+        condition = self._condition(range(index * n, index * n + n), drawn, stream == LEARNING)
+        size = n // self.accelerator.num_processes if stream == LEARNING else n
+        first = size * self.accelerator.process_index if stream == LEARNING else 0
+        seed, rows = chance.seeded(self.config.seed, stream), range(first, first + size)
+        eps = chance.normal(seed, index, rows, self.teacher.shape, self.accelerator.device)
+        own = {name: value[first : first + size] for name, value in condition.items()}
         inner = self.teacher.convention.inner()
-        diffusion = from_network(self.teacher.network, inner, condition=condition, guidance=self.config.guidance)
+        diffusion = from_network(self.teacher.network, inner, condition=own, guidance=self.config.guidance)
         x = beginning(diffusion, self.fine_times[0], eps)
         states = trajectory(diffusion, x, self.fine_times, unipc(order=3))
-        points = [x, *(state.x for state in states if state.step % self.fine == 0)]
-        return Batch(torch.stack(points), condition)
+        points = torch.stack([x, *(state.x for state in states if state.step % self.fine == 0)])
+        if size < n:
+            points = self.accelerator.gather(points.transpose(0, 1).contiguous()).transpose(0, 1)
+        return Batch(points, condition)
 
-    def _chance(self, stream: int, index: int) -> torch.Generator:
-        entropy = (self.config.seed, stream, index, self.accelerator.process_index)
-        return torch.Generator().manual_seed(seeded(*entropy))
-
-    def _condition(self, rows: Sequence[int], chance: torch.Generator, drops: bool) -> dict[str, Tensor]:
+    def _condition(self, rows: Sequence[int], drawn: torch.Generator, drops: bool) -> dict[str, Tensor]:
         """What the network takes besides: classes in turn, some dropped, and rows of the file in turn."""
         condition = self.given.conditions_for(rows)
         if (labels := self.teacher.labels) is not None:
             number = torch.tensor([i % len(labels.classes) for i in rows])
             if drops and labels.null is not None and self.config.guidance == 1:
-                number = torch.where(torch.rand(len(rows), generator=chance) < UNCONDITIONED, labels.null, number)
+                number = torch.where(torch.rand(len(rows), generator=drawn) < UNCONDITIONED, labels.null, number)
             condition[labels.name] = number
         return {name: value.to(self.accelerator.device) for name, value in condition.items()}
 
     def batch(self) -> Batch:
-        """Samples of this step, drawn from the newest of the teacher's batches."""
-        newest, size = self.step // self.config.reuse + AHEAD, self.share * self.config.accumulate
+        """Samples of this step, drawn from the newest of the teacher's batches: those of all processes."""
+        newest, size = self.step // self.config.reuse + AHEAD, self.config.batch_size
         wanted = range(max(0, newest - KEPT), newest)
         self.made = {i: self.made[i] if i in self.made else self.solve(LEARNING, i, size) for i in wanted}
-        chance = self._chance(CHOOSING, self.step)
-        chosen = torch.randperm(len(wanted) * size, generator=chance)[:size]
+        drawn = chance.generator(self.config.seed, CHOOSING, self.step)
+        chosen = torch.randperm(len(wanted) * size, generator=drawn)[:size]
         parts = [self.made[wanted[i]].rows(chosen[chosen // size == i] % size) for i in range(len(wanted))]
         names = parts[0].condition
         condition = {name: torch.cat([part.condition[name] for part in parts]) for name in names}
@@ -152,10 +157,7 @@ class Distiller(Learner):
     def advance(self) -> dict[str, Any]:
         """Take the student's steps from a batch of noises, with a change of the weights after each; see `Learner`."""
         whole, results = self.batch(), []
-        parts = [
-            whole.rows(torch.arange(part * self.share, (part + 1) * self.share))
-            for part in range(self.config.accumulate)
-        ]
+        parts = [whole.rows(torch.tensor(self.rows(part))) for part in range(self.config.accumulate)]
         x = [part.points[0] for part in parts]
         for i, (t, s) in enumerate(pairwise(self.times), start=1):
 
@@ -172,7 +174,7 @@ class Distiller(Learner):
 
     def trial(self, n: int) -> Tensor:
         """A mean distance that takes as long as that of n samples; see `Learner.trial`."""
-        condition = self._condition(range(n), self._chance(LEARNING, 0), drops=False)
+        condition = self._condition(range(n), torch.Generator(), drops=False)
         diffusion = from_network(self.unwrapped(), self.inner, condition=condition)
         x = torch.zeros(n, *self.teacher.shape, device=self.accelerator.device)
         return distance(diffusion.denoise(x, self.times[0]), x).mean()
@@ -245,7 +247,7 @@ class Distiller(Learner):
         self.batch()  # the first of the teacher's batches, of which a step makes few
         student = super().seconds_a_step()
         began = time.perf_counter()
-        self.solve(LEARNING, 0, self.share * self.config.accumulate)
+        self.solve(LEARNING, 0, self.config.batch_size)
         return student and student + (time.perf_counter() - began) / self.config.reuse
 
     def keep_to(self, budget: float) -> None:

@@ -1,11 +1,12 @@
 """What a run trains: a network, its average and the optimiser, a step of them, and their checkpoint.
 
 Steps, averages and processes are PyTorch's and accelerate's: AdamW, AveragedModel, autocast, accumulation and clipping
-of gradients. Made by hand is what they do not offer, a run that goes on from any step, on the same number
-of processes, as if it had never stopped, bit for bit, from a state without pickles:
+of gradients. Made by hand is what they do not offer, a run that goes on from any step as if it had never stopped (bit
+for bit on as many processes, to rounding on more or fewer), from a state without pickles:
 
-- All randomness of step i is drawn anew from (seed, i, part of the batch, process): the step count is the whole state
-  of the random numbers, and no generator has to be kept.
+- All randomness of step i is drawn anew from (seed, i, place in the batch): the step count is the whole state of the
+  random numbers, no generator has to be kept, and any number of processes trains the same run, to rounding. But
+  dropout inside the network is drawn by each process for the part of the batch that it computes.
 - The learning rate is a function of the step. A scheduler would be more state, and `steps` may change on the way.
 - `Accelerator.save_state` pickles the optimiser and the generators; `save` writes tensors alone.
 """
@@ -22,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -201,29 +201,44 @@ class Learner(abc.ABC):
         Raises:
             FloatingPointError: a loss or a gradient that is not finite; the weights are then as they were.
         """
-        of_each, times, rate = [], [], learning_rate(self.config, self.step)
+        of_each, rate = [], learning_rate(self.config, self.step)
         for part in range(self.config.accumulate):
             with self.accelerator.accumulate(self.network):
                 with self.autocast():
                     loss, t = losses(part)
-                mean = loss.mean()
-                if not math.isfinite(mean.item()):
-                    raise FloatingPointError(f"the loss of step {self.step + 1} is {mean.item()}")
-                self.accelerator.backward(mean)
-                if self.accelerator.sync_gradients:  # the last part
+                self.accelerator.backward(loss.mean())  # the gradients are summed over processes with the last part
+                of_each.append((loss.detach(), t))
+                if self.accelerator.sync_gradients:
+                    parts = torch.stack([torch.stack([loss.cpu().double(), t]) for loss, t in of_each])
+                    loss, t = self.gathered(parts).unbind(1)
                     norm = self.accelerator.clip_grad_norm_(self.weights, self.config.clip_gradient)
-                    if not math.isfinite(norm):
-                        raise FloatingPointError(f"the gradient of step {self.step + 1} is not finite")
+                    self.check_finite(loss, norm)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            of_each.append(loss.detach().cpu())
-            times.append(t)
         self.average()
-        loss = torch.cat(of_each)
-        result = {"loss": loss.mean().item(), "losses": loss, "times": torch.cat(times)}
+        result = {"loss": loss.mean().item(), "losses": loss.flatten(), "times": t.flatten()}
         return result | {"gradient_norm": float(norm), "learning_rate": rate}
+
+    def check_finite(self, losses: Tensor, norm: Tensor) -> None:
+        """Raise FloatingPointError where a loss or the gradient of a step is not finite, on all processes alike."""
+        if not math.isfinite(mean := losses.mean().item()):
+            raise FloatingPointError(f"the loss of step {self.step + 1} is {mean}")
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient of step {self.step + 1} is not finite")
+
+    def rows(self, part: int) -> range:
+        """Which samples of a batch this process computes in a part: its neighbours compute those before and after."""
+        first = (part * self.accelerator.num_processes + self.accelerator.process_index) * self.share
+        return range(first, first + self.share)
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """What all processes have, side by side along the last dimension, on the CPU."""
+        if self.accelerator.num_processes == 1:
+            return values.cpu()
+        of_all = self.accelerator.gather(values[None].to(self.accelerator.device))
+        return torch.cat([*of_all.cpu()], -1)
 
     def any_process(self, flag: bool) -> bool:
         """Whether the flag is up on any process, so that all of them stop at the same step."""
@@ -351,8 +366,3 @@ class Learner(abc.ABC):
         source = {"data": Path(str(data["source"])).name, "samples": data.get("samples")} if "source" in data else {}
         settings = self.config.model_dump(mode="json", exclude={"log", "project"})
         return {**settings, "weights": sum(map(torch.numel, self.weights)), **source}
-
-
-def seeded(*entropy: int) -> int:
-    """A seed for PyTorch's generators that is a function of some integers."""
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

@@ -73,11 +73,13 @@ def loss(diffusion: Diffusion, x0: Tensor, t: Tensor, eps: Tensor, weight: str =
     return w * flat(error).square().mean(1)
 
 
-def stratified_times(n: int, timesteps: int) -> Tensor:
+def stratified_times(n: int, timesteps: int, chance: torch.Generator | None = None) -> Tensor:
     """Draw n levels from 1..T, one from each n-th of the range, in random order: uniform, with less variance.
 
+    Arguments:
+        chance: what they are drawn by; None: PyTorch's global generator.
     Returns:
         times k / T, `[n]`, float64.
     """
-    position = (torch.randperm(n) + torch.rand(n, dtype=torch.float64)) / n
+    position = (torch.randperm(n, generator=chance) + torch.rand(n, dtype=torch.float64, generator=chance)) / n
     return ((position * timesteps).floor().clamp(max=timesteps - 1) + 1) / timesteps

@@ -24,9 +24,9 @@ from leapstep.data.dataset import Data, resizing
 from leapstep.models.model import Model
 from leapstep.networks import UNet
 from leapstep.text import counted, percent
-from leapstep.training import initial, objective
+from leapstep.training import chance, initial, objective
 from leapstep.training.configuration import CPU_PRESET, PRESETS, TrainingConfig
-from leapstep.training.learner import Learner, seeded
+from leapstep.training.learner import Learner
 from leapstep.training.parts import build_network, check_sides, largest
 from leapstep.training.samples import Samples, read_samples
 
@@ -88,25 +88,28 @@ class Trainer(Learner):
 
     def batch(self, part: int) -> tuple[Tensor, Tensor | None]:
         """This process's share of a part of the step's batch: samples [b, *d], and labels [b] where they are used."""
-        config, index = self.config, part * self.accelerator.num_processes + self.accelerator.process_index
-        x0, labels = self.samples.batch(config.seed, self.step * config.batch_size + index * self.share, self.share)
+        config, first = self.config, self.rows(part).start
+        x0, labels = self.samples.batch(config.seed, self.step * config.batch_size + first, self.share)
         return x0, labels if config.labels else None
 
     def losses(self, part: int) -> tuple[Tensor, Tensor]:
         """The loss of each sample of `batch`, [b], and the times at which they were noised, [b]."""
-        config, device = self.config, self.accelerator.device
+        config, device, rows = self.config, self.accelerator.device, self.rows(part)
         x0, labels = self.batch(part)
-        torch.manual_seed(seeded(config.seed, self.step, part, self.accelerator.process_index))
+        drawn = chance.generator(config.seed, self.step)  # for the whole batch, of which each process takes its rows
+        own, n = slice(rows.start, rows.stop), config.batch_size
+        t = objective.stratified_times(n, config.timesteps, drawn)[own]
+        mirrored, dropped = torch.rand(2, n, generator=drawn)[:, own]
         if config.flip:
-            x0 = torch.where(torch.rand(len(x0), 1, 1, 1) < 0.5, x0.flip(-1), x0)
+            x0 = torch.where(mirrored.view(-1, 1, 1, 1) < 0.5, x0.flip(-1), x0)
         condition = {}
         if labels is not None:
             if self.null_label is not None:
-                labels = torch.where(torch.rand(len(labels)) < config.label_dropout, self.null_label, labels)
+                labels = torch.where(dropped < config.label_dropout, self.null_label, labels)
             condition["class_labels"] = labels.to(device)
-        t = objective.stratified_times(len(x0), config.timesteps)
-        x0 = x0.to(device)
-        return self._weighted(self.network, x0, t, torch.randn_like(x0), condition), t
+        eps = chance.normal(config.seed, self.step, rows, self.data.shape, device)
+        torch.manual_seed(chance.seeded(config.seed, self.step, part, self.accelerator.process_index))  # of dropout
+        return self._weighted(self.network, x0.to(device), t, eps, condition), t
 
     def trial(self, n: int) -> Tensor:
         """A mean loss that takes as long as that of n samples; see `Learner.trial`."""

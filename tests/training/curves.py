@@ -1,0 +1,47 @@
+"""The loss curves of short runs, written by the first of the processes that run this: curves.py OUT KIND ..."""
+
+import json
+import sys
+
+import torch
+
+from leapstep.networks import MLP
+from leapstep.training import Distiller, Trainer
+from leapstep.training.configuration import DistillationConfig, configure
+from random_models import model_of
+
+STEPS = 8
+SHAPED = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 16, "warmup": 2}
+ASKED = {**SHAPED, "labels": True, "flip": True, "precision": "float32"}
+
+
+def learner(kind):
+    """A run of one kind, as it begins."""
+    if kind == "student":
+        import leapstep
+
+        torch.manual_seed(0)
+        network = MLP(shape=(3,), width=16, depth=1)
+        torch.nn.init.normal_(network.linear_out.weight, std=0.1)
+        teacher = model_of(network, leapstep.cosine(20), "v", (3,))
+        config = DistillationConfig(calls=2, batch_size=16, teacher_steps=4, accumulate=2, precision="float32")
+        return Distiller(config, teacher, device="cpu", progress=False)
+    parts = {"whole": {}, "parts": {"accumulate": 2}}[kind]
+    return Trainer(configure({**ASKED, **parts}), "digits", device="cpu", progress=False)
+
+
+def curve(run):
+    """The losses of each sample, step by step, [STEPS, b], and the norms of the gradients."""
+    results = [run.advance() for _ in range(STEPS)]
+    return [result["losses"].tolist() for result in results], [result["gradient_norm"] for result in results]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    said = {}
+    for name in sys.argv[2:]:
+        run = learner(name)
+        said[name] = curve(run)
+    if run.accelerator.is_main_process:
+        with open(sys.argv[1], "w") as file:
+            json.dump(said, file)
