@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leapstep.cli import options
+from leapstep.cli import options, sharding
 from leapstep.models.folder import TUNED
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ EXAMPLES = """**Examples**
 
 `leapstep sample runs/digits --n 5000 --out many --resume`
 
+`leapstep sample runs/digits --n 5000 --format webdataset --on here --shard 1000 --out tars`
+
 `leapstep sample runs/digits --spec many/manifest.json --out again`
 
 `leapstep sample stable-diffusion --prompt "a cat in the snow" --steps 12 --method unipc --n 4 --out cats`
@@ -44,7 +47,14 @@ def command(
     out: Annotated[Path, typer.Option(help="The folder to make, with images, a grid and a manifest.")],
     stated: options.Spec,
     asked: dict[str, Any],
-    format: Annotated[str | None, typer.Option(help="png (default for images) | npz")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="png (default for images) | npz (default of shards) | parquet | webdataset; the last two are shards."
+        ),
+    ] = None,
+    on: sharding.On = None,
+    shard: sharding.Shard = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue where this command was stopped; start if the folder is empty.")
     ] = False,
@@ -52,20 +62,31 @@ def command(
     no_preview: options.NoPreview = False,
 ) -> dict[str, Any]:
     """Draw samples of a trained model, in as few network calls as you like."""
-    from leapstep.inference.store import check_place
+    from leapstep.data.shards import ALWAYS
+    from leapstep.inference.store import GRID, check_place
+    from leapstep.workers.running import HERE
 
+    if on is None and format in ALWAYS:
+        on = HERE
+    sharding.check(on, shard)
     check_place(out, resume, overwrite)
-    from leapstep.inference.writing import GRID, first_samples, write_samples
+    from leapstep.inference.writing import first_samples, write_samples
 
     how: Any = {"format": format, "source": model.name, "resume": resume, "overwrite": overwrite}
     if model.is_pipeline or any(value is not None for value in asked.values()):
+        if on is not None:
+            raise ValueError("--on: what a pipeline of diffusers draws is not cut into shards: leave it out")
         spec, manifest = _drawn(model, stated, asked, out, how)
-        pictures = (out / "grid.png").exists()
     else:
-        loaded, spec = model.open(), stated.made()
-        manifest = write_samples(loaded, spec, out, **how, tell=lambda line: typer.echo(line, err=True))
-        pictures = loaded.is_pictures
-    shown = first_samples(out, min(spec.n, GRID)) if pictures else None
+        spec, device = stated.made(), None
+        if on not in (None, HERE):  # the model travels to its workers, which have their own
+            model, device = dataclasses.replace(model, device="cpu"), model.device
+        how |= {"on": on, "shard": shard, "device": device}
+        manifest = write_samples(model.open(), spec, out, **how, tell=lambda line: typer.echo(line, err=True))
+    if manifest["finished"] < spec.n:
+        typer.echo(f"the shards of this process are there, others are still drawing: {out}")
+        return {"out": out, **manifest}
+    shown = first_samples(out, min(spec.n, GRID)) if (out / "grid.png").exists() else None
     if shown is not None:
         options.show(shown, no_preview)
     typer.echo(f"{spec.n} samples in {manifest['seconds']} s, {manifest['calls']} network calls each: {out}")

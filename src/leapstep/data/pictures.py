@@ -394,9 +394,18 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     """
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"cannot save an image as {path}: images are saved as PNG, pass a name that ends in .png")
+    files.write_bytes(path, _encoded(image))
+
+
+def png(pixels: Pixels) -> bytes:
+    """The PNG file of an image, uint8 [c, h, w] with c = 1 or 3."""
+    return _encoded(_image(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+
+
+def _encoded(image: Image.Image) -> bytes:
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
-    files.write_bytes(path, encoded.getvalue())
+    return encoded.getvalue()
 
 
 def _scaled(pixels: Pixels, side: int, zoom: int | None = None, count: int | None = None, most: int = SHEET) -> Pixels:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leapstep.core.scaling import Scaling
-from leapstep.data import cache
+from leapstep.data import cache, shards
 from leapstep.data.cache import Key
 from leapstep.data.dataset import Array, Data, NoSplit
 from leapstep.data.decoding import Item, Options, decode, from_images, from_pixels, kept
@@ -164,6 +166,8 @@ def _read_digits(source: str, options: Options) -> Data:
 
 
 def _read_folder(source: str, options: Options) -> Data:
+    if (found := shards.of_folder(source)) is not None:
+        return _read_shards(source, found, options)
     paths = sorted(_visible(Path(source)))
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     if (Path(source) / "manifest.json").is_file():  # of `leapstep sample`, whose grid is not a sample
@@ -178,6 +182,25 @@ def _read_folder(source: str, options: Options) -> Data:
         f"no images in {source}, which {content}: name a folder of images ({', '.join(IMAGE_SUFFIXES)}), of parquet or "
         "of arrow files"
     )
+
+
+def _read_shards(source: str, found: shards.Shards, options: Options) -> Data:
+    """Samples in shards: pictures are decoded like all images, all else is stacked."""
+    _check_whole(source, options.split)
+    items = found.items()
+    first = next(items, None)
+    if first is None:
+        raise ValueError(f"{source} has no whole shard yet: go on with leapstep sample --resume")
+    items = itertools.chain([first], items)
+    if not isinstance(first.content, np.ndarray) or shards.are_pictures(first.content[None]):
+        key = _key(source, found.files(), options)
+        return kept(key, source, options) or from_images(items, found.classes, source, options, key)
+    blocks, labels = [], []
+    while block := list(itertools.islice(items, 2**16)):
+        blocks.append(np.stack([np.asarray(item.content) for item in block]))
+        labels += [item.label for item in block if item.label is not None]
+    data = _from_array(np.concatenate(blocks), np.array(labels) if labels else None, source, options)
+    return replace(data, classes=found.classes) if labels and found.classes else data
 
 
 def _read_images(source: str, paths: list[Path], options: Options) -> Data:

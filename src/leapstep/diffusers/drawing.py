@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from leapstep import files
+from leapstep.data.shards import MANIFEST
 from leapstep.diffusers.scheduler import Scheduler
 from leapstep.files import folders
 from leapstep.inference.fields import AUTO, FITTED
 from leapstep.inference.provenance import versions
 from leapstep.inference.spec import SamplingSpec, SpecError
-from leapstep.inference.store import MANIFEST, Growing, Pictures, Store, check_place
-from leapstep.inference.writing import GRID, begin, write_grid
+from leapstep.inference.store import GRID, Growing, Pictures, Store, check_place, write_grid
+from leapstep.inference.writing import begin
 from leapstep.models import beside, schema
 from leapstep.progress import progress_bar
 from leapstep.text import one_line, reason

@@ -66,6 +66,11 @@ class Execution:
     error: float | None = None
     refusal: str = ""
 
+    @classmethod
+    def stated(cls, dtype: str, said: Any) -> Execution:
+        """What a dtype and the JSON of `to_json` state."""
+        return cls(dtype, isinstance(said, dict) and said.get("memory_format") == "channels_last")
+
     def applied(self, network: nn.Module) -> nn.Module:
         """The network as it is to be called: itself, or a copy. What keeps its dtype and layout is not copied."""
         dtype = DTYPES[self.dtype]

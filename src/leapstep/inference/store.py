@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from leapstep import files
+from leapstep import files, workers
 from leapstep.data.pictures import grid, save_image
+from leapstep.data.shards import MANIFEST
 from leapstep.files import folders, reading
 
 Array = npt.NDArray[Any]
@@ -25,11 +26,20 @@ PART, FINAL = "part.npy", "samples.npz"
 """An array of samples in growth, and in the end."""
 
 
-MANIFEST = "manifest.json"
 RESULTS = folders.Kind(
-    MANIFEST, "weights_sha256", r"\d{5,}\.png|grid\.png|samples\.npz|part\.npy|manifest\.json", resumable=True
+    MANIFEST,
+    "weights_sha256",
+    rf"\d{{5,}}\.png|grid\.png|samples\.npz|part\.npy|manifest\.json|{workers.KIND.names}",
+    resumable=True,
 )
 """Folders of samples, and what they are known by."""
+
+ELSEWHERE = ("model", "trained_steps", "execution")
+"""What of a manifest may differ when a drawing goes on: how the model is called, since its weights are compared; and
+how its network is computed, but for the dtype, which is part of the specification."""
+
+GRID = 400
+"""How many pictures the grid shows."""
 
 
 def check_place(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -149,3 +159,10 @@ class Growing:
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, said)
         return head.getvalue()
+
+
+def write_grid(out: Path, shown: Array, labels: Sequence[int] | None) -> None:
+    """Write the grid of the first pictures, with a column for each class where there are several in turn."""
+    turns = [0] if labels is None else labels[: len(shown)]
+    period = next(p for p in range(1, len(turns) + 1) if turns[p:] == turns[:-p])  # of the classes in turn
+    save_image(grid(shown, period=period), out / "grid.png")

@@ -16,23 +16,30 @@ import torch
 from leapstep import files
 from leapstep.core.names import DTYPES
 from leapstep.core.sampling import State
+from leapstep.data import shards
+from leapstep.data.shards import MANIFEST
 from leapstep.files import folders, reading
 from leapstep.inference.engine import Array, draw, values
 from leapstep.inference.execution import Execution, choose
 from leapstep.inference.fields import AUTO
 from leapstep.inference.provenance import provenance
+from leapstep.inference.sharding import OfModel, as_begun, write_shards
 from leapstep.inference.spec import SamplingSpec, SpecError
-from leapstep.inference.store import FINAL, MANIFEST, RESULTS, Growing, Pictures, Store, check_place
+from leapstep.inference.store import (
+    ELSEWHERE,
+    FINAL,
+    GRID,
+    RESULTS,
+    Growing,
+    Pictures,
+    Store,
+    check_place,
+    write_grid,
+)
 from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 from leapstep.text import one_line
-
-ELSEWHERE = ("model", "trained_steps", "execution")
-"""What may differ when a drawing goes on: how the model is called, since its weights are compared; and how its network
-is computed, but for the dtype, which is part of the specification."""
-
-GRID = 400
-"""How many pictures the grid shows."""
+from leapstep.workers.running import HERE
 
 
 def write_samples(
@@ -42,6 +49,8 @@ def write_samples(
     *,
     format: str | None = None,
     source: str | None = None,
+    on: str | None = None,
+    shard: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     device: torch.device | str | None = None,
@@ -53,9 +62,15 @@ def write_samples(
     The manifest is the specification with its provenance, and counts what is finished. What was stopped goes on, to
     the same bits, with `resume`.
 
+    With `on`, `shard` or a format that has it, samples lie in shards: a file, or a folder of PNGs, for each range of
+    indices, with its SHA-256 in the manifest. Any number of workers may draw them, and the samples are the same.
+
     Arguments:
         folder: it is made, or must be empty.
-        format: "png" (pictures only, their default) or "npz".
+        format: "png" (pictures only, their default) or "npz" (the default of shards); or "parquet" or "webdataset",
+            which are shards.
+        on: whose workers draw shards, see `leapstep.workers.run`; None: one process does.
+        shard: samples in each, rounded up to whole batches; None: about a minute's work.
         source: how the manifest names the model.
         resume: go on with what a call with the same model and specification has begun there.
         overwrite: replace earlier samples.
@@ -69,16 +84,31 @@ def write_samples(
             model or specification.
     """
     spec, out = spec.checked(model), Path(folder)
+    begun = resume and shards.of_folder(out) is not None
+    in_shards = begun or on is not None or shard is not None or format in shards.ALWAYS
+    form = _form(format, model, in_shards)
+    if in_shards:
+        drawing = OfModel(model, as_begun(spec, out) if resume else spec)
+        at = model.device if device is None and on in (None, HERE) else device
+        manifest = write_shards(
+            drawing,
+            out,
+            _manifest(model, drawing.spec, form, source),
+            on=on or HERE,
+            shard=shard,
+            device=None if at is None else str(at),
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        _tell(manifest, tell)
+        return manifest
     check_place(out, resume, overwrite)
     execution = (_continued(spec, out) if resume else None) or choose(model, spec)
-    spec = dataclasses.replace(spec, dtype=execution.dtype)
-    device = model.device if device is None else torch.device(device)
-    form = _form(format, model)
-    manifest = provenance(model, spec, source=source, device=device)
-    manifest |= {"times": spec.times_for(model).tolist(), "format": form}
-    manifest["execution"] = execution.to_json()
-    if execution.line:
-        tell(execution.line)
+    spec, device = dataclasses.replace(spec, dtype=execution.dtype), torch.device(device or model.device)
+    manifest = _manifest(model, spec, form, source)
+    manifest |= {"device": str(device), "execution": execution.to_json()}
+    _tell(manifest, tell)
     with folders.locked(out):
         record = begin(out, manifest, resume, overwrite)
         one = values(model, torch.zeros(1, *model.shape, dtype=spec.state_dtype))
@@ -95,17 +125,30 @@ def write_samples(
 def first_samples(folder: str | Path, n: int) -> Array:
     """The first n samples, `[n, *d]`, of a folder that `write_samples` has finished."""
     folder = Path(folder)
+    if (found := shards.of_folder(folder)) is not None:
+        return found.first(n).values
     if not (folder / FINAL).is_file():
         return Pictures(folder).first(n)
     with np.load(folder / FINAL, allow_pickle=False) as arrays:
         return np.array(arrays["samples"][:n])
 
 
-def _form(asked: str | None, model: Model) -> str:
-    forms = ("png", "npz") if model.is_pictures else ("npz",)
+def _form(asked: str | None, model: Model, in_shards: bool) -> str:
+    forms = [form for form in shards.FORMS if form != "png" or model.is_pictures]
     if asked is not None and asked not in forms:
         raise SpecError("format", asked, f"this model's samples can be written as {' or '.join(forms)}")
-    return asked or forms[0]
+    return asked or ("npz" if in_shards else forms[0])
+
+
+def _manifest(model: Model, spec: SamplingSpec, form: str, source: str | None) -> dict[str, Any]:
+    """What is known of samples before they are drawn."""
+    return provenance(model, spec, source=source) | {"times": spec.times_for(model).tolist(), "format": form}
+
+
+def _tell(manifest: Mapping[str, Any], tell: Callable[[str], object]) -> None:
+    """Tell how the network is computed, where that was measured."""
+    if line := manifest.get("execution", {}).get("line"):
+        tell(line)
 
 
 def _continued(spec: SamplingSpec, out: Path) -> Execution | None:
@@ -117,7 +160,7 @@ def _continued(spec: SamplingSpec, out: Path) -> Execution | None:
         return None
     if dtype not in DTYPES or spec.dtype not in (AUTO, dtype):
         return None
-    return Execution(dtype, isinstance(said, dict) and said.get("memory_format") == "channels_last")
+    return Execution.stated(dtype, said)
 
 
 def begin(out: Path, manifest: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Any]:
@@ -200,12 +243,3 @@ def _draw(
         raise
     finally:
         bar.close()
-
-
-def write_grid(out: Path, shown: Array, labels: list[int] | None) -> None:
-    """Write the grid, with a column for each class where there are several in turn."""
-    from leapstep.data.pictures import grid, save_image
-
-    turns = [0] if labels is None else labels[: len(shown)]
-    period = next(p for p in range(1, len(turns) + 1) if turns[p:] == turns[:-p])  # of the classes in turn
-    save_image(grid(shown, period=period), out / "grid.png")

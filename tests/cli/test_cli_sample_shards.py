@@ -1,0 +1,209 @@
+"""`leapstep sample --on`: samples in shards are those of one process, however they were cut, stopped, gone on with."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+import leapstep
+from commands import done, invoke, refused, tree, values
+from leapstep.data import read, shards
+from leapstep.inference import engine, sharding
+from leapstep.inference.writing import first_samples
+from leapstep.workers.job import sha256_of
+
+DIGITS = "--n 11 --steps 3 --batch-size 2 --label 3 7 1 --seed 5 --device cpu".split()  # noqa: SIM905
+CUT = [*DIGITS, "--on", "here", "--shard", 4]
+
+
+@pytest.fixture(scope="module")
+def whole(digits_model, tmp_path_factory):
+    """The samples of one process, without shards."""
+    out = tmp_path_factory.mktemp("whole") / "s"
+    done("sample", digits_model, "--out", out, *DIGITS, "--format", "npz")
+    return out
+
+
+@pytest.fixture(scope="module")
+def cut(digits_model, tmp_path_factory):
+    """The same in shards, of each form."""
+    place = tmp_path_factory.mktemp("cut")
+    for form in shards.FORMS:
+        done("sample", digits_model, "--out", place / form, *CUT, "--format", form)
+    return place
+
+
+@pytest.mark.parametrize("form", list(shards.FORMS))
+def test_shards_hold_the_samples_of_one_process(whole, cut, form):
+    with np.load(whole / "samples.npz") as arrays:
+        data = read(cut / form, split="all")
+        np.testing.assert_array_equal(data.values, arrays["samples"], strict=True)
+        np.testing.assert_array_equal(data.labels, arrays["labels"])
+        np.testing.assert_array_equal(first_samples(cut / form, 5), arrays["samples"][:5])
+    assert (cut / form / "grid.png").read_bytes() == (whole / "grid.png").read_bytes()
+    manifest, before = (json.loads((folder / "manifest.json").read_text()) for folder in (cut / form, whole))
+    own = ("format", "execution", "seconds", "classes", "shards", "model")
+    assert {name: value for name, value in manifest.items() if name not in own} == {
+        name: value for name, value in before.items() if name not in own
+    }
+    assert manifest["format"] == form
+    assert manifest["classes"] == list(leapstep.load(manifest["model"]).classes)
+    paths = [cut / form / shard["file"] for shard in manifest["shards"]]
+    assert paths == shards.of_folder(cut / form).paths
+    assert [(shard["first"], shard["n"]) for shard in manifest["shards"]] == [(0, 4), (4, 4), (8, 3)]
+    assert [shard["sha256"] for shard in manifest["shards"]] == [sha256_of(path) for path in paths]
+
+
+def test_arrays_are_cut_too_and_may_begin_anywhere(point_model, tmp_path):
+    given = ["sample", point_model, "--n", 12, "--steps", 2, "--batch-size", 4, "--first", 4]
+    done(*given, "--out", tmp_path / "whole")
+    for form in ("npz", "parquet", "webdataset"):
+        done(*given, "--out", tmp_path / form, "--format", form, "--on", "here", "--shard", 8)
+        np.testing.assert_array_equal(read(tmp_path / form).values, values(tmp_path / "whole"), strict=True)
+        assert not (tmp_path / form / "grid.png").exists()
+    names = [item.name.rpartition(" ")[2] for item in shards.of_folder(tmp_path / "webdataset").items()]
+    assert names == [f"{i:07d}" for i in range(4, 16)]
+    refused(
+        invoke(*given, "--out", tmp_path / "png", "--format", "png", "--on", "here"), "npz or parquet or webdataset"
+    )
+
+
+def test_a_form_may_ask_for_shards(digits_model, tmp_path):
+    done("sample", digits_model, "--out", tmp_path / "s", *DIGITS, "--format", "webdataset")
+    assert {path.suffix for path in shards.of_folder(tmp_path / "s").paths} == {".tar"}
+
+
+@pytest.mark.parametrize("form", ["npz", "png"])
+def test_a_stopped_job_goes_on_to_the_same_bytes(digits_model, cut, tmp_path, monkeypatch, form):
+    out, drawn, real = tmp_path / "s", [], sharding.draw
+
+    def stopped(model, spec, **options):
+        if spec.first == 4:
+            raise KeyboardInterrupt
+        return real(model, spec, **options)
+
+    def counted(model, spec, **options):
+        drawn.append(range(spec.first, spec.first + spec.n))
+        return real(model, spec, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "draw", stopped)
+        result = invoke("sample", digits_model, "--out", out, *CUT, "--format", form)
+        assert result.exit_code == 130
+        assert "1 of 3 shards are kept" in result.stderr
+    assert json.loads((out / "manifest.json").read_text())["finished"] == 0
+    assert len(read(out, split="all")) == 4  # what is there can be read
+    monkeypatch.setattr(sharding, "draw", counted)
+    refused(invoke("sample", digits_model, "--out", out, *CUT, "--format", form), "not empty: --resume it")
+    done("sample", digits_model, "--out", out, *DIGITS, "--format", form, "--resume")  # the folder knows of its shards
+    assert drawn == [range(4, 8), range(8, 11)]
+    for _ in range(2):
+        ours, theirs = ({k: v for k, v in tree(folder).items() if "json" not in k} for folder in (out, cut / form))
+        assert ours == theirs
+        done("sample", digits_model, "--out", out, *CUT, "--format", form, "--resume")
+    assert len(drawn) == 2
+
+
+def test_to_go_on_needs_the_same_job(digits_model, whole, cut, tmp_path):
+    given = ["sample", digits_model, "--resume", "--format", "npz"]
+    before = tree(cut / "npz")
+    for words, said in [
+        ([*CUT, "--seed", 6], "seed 5, not 6"),
+        ([*CUT, "--steps", 4], "steps 3, not 4"),
+        ([*DIGITS, "--format", "png"], "npz"),
+        ([*DIGITS, "--on", "here", "--shard", 6], "shards of 4, not 6"),
+        ([*CUT, "--dtype", "bfloat16"], "bfloat16"),
+    ]:
+        refused(invoke(*given, "--out", cut / "npz", *words), said)
+    assert tree(cut / "npz") == before
+    refused(invoke(*given, "--out", whole, *CUT), "not in shards")
+    done(*given, "--out", cut / "npz", *CUT, "--dtype", "float32")  # which is what auto has become
+    done("sample", digits_model, "--spec", cut / "npz" / "manifest.json", "--out", cut / "npz", "--resume")
+
+
+def test_shards_and_other_samples_replace_each_other(digits_model, tmp_path):
+    out, given = tmp_path / "s", ["sample", digits_model, "--out", tmp_path / "s", *DIGITS, "--overwrite"]
+    for words, names in [
+        ([], {"00000.png", "00010.png", "grid.png", "manifest.json"}),
+        (["--on", "here", "--shard", 4, "--format", "png"], {"00000", "00002", "job.json", "manifest.json"}),
+        (["--on", "here", "--shard", 4], {"00000.npz", "00002.npz", "job.json", "grid.png"}),
+        (["--format", "npz"], {"samples.npz", "grid.png", "manifest.json"}),
+    ]:
+        done(*given, *words)
+        there = {path.name for path in out.iterdir()}
+        assert names <= there
+        assert ("job.json" in names) == ("job.json" in there)
+        assert not ("samples.npz" in names and "00000.npz" in there)
+    (out / "notes.txt").write_text("mine")
+    done(*given, "--on", "here")
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_dtype_is_chosen_once_for_all_workers(digits_model, tmp_path, monkeypatch):
+    chosen = []
+
+    def choose(model, spec):
+        chosen.append(spec.n)
+        return sharding.Execution("bfloat16", channels_last=True, speedup=2.0)
+
+    monkeypatch.setattr(sharding, "choose", choose)
+    result = done("sample", digits_model, "--out", tmp_path / "s", *CUT)
+    assert "computing in bfloat16" in result.stderr
+    settled = json.loads((tmp_path / "s" / "job.json").read_text())["settled"]
+    assert (settled["dtype"], settled["execution"]["memory_format"]) == ("bfloat16", "channels_last")
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert (manifest["spec"]["dtype"], manifest["execution"]["memory_format"]) == ("bfloat16", "channels_last")
+    shards.of_folder(tmp_path / "s").paths[1].unlink()
+    before = tree(tmp_path / "s")
+    done("sample", digits_model, "--out", tmp_path / "s", *CUT, "--resume")
+    assert chosen == [11]
+    model = leapstep.load(digits_model)
+    spec = leapstep.SamplingSpec.read(tmp_path / "s" / "manifest.json")
+    drawn = engine.draw(model, spec, execution=sharding.Execution("bfloat16", channels_last=True))
+    expected = np.concatenate([engine.values(model, x) for _, x in drawn])
+    np.testing.assert_array_equal(read(tmp_path / "s", split="all").values, expected)
+    assert {k: v for k, v in tree(tmp_path / "s").items() if k.endswith("0.npz")}.items() <= before.items()
+
+
+def test_shards_are_measured_as_the_same_samples(whole, cut, tmp_path):
+    results = []
+    for samples in (whole, *(cut / form for form in shards.FORMS)):
+        done(
+            "evaluate",
+            samples,
+            "digits",
+            "--resamples",
+            2,
+            "--metrics",
+            "frechet",
+            "--out",
+            tmp_path / "r.json",
+            "--overwrite",
+        )
+        results.append(json.loads((tmp_path / "r.json").read_text()))
+    assert results[0]["evaluation"]["spec"]["seed"] == 5
+    assert all(result["metrics"] == results[0]["metrics"] for result in results)
+    assert all(result["evaluation"]["spec"] == results[0]["evaluation"]["spec"] for result in results)
+
+
+def test_a_broken_shard_is_made_anew_once_it_is_removed(digits_model, cut, tmp_path):
+    """Its hash in the manifest tells of it."""
+    done("sample", digits_model, "--out", tmp_path / "s", *CUT)
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    path = tmp_path / "s" / "00001.npz"
+    path.write_bytes(b"broken")
+    refused(invoke("evaluate", tmp_path / "s", "digits"), "00001.npz")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() != manifest["shards"][1]["sha256"]
+    path.unlink()
+    done("sample", digits_model, "--out", tmp_path / "s", *CUT, "--resume")
+    assert path.read_bytes() == (cut / "npz" / "00001.npz").read_bytes()
+
+
+def test_what_is_asked_for_is_looked_at_first(digits_model, tmp_path):
+    given = ["sample", digits_model, "--out", tmp_path / "s"]
+    refused(invoke(*given, "--on", "mars"), "mars")
+    refused(invoke(*given, "--shard", 5), "--on")
+    refused(invoke(*given, "--on", "here", "--shard", 0), "at least 1")
+    refused(invoke(*given, "--on", "here", "--format", "zip"), "--format zip", "parquet")
+    assert not (tmp_path / "s").exists()
