@@ -17,6 +17,11 @@ def processes() -> int:
     return _first(SIZES, 1)
 
 
+def neighbours() -> int:
+    """The number of processes of those that were started together that share this machine."""
+    return _first(("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"), 1) if processes() > 1 else 1
+
+
 def go_alone() -> None:
     """Remove these variables, so that nothing in this process waits for the others."""
     for name in (*RANKS, *SIZES, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):

@@ -473,7 +473,7 @@ def test_arrays_have_no_test_split(tmp_path):
 
 
 def test_sources_that_are_not_there(tmp_path):
-    allowed = r"name a folder, a .npy, .npz, .parquet, .arrow file, owner/name on the Hub, or `digits`"
+    allowed = r"name a folder, a .npy, .npz, .tar, .parquet, .arrow file, owner/name on the Hub, or `digits`"
     for name in (tmp_path / "missing", "missing", "./a/b", "data/missing.npy", "a/b/c"):
         with pytest.raises(ValueError, match=rf"^there is no {name}: {allowed}$"):
             read(name)

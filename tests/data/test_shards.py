@@ -12,6 +12,7 @@ import pytest
 
 from commands import ENVIRONMENT, tree
 from leapstep.data import read, shards
+from leapstep.data.on_demand import OnDemand
 
 RNG = np.random.default_rng(0)
 SAMPLES = {
@@ -70,6 +71,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from leapstep.data import read, shards
+from leapstep.data.on_demand import OnDemand
 data = read(sys.argv[1])
 for form, kind in shards.FORMS.items():
     labels = data.labels.tolist()
@@ -168,3 +170,17 @@ def test_other_folders_have_no_shards(tmp_path):
     assert shards.of_folder(tmp_path).paths == []
     with pytest.raises(ValueError, match="has no whole shard yet"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_many_pictures_in_shards_are_decoded_on_demand(tmp_path, form, labelled):
+    labels = LABELS if labelled else None
+    folder = folder_of(tmp_path / "s", form, SAMPLES["colour"], labels)
+    data = read(folder, on_demand=True)
+    assert isinstance(data.values, OnDemand)
+    np.testing.assert_array_equal(data.values, SAMPLES["colour"], strict=True)
+    assert (data.classes, None if data.labels is None else data.labels.tolist()) == (
+        CLASSES if labelled else (),
+        labels,
+    )

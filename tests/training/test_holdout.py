@@ -77,7 +77,7 @@ def test_a_subset_is_a_data_set(tmp_path, mapped):
     data = read(array(tmp_path, values) if mapped else str(tmp_path / "x.npz"))
     chosen = np.array([3, 40, 7])
     part = data.subset(chosen)
-    assert isinstance(part.values, np.memmap) == mapped
+    assert (getattr(part.values, "values", None) is data.values) == mapped  # a view, where a copy may be too large
     assert np.array_equal(part.values, values[chosen])
     assert part.scaling == data.scaling
     if not mapped:

@@ -32,7 +32,7 @@ def command(
         str,
         typer.Argument(
             help="Images, with labels or without, or arrays with labels: `digits`, a folder of images "
-            "(sub-folders are labels), a parquet, arrow or npz file, a folder of parquet files, "
+            "(sub-folders are labels), a tar, parquet, arrow or npz file, a folder of tar or parquet files, "
             "or `owner/name` on the Hub."
         ),
     ],

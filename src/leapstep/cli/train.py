@@ -39,8 +39,8 @@ def command(
     data: Annotated[
         str,
         typer.Argument(
-            help="`digits`, a folder of images (sub-folders are labels), a parquet, arrow, npy or npz file, a folder "
-            "of parquet files, or `owner/name` on the Hub."
+            help="`digits`, a folder of images (sub-folders are labels), a tar, parquet, arrow, npy or npz file, a "
+            "folder of tar or parquet files, or `owner/name` on the Hub."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],

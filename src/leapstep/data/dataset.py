@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from leapstep.core.printing import summary
 from leapstep.core.scaling import PIXELS, Scaling
+from leapstep.data.values import Array as Array
+from leapstep.data.values import Elsewhere, Selection, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Array = npt.NDArray[Any]
 
 
 class NoSplit(ValueError):
@@ -30,8 +29,8 @@ class Data:
     """A data set.
 
     Attributes:
-        values: [n, *d]; uint8 [n, c, h, w] for images, any integer or float type and shape for arrays. It may be
-            memory-mapped.
+        values: [n, *d]; uint8 [n, c, h, w] for images, any integer or float type and shape for arrays. They may be
+            memory-mapped, or decoded when they are indexed.
         labels: int64 [n], indices into `classes`, or None.
         classes: the names of the classes; empty without labels.
         source: the name that was read.
@@ -39,9 +38,10 @@ class Data:
         skipped: a line for each image that could not be read: its name and the reason.
         originals: number of images by their original (width, height); empty for arrays.
         hashes: uint64 [n], those that `hashes` gives, where they are known.
+        names: uint64 [n], the hash of each sample's name in the source, where the values are decoded on demand.
     """
 
-    values: Array
+    values: Values
     labels: npt.NDArray[np.int64] | None
     classes: tuple[str, ...]
     source: str
@@ -49,6 +49,7 @@ class Data:
     skipped: tuple[str, ...] = ()
     originals: Mapping[tuple[int, int], int] = field(default_factory=dict)
     hashes: npt.NDArray[np.uint64] | None = None
+    names: npt.NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -79,30 +80,25 @@ class Data:
         return self.scaling.to_model(np.asarray(self.values[np.asarray(indices)]))
 
     def subset(self, indices: Array) -> Data:
-        """Select samples as a data set; of a memory-mapped one in a temporary file, which ends with the process.
+        """Select samples as a data set: a copy where they lie in memory, otherwise a view.
 
         Arguments:
             indices: [b] integers in [0, n).
         """
-        shape = (len(indices), *self.shape)
-        mapped = isinstance(self.values, np.memmap)
-        values: Array = np.empty(shape, self.values.dtype) if not mapped else _mapped(shape, self.values.dtype)
-        rows = max(1, 2**24 // max(1, self.values[:1].nbytes))
-        for start in range(0, len(indices), rows):
-            values[start : start + rows] = self.values[indices[start : start + rows]]
-        labels = None if self.labels is None else self.labels[indices]
-        hashes = None if self.hashes is None else self.hashes[indices]
-        return replace(self, values=values, labels=labels, skipped=(), hashes=hashes)
+        view = isinstance(self.values, np.memmap | Elsewhere)
+        return replace(
+            self,
+            values=Selection(self.values, np.asarray(indices)) if view else self.values[indices],
+            labels=None if self.labels is None else self.labels[indices],
+            skipped=(),
+            hashes=None if self.hashes is None else self.hashes[indices],
+            names=None if self.names is None else self.names[indices],
+        )
 
 
-def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    with tempfile.TemporaryFile() as file:  # a file without a name, which not even a crash leaves behind
-        return np.memmap(file, dtype, "w+", shape=shape)
-
-
-def hashes(values: Array) -> npt.NDArray[np.uint64]:
+def hashes(values: Values) -> npt.NDArray[np.uint64]:
     """The hash of each sample's values, [n]: BLAKE2b of 8 bytes."""
-    size = max(1, 2**24 // max(1, values[:1].nbytes))
+    size = max(1, 2**24 * len(values) // max(1, values.nbytes))
     digests = bytearray()
     for start in range(0, len(values), size):
         for row in np.ascontiguousarray(values[start : start + size]):

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from leapstep.core.scaling import PIXELS
 from leapstep.data import cache
 from leapstep.data.cache import Key
-from leapstep.data.dataset import Array, Data
+from leapstep.data.dataset import Data
+from leapstep.data.values import Array
 from leapstep.files.reading import regular
 from leapstep.progress import progress_bar
 from leapstep.text import reason
@@ -50,6 +51,7 @@ class Options(NamedTuple):
     strict: bool
     memory_limit: int | None
     progress: bool
+    on_demand: bool | None
 
 
 class Item(NamedTuple):
@@ -174,14 +176,14 @@ def _in_parallel(
 
     rest = iter(progress_bar(total, "reading", " images", items=items, show=options.progress))
     waiting: deque[Future[list[tuple[Item, Decoded | str]]]] = deque()
-    cores = min(8, _cores())
-    with ThreadPoolExecutor(cores) as pool:
+    workers = min(8, cores())
+    with ThreadPoolExecutor(workers) as pool:
         for first in rest:
-            block = [first, *itertools.islice(rest, together - 1 if _size(first) < LARGE else 0)]
-            small = statistics.median(map(_size, block)) < SMALL
+            block = [first, *itertools.islice(rest, together - 1 if encoded_size(first) < LARGE else 0)]
+            small = statistics.median(map(encoded_size, block)) < SMALL
             if not small:
                 waiting.append(pool.submit(several, block))
-            while waiting and (small or len(waiting) > 2 * cores):  # few, because decoded images wait in memory
+            while waiting and (small or len(waiting) > 2 * workers):  # few, because decoded images wait in memory
                 yield from waiting.popleft().result()
             if small:
                 yield from several(block)
@@ -189,12 +191,12 @@ def _in_parallel(
             yield from last.result()
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _size(item: Item) -> int:
+def encoded_size(item: Item) -> int:
     """Bytes of an encoded image."""
     match item.content:
         case bytes() as content:

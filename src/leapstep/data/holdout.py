@@ -2,8 +2,9 @@
 
 A sample is held out if the hash of its values, as the run reads them, is at most a threshold. So every run on the same
 data holds out the same samples, a held-out sample stays held out when others join or leave the data, and duplicates are
-never on both sides. The threshold is recorded in the run's `leapstep.json` (`Holdout`), and `part` reads the parts of
-the data for whoever measures the run.
+never on both sides. Where values are decoded on demand the hash is that of the sample's name in the source: nothing has
+to be decoded to know it, and duplicates under other names may be on both sides. The threshold is recorded in the run's
+`leapstep.json` (`Holdout`), and `part` reads the parts of the data for whoever measures the run.
 
 If a source has a split `test`, that is held out and nothing else.
 """
@@ -33,6 +34,7 @@ class Holdout(BaseModel):
         of: the number of samples in the source.
         threshold: the largest hash of a held-out sample, 16 hexadecimal digits.
         sha256: of the hashes of the held-out samples, which identifies the data under another name.
+        by: what is hashed of a sample.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +43,7 @@ class Holdout(BaseModel):
     of: int = Field(ge=1)
     threshold: str = Field(pattern="^[0-9a-f]{16}$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    by: Literal["values", "names"] = "values"
 
     @classmethod
     def recorded(cls, details: Mapping[str, Any]) -> Holdout | None:
@@ -77,7 +80,8 @@ def choose(data: Data, amount: str) -> Holdout | None:
             raise ValueError(f"--holdout {amount} of {n} samples leaves fewer than 2 to train on: hold out less")
     if not count:
         return None
-    hashes = _hashes(data)
+    by: Literal["values", "names"] = "values" if data.names is None else "names"
+    hashes = _hashes(data, by)
     threshold = np.sort(hashes)[count - 1]
     below = hashes[hashes <= threshold]
     if len(below) > 1.1 * count + 1 or len(below) > n - 2:
@@ -87,7 +91,7 @@ def choose(data: Data, amount: str) -> Holdout | None:
             f"--holdout {amount}: many samples of {data.source} are equal, and equal samples are held out together: "
             "leave --holdout out, or remove the copies"
         )
-    return Holdout(samples=len(below), of=n, threshold=f"{threshold:016x}", sha256=_digest(below))
+    return Holdout(samples=len(below), of=n, threshold=f"{threshold:016x}", sha256=_digest(below), by=by)
 
 
 def again(data: Data, earlier: Holdout) -> Holdout | None:
@@ -96,11 +100,11 @@ def again(data: Data, earlier: Holdout) -> Holdout | None:
     Returns:
         The record; None if it would hold out nothing, or leave fewer than 2 samples to train on.
     """
-    hashes = _hashes(data)
+    hashes = _hashes(data, earlier.by)
     train, test = _split(hashes, earlier)
     if not len(test) or len(train) < 2:
         return None
-    return Holdout(samples=len(test), of=len(data), threshold=earlier.threshold, sha256=_digest(hashes[test]))
+    return earlier.model_copy(update={"samples": len(test), "of": len(data), "sha256": _digest(hashes[test])})
 
 
 def rows(data: Data, holdout: Holdout | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -112,7 +116,13 @@ def rows(data: Data, holdout: Holdout | None) -> tuple[npt.NDArray[np.int64], np
     """
     if holdout is None:
         return np.arange(len(data)), np.arange(0)
-    return _split(_hashes(data), holdout)
+    return _split(_hashes(data, holdout.by), holdout)
+
+
+def on_demand(details: Mapping[str, Any]) -> bool | None:
+    """How `leapstep.data.read` is to read data for a model: as its run did, so that what it held out is known."""
+    holdout = Holdout.recorded(details)
+    return True if holdout is not None and holdout.by == "names" else None
 
 
 def part(details: Mapping[str, Any], source: str, split: str, read: Callable[[str], Data]) -> Data:
@@ -139,7 +149,7 @@ def part(details: Mapping[str, Any], source: str, split: str, read: Callable[[st
         if named or split == "train":
             raise
         return read(split)  # other data, which have this split nevertheless
-    hashes = _hashes(data)
+    hashes = _hashes(data, holdout.by)
     train, test = _split(hashes, holdout)
     if not named and (len(test) != holdout.samples or _digest(hashes[test]) != holdout.sha256):
         return data if split == "train" else read(split)
@@ -161,7 +171,7 @@ def relation(details: Mapping[str, Any], source: str, split: str, data: Data) ->
         data: the result of `part`.
     """
     holdout = Holdout.recorded(details)
-    if holdout is not None and split == "test" and _digest(_hashes(data)) == holdout.sha256:
+    if holdout is not None and split == "test" and _digest(_hashes(data, holdout.by)) == holdout.sha256:
         return "held-out"
     trained = (details.get("data") or {}).get("source")
     if trained is None or not same_source(str(trained), source):
@@ -186,12 +196,15 @@ def own_test(data: Data, **options: Any) -> Data | None:
         test = read(data.source, split="test", channels=channels, **options)
     except NoSplit:
         return None
-    same = test.values.shape == data.values.shape and np.array_equal(_hashes(test), _hashes(data))
+    by: Literal["values", "names"] = "values" if data.names is None else "names"
+    same = test.values.shape == data.values.shape and np.array_equal(_hashes(test, by), _hashes(data, by))
     return None if same else test
 
 
-def _hashes(data: Data) -> npt.NDArray[np.uint64]:
-    """A hash of each sample, [n]."""
+def _hashes(data: Data, by: Literal["values", "names"]) -> npt.NDArray[np.uint64]:
+    """A hash of each sample, [n]; of arrays, which have no names, that of their values."""
+    if by == "names" and data.names is not None:
+        return data.names
     return hashes(data.values) if data.hashes is None else data.hashes
 
 

@@ -1,15 +1,16 @@
-"""Readers of data sets: folders of images, tables, arrays, the Hub.
+"""Readers of data sets: folders of images, WebDataset tars, tables, arrays, the Hub.
 
-A source is `digits`, a folder of images, a parquet, arrow, npy or npz file, a folder of parquet or arrow files, or the
-name of a data set on the Hugging Face Hub. Images are decoded once. A source without splits is the split "train".
+A source is `digits`, a folder of images, a tar, parquet, arrow, npy or npz file, a folder of tar, parquet or arrow
+files, or the name of a data set on the Hugging Face Hub. Images are decoded once, and those of large sets on demand,
+see `leapstep.data.on_demand`. A source without splits is the split "train".
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import itertools
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -20,13 +21,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leapstep.core.scaling import Scaling
 from leapstep.data import cache, shards
+from leapstep.data.arrays import as_pixels, standardised
 from leapstep.data.cache import Key
-from leapstep.data.dataset import Array, Data, NoSplit
+from leapstep.data.dataset import Data, NoSplit
 from leapstep.data.decoding import Item, Options, decode, from_images, from_pixels, kept
+from leapstep.data.on_demand import Files, decoded_on_demand
+from leapstep.data.tables import Tables, columns_of, datasets_library, inside
+from leapstep.data.tars import Tars
+from leapstep.data.values import Array
 from leapstep.files.reading import CLASSES, read_npy, read_npz, regular
-from leapstep.text import one_line, reason
+from leapstep.text import reason
 
 MOST_SIDE = 8192
 """The largest side that images are resized to, pixels."""
@@ -46,6 +51,7 @@ def read(
     strict: bool = False,
     memory_limit: int | None = None,
     progress: bool = True,
+    on_demand: bool | None = None,
 ) -> Data:
     """Read a data set.
 
@@ -55,8 +61,8 @@ def read(
     [n, h, w], [n, 1 or 3, h, w] or [n, h, w, 1 or 3] are images; all others are plain values.
 
     Arguments:
-        source: `digits`; a folder of images, or of parquet or arrow files; a parquet, arrow, npy or npz file; or
-            `owner/name` on the Hugging Face Hub.
+        source: `digits`; a folder of images, or of tar, parquet or arrow files; a tar (WebDataset), parquet, arrow,
+            npy or npz file; or `owner/name` on the Hugging Face Hub.
         split: "train", "test", ... or "all". In a folder it selects the sub-folder (of images) or the files (of tables)
             with that name.
         size: side of the square images, in pixels; None if they all have one size.
@@ -65,6 +71,8 @@ def read(
         memory_limit: bytes of images in memory; None: a quarter of what is free. More are memory-mapped from a file of
             the cache, where the next call finds them; see `leapstep.data.cache`.
         progress: show a progress bar on stderr when it takes more than a second, and a line when images are kept.
+        on_demand: decode images when they are asked for; None: where those of a folder, of tars or of tables take more
+            than 4 GiB, see `leapstep.data.on_demand`.
 
     Returns:
         The data set; images that could not be read are named in `skipped`.
@@ -77,7 +85,7 @@ def read(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels {channels}: pass 1 (greyscale) or 3 (RGB)")
     source = str(source)
-    data = READERS[_kind(source)](source, Options(split, size, channels, strict, memory_limit, progress))
+    data = READERS[_kind(source)](source, Options(split, size, channels, strict, memory_limit, progress, on_demand))
     if len(data) < 2:
         raise ValueError(f"{source} holds {len(data)} sample: at least 2 are needed")
     return data
@@ -175,18 +183,23 @@ def _read_folder(source: str, options: Options) -> Data:
     tables = [path for path in paths if path.suffix.lower() in (".parquet", ".arrow")]
     if images:
         return _read_images(source, images, options)
+    tars = [path for path in paths if path.suffix.lower() == ".tar"]
+    if tars:
+        return _read_tars(source, _files_of_split(source, tars, options.split), options)
     if tables:
-        return _read_tables(source, _tables_of_split(source, tables, options.split), paths, options)
+        return _read_tables(source, _files_of_split(source, tables, options.split), paths, options)
     content = f"has other files, such as {paths[0].name}" if paths else "is empty"
     raise ValueError(
-        f"no images in {source}, which {content}: name a folder of images ({', '.join(IMAGE_SUFFIXES)}), of parquet or "
-        "of arrow files"
+        f"no images in {source}, which {content}: name a folder of images ({', '.join(IMAGE_SUFFIXES)}), of tar, "
+        "parquet or arrow files"
     )
 
 
 def _read_shards(source: str, found: shards.Shards, options: Options) -> Data:
     """Samples in shards: pictures are decoded like all images, all else is stacked."""
     _check_whole(source, options.split)
+    if data := _large_shards(source, found, options):
+        return data
     items = found.items()
     first = next(items, None)
     if first is None:
@@ -203,6 +216,18 @@ def _read_shards(source: str, found: shards.Shards, options: Options) -> Data:
     return replace(data, classes=found.classes) if labels and found.classes else data
 
 
+def _large_shards(source: str, found: shards.Shards, options: Options) -> Data | None:
+    """Pictures in shards that are decoded on demand; None where they are to be decoded before."""
+    if not found.paths or options.on_demand is False:
+        return None
+    if found.form.suffix == ".tar":
+        tars = Tars(found.paths, source, IMAGE_SUFFIXES, options.progress, found.classes)
+        return decoded_on_demand(tars, source, options) if len(tars) else None
+    if found.form.suffix == ".parquet":
+        return _large_tables([str(path) for path in found.paths], source, options)
+    return None
+
+
 def _read_images(source: str, paths: list[Path], options: Options) -> Data:
     root = Path(source)
     parts = {path: path.relative_to(root).parts[:-1] for path in paths}
@@ -216,8 +241,29 @@ def _read_images(source: str, paths: list[Path], options: Options) -> Data:
     classes = sorted({above[0] for above in parts.values()}) if labelled else []
     numbers = {name: number for number, name in enumerate(classes)}
     items = (Item(path, numbers[above[0]] if labelled else None, path) for path, above in parts.items())
+    if options.on_demand is not False:
+        known = np.fromiter((numbers[above[0]] for above in parts.values()), np.int64) if labelled else None
+        files = Files([os.path.relpath(path, root) for path in parts], known, tuple(classes), root)
+        if data := decoded_on_demand(files, source, options):
+            return data
     key = _key(source, parts, options)
     return kept(key, source, options) or from_images(items, tuple(classes), source, options, key, len(parts))
+
+
+def _read_tar(source: str, options: Options) -> Data:
+    _check_whole(source, options.split)
+    return _read_tars(source, [Path(source)], options)
+
+
+def _read_tars(source: str, paths: list[Path], options: Options) -> Data:
+    tars = Tars(paths, source, IMAGE_SUFFIXES, options.progress)
+    if not len(tars):
+        raise ValueError(f"{source} holds no images ({', '.join(IMAGE_SUFFIXES)}): name tars of pictures")
+    if data := decoded_on_demand(tars, source, options):
+        return data
+    key = _key(source, paths, options)
+    items = tars.items(range(len(tars)))
+    return kept(key, source, options) or from_images(items, tars.classes, source, options, key, len(tars))
 
 
 def _read_table(source: str, options: Options) -> Data:
@@ -227,12 +273,14 @@ def _read_table(source: str, options: Options) -> Data:
 
 def _read_tables(source: str, paths: list[Path], beside: list[Path], options: Options) -> Data:
     """Images of tables, whose rows may name files beside them."""
+    suffix = paths[0].suffix.lower()
+    names = [str(regular(path)) for path in paths if path.suffix.lower() == suffix]
+    if data := _large_tables(names, source, options):
+        return data
     key = _key(source, beside, options)
     if data := kept(key, source, options):
         return data
-    suffix = paths[0].suffix.lower()
-    names = [str(regular(path)) for path in paths if path.suffix.lower() == suffix]
-    load = _datasets().load_dataset
+    load = datasets_library().load_dataset
     try:
         # streamed, to avoid a second copy on disk
         rows = load(suffix[1:], data_files=names, split="train", streaming=True)
@@ -241,13 +289,27 @@ def _read_tables(source: str, paths: list[Path], beside: list[Path], options: Op
     return _from_rows(rows, source, options, key, alone=beside == [Path(source)])
 
 
+def _large_tables(names: list[str], source: str, options: Options) -> Data | None:
+    """Images of tables that are decoded on demand; None where they are to be decoded before, or cannot be reached."""
+    if options.on_demand is False:
+        return None
+    try:
+        columns = columns_of(names[0], source)
+        tables = Tables(names, source, columns, functools.partial(inside, source=source), options.progress)
+        return decoded_on_demand(tables, source, options)
+    except ValueError:
+        if options.on_demand:
+            raise
+        return None  # and what is wrong will be said by whoever reads all of it
+
+
 def _read_hub(source: str, options: Options) -> Data:
     """A data set of the Hub, whose images go to the cache while they arrive: nothing else of it is kept."""
     key = cache.key(source, options.split, options.size, options.channels, _revision(source))
     if data := kept(key, source, options):
         return data
     try:
-        datasets = _datasets()
+        datasets = datasets_library()
     except ValueError as error:
         raise ValueError(f"there is no file or folder {source}, and {error}") from error
     streaming = not datasets.config.HF_HUB_OFFLINE  # what the library has downloaded earlier it cannot stream
@@ -285,7 +347,7 @@ class _NamesFiles(Exception):
 
 def _from_rows(rows: Any, source: str, options: Options, key: Key | None, alone: bool = False) -> Data:
     """Images from a table of the `datasets` library; if it is `alone`, the key covers no files that rows may name."""
-    datasets = _datasets()
+    datasets = datasets_library()
     features = rows.features or {}
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -310,31 +372,13 @@ def _from_rows(rows: Any, source: str, options: Options, key: Key | None, alone:
             if not content and (name := image.get("path")):
                 if alone:
                     raise _NamesFiles
-                content = _inside(name, source)
+                content = inside(name, source)
             yield Item(f"{source}, row {number}", label, content or None)
 
     try:
         return from_images(items(alone), classes, source, options, key)
     except _NamesFiles:
         return from_images(items(False), classes, source, options)
-
-
-def _inside(name: str, source: str) -> Path | str:
-    """Return the file that a row of a table names, if it is in the folder of the table; else the reason why not.
-
-    A table from elsewhere could name any file of this machine, and its content would appear in samples and pages.
-    """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    path, folders = Path(source), [HF_HUB_CACHE, _datasets().config.HF_DATASETS_CACHE]  # for data from the Hub
-    if path.exists():
-        folders = [path if path.is_dir() else path.parent]
-    for folder in folders:
-        with contextlib.suppress(ValueError, OSError):  # a name that no file can have
-            file = Path(folder, name).resolve()
-            if file.is_relative_to(Path(folder).resolve()):
-                return file
-    return f"names the file {one_line(name, 100)}, which is not in the folder of the data: it is not read"
 
 
 def _read_arrays(source: str, options: Options) -> Data:
@@ -368,7 +412,7 @@ def _from_array(values: Array, labels: Array | None, source: str, options: Optio
             )
         labels = labels.astype(np.int64)
         classes = tuple(str(label) for label in range(labels.max() + 1))
-    pixels = _as_pixels(values)
+    pixels = as_pixels(values)
     if pixels is not None:
         return from_pixels(pixels, labels, classes, source, options, _key(source, [Path(source)], options))
     if options.size is not None or options.channels is not None:
@@ -376,40 +420,7 @@ def _from_array(values: Array, labels: Array | None, source: str, options: Optio
             f"{source} is a {values.dtype} array of shape {list(values.shape)}, not images (uint8, [n, h, w], "
             "[n, 1 or 3, h, w] or [n, h, w, 1 or 3]): pass neither size nor channels"
         )
-    return Data(values, labels, classes, source, _standardise(values, source))
-
-
-def _as_pixels(values: Array) -> npt.NDArray[np.uint8] | None:
-    """Return a view as images [n, c, h, w], or None if the array does not hold images."""
-    if values.dtype != np.uint8 or values.ndim not in (3, 4):
-        return None
-    if values.ndim == 3:
-        return values[:, None]
-    if values.shape[1] in (1, 3):
-        return values
-    return np.moveaxis(values, -1, 1) if values.shape[-1] in (1, 3) else None
-
-
-def _standardise(values: Array, source: str) -> Scaling:
-    """Compute mean and standard deviation over all values, in two passes of bounded memory."""
-    rows = max(1, 2**22 * len(values) // values.size)
-    starts = range(0, len(values), rows)
-    total, bad = 0.0, 0
-    first: tuple[int, ...] = ()
-    for start in starts:
-        chunk = values[start : start + rows].astype(np.float64)
-        faults = np.argwhere(~np.isfinite(chunk))
-        if len(faults) and not bad:
-            first = (start + int(faults[0][0]), *(int(index) for index in faults[0][1:]))
-        bad += len(faults)
-        total += chunk.sum() if not bad else 0.0
-    if bad:
-        raise ValueError(f"{source} holds {bad} NaN or infinite values, the first at index {list(first)}: remove them")
-    mean = total / values.size
-    squares = sum(np.square(values[start : start + rows].astype(np.float64) - mean).sum() for start in starts)
-    if values.min() == values.max():
-        raise ValueError(f"all values of {source} are {values.min()}: there is nothing to learn")
-    return Scaling(float(mean), math.sqrt(squares / values.size))
+    return Data(values, labels, classes, source, standardised(values, source))
 
 
 # --- what readers share
@@ -434,7 +445,7 @@ def _visible(folder: Path) -> Iterator[Path]:
         yield from (Path(above, name) for name in names if not name.startswith("."))
 
 
-def _tables_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
+def _files_of_split(source: str, paths: list[Path], split: str) -> list[Path]:
     """Select the files whose path in the folder contains the name of the split as a word."""
     names = {path: path.relative_to(source).as_posix() for path in paths}
     words = {path: _words(name) for path, name in names.items()}
@@ -459,19 +470,12 @@ def _words(name: str) -> set[str]:
     return set(re.split(r"[^a-z]+", name.lower()))
 
 
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError("parquet, arrow and the Hub need an extra: pip install 'leapstep[datasets]'") from error
-    return datasets
-
-
 READERS: dict[str, Callable[[str, Options], Data]] = {
     "digits": _read_digits,
     "folder": _read_folder,
     ".npy": _read_arrays,
     ".npz": _read_arrays,
+    ".tar": _read_tar,
     ".parquet": _read_table,
     ".arrow": _read_table,
     "hub": _read_hub,

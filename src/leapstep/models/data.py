@@ -213,6 +213,7 @@ def shared_parts(details: Mapping[str, Any], source: str, **options: Any) -> Cal
         details: the content of the model's `leapstep.json`.
         options: of `leapstep.data.read`.
     """
+    options["on_demand"] = holdout.on_demand(details)
     whole = functools.cache(lambda split: read(source, split=split, **options))
     return functools.cache(lambda split: holdout.part(details, source, split, whole))
 

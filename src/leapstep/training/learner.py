@@ -191,6 +191,9 @@ class Learner(abc.ABC):
         """Let the network compute in the precision of the run."""
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def close(self) -> None:  # noqa: B027
+        """End what the run does beside its steps, once there will be no more of them; `advance` begins it again."""
+
     def update(self, losses: Callable[[int], tuple[Tensor, Tensor]]) -> dict[str, Any]:
         """Change the weights once, by the gradient of a mean loss, and their average with them.
 

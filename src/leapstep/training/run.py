@@ -270,6 +270,7 @@ def loop(learner: Learner, run: Path) -> None:
         kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
         raise FloatingPointError(f"{error}; {kept}: lower the learning rate, or look at the data") from error
     finally:
+        learner.close()
         if record is not None:
             record.close()
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from leapstep.data.dataset import Data
-from leapstep.data.holdout import Holdout, again, choose, own_test, rows
+from leapstep.data.holdout import Holdout, again, choose, on_demand, own_test, rows
 from leapstep.data.readers import read
+from leapstep.data.values import Blocks, blocks_of
 from leapstep.training import initial
 from leapstep.training.configuration import TrainingConfig
 
@@ -50,20 +51,37 @@ class Samples:
         """
         n, end = len(self.rows), start + size
         epochs = range(start // n, (end - 1) // n + 1)
-        parts = [order(seed, epoch, n)[max(0, start - epoch * n) : end - epoch * n] for epoch in epochs]
+        orders = (order(seed, epoch, n, self._blocks) for epoch in epochs)
+        parts = [of[max(0, start - epoch * n) : end - epoch * n] for epoch, of in zip(epochs, orders, strict=True)]
         chosen = self.rows[np.concatenate(parts)]
         labels = self.data.labels
         return self.data.batch(chosen), None if labels is None else torch.from_numpy(labels[chosen])
 
+    @functools.cached_property
+    def _blocks(self) -> Blocks | None:
+        """Which of the rows are read together."""
+        whole = blocks_of(self.data.values)
+        return None if whole is None else whole.of(self.rows)
+
 
 @functools.lru_cache(maxsize=2)  # a batch may lie across two epochs
-def order(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
+def order(seed: int, epoch: int, n: int, blocks: Blocks | None = None) -> npt.NDArray[np.int64]:
     """In which order an epoch takes n samples, a function of the seed and the epoch.
+
+    Where samples are read in blocks, the blocks are shuffled, and then the samples of each window of so many blocks as
+    may be in memory: neighbours in the data come within a window of each other, and each block is read once. What comes
+    before a place in the order need not be read to go on from there.
 
     The samplers of PyTorch and accelerate shuffle by seed + epoch, so that a run with the next seed sees the same
     orders one epoch earlier.
     """
-    return np.random.default_rng([seed, epoch]).permutation(n)
+    random = np.random.default_rng([seed, epoch])
+    if blocks is None:
+        return random.permutation(n)
+    parts = np.split(np.arange(n), blocks.starts[1:-1])
+    turn = random.permutation(len(parts))
+    windows = (turn[first : first + blocks.window] for first in range(0, len(turn), blocks.window))
+    return np.concatenate([random.permutation(np.concatenate([parts[i] for i in window])) for window in windows])
 
 
 def read_samples(
@@ -87,14 +105,17 @@ def read_samples(
             cannot be held out.
     """
     channels = None if config.grey is None else (1 if config.grey else 3)
-    data = read(source, size=config.size, channels=channels, strict=config.strict, progress=progress)
+    earlier = [details for details in (resumed, start and start.model.details) if details]
+    as_earlier = next(filter(None, map(on_demand, earlier)), None)
+    options: dict[str, Any] = {"size": config.size, "progress": progress, "on_demand": as_earlier}
+    data = read(source, channels=channels, strict=config.strict, **options)
     if start is not None:
         data = initial.fitting(data, start)
     whole = Samples(data, np.arange(len(data)), None, None)
     if config.holdout == "no":
         return whole
     try:
-        test = own_test(data, size=config.size, progress=progress)
+        test = own_test(data, **options)
     except ValueError as error:
         note = f"there is no loss on the part test, which cannot be read: {error}"
         return dataclasses.replace(whole, notes=(note,))

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from leapstep.core.convention import Condition, Convention
 from leapstep.core.denoiser import from_network
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
+from leapstep.data.ahead import Ahead
 from leapstep.data.dataset import Data, resizing
+from leapstep.data.values import threads_of
 from leapstep.models.model import Model
 from leapstep.networks import UNet
 from leapstep.text import counted, percent
@@ -54,6 +56,8 @@ class Trainer(Learner):
         self.start = start
         self.samples = samples or read_samples(config, source, start, resumed, self.reports)
         self.data = self.samples.data
+        threads = threads_of(self.data.values)
+        self.batches = Ahead(self._batch, 2 * threads, threads)
         if config.flip and not self.data.is_pictures:
             raise ValueError(f"flip mirrors pictures, but {source} holds arrays: train without --flip")
         torch.manual_seed(config.seed)
@@ -88,9 +92,13 @@ class Trainer(Learner):
 
     def batch(self, part: int) -> tuple[Tensor, Tensor | None]:
         """This process's share of a part of the step's batch: samples [b, *d], and labels [b] where they are used."""
-        config, first = self.config, self.rows(part).start
-        x0, labels = self.samples.batch(config.seed, self.step * config.batch_size + first, self.share)
-        return x0, labels if config.labels else None
+        x0, labels = self.batches.take(self.step * self.config.accumulate + part)
+        return x0, labels if self.config.labels else None
+
+    def _batch(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """The share of a part of a step's batch, where all parts of all steps are numbered."""
+        config, (step, part) = self.config, divmod(number, self.config.accumulate)
+        return self.samples.batch(config.seed, step * config.batch_size + self.rows(part).start, self.share)
 
     def losses(self, part: int) -> tuple[Tensor, Tensor]:
         """The loss of each sample of `batch`, [b], and the times at which they were noised, [b]."""
@@ -160,6 +168,10 @@ class Trainer(Learner):
             total += self._weighted(network, x0, t[part], eps[part].to(device), condition).sum().item()
         return total / COMPARED
 
+    def close(self) -> None:
+        """As of `Learner`: no batch is read ahead any more."""
+        self.batches.close()
+
     # what is kept
 
     def model(self) -> Model:
@@ -181,7 +193,7 @@ class Trainer(Learner):
             "data": {
                 "source": data.source,
                 "samples": len(data),
-                "holdout": self.samples.holdout and self.samples.holdout.model_dump(),
+                "holdout": self.samples.holdout and self.samples.holdout.model_dump(exclude_defaults=True),
                 "shape": list(data.shape),
                 "scaling": data.scaling._asdict(),
                 "classes": list(data.classes) if self.config.labels else [],

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from leapstep.data.dataset import Data
+from leapstep.data.values import Values
 from leapstep.progress import progress_bar
 
 Array = npt.NDArray[Any]
@@ -82,12 +83,12 @@ def digest_of_weights(state: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def block_size(values: Array, numbers: int) -> int:
+def block_size(values: Values, numbers: int) -> int:
     """How many samples hold about so many numbers, at least 1."""
     return max(1, numbers * len(values) // max(1, values.size))
 
 
-def in_blocks(values: Array, what: str, show: bool = True) -> Iterator[Array]:
+def in_blocks(values: Values, what: str, show: bool = True) -> Iterator[Array]:
     """Values in turn, under a progress bar that shows after a second."""
     rows = min(256, block_size(values, 2**22))
     with progress_bar(len(values), what, " samples", show=show) as bar:
@@ -109,7 +110,7 @@ def batched(call: Callable[[Tensor], Tensor], prepare: Callable[[Array], Tensor]
     return extract
 
 
-def check_shape(values: Array, shape: tuple[int, ...], name: str) -> None:
+def check_shape(values: Values, shape: tuple[int, ...], name: str) -> None:
     """Raise ValueError where samples are not of the shape that features take."""
     if values.shape[1:] != shape:
         raise ValueError(f"samples of shape {list(values.shape[1:])}: the features {name} take {list(shape)}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from leapstep.core.scaling import Scaling
 from leapstep.data.dataset import Data
+from leapstep.data.values import Values
 from leapstep.evaluation import rotations
 from leapstep.evaluation.features.classifier import Classifier
 from leapstep.evaluation.features.space import (
@@ -83,12 +84,12 @@ def train(
     held = order[: max(1, len(data) // 10)] if test is None else order[:0]
     kept = order[len(held) :]
     turned = not is_labelled(data)
-    values = data.values[held] if test is None else test.values
+    values = data.subset(held).values if test is None else test.values
+    labels = None
     if turned:
         check_shape(values, data.shape, "to be learned")
-        asked, labels = rotations.all_turned(values)
     else:
-        asked, labels = values, data.labels[held] if test is None else _labels(test, data)  # type: ignore[index]
+        labels = data.labels[held] if test is None else _labels(test, data)  # type: ignore[index]
     classes = rotations.angles(data.shape) if turned else data.classes
     steps = max(1, len(kept) // recipe.batch_size)  # the rest of an epoch makes no batch: its statistics would be poor
     epochs = max(2, math.ceil(500 / steps)) if recipe.epochs is None else recipe.epochs
@@ -100,7 +101,7 @@ def train(
     _optimise(network, data, kept, (epochs, steps), recipe, progress)
     record = {
         "task": "rotations" if turned else "classes",
-        "accuracy": _accuracy(network, data.scaling, asked, labels, progress),
+        "accuracy": _accuracy(network, data.scaling, values, labels, progress),
         "tested_on": {"what": "a held-out tenth" if test is None else "the test split", "samples": len(values)},
         "copies": _copies(network, data, kept, values) if data.is_pictures and len(values) > 1 else {},
         "data": {
@@ -122,7 +123,7 @@ def is_labelled(data: Data) -> bool:
     return data.labels is not None and len(data.classes) > 1
 
 
-def _copies(network: Classifier, data: Data, kept: Array, values: Array) -> dict[str, float]:
+def _copies(network: Classifier, data: Data, kept: Array, values: Values) -> dict[str, float]:
     """`rotations.farther` for at most `COMPARED` pictures of each kind."""
     place = next(network.parameters()).device
 
@@ -221,8 +222,12 @@ def _labels(test: Data, data: Data) -> npt.NDArray[np.int64]:
     return numbers
 
 
-def _accuracy(network: Classifier, scaling: Scaling, values: Array, labels: Array, progress: bool) -> float:
-    place = next(network.parameters()).device
+def _accuracy(network: Classifier, scaling: Scaling, values: Values, labels: Array | None, progress: bool) -> float:
+    """How often the classes of samples are found; without labels, how often the turns of pictures are."""
+    place, right, start = next(network.parameters()).device, [], 0
     logits = batched(network, lambda block: scaling.to_model(block).to(place), 256)
-    found = torch.cat([logits(block).argmax(1) for block in in_blocks(values, "accuracy", progress)])
-    return float((found.numpy() == labels).mean())
+    for block in in_blocks(values, "accuracy", progress):
+        asked, known = rotations.all_turned(block) if labels is None else (block, labels[start : start + len(block)])
+        right.append(logits(asked).argmax(1).numpy() == known)
+        start += len(block)
+    return float(np.concatenate(right).mean())

@@ -43,7 +43,10 @@ def standing(samples: Array, data: Splits) -> Standing | None:
     if n < LEAST or len(reference) < LEAST:
         return None
     space = features.load("pixels", reference)
-    against, known = space.extract(reference.values).double(), space.extract(real.values).double()
+    against, known = (
+        space.extract(np.asarray(reference.values)).double(),
+        space.extract(np.asarray(real.values)).double(),
+    )
     drawn = [frechet_distance(known[random.permutation(len(known))[:n]], against) for _ in range(DRAWS)]
     return Standing(
         value=frechet_distance(space.extract(samples[:n]), against),
