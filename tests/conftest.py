@@ -62,6 +62,21 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def cluster():
+    """The address of a small cluster of Ray with two workers, to which this process is connected: one for all tests.
+
+    Tests that use it are marked with `pytest.mark.xdist_group("ray")`, so that one process has them all.
+    """
+    pytest.importorskip("ray")
+    from leapstep.workers.ray import connected
+
+    with connected("ray", num_cpus=2, object_store_memory=100 * 2**20):
+        import ray
+
+        yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="session")
 def place(tmp_path_factory):
     return tmp_path_factory.mktemp("cli")
 

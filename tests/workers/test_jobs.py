@@ -156,6 +156,7 @@ def test_another_key_is_refused_by_its_first_difference(tmp_path):
         ({"shard": 3}, "3 is no number of whole batches"),
         ({"suffix": "/../../x"}, "suffix is"),
         ({"settled": None}, "settled is null"),
+        ({"threads": 0}, "threads is 0"),
         ({"n": 0}, "n is 0"),
     ],
 )

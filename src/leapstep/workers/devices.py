@@ -1,10 +1,13 @@
-"""The devices of a machine that PyTorch can compute on."""
+"""What a machine computes on: devices, and threads of the processor."""
 
 from __future__ import annotations
 
+import os
+import sys
+
 
 def kinds() -> list[str]:
-    """The kinds that are there, the best first."""
+    """The kinds of devices that are there, the best first."""
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -14,3 +17,20 @@ def kinds() -> list[str]:
 def best() -> str:
     """The best kind that is there."""
     return kinds()[0]
+
+
+def threads() -> int:
+    """The number of threads in which this process computes on the processor."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def set_threads(number: int) -> None:
+    """Compute in so many threads from now on; the last bits of sums depend on it."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(number)
+    else:  # it reads this when it is imported
+        os.environ["OMP_NUM_THREADS"] = str(number)

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from leapstep.workers import devices
+from leapstep.workers.engine import Engine, Note
 from leapstep.workers.job import Job, Work
 from leapstep.workers.worker import Pilot, Settle, Worker
 
 
-class Here:
+class Here(Engine):
     """One worker: this process.
 
     Arguments:
+        work: what is done to each shard.
         device: None: the best there is.
+        settle: called before the first shard; see `leapstep.workers.run`.
     """
 
-    def __init__(self, work: Work, device: str | None) -> None:
-        self.worker = Worker(work, devices.best() if device is None else device)
+    def __init__(self, work: Work, device: str | None, settle: Settle | None) -> None:
+        self.work, self.device, self.settle = work, devices.best() if device is None else device, settle
+        self.before = devices.threads()
+        self.worker: Worker | None = None
 
     def count(self) -> int:
-        """The number of workers."""
+        """One."""
         return 1
 
-    def pilot(self, folder: Path, batch: range, settle: Settle | None, measure: bool) -> Pilot:
+    def threads(self) -> int:
+        """Those of this process."""
+        return self.before
+
+    def pilot(self, folder: Path, batch: range, threads: int, measure: bool) -> Pilot:
         """See `Worker.pilot`."""
-        return self.worker.pilot(folder, batch, settle, measure)
+        self.worker = Worker(self.work, self.device, threads, self.settle)
+        return self.worker.pilot(folder, batch, measure)
 
-    def make(self, job: Job, missing: Sequence[int], note: Callable[[int, int], None]) -> None:
-        """Make the shards of these numbers.
-
-        Arguments:
-            note: called with the number of indices that are there since the last call, and that of failures so far.
-        """
+    def make(self, job: Job, missing: Sequence[int], note: Note) -> None:
+        """Make the shards of these numbers, in this order. An error ends it, as it was raised."""
+        worker = self.worker or Worker(self.work, self.device, job.threads)
         for i in missing:
-            self.worker.make(job, i)
-            note(len(job.shards[i]), 0)
+            worker.make(job, i)
+            note(len(job.shards[i]), "")
 
     def close(self) -> None:
-        """Nothing is left to be done."""
+        """Compute in as many threads as before."""
+        devices.set_threads(self.before)

@@ -99,6 +99,7 @@ class Job:
         batch_size: how many are computed at once.
         shard: how many a shard has, whole batches; the last may have fewer.
         suffix: of a shard's file; "": it is a folder.
+        threads: in how many a worker computes on the processor: the last bits of sums depend on it.
         settled: what was settled on a worker before the first shard.
     """
 
@@ -108,6 +109,7 @@ class Job:
     batch_size: int
     shard: int
     suffix: str
+    threads: int
     settled: Mapping[str, Any]
 
     @property
@@ -122,34 +124,36 @@ class Job:
     def _number(self, i: int) -> str:
         return f"{i:0{max(5, len(str(len(self.shards) - 1)))}d}"
 
-    def missing(self, sweep: Callable[[int], bool] = lambda i: False) -> list[int]:
-        """The numbers of the shards that are not there, in order.
+    def missing(self) -> list[int]:
+        """The numbers of the shards that are not there, in order."""
+        return self._listed()[0]
 
-        Arguments:
-            sweep: of which of them what is left of attempts may be removed, since nobody else makes them now.
-        """
+    def sweep(self) -> None:
+        """Remove what is left of attempts at shards, of workers that died, or that are not needed any more."""
+        for path in self._listed()[1]:
+            remove(path)
+
+    def _listed(self) -> tuple[list[int], list[Path]]:
+        """The shards that are not there, and attempts at any."""
         count, width = len(self.shards), len(self._number(0))
-        here = bytearray(count)
         whole = re.compile(rf"(\d{{{width}}}){re.escape(self.suffix)}")
-        attempt = re.compile(rf"{re.escape(files.PREFIX)}(\d{{{width}}})-[0-9a-f]{{16}}{re.escape(self.suffix)}")
-        left = []
+        attempt = re.compile(rf"{re.escape(files.PREFIX)}(\d{{{width}}}|pilot)-[0-9a-f]{{16}}{re.escape(self.suffix)}")
+        here, attempts = bytearray(count), []
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                match = whole.fullmatch(entry.name) or attempt.fullmatch(entry.name)
-                number = count if match is None else int(match[1])
-                is_of_kind = entry.is_file if self.suffix else entry.is_dir
-                if number < count and is_of_kind(follow_symlinks=False):
-                    if entry.name.startswith(files.PREFIX):
-                        left.append((number, Path(entry)))
-                    else:
-                        here[number] = True
-        for number, path in left:
-            if sweep(number):
-                remove(path)
-        return [i for i in range(count) if not here[i]]
+                if attempt.fullmatch(entry.name):
+                    attempts.append(Path(entry))
+                elif match := whole.fullmatch(entry.name):
+                    is_of_kind = entry.is_file if self.suffix else entry.is_dir
+                    if int(match[1]) < count and is_of_kind(follow_symlinks=False):
+                        here[int(match[1])] = True
+        return [i for i in range(count) if not here[i]], attempts
 
     def make(self, make: Make, i: int) -> None:
-        """Make shard i: under a temporary name, flushed, noted in this process's log, renamed."""
+        """Make shard i: under a temporary name, flushed, noted in this process's log, renamed.
+
+        Where another worker makes it at the same time, the later one changes nothing but the names.
+        """
         temporary = self.folder / f"{files.PREFIX}{self._number(i)}-{secrets.token_hex(8)}{self.suffix}"
         try:
             record = dict(make(self.shards[i], temporary))
@@ -161,8 +165,10 @@ class Job:
                 if self.suffix or not self.path(i).is_dir():
                     raise
                 shutil.rmtree(temporary)  # another worker was faster; no folder takes the place of another
-        except BaseException:
+        except BaseException as error:
             remove(temporary)
+            if isinstance(error, OSError) and self.path(i).exists():  # who made it may have swept this attempt away
+                return
             raise
         files.sync(self.folder)
 
@@ -222,7 +228,7 @@ def read(folder: Path, suffix: str, key: Mapping[str, Any], n: int, batch_size: 
         raise ValueError(f"{path} is not that of a job: a shard of {said.shard} is no number of whole batches")
     if shard not in (None, said.shard):
         raise ValueError(f"{folder} holds a job cut into shards of {said.shard}, not {shard}: leave the size out")
-    return Job(folder, said.key, n, batch_size, said.shard, suffix, said.settled)
+    return Job(folder, said.key, n, batch_size, said.shard, suffix, said.threads, said.settled)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any, Any]]:

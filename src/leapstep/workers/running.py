@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from leapstep import files
 from leapstep.files import folders
 from leapstep.progress import progress_bar
-from leapstep.text import allowed
+from leapstep.text import allowed, one_line
 from leapstep.workers import job as jobs
+from leapstep.workers.engine import Engine
+from leapstep.workers.here import Here
 from leapstep.workers.job import Job, Shards, Work
+from leapstep.workers.torchrun import Torchrun, waited
 from leapstep.workers.worker import Pilot, Settle
 
-HERE = "here"
-ENGINES = (HERE,)
+HERE, RAY, CLUSTER, CLIENT, TORCHRUN = "here", "ray", "ray:auto", "ray://", "torchrun"
+ENGINES = (HERE, RAY, CLUSTER, f"{CLIENT}HOST:PORT", TORCHRUN)
 """What may be asked for as `on`."""
 
 SECONDS, EACH = 60.0, 4
@@ -55,19 +60,17 @@ class Finished:
         return self.job.settled
 
 
-class Engine(Protocol):
-    """Whoever has workers make shards; `leapstep.workers.here.Here` describes its methods."""
-
-    def count(self) -> int: ...  # noqa: D102
-    def pilot(self, folder: Path, batch: range, settle: Settle | None, measure: bool) -> Pilot: ...  # noqa: D102
-    def make(self, job: Job, missing: Sequence[int], note: Callable[[int, int], None]) -> None: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
-
-
 def check_engine(on: str) -> None:
-    """Make sure that there are workers of that name. Raises ValueError where there are none."""
-    if on not in ENGINES:
-        raise ValueError(f"no workers are called {on!r}: {allowed(on, ENGINES)}")
+    """Make sure that there may be workers of that name.
+
+    Raises:
+        ValueError: there are none; or they are Ray's, which is not installed.
+    """
+    client = on.startswith(CLIENT) and re.fullmatch(r"[^\s/:]+:\d+", on.removeprefix(CLIENT))
+    if on not in ENGINES[:3] and on != TORCHRUN and not client:
+        raise ValueError(f"no workers are called {one_line(on, 60)!r}: {allowed(on, ENGINES)}")
+    if on.startswith(RAY) and importlib.util.find_spec("ray") is None:
+        raise ValueError(f"{on} needs Ray: pip install 'leapstep[cluster]'")
 
 
 def run(
@@ -93,13 +96,16 @@ def run(
         batch_size: how many of them the work computes at once, from the first index of a shard on.
         shard: indices of a shard, rounded up to whole batches, so that no bit depends on it; None: about a minute's
             work, as a worker measures it on a batch, and at least 4 shards a worker. A begun job keeps its own.
-        on: whose workers: "here", in this process.
+        on: whose workers: "here": this process; "ray": processes of this machine, or the cluster of Ray that this
+            process is connected to; "ray:auto": the cluster that this machine is in; "ray://host:port": that one;
+            "torchrun": the processes of a launcher, all of which call this.
         device: of the workers; None: the best that they have.
         settle: called with a worker's device before the first shard is made; what it returns is written down, and all
             workers are given it. `settle=work.method` travels together with the work.
         progress: show a bar on stderr.
     Returns:
-        the files of all shards and what was noted of them.
+        the files of all shards and what was noted of them. Under torchrun all shards are there only for the last rank
+        (for two, if they end at the same moment), or for rank 0 where nothing was missing.
     Raises:
         ValueError: the folder holds another job, or other workers write there; or a shard failed.
         KeyboardInterrupt: with a note of what is kept. The same call goes on.
@@ -110,41 +116,52 @@ def run(
             raise ValueError(f"{name}={number}: it must be at least 1")
     folder, size = Path(folder).absolute(), None if shard is None else _whole(shard, batch_size)
     key = json.loads(json.dumps(key, allow_nan=False))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_writing(folder))
-        job = jobs.read(folder, work.suffix, key, n, batch_size, size)
-        engine = stack.enter_context(contextlib.closing(_engine(on, work, device)))
-        if job is None:
-            pilot = _pilot(engine, folder, n, batch_size, size, settle)
-            size = _cut(n, batch_size, engine.count(), pilot.seconds) if size is None else size
-            job = Job(folder, key, n, batch_size, size, work.suffix, json.loads(json.dumps(pilot.settled)))
-            job.write()
-        missing = job.missing(sweep=lambda i: True)
-        if missing:
-            _make(engine, job, missing, work, progress)
-        return Finished(job, True, job.records())
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """The folder, of which this process holds the lock."""
     files.check_writable(folder)
-    with folders.locked(folder):
-        yield
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(contextlib.closing(_engine(on, work, device, settle)))
+        if not engine.shared:
+            stack.enter_context(folders.locked(folder))
+
+        def begun() -> Job | None:
+            return jobs.read(folder, work.suffix, key, n, batch_size, size)
+
+        job = begun()
+        if job is None and engine.leads:
+            threads = engine.threads()
+            pilot = _pilot(engine, folder, n, batch_size, threads, size, settle is not None)
+            size = _cut(n, batch_size, engine.count(), pilot.seconds) if size is None else size
+            settled = json.loads(json.dumps(pilot.settled, allow_nan=False))
+            job = Job(folder, key, n, batch_size, size, work.suffix, threads, settled)
+            job.write()
+        elif job is None:
+            job = waited(begun)
+        missing = job.missing()
+        if missing:
+            _make(engine, job, missing, work, progress and engine.leads)
+        complete = not job.missing() if missing else engine.leads
+        if complete:
+            job.sweep()
+        return Finished(job, complete, job.records() if complete else [])
 
 
-def _engine(on: str, work: Work, device: str | None) -> Engine:
-    from leapstep.workers.here import Here
+def _engine(on: str, work: Work, device: str | None, settle: Settle | None) -> Engine:
+    if on == HERE:
+        return Here(work, device, settle)
+    if on == TORCHRUN:
+        return Torchrun(work, device, settle)
+    from leapstep.workers.ray import Ray
 
-    return Here(work, device)
+    return Ray(work, device, settle, on)
 
 
-def _pilot(engine: Engine, folder: Path, n: int, batch_size: int, size: int | None, settle: Settle | None) -> Pilot:
+def _pilot(
+    engine: Engine, folder: Path, n: int, batch_size: int, threads: int, size: int | None, settles: bool
+) -> Pilot:
     """What must be known before the job is cut."""
     measure = size is None and n >= 2 * EACH * engine.count() * batch_size  # else a shard is a batch, however long
-    if settle is None and not measure:
+    if not settles and not measure:
         return Pilot({}, None)
-    return engine.pilot(folder, range(min(n, batch_size)), settle, measure)
+    return engine.pilot(folder, range(min(n, batch_size)), threads, measure)
 
 
 def _cut(n: int, batch_size: int, workers: int, seconds: float | None) -> int:
@@ -169,16 +186,19 @@ def _make(engine: Engine, job: Job, missing: Sequence[int], work: Work, progress
     there = job.n - sum(len(job.shards[i]) for i in missing)
     bar = progress_bar(job.n, work.what, work.unit, done=there, show=progress)
 
-    def note(more: int, failures: int) -> None:
-        if failures:
-            bar.set_postfix_str(f"{failures} failed", refresh=False)
+    def note(more: int, said: str) -> None:
+        bar.set_postfix_str(said, refresh=False)
         bar.update(more)
 
     try:
         engine.make(job, missing, note)
     except KeyboardInterrupt as request:
-        left = len(job.missing())
-        request.add_note(f"{len(job.shards) - left} of {len(job.shards)} shards are kept in {job.folder}: go on there")
+        engine.close()
+        count, left = len(job.shards), len(job.missing())
+        request.add_note(f"{count - left} of {count} shards are kept in {job.folder}: go on there")
         raise
     finally:
         bar.close()
+        if not engine.shared:
+            engine.close()
+            job.sweep()

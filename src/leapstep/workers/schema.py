@@ -19,6 +19,7 @@ class Job(Schema):
     batch_size: Size
     shard: Size
     suffix: Annotated[str, Field(max_length=32, pattern=r"^(\.[a-z0-9]+)*$")]
+    threads: Annotated[int, Field(ge=1, le=4096)]
     settled: dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""One worker: the process, thread or machine that makes shards, one at a time."""
+"""One worker: the process that makes shards, one at a time, on its device and in its number of threads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leapstep import files
+from leapstep.workers import devices
 from leapstep.workers.job import Job, Make, Work, remove
 
 Settle = Callable[[str], Mapping[str, Any]]
@@ -36,23 +37,27 @@ class Worker:
     Arguments:
         work: what is done to each.
         device: where.
+        threads: in how many this process computes on the processor from now on.
+        settle: what settles what all workers share.
     """
 
-    def __init__(self, work: Work, device: str) -> None:
-        self.work, self.device = work, device
-        self.started: Make | None = None
+    def __init__(self, work: Work, device: str, threads: int, settle: Settle | None = None) -> None:
+        devices.set_threads(threads)
+        self.work, self.device, self.settle = work, device, settle
+        self.begun: Make | None = None
 
-    def _start(self, settled: Mapping[str, Any]) -> Make:
-        if self.started is None:
-            self.started = self.work.start(self.device, settled)
-        return self.started
+    def begin(self, settled: Mapping[str, Any]) -> Make:
+        """Make ready, if that is not done."""
+        if self.begun is None:
+            self.begun = self.work.start(self.device, settled)
+        return self.begun
 
-    def pilot(self, folder: Path, batch: range, settle: Settle | None, measure: bool) -> Pilot:
+    def pilot(self, folder: Path, batch: range, measure: bool) -> Pilot:
         """Settle what is to be settled, and measure a batch if need be."""
-        settled = {} if settle is None else dict(settle(self.device))
+        settled = {} if self.settle is None else dict(self.settle(self.device))
         if not measure:
             return Pilot(settled, None)
-        make = self._start(settled)
+        make = self.begin(settled)
         seconds = self._timed(make, folder, batch)
         return Pilot(settled, self._timed(make, folder, batch) if seconds < WARM else seconds)
 
@@ -67,4 +72,4 @@ class Worker:
 
     def make(self, job: Job, i: int) -> None:
         """Make shard i of a job; see `Job.make`."""
-        job.make(self._start(job.settled), i)
+        job.make(self.begin(job.settled), i)

@@ -1,0 +1,429 @@
+"""Shards made by Ray: a worker for each GPU of a cluster, or for each processor where there is none.
+
+A worker is an actor. The work, with its model, is put into the object store once, from which each machine takes it
+once. Ray starts a worker again whose process or machine died, on a machine that is there; here is only who makes which
+shard: a shard goes to a worker that is ready; one whose worker died goes to another; one that fails is tried `TRIES`
+times, by different workers where there are, and then ends the job. Machines that join are given workers, too.
+
+At any time there is one call for each worker and nothing else, however many shards wait.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence, Set
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of a change to come
+
+import ray
+from ray import exceptions
+
+from leapstep import files
+from leapstep.stopping import REQUESTS
+from leapstep.text import counted, one_line, reason
+from leapstep.workers.engine import Engine, Note
+from leapstep.workers.job import Job, Work
+from leapstep.workers.worker import Pilot, Settle, Worker
+
+TRIES = 3
+"""How often a shard may fail, and how often the first batch may."""
+
+DEATHS = 10
+"""How often workers may die over one shard, and how often a worker may die without a shard in between. Machines that
+are taken away come to far fewer; a shard that kills whoever makes it, or a model that is too large, to any number."""
+
+TICK, LOOK = 1.0, 5.0
+"""Seconds between looks at requests to stop, and between looks for machines that have joined."""
+
+
+class Failure(NamedTuple):
+    """What went wrong on a worker, in one line: errors of other libraries may be such as cannot be sent.
+
+    Attributes:
+        text: the error, and on which machine.
+        unseen: whether it is that the machine does not see the folder.
+    """
+
+    text: str
+    unseen: bool = False
+
+
+class Death(NamedTuple):
+    """That a worker died, in Ray's words.
+
+    Attributes:
+        text: the first line of them.
+        final: whether Ray does not start the worker again.
+    """
+
+    text: str
+    final: bool
+
+
+class Parcel(NamedTuple):
+    """What every worker is given; it is small, and what is large is fetched from the object store.
+
+    Attributes:
+        work: a reference to the work and what settles, in a list, since Ray resolves others before the call.
+        device, threads: of the worker.
+        token: a file in the folder of the job, by which a worker knows that it sees that folder.
+        search: where modules are found, such as that of a class of the work.
+    """
+
+    work: list[Any]
+    device: str
+    threads: int
+    token: Path
+    search: Sequence[str]
+
+
+class _Unseen(ValueError):
+    """A machine does not see the folder of the job."""
+
+
+def _told(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that returns its error, as a `Failure`."""
+
+    @functools.wraps(method)
+    def run(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except Exception as error:
+            kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+            text = one_line(f"{kind}{reason(error)} (on {socket.gethostname()})", 1000)
+            return Failure(text, isinstance(error, _Unseen))
+
+    return run
+
+
+class Actor:
+    """A `Worker` in a process of Ray's."""
+
+    worker: Worker | None = None
+    job: Job
+
+    def _open(self, parcel: Parcel) -> Worker:
+        if not parcel.token.is_file():
+            raise _Unseen(f"{parcel.token.parent} is not the same folder here: name one that all machines share")
+        if self.worker is None:
+            sys.path.extend(path for path in parcel.search if path not in sys.path)
+            work, settle = ray.get(parcel.work[0])
+            self.worker = Worker(work, parcel.device, parcel.threads, settle)
+        return self.worker
+
+    @_told
+    def pilot(self, parcel: Parcel, folder: Path, batch: range, measure: bool) -> Pilot:
+        """See `Worker.pilot`."""
+        return self._open(parcel).pilot(folder, batch, measure)
+
+    @_told
+    def join(self, parcel: Parcel, job: Job) -> None:
+        """Make ready for a job."""
+        self.job = job
+        self._open(parcel).begin(job.settled)
+
+    @_told
+    def make(self, i: int) -> None:
+        """Make a shard."""
+        assert self.worker is not None
+        self.worker.make(self.job, i)
+
+
+@dataclasses.dataclass(eq=False)
+class Member:
+    """A worker as the driver knows it.
+
+    Attributes:
+        actor: its handle.
+        late: whether it came, or came again, when others were at work.
+        deaths: how often it died since it last finished anything.
+    """
+
+    actor: Any
+    late: bool
+    deaths: int = 0
+
+
+class Queue:
+    """The shards that nobody is making.
+
+    Arguments:
+        shards: their numbers, in the order in which they are handed out.
+    """
+
+    def __init__(self, shards: Sequence[int]) -> None:
+        self.first = iter(shards)
+        self.again: list[int] = []
+        self.failures: dict[int, list[Member]] = collections.defaultdict(list)
+        self.deaths: collections.Counter[int] = collections.Counter()
+
+    def next(self, member: Member, ready: Set[Member]) -> int | None:
+        """A shard for a worker; none that has failed there, as long as others are ready that have not tried it."""
+        for i in self.again:
+            if member not in self.failures[i] or ready <= {*self.failures[i]}:
+                self.again.remove(i)
+                return i
+        return next(self.first, None)
+
+
+class Ray(Engine):
+    """The workers of a cluster.
+
+    Arguments:
+        work: what is done to each shard.
+        device: of the workers, "cpu" or "cuda"; None: GPUs where there are any.
+        settle: called before the first shard; see `leapstep.workers.run`.
+        on: "ray" (processes of this machine, or the cluster that this process is connected to), "ray:auto" (the cluster
+            that this machine is in) or "ray://host:port".
+    """
+
+    def __init__(self, work: Work, device: str | None, settle: Settle | None, on: str) -> None:
+        if device not in (None, "cpu", "cuda"):
+            raise ValueError(f"device {device}: workers of Ray have cpu or cuda, which Ray chooses among")
+        self.content, self.device, self.on = (work, settle), device, on
+        self.parcel: Parcel | None = None
+        self.sent: Any = None
+        self.members: set[Member] = set()
+        self.ready: set[Member] = set()
+        self.idle: list[Member] = []
+        self.left_out = self.failed = 0
+        self.calls: dict[Any, tuple[Member, int | None]] = {}  # what is under way: a shard, or None: joining
+        self.open = contextlib.ExitStack()
+
+    # --- workers -----------------------------------------------------------------------------------------------------
+
+    def count(self) -> int:
+        """The number of workers that the cluster has room for, at least one."""
+        self._connect()
+        if self.device == "cuda":
+            return max(1, sum(_there("GPU")))
+        return max(1, sum(number // self._processors() for number in _there("CPU")))
+
+    def threads(self) -> int:
+        """As many as the environment variable OMP_NUM_THREADS says; else one."""
+        said = os.environ.get("OMP_NUM_THREADS", "")
+        return max(1, int(said)) if said.isdecimal() else 1
+
+    def _processors(self) -> int:
+        """How many processors a worker takes."""
+        return self.parcel.threads if self.parcel and self.device == "cpu" else 1
+
+    def _connect(self) -> None:
+        if self.sent is None:
+            self.open.enter_context(connected(self.on))
+            self.device = self.device or ("cuda" if any(_there("GPU")) else "cpu")
+            if self.device == "cuda" and not any(_there("GPU")):
+                raise ValueError("device cuda: no machine of this cluster has a GPU")
+            self.sent = ray.put(self.content)
+
+    def _staff(self, folder: Path, threads: int) -> None:
+        """Have as many workers as there is room for."""
+        self._connect()
+        if self.parcel is None:
+            token = folder / f"{files.PREFIX}token-{secrets.token_hex(8)}"
+            files.write_text(token, "")
+            self.open.callback(token.unlink, missing_ok=True)
+            self.parcel = Parcel([self.sent], self.device or "cpu", threads, token, [*sys.path])
+            self.members = {Member(self._actor(), late=False) for _ in range(self.count())}
+
+    def _actor(self) -> Any:
+        needs = {"num_cpus": self._processors(), "num_gpus": 1 if self.device == "cuda" else 0}
+        return ray.remote(Actor).options(**needs, max_restarts=-1).remote()
+
+    def _join(self, member: Member, job: Any) -> None:
+        self.calls[member.actor.join.remote(self.parcel, job)] = member, None
+
+    def _leave_out(self, member: Member, why: str) -> None:
+        """Go on without a worker.
+
+        Raises:
+            ValueError: it was the last.
+        """
+        self.members.discard(member)
+        self.ready.discard(member)
+        self.left_out += 1
+        ray.kill(member.actor)
+        if not self.members:
+            raise ValueError(f"no worker can begin: {why}")
+        print(f"leapstep: a worker is left out: {why}", file=sys.stderr)
+
+    # --- the job -----------------------------------------------------------------------------------------------------
+
+    def pilot(self, folder: Path, batch: range, threads: int, measure: bool) -> Pilot:
+        """See `Worker.pilot`; where its worker dies, another takes its place."""
+        self._staff(folder, threads)
+        for member in [*self.members, *self.members, *self.members][:TRIES]:
+            call = member.actor.pilot.remote(self.parcel, folder, batch, measure)
+            while not ray.wait([call], timeout=TICK)[0]:
+                pass
+            outcome = _outcome(call)
+            if isinstance(outcome, Pilot):
+                return outcome
+            if isinstance(outcome, Failure) and outcome.unseen:
+                break
+        raise ValueError(f"no worker can begin: {outcome.text}")
+
+    def make(self, job: Job, missing: Sequence[int], note: Note) -> None:
+        """Make the shards of these numbers, each on the next worker that is ready."""
+        self._staff(job.folder, job.threads)
+        sent, queue, left, looked = ray.put(job), Queue(missing), len(missing), time.monotonic()
+        for member in self.members:
+            self._join(member, sent)
+        while left:
+            if time.monotonic() > looked + LOOK:
+                self._grow(sent)
+                looked = time.monotonic()
+            self._hand_out(queue)
+            for call in ray.wait([*self.calls], timeout=TICK)[0]:
+                member, i = self.calls.pop(call)
+                outcome = _outcome(call)
+                made = i is not None and (outcome is None or (isinstance(outcome, Death) and job.path(i).exists()))
+                if i is not None and made:
+                    left -= 1
+                    note(len(job.shards[i]), self._said())
+                elif i is not None:
+                    self._count_failure(queue, job, i, member, outcome)
+                    note(0, self._said())
+                self._go_on(member, i, outcome, sent)
+
+    def _said(self) -> str:
+        """What stands beside the bar."""
+        return counted(len(self.ready), "worker") + (f", {self.failed} failed" if self.failed else "")
+
+    def _grow(self, job: Any) -> None:
+        """Start workers on machines that have joined."""
+        for _ in range(self.count() - self.left_out - len(self.members)):
+            member = Member(self._actor(), late=True)
+            self.members.add(member)
+            self._join(member, job)
+
+    def _hand_out(self, queue: Queue) -> None:
+        """Give shards to workers that have nothing to do."""
+        waiting, self.idle = self.idle, []
+        for member in waiting:
+            i = queue.next(member, self.ready)
+            if i is None:
+                self.idle.append(member)
+            else:
+                self.calls[member.actor.make.remote(i)] = member, i
+
+    def _count_failure(self, queue: Queue, job: Job, i: int, member: Member, outcome: Failure | Death) -> None:
+        """Have a shard made once more.
+
+        Raises:
+            ValueError: it has failed too often.
+        """
+        self.failed += 1
+        if isinstance(outcome, Failure):
+            queue.failures[i].append(member)
+            times, most, what = len(queue.failures[i]), TRIES, "failed"
+        else:
+            queue.deaths[i] += 1
+            times, most, what = queue.deaths[i], DEATHS, "lost its worker"
+        if times >= most:
+            rows = job.shards[i]
+            raise ValueError(
+                f"shard {i} ({rows.start} to {rows.stop - 1}) {what} {times} times: {outcome.text}; the others are kept"
+            )
+        queue.again.append(i)
+
+    def _go_on(self, member: Member, i: int | None, outcome: Failure | Death | None, job: Any) -> None:
+        """What is next for a worker whose call has ended."""
+        if isinstance(outcome, Death):
+            member.deaths += 1
+            member.late = member.late or member in self.ready
+            self.ready.discard(member)
+            if member.deaths >= DEATHS:
+                return self._leave_out(member, f"it died {member.deaths} times in a row: {outcome.text}")
+            if outcome.final:
+                member.actor = self._actor()
+            return self._join(member, job)
+        if i is None and isinstance(outcome, Failure):
+            if outcome.unseen and not member.late:
+                raise ValueError(outcome.text)
+            return self._leave_out(member, outcome.text)
+        if outcome is None:
+            member.deaths = 0
+        self.ready.add(member)
+        self.idle.append(member)
+        return None
+
+    def close(self) -> None:
+        """End the workers, and Ray where it was started here."""
+        for member in self.members:
+            with contextlib.suppress(Exception):  # of a cluster that is no more
+                ray.kill(member.actor)
+        self.members, self.ready, self.calls, self.sent = set(), set(), {}, None
+        self.open.close()
+
+
+def _outcome(call: Any) -> Any:
+    """What a call returned, or that its worker died."""
+    try:
+        return ray.get(call)
+    except exceptions.RayError as error:
+        return Death(reason(error), isinstance(error, exceptions.ActorDiedError))
+
+
+def _there(resource: str) -> list[int]:
+    """How many of a resource each machine of the cluster has that lives."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [int(node["Resources"].get(resource, 0)) for node in nodes if node["Alive"]]
+
+
+@contextlib.contextmanager
+def connected(on: str, **options: Any) -> Iterator[None]:
+    """A connection to Ray, without a word of Ray's on the terminal; one that is there is used, and left.
+
+    Arguments:
+        on: as of `Ray`.
+        options: further ones of `ray.init`.
+    Raises:
+        ValueError: there is no such cluster.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = {"ray": "local", "ray:auto": "auto"}.get(on, on)
+    options |= {"include_dashboard": False} if on == "ray" else {}
+    with _handlers_kept():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{on}: no cluster of Ray answers there: {reason(error)}") from error
+    module = sys.modules["ray._private.worker"]  # Ray tells of a worker's death, whatever it was asked to tell
+    before = vars(module).get("_worker_logs_enabled")
+    vars(module)["_worker_logs_enabled"] = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        vars(module)["_worker_logs_enabled"] = before
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; requests to stop are ours."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in REQUESTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

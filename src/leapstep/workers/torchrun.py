@@ -1,0 +1,104 @@
+"""Shards made by the ranks of torchrun, or of any launcher that numbers its processes.
+
+Rank r of R makes the missing shards i with i mod R = r, in order. Nothing passes between ranks but files: rank 0 writes
+`job.json`, for which the others wait. A rank that has made its own helps others, from the end of what is missing; what
+is missing first of a rank's own is left to that rank, which is at it now, or is dead and will be started again. So no
+shard is made twice, but for those where a helper and its rank meet; and any number of ranks can go on where others were
+stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from leapstep import launch
+from leapstep.workers import devices
+from leapstep.workers.engine import Note
+from leapstep.workers.here import Here
+from leapstep.workers.job import Job, Work
+from leapstep.workers.worker import Settle
+
+T = TypeVar("T")
+
+PATIENCE = 30 * 60
+"""Seconds that other ranks wait for the first, which may have to load a model and to measure it."""
+
+POLL, LOOK = 0.5, 10.0
+"""Seconds between looks for `job.json`, and between looks of the first rank at what the others have made."""
+
+
+class Torchrun(Here):
+    """The worker of a rank."""
+
+    shared = True
+
+    def __init__(self, work: Work, device: str | None, settle: Settle | None) -> None:
+        self.rank, self.ranks = launch.rank(), launch.processes()
+        super().__init__(work, _own(device or devices.best()), settle)
+        self.leads = self.rank == 0
+
+    def count(self) -> int:
+        """The number of ranks."""
+        return self.ranks
+
+    def _owns(self, i: int) -> bool:
+        """Whether a shard is one of this rank's."""
+        return i % self.ranks == self.rank
+
+    def make(self, job: Job, missing: Sequence[int], note: Note) -> None:
+        """Make this rank's shards, then those that wait for others."""
+        seen, looked = set(missing), time.monotonic()
+
+        def look() -> None:
+            nonlocal looked
+            began = time.monotonic()
+            if self.leads and began >= looked:
+                made = seen.difference(job.missing())
+                seen.difference_update(made)
+                note(sum(len(job.shards[i]) for i in made), f"{self.ranks} ranks")
+                looked = time.monotonic() + max(LOOK, 100 * (time.monotonic() - began))
+
+        for i in filter(self._owns, missing):
+            if not job.path(i).exists():
+                super().make(job, [i], lambda more, said: None)
+            look()
+        while (late := self._waiting(job)) is not None:
+            super().make(job, [late], lambda more, said: None)
+            look()
+
+    def _waiting(self, job: Job) -> int | None:
+        """A missing shard that its own rank has not come to; None where there is none."""
+        begun: set[int] = set()
+        waiting = []
+        for i in job.missing():
+            if i % self.ranks in begun or self._owns(i):
+                waiting.append(i)
+            begun.add(i % self.ranks)
+        return waiting[-1 - self.rank % len(waiting)] if waiting else None
+
+
+def waited(read: Callable[[], T | None]) -> T:
+    """What the first rank writes, once it is there.
+
+    Raises:
+        ValueError: it does not come.
+    """
+    began = time.monotonic()
+    while time.monotonic() < began + PATIENCE:
+        if (found := read()) is not None:
+            return found
+        time.sleep(POLL)
+    raise ValueError(f"rank 0 has not begun in {PATIENCE // 60} minutes: start it, too, with the same folder")
+
+
+def _own(device: str) -> str:
+    """The device of this process, of which its machine may have several."""
+    if device != "cuda":
+        return device
+    import torch
+
+    local = os.environ.get("LOCAL_RANK", "")
+    return f"cuda:{int(local) % torch.cuda.device_count()}" if local.isdecimal() else device

@@ -1,0 +1,107 @@
+"""Jobs on Ray: workers that die, fail, join, or are stopped, and what is left of it all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from commands import ENVIRONMENT, needs_signals
+from leapstep import workers
+from numbers_work import KEY, Numbers
+
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("cluster")]
+
+
+def run(folder, work, n=24, **options):
+    return workers.run(work, folder, KEY, n, **{"batch_size": 2, "shard": 2, "on": "ray", "progress": False, **options})
+
+
+def contents(job):
+    return [path.read_bytes() for path in job.paths]
+
+
+def test_shards_are_as_of_one_process_though_a_worker_dies(tmp_path, capfd):
+    """And Ray says nothing of it; the shard that it died over is made by another."""
+    expected = run(tmp_path / "here", Numbers(), on="here")
+    done = run(tmp_path / "ray", Numbers(dies_at=9, once=str(tmp_path / "died")))
+    assert (tmp_path / "died").exists()
+    assert contents(done) == contents(expected)
+    assert [record["sha256"] for record in done.records] == [record["sha256"] for record in expected.records]
+    assert len({record["pid"] for record in done.records} - {os.getpid()}) > 1
+    assert capfd.readouterr() == ("", "")
+    assert not [*(tmp_path / "ray").glob(".leapstep-*")]
+
+
+def test_a_shard_that_fails_ends_the_job_with_its_error(tmp_path):
+    """After three tries, by both workers; the others are kept, and a restart makes no more than what is missing."""
+    tries = tmp_path / "tries"
+    with pytest.raises(ValueError, match=r"^shard 4 \(8 to 9\) failed 3 times: no 9 \(on .*\); the others are kept$"):
+        run(tmp_path / "job", Numbers(fails_at=9, tries=str(tries)))
+    assert len(tries.read_text().split()) == 3
+    assert len({*tries.read_text().split()}) == 2
+    assert "00004.npy" not in {path.name for path in (tmp_path / "job").iterdir()}
+    assert contents(run(tmp_path / "job", Numbers(), on="here")) == contents(
+        run(tmp_path / "all", Numbers(), on="here")
+    )
+
+
+def test_work_that_cannot_begin_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^no worker can begin: no device \(on "):
+        run(tmp_path, Numbers(begins=False))
+
+
+def test_what_is_settled_and_measured_is_so_on_a_worker(tmp_path):
+    work = Numbers()
+    done = run(tmp_path, work, n=64, shard=None, settle=work.settle)
+    assert done.settled["pid"] != os.getpid()
+    assert {record["settled"] for record in done.records} == {done.settled["pid"]}
+    assert done.shards.size == 8
+
+
+def test_a_folder_that_workers_do_not_see_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("leapstep.workers.ray.files.write_text", lambda path, text: None)
+    with pytest.raises(ValueError, match=rf"^{tmp_path} is not the same folder here: name one that all machines share"):
+        run(tmp_path, Numbers())
+
+
+STOPPED = """
+import sys
+from leapstep import stopping, workers
+from numbers_work import KEY, Numbers
+with stopping.handled(stopping.stop):
+    try:
+        workers.run(Numbers(seconds=0.2), sys.argv[1], KEY, 200, batch_size=2, shard=2, on="ray:auto")
+    except KeyboardInterrupt as request:
+        print(stopping.message(request))
+"""
+
+
+@needs_signals
+def test_a_stop_leaves_whole_shards_and_no_process(tmp_path, cluster):
+    """A process of its own, which joins the cluster that is there."""
+    command = [sys.executable, "-c", STOPPED, tmp_path / "job"]
+    environment = ENVIRONMENT | {
+        "RAY_ADDRESS": cluster,
+        "RAY_AUTH_MODE": "token",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        while driver.poll() is None and len([*(tmp_path / "job").glob("*.npy")]) < 3:
+            time.sleep(0.1)
+        driver.send_signal(signal.SIGTERM)
+        out, err = driver.communicate(timeout=100)
+    made = [*(tmp_path / "job").glob("*.npy")]
+    assert out == f"leapstep: stopped; {len(made)} of 100 shards are kept in {tmp_path / 'job'}: go on there\n", err
+    pids = {int(path.name.split("-")[-2]) for path in (tmp_path / "job").glob("log-*.jsonl")}
+    assert pids
+    for pid in pids:
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not Path(f"/proc/{pid}").exists()
