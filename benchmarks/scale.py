@@ -593,37 +593,40 @@ def draw_shares(found: Table) -> plots.Draw:
     return draw
 
 
-def losses(seeds: int) -> dict[tuple[int, str], list[tuple[float, float]]]:
-    """By GPUs and failures: the seconds of a shard, and the share of the first job that is not work."""
+Losses = Mapping[str, Sequence[tuple[float, float]]]
+"""By name of a line: the seconds of a shard, and the share of all workers' seconds that is not work."""
+
+
+def losses(seeds: int) -> Losses:
+    """Of the first job, by the size of its shards; means over seeds, as deaths are few."""
     taken = dataclasses.replace(USUAL, node_life=PREEMPTIBLE)
+    lines = {f"{gpus:,} GPUs": (gpus, USUAL) for gpus in GPUS} | {"64 GPUs, nodes that live 2 hours": (64, taken)}
     found = {}
-    for gpus in GPUS:
-        for name, costs in (("published failures", USUAL), ("nodes that live 2 hours", taken)):
-            lengths = [seconds for seconds in LENGTHS if seconds * gpus <= SAMPLES * costs.sample]
-            layouts = [Layout(seconds, fewest=1) for seconds in lengths]
-            found[gpus, name] = [
-                (
-                    layout.shard(costs, SAMPLES, gpus) * costs.sample,
-                    1 - simulated(gpus, (costs, layout), seeds).shares["work"],
-                )
-                for layout in layouts
-            ]
+    for name, (gpus, costs) in lines.items():
+        layouts = [Layout(seconds, fewest=1) for seconds in LENGTHS if seconds * gpus <= SAMPLES * costs.sample]
+        found[name] = [
+            (
+                layout.shard(costs, SAMPLES, gpus) * costs.sample,
+                1 - statistics.mean(Job(gpus, costs, layout, seed).run().share("work") for seed in range(seeds)),
+            )
+            for layout in layouts
+        ]
     return found
 
 
-def draw_losses(found: Mapping[tuple[int, str], Sequence[tuple[float, float]]]) -> plots.Draw:
-    """Loss by seconds of a shard, a line for each number of GPUs and kind of nodes."""
+def draw_losses(found: Losses) -> plots.Draw:
+    """Loss by seconds of a shard."""
 
     def draw(figure, colours):
         axes = figure.subplots()
-        for (gpus, name), line in found.items():
-            style = {"color": colours.series[GPUS.index(gpus)], "marker": plots.MARKERS[GPUS.index(gpus)]}
-            dashes = "-" if name == "published failures" else "--"
-            axes.plot(*zip(*line, strict=True), dashes, label=f"{gpus:,} GPUs, {name}", **style)
+        styles = zip(found.items(), (0, 1, 2, 1), ("-", "-", "-", "--"), strict=True)
+        for (name, line), number, dashes in styles:
+            style = {"color": colours.series[number], "marker": plots.MARKERS[number]}
+            axes.plot(*zip(*line, strict=True), dashes, label=name, **style)
         axes.set(xscale="log", yscale="log", xlabel="seconds of a shard", ylabel="share that is not work")
         plots.ticks_at(axes.xaxis, (4, 15, 60, 300, 1800))
         plots.plain_numbers(axes.yaxis)
-        figure.legend(loc="outside upper center", ncols=3)
+        figure.legend(loc="outside upper center", ncols=4)
 
     return draw
 
