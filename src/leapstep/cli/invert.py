@@ -64,8 +64,8 @@ def command(
     with progress_bar(total, "inverting", "step") as bar:
         result = reconstruct(loaded, spec, x0, exact=exact, on_step=lambda _: bar.update())
     record["inversion"] |= {"errors": result.errors.tolist(), "calls": result.calls, "notes": result.notes}
-    write_latents(out / FILE, result.latents, values(loaded, x0), record)
-    write_reconstructions(out, loaded, {"original": x0, "decoded again": result.x})
+    write_latents(out / FILE, result.latents.numpy(), values(loaded, x0), record)
+    write_reconstructions(out, loaded, {"original": values(loaded, x0), "decoded again": values(loaded, result.x)})
     files.write_json(out / "manifest.json", record := record | {"finished": True})
     typer.echo(
         f"{len(x0)} latents, {spec.label} in {spec.steps} steps{', exactly inverted' if exact else ''}; decoded again "

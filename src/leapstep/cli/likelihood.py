@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leapstep.cli import options
+from leapstep import files
+from leapstep.cli import options, sharding
+from leapstep.files import folders
 from leapstep.progress import progress_bar
+from leapstep.workers.merging import SHARDS, merging
+
+if TYPE_CHECKING:
+    from leapstep.inference.data_sets import Measuring
+    from leapstep.inference.likelihood import Likelihood, Measured
+    from leapstep.models.data import Selection
+    from leapstep.models.model import Model
 
 EXAMPLES = """**Examples**
 
@@ -18,7 +28,11 @@ EXAMPLES = """**Examples**
 `leapstep likelihood runs/digits digits --method ode --probes 4 --json`
 
 `leapstep likelihood runs/signals signals.npy --split all --method ode --probes 0`
+
+`leapstep likelihood runs/digits digits --n 300 --on here --out bits`
 """
+
+RESULTS = folders.Kind("results.json", "likelihood", rf"results\.json|likelihoods\.npz|{SHARDS}")
 
 
 @options.on_model
@@ -44,39 +58,75 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 64,
     condition: options.DataCondition = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder to make, with the results and the likelihood of each sample.")
+    ] = None,
+    on: sharding.On = None,
+    shard: sharding.Shard = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
+    cut = sharding.cut(on, shard, model.device, overwrite)
+    if out is not None:
+        sharding.check_free(out, overwrite, RESULTS, cut)
     options.check_data(data)
+    from leapstep.inference.data_sets import Measuring, measured
     from leapstep.inference.likelihood import Likelihood
-    from leapstep.models.data import Selection, parts_of
 
     loaded = model.open()
     loaded.network.requires_grad_(False)
     likelihood = Likelihood(
         loaded, method, steps=steps, spacing=spacing, variance=variance, tolerance=tolerance, probes=probes
     )
-    split, (samples, known) = options.part(parts_of(loaded, data), data, split)
+    split, chosen = _chosen(loaded, data, split, n)
+    trained = {"model": model.name, "trained_steps": loaded.details.get("step")}
+    record = trained | {"data": data, "split": split, "n": chosen.n}
+    record |= {"labels": chosen.numbers is not None, "method": method, **likelihood.settings}
+    record |= {"seed": seed, "unit": likelihood.unit}
+    work = Measuring(loaded, method, likelihood.settings, chosen.named(data, split), condition, seed, batch_size)
+    if cut is None:
+        if out is not None:
+            options.claim(out, overwrite, RESULTS, {"likelihood": record})
+        return _finish(likelihood, _at_once(likelihood, work, chosen), record, out)
+    with (
+        sharding.place(out, cut) as folder,
+        merging(work, folder, RESULTS, {"likelihood": record}, work.key(record), chosen.n, batch_size, cut) as finished,
+    ):
+        return record if finished is None else _finish(likelihood, measured(finished), record, out)
+
+
+def _chosen(model: Model, data: str, split: str | None, n: int | None) -> tuple[str, Selection]:
+    """The samples to measure, and the part of the data that they are of."""
+    from leapstep.models.data import Selection, parts_of
+
+    split, (samples, known) = options.part(parts_of(model, data), data, split)
     count = min(256, len(samples)) if n is None else n
     if not 2 <= count <= len(samples):
         raise ValueError(f"--n {count}: {data} ({split}) holds {len(samples)} samples: name 2 to as many")
-    chosen = Selection(samples, known, count)
-    with progress_bar(likelihood.ticks * -(-count // max(batch_size, 1)), "measuring", "step") as bar:
-        found = likelihood.measure(
-            chosen, range(count), conditions=condition, seed=seed, batch_size=batch_size, on_tick=bar.update
+    return split, Selection(samples, known, count)
+
+
+def _at_once(likelihood: Likelihood, work: Measuring, chosen: Selection) -> Measured:
+    """What is found of all samples in this process, with a progress bar."""
+    batches = -(-chosen.n // max(work.batch_size, 1))
+    with progress_bar(likelihood.ticks * batches, "measuring", "step") as bar:
+        return likelihood.measure(
+            chosen,
+            range(chosen.n),
+            conditions=work.conditions,
+            seed=work.seed,
+            batch_size=work.batch_size,
+            on_tick=bar.update,
         )
-    record = {
-        "model": model.name,
-        "trained_steps": loaded.details.get("step"),
-        "data": data,
-        "split": split,
-        "n": count,
-        "labels": known is not None,
-        "method": method,
-        **likelihood.settings,
-        "seed": seed,
-        "unit": likelihood.unit,
-        **likelihood.summary(found),
-    }
+
+
+def _finish(likelihood: Likelihood, found: Measured, record: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """Print what was found, and write it if there is a place for it."""
+    record = record | likelihood.summary(found)
+    if out is not None:
+        each = {"likelihoods": likelihood.each(found).numpy()}
+        files.write_npz(out / "likelihoods.npz", each | {name: x.numpy() for name, x in found.terms.items()})
+        files.write_json(out / "results.json", {"likelihood": record})
     _print(record, likelihood.settings)
     return record
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from leapstep.files import folders
 from leapstep.workers import ENGINES, check_engine
+from leapstep.workers.merging import Cut, check_place
+
+HERE = ("here", "ray")
+"""Workers that are processes of this machine."""
 
 On = Annotated[
     str | None,
@@ -35,3 +44,29 @@ def check(on: str | None, shard: int | None) -> None:
         raise ValueError(f"--shard {shard} cuts the work of --on: pass --on here, or leave it out")
     if shard is not None and shard < 1:
         raise ValueError(f"--shard {shard}: it must be at least 1")
+
+
+def cut(on: str | None, shard: int | None, device: str | None, overwrite: bool) -> Cut | None:
+    """What these options say of a job whose results are merged, once `check` has seen them; None without --on."""
+    check(on, shard)
+    return None if on is None else Cut(on, shard, device, overwrite)
+
+
+def check_free(out: Path, overwrite: bool, kind: folders.Kind, cut: Cut | None) -> None:
+    """As `options.check_free`; a job that is cut into shards may go on in the folder."""
+    if cut is None:
+        folders.check_free(out, overwrite, kind)
+    else:
+        check_place(out, kind, cut)
+
+
+@contextlib.contextmanager
+def place(out: Path | None, cut: Cut) -> Iterator[Path]:
+    """The folder of a job: a temporary one where none is named, if all workers are on this machine."""
+    if out is not None:
+        yield out
+    elif cut.on not in HERE:
+        raise ValueError(f"--on {cut.on}: name a folder that all of these machines see by --out")
+    else:
+        with tempfile.TemporaryDirectory(prefix="leapstep-") as folder:
+            yield Path(folder)

@@ -132,6 +132,11 @@ def reconstruct(
         return x0[some], given
 
     parts = [part for _, part in reconstructions(model, spec, of, range(len(x0)), exact=exact, on_step=on_step)]
+    return joined(parts)
+
+
+def joined(parts: Sequence[Reconstruction]) -> Reconstruction:
+    """Of all data, from those of parts in their order."""
     return Reconstruction(
         torch.cat([part.x for part in parts]),
         torch.cat([part.errors for part in parts]),

@@ -50,10 +50,10 @@ class Latents(NamedTuple):
     spec: SamplingSpec
 
 
-def write_latents(path: Path, latents: Tensor, original: Array, record: Mapping[str, Any]) -> None:
+def write_latents(path: Path, latents: Array, original: Array, record: Mapping[str, Any]) -> None:
     """Write latents; the record holds the specification as `spec`, and `weights_sha256`."""
     said = np.frombuffer(json.dumps(record, allow_nan=False).encode(), dtype=np.uint8)
-    files.write_npz(path, {"latents": latents.cpu().numpy(), "original": original, "record": said})
+    files.write_npz(path, {"latents": latents, "original": original, "record": said})
 
 
 def read_latents(path: str | Path, model: Model) -> Latents:

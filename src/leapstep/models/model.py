@@ -151,10 +151,11 @@ class Model:
         return self.scaling in (PIXELS, UNIT_PIXELS)
 
     def to(self, device: torch.device | str) -> Model:
-        """The model with its network on a device; the same one where it is there already."""
-        if self.device == torch.device(device):
+        """The model with a copy of its network on a device; the same one where it is there already."""
+        there = torch.device(device)
+        if self.device.type == there.type and there.index in (None, self.device.index):
             return self
-        return dataclasses.replace(self, network=copy.deepcopy(self.network).to(device))
+        return dataclasses.replace(self, network=copy.deepcopy(self.network).to(there))
 
     def with_convention(self, **changes: Any) -> Model:
         """The same network, called otherwise: with other fields of its `Convention`."""

@@ -10,19 +10,28 @@ from torch import Tensor
 
 from leapstep import files
 from leapstep.data.pictures import animation, grid, save_image, table, video
-from leapstep.inference.engine import values
+from leapstep.inference.engine import Array, values
 from leapstep.models.model import Model
 
 SHOWN = 12
 """How many samples the picture of reconstructions shows."""
 
 
-def write_reconstructions(out: Path, model: Model, rows: Mapping[str, Tensor]) -> None:
-    """Write data and their reconstructions by name: `reconstructions.png`, or `.npz` of what is no picture."""
+def shown(model: Model) -> int | None:
+    """How many samples `write_reconstructions` takes; None: all."""
+    return SHOWN if model.is_pictures else None
+
+
+def write_reconstructions(out: Path, model: Model, rows: Mapping[str, Array]) -> None:
+    """Write data and their reconstructions by name: `reconstructions.png`, or `.npz` of what is no picture.
+
+    Arguments:
+        rows: as files hold them, `[n, *d]`; see `leapstep.inference.engine.values`.
+    """
     if model.is_pictures:
-        save_image(table({name: values(model, x[:SHOWN]) for name, x in rows.items()}), out / "reconstructions.png")
+        save_image(table({name: x[:SHOWN] for name, x in rows.items()}), out / "reconstructions.png")
     else:
-        files.write_npz(out / "reconstructions.npz", {name: values(model, x) for name, x in rows.items()})
+        files.write_npz(out / "reconstructions.npz", rows)
 
 
 def write_frames(out: Path, model: Model, x: Tensor, frames: int, *, mp4: bool = False) -> None:

@@ -1,0 +1,77 @@
+"""Results that are merged from shards: the job lies in their folder until they are there."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from leapstep import launch
+from leapstep.files import folders
+from leapstep.workers.job import Work
+from leapstep.workers.running import Finished, run
+
+SHARDS = "shards"
+"""The folder of the job in that of the results, among whose names it must be."""
+
+
+class Cut(NamedTuple):
+    """How a job is cut, and by whom it is made; see `run`.
+
+    Attributes:
+        on, shard, device: as of `run`.
+        overwrite: whether what is in the folder of results may be replaced; else a job that was stopped there goes on.
+    """
+
+    on: str
+    shard: int | None = None
+    device: str | None = None
+    overwrite: bool = False
+
+
+def check_place(out: Path, kind: folders.Kind, cut: Cut) -> None:
+    """Make sure that results may be made in a folder, or go on there; see `folders.check_free`."""
+    if cut.overwrite and cut.on == "torchrun":
+        raise ValueError(f"torchrun's processes cannot agree on when to overwrite {out}: remove it before")
+    if cut.overwrite or not (out / SHARDS).is_dir():
+        folders.check_free(out, cut.overwrite, kind)
+
+
+@contextlib.contextmanager
+def merging(
+    work: Work,
+    out: Path,
+    kind: folders.Kind,
+    record: Mapping[str, Any],
+    key: Mapping[str, Any],
+    n: int,
+    batch_size: int,
+    cut: Cut,
+) -> Iterator[Finished | None]:
+    """Make the shards of a job, and hold the folder of its results while they are merged; then the shards go.
+
+    Arguments:
+        out: the folder of results of a kind, whose names have `SHARDS` among them.
+        record: what the mark of the folder says until the results are there.
+        key, n, batch_size: see `run`.
+    Yields:
+        the finished job; None in processes of torchrun that end while others are still at work.
+    Raises:
+        ValueError: what `folders.begin` and `run` raise.
+    """
+    if cut.on != "torchrun" or launch.rank() == 0:
+        with folders.locked(out):
+            check_place(out, kind, cut)
+            if cut.overwrite or not (out / SHARDS).is_dir():
+                folders.begin(out, cut.overwrite, kind, record)
+                folders.inner(out, SHARDS)
+    shards = out / SHARDS
+    finished = run(work, shards, key, n, batch_size=batch_size, shard=cut.shard, on=cut.on, device=cut.device)
+    if not finished.complete:
+        yield None
+        return
+    with folders.locked(out):
+        yield finished
+        shutil.rmtree(shards)
