@@ -34,6 +34,12 @@ ORDERS = {name: (method.make(), method.order) for name, method in DETERMINISTIC.
 }
 
 
+def loosely(method):
+    """A method, of which those that choose their own steps take few: for what holds at any tolerance."""
+    stated = leapstep.TRANSITIONS[method]
+    return stated.make() if stated.calls else stated.make(rtol=0.1, atol=0.1)
+
+
 def free(name):
     """A process without trained levels, so that any times are allowed."""
     return PROCESSES[name]._replace(timesteps=None)
@@ -75,15 +81,15 @@ MANY_CALLS = ("rk23", "rk4", "rk45")  # one process is enough for every day
     + [("flow", method) for method in ORDERS],
 )
 def test_convergence_order(name, method):
-    """Over four step counts the error falls with the stated order, within 0.15.
+    """Over several step counts the error falls with the stated order, within 0.15.
 
     The way begins in the noise, where the estimate hardly moves, so the first steps of multistep methods, of lower
     order, cost nothing.
     """
     transition, order = ORDERS[method]
-    counts = {4: [10, 20, 40, 80], 5: [113, 160, 226, 320]}.get(order, [40, 80, 160, 320])
+    counts = {3: [40, 80, 160], 4: [10, 20, 40, 80], 5: [113, 160, 226, 320]}.get(order, [20, 40, 80])
     if method == "unipc(3)":
-        counts = [80, 160, 320, 640]
+        counts = [80, 160, 320]
     end = exact(name, 640) if order == 5 else exact(name)
     errors = [(solved(name, transition, n) - end).square().mean().sqrt().item() for n in counts]
     assert -slope(counts, errors) == pytest.approx(order, abs=0.15)
@@ -104,7 +110,7 @@ def test_order_in_law(name, method):
     }.get(method) or (STOCHASTIC[method].make(), STOCHASTIC[method].order)
     process, variance = free(name), 0.003
     diffusion = leapstep.GaussianMixture(torch.zeros(1, 1, dtype=F64), time([variance])).diffusion(process)
-    counts, errors = [40, 80, 160, 320], []
+    counts, errors = [20, 40, 80, 160], []
     for n in counts:
         path, impulse = even(process, n), torch.eye(2 * n + 1, dtype=F64)
         start, end = (process.alpha(t) ** 2 * variance + process.sigma(t) ** 2 for t in (path[0], path[-1]))
@@ -143,7 +149,7 @@ def test_law_on_a_mixture(name, method):
     """Mean, covariance and, on four projections, a two-sample test, against as many exact draws."""
     process, n = free(name), 2000
     transition = leapstep.TRANSITIONS[method].make()
-    steps = 150 if leapstep.TRANSITIONS[method].order == 2 else 400
+    steps = 100 if leapstep.TRANSITIONS[method].order == 2 else 250
     path = torch.cat([even(process, steps), torch.zeros(1, dtype=F64)])
     noise = leapstep.Noise(5, range(n), (2,), F64)
     x = process.add_noise(MIXTURE.sample(n, seed=1), path[0], noise(0))
@@ -186,7 +192,7 @@ def test_samples_go_their_own_way(name, method):
     paths = [leapstep.times(process, n).tolist() for n in (8, 5, 3)] + [[0.5, 0.3, 0.3, 0.1, 0.0]]
     padded = time([path + [0.0] * (9 - len(path)) for path in paths]).T
     z = torch.randn(4, 40, 2, dtype=F64, generator=torch.Generator().manual_seed(3))
-    transition = leapstep.TRANSITIONS[method].make()
+    transition = loosely(method)
     x = process.sigma(padded[0])[:, None] * z[:, 0]
     draw = lambda rows, step, number=0: z[rows, 4 * step + number]  # noqa: E731
     *_, together = leapstep.trajectory(diffusion, x, padded, transition, partial(draw, slice(0, 4)))
@@ -200,7 +206,8 @@ def test_samples_go_their_own_way(name, method):
 @pytest.mark.parametrize("method", DETERMINISTIC)
 def test_from_no_signal_to_no_noise(name, method):
     """Whole paths, with alpha = 0 at one end (flow) and sigma = 0 at the other, come near the fine solution."""
-    miss = (whole(name, method, 60) - whole(name, "rk4", 150)).square().mean().sqrt()
+    steps = 60 if DETERMINISTIC[method].calls else 6  # each of which takes as many as its tolerance asks for
+    miss = (whole(name, method, steps) - whole(name, "rk4", 150)).square().mean().sqrt()
     assert miss < (0.3 if DETERMINISTIC[method].order == 1 else 0.03)
 
 
@@ -224,7 +231,7 @@ def test_what_the_network_predicts_changes_nothing(predicts, method):
         return process.convert(x0, x, k / 1000, "x0", predicts)
 
     adapted = leapstep.from_network(net, process, predicts, "index_from_1", fractional=True)
-    transition, path = leapstep.TRANSITIONS[method].make(), leapstep.times(process, 6)
+    transition, path = loosely(method), leapstep.times(process, 6)
     x = torch.randn(5, 2, dtype=F64, generator=torch.Generator().manual_seed(4))
     noise = leapstep.Noise(3, range(5), (2,), F64)
     *_, a = leapstep.trajectory(known, x, path, transition, noise)
@@ -240,7 +247,7 @@ def test_gradients_flow_through_mixed_times(name, method):
     path = time([[1.0, 0.5, 0.0, 0.3], [0.6, 0.2, 0.0, 0.3], [0.0, 0.0, 0.0, 0.1]])
     x = torch.randn(4, 2, dtype=F64, generator=torch.Generator().manual_seed(8)).requires_grad_()
     noise = leapstep.Noise(3, range(4), (2,), F64)
-    *_, last = leapstep.trajectory(MIXTURE.diffusion(process), x, path, leapstep.TRANSITIONS[method].make(), noise)
+    *_, last = leapstep.trajectory(MIXTURE.diffusion(process), x, path, loosely(method), noise)
     (gradient,) = torch.autograd.grad(last.x.square().sum(), x)
     assert gradient.isfinite().all()
 
@@ -261,15 +268,19 @@ def test_waiting_forgets_nothing(name, method):
 )
 def test_steps_that_lose_nearly_all_signal_are_not_solved_in_rho(method, steps):
     """On `cosine` the first trailing step divides rho by hundreds; solvers are no worse than DDIM all the same."""
+    fine = trailing("ddim", 1000)
+    misses = {name: (trailing(name, steps) - fine).square().mean().sqrt().item() for name in ("ddim", method)}
+    assert misses[method] < misses["ddim"]
+
+
+@lru_cache
+def trailing(method, steps):
+    """What steps of `cosine` make of the same noise."""
     diffusion = MIXTURE.diffusion(PROCESSES["cosine"])
     x = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
-    misses = {}
-    for name in ("ddim", method):
-        path = leapstep.times(diffusion.process, steps)
-        *_, last = leapstep.trajectory(diffusion, x, path, DETERMINISTIC[name].make(), silent)
-        *_, fine = leapstep.trajectory(diffusion, x, leapstep.times(diffusion.process, 1000), leapstep.ddim(), silent)
-        misses[name] = (last.x - fine.x).square().mean().sqrt().item()
-    assert misses[method] < misses["ddim"]
+    path = leapstep.times(diffusion.process, steps)
+    *_, last = leapstep.trajectory(diffusion, x, path, DETERMINISTIC[method].make(), silent)
+    return last.x
 
 
 # --- calls ---
