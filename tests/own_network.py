@@ -13,6 +13,8 @@ import torch
 
 import leapstep
 
+PROCESS = leapstep.linear()
+
 
 class Network(torch.nn.Module):
     '''The exact noise estimate of Gaussian signals [1, 16] of any height, or of the height that is given.'''
@@ -28,8 +30,8 @@ class Network(torch.nn.Module):
 
     def forward(self, x, timestep, height=None):
         assert (height is not None) == self.given, "the height"
-        process, time = leapstep.linear(), (timestep.double() + 1) / 1000
-        alpha, sigma = process.alpha(time)[:, None], process.sigma(time)[:, None]
+        time = (timestep.double() + 1) / 1000
+        alpha, sigma = PROCESS.alpha(time)[:, None], PROCESS.sigma(time)[:, None]
         mean = 0 if height is None else height.double()[:, None]
         y = (x.double().flatten(1) - alpha * mean) @ self.vectors
         eps = (sigma * y / (alpha**2 * self.values + sigma**2)) @ self.vectors.T

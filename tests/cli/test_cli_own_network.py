@@ -70,7 +70,7 @@ def test_the_shape_may_stand_beside_a_convention_without_one(tmp_path):
         (["likelihood", "signals.npy", "--split", "all", "--steps", 5, "--n", 4], None),
         (["evaluate", "signals.npy", "--split", "all", "--n", 20, "--steps", 3, "--resamples", 3], None),
         (["sweep", "signals.npy", "--split", "all", "--n", 20, "--steps", 2, "--resamples", 3], "table.md"),
-        (["report", "--data", "signals.npy", "--n", 4, "--budget", "5s"], "page.html"),
+        (["report", "--data", "signals.npy", "--n", 4, "--budget", "1s"], "page.html"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

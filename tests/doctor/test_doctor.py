@@ -25,7 +25,7 @@ UNDECIDED = {
     for i, stranger in enumerate(COMBINATIONS)
     if stranger.data == "digits" and stranger.predicts == "x0"  # D is the nearest digit whatever the timestep says
 }
-QUICK = [i for i, stranger in enumerate(COMBINATIONS) if stranger.data == "series" and stranger.timesteps == 250][:1]
+QUICK = [i for i, stranger in enumerate(COMBINATIONS) if stranger.data == "vectors" and stranger.table]
 
 
 def name(i):

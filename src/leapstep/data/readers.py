@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import importlib.util
 import itertools
 import os
 import re
@@ -156,11 +157,9 @@ def _kind(source: str) -> str:
 
 def _read_digits(source: str, options: Options) -> Data:
     """1797 scans; every fifth of each class, in the original order, is in the test split."""
-    from sklearn.datasets import load_digits
-
-    original = load_digits()
-    labels = original.target.astype(np.int64)
-    pixels = np.rint(original.images * (255 / 16)).astype(np.uint8)
+    table = _digits()
+    labels = table[:, 64].astype(np.int64)
+    pixels = np.rint(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     rank = np.empty_like(labels)
     for label in range(10):
         rank[labels == label] = np.arange((labels == label).sum())
@@ -169,8 +168,20 @@ def _read_digits(source: str, options: Options) -> Data:
     if options.split not in splits:
         raise NoSplit(f"digits has no split {options.split!r}: pass one of {', '.join(splits)}")
     chosen = splits[options.split]
-    classes = tuple(str(name) for name in original.target_names)
+    classes = tuple(str(label) for label in range(10))
     return from_pixels(pixels[chosen][:, None], labels[chosen], classes, source, options)
+
+
+def _digits() -> npt.NDArray[np.float64]:
+    """The 64 pixels, 0 to 16, and the label of each scan, from the file of scikit-learn.
+
+    It is not imported for this, which would take longer than all else that is done before a training begins.
+    """
+    package = importlib.util.find_spec("sklearn")
+    path = Path(package.origin or "").parent / "datasets" / "data" / "digits.csv.gz" if package else None
+    if path is None or not path.is_file():
+        raise ValueError("the digits are a file of scikit-learn, which is not there: pip install scikit-learn")
+    return np.loadtxt(path, delimiter=",")
 
 
 def _read_folder(source: str, options: Options) -> Data:
