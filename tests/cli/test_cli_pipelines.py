@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from commands import done, invoke, pictures, refused, values
+from leapstep.data import read, shards
 from leapstep.diffusers.drawing import Asked, Drawing, seed_of
 from leapstep.diffusers.folder import open_pipeline
 from pipelines import KINDS, WARNINGS
@@ -65,6 +66,45 @@ def test_labels_and_videos(saved, tmp_path):
     size = ["--height", 16, "--width", 16]
     manifest = sampled(saved / "wan", tmp_path / "wan", "--prompt", "a cat", "--steps", 1, *size)
     assert values(tmp_path / "wan").shape[:1] + values(tmp_path / "wan").shape[2:] == (1, 3, 16, 16)
+
+
+def test_an_array_that_was_stopped_goes_on(saved, tmp_path, monkeypatch):
+    words = ["--label", "3", "7", "--steps", 2, "--n", 5, "--batch-size", 2, "--format", "npz"]
+    sampled(saved / "dit", tmp_path / "whole", *words)
+    real, drawn = Drawing._drawn, []
+
+    def counted(self, rows, on_step):
+        drawn.append(rows)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return real(self, rows, on_step)
+
+    monkeypatch.setattr(Drawing, "_drawn", counted)
+    assert invoke("sample", saved / "dit", "--out", tmp_path / "s", "--device", "cpu", *words).exit_code == 130
+    for _ in range(2):  # once more changes nothing
+        sampled(saved / "dit", tmp_path / "s", *words, "--resume")
+        assert drawn == [range(2), range(2, 4), range(2, 4), range(4, 5)]
+        np.testing.assert_array_equal(values(tmp_path / "s"), values(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("form", "kind"), [("parquet", "dit"), ("npz", "stable_diffusion")])
+def test_shards_hold_what_one_process_draws(saved, tmp_path, form, kind):
+    words = {
+        "dit": ["--label", "3", "7"],
+        "stable_diffusion": ["--prompt", "a cat", "a dog", "a cat"],  # one of them twice
+    }[kind]
+    words = [*words, "--steps", 2, "--n", 5, "--batch-size", 2, "--first", 1]
+    sampled(saved / kind, tmp_path / "whole", *words, "--format", "npz")
+    manifest = sampled(saved / kind, tmp_path / "s", *words, "--format", form, "--on", "here", "--shard", 2)
+    assert [shard["n"] for shard in manifest["shards"]] == [2, 2, 1]
+    assert (manifest["finished"], manifest["spec"]["dtype"]) == (5, "float32")
+    data = read(tmp_path / "s", split="all")
+    np.testing.assert_array_equal(data.values, values(tmp_path / "whole"))
+    assert data.classes == (("3", "7") if kind == "dit" else ("a cat", "a dog"))
+    assert data.labels.tolist() == ([1, 0, 1, 0, 1] if kind != "stable_diffusion" else [1, 0, 0, 1, 0])
+    shards.of_folder(tmp_path / "s").paths[1].unlink()
+    sampled(saved / kind, tmp_path / "s", *words, "--format", form, "--resume")
+    np.testing.assert_array_equal(read(tmp_path / "s", split="all").values, data.values)
 
 
 def test_a_folder_without_one_of_its_text_encoders_opens(tmp_path):

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from leapstep.cli import options, sharding
 from leapstep.models.folder import TUNED
-
-if TYPE_CHECKING:
-    from leapstep.inference.spec import SamplingSpec
 
 EXAMPLES = """**Examples**
 
@@ -62,34 +59,33 @@ def command(
     no_preview: options.NoPreview = False,
 ) -> dict[str, Any]:
     """Draw samples of a trained model, in as few network calls as you like."""
-    from leapstep.data.shards import ALWAYS
-    from leapstep.inference.store import GRID, check_place
+    from leapstep.inference.store import GRID, check_place, in_shards
     from leapstep.workers.running import HERE
 
-    if on is None and format in ALWAYS:
-        on = HERE
+    cut = in_shards(out, format, on, None, resume)
+    on = HERE if cut and on is None else on
     sharding.check(on, shard)
-    check_place(out, resume, overwrite)
+    check_place(out, resume, overwrite, on)
     from leapstep.inference.writing import first_samples, write_samples
 
-    how: Any = {"format": format, "source": model.name, "resume": resume, "overwrite": overwrite}
+    how: Any = {"format": format, "resume": resume, "overwrite": overwrite}
+    elsewhere = on not in (None, HERE)  # a model travels to workers, which have devices of their own
+    if cut:
+        how |= {"on": on, "shard": shard, "device": model.device if elsewhere else str(options.device(model.device))}
     if model.is_pipeline or any(value is not None for value in asked.values()):
-        if on is not None:
-            raise ValueError("--on: what a pipeline of diffusers draws is not cut into shards: leave it out")
-        spec, manifest = _drawn(model, stated, asked, out, how)
+        manifest = _drawn(model, stated, asked, out, how)
     else:
-        spec, device = stated.made(), None
-        if on not in (None, HERE):  # the model travels to its workers, which have their own
-            model, device = dataclasses.replace(model, device="cpu"), model.device
-        how |= {"on": on, "shard": shard, "device": device}
-        manifest = write_samples(model.open(), spec, out, **how, tell=lambda line: typer.echo(line, err=True))
-    if manifest["finished"] < spec.n:
-        typer.echo(f"the shards of this process are there, others are still drawing: {out}")
+        loaded = dataclasses.replace(model, device="cpu" if elsewhere else model.device).open()
+        how |= {"source": model.name, "tell": lambda line: typer.echo(line, err=True)}
+        manifest = write_samples(loaded, stated.made(), out, **how)
+    n = manifest["spec"]["n"]
+    if manifest["finished"] < n:
+        typer.echo(f"this process has no more to draw; others are still at it: {out}")
         return {"out": out, **manifest}
-    shown = first_samples(out, min(spec.n, GRID)) if (out / "grid.png").exists() else None
+    shown = first_samples(out, min(n, GRID)) if (out / "grid.png").exists() else None
     if shown is not None:
         options.show(shown, no_preview)
-    typer.echo(f"{spec.n} samples in {manifest['seconds']} s, {manifest['calls']} network calls each: {out}")
+    typer.echo(f"{n} samples in {manifest['seconds']} s, {manifest['calls']} network calls each: {out}")
     if shown is not None:
         typer.echo(f"the first {len(shown)} at a glance: {out / 'grid.png'}")
     return {"out": out, **manifest}
@@ -97,12 +93,15 @@ def command(
 
 def _drawn(
     model: options.Source, stated: options.Spec, asked: dict[str, Any], out: Path, how: dict[str, Any]
-) -> tuple[SamplingSpec, dict[str, Any]]:
+) -> dict[str, Any]:
     """Draw what a pipeline of diffusers makes of prompts."""
     from leapstep.diffusers.drawing import Asked, Drawing, write_drawn
     from leapstep.diffusers.folder import open_pipeline
+    from leapstep.diffusers.sharding import write_drawn_shards
 
-    pipe = open_pipeline(model.name, dtype=stated.fields.get("dtype"), device=options.device(model.device))
     said = Asked(tuple(asked["prompt"] or ()), asked["negative_prompt"], asked["height"], asked["width"])
-    drawing = Drawing(pipe, stated.fields, said, (asked["tuned"] or Path(model.name)) / TUNED)
-    return drawing.spec, write_drawn(drawing, out, **how)
+    tuned = (asked["tuned"] or Path(model.name)) / TUNED
+    if "on" in how:
+        return write_drawn_shards(model.name, stated.fields, said, tuned, out, **how)
+    pipe = open_pipeline(model.name, dtype=stated.fields.get("dtype"), device=options.device(model.device))
+    return write_drawn(Drawing(pipe, stated.fields, said, tuned), out, source=model.name, **how)

@@ -116,6 +116,8 @@ def _write_tree(path: Path, n: int, batches: Iterable[Batch], classes: Sequence[
     path.mkdir()
     lines = []
     for batch in batches:
+        if not are_pictures(batch.values):
+            raise ValueError(f"samples of shape {list(batch.values.shape[1:])} are no pictures: write them as npz")
         for j, (i, picture) in enumerate(zip(batch.rows, batch.values, strict=True)):
             (path / f"{key(i)}.png").write_bytes(png(picture))
             if batch.labels is not None:

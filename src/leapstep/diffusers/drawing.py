@@ -266,14 +266,14 @@ def write_drawn(
     """
     out, spec, pipe = Path(folder), drawing.spec, drawing.pipe
     check_place(out, resume, overwrite)
-    manifest = _manifest(drawing, source, format)
+    manifest = manifest_of(drawing, source) | {"format": format}
     with folders.locked(out):
         record = begin(out, manifest, resume, overwrite)
-        pictures = Pictures(out)
-        done = pictures.finished() if resume else 0
+        begun: Store = Growing.begun(out, spec.n) or Pictures(out)
+        done = begun.finished() if resume else 0
         done = spec.n if done >= spec.n else done - done % spec.batch_size
         began = time.perf_counter() - record["seconds"]
-        store: Store | None = pictures if done else None
+        store: Store | None = begun if done else None
         rest = dataclasses.replace(spec, first=spec.first + done, n=spec.n - done)
         with progress_bar(None, "sampling", "call", show=progress) as bar:
 
@@ -283,14 +283,14 @@ def write_drawn(
                 bar.update()
 
             for rows, made in _undone_if_refused(drawing.of(rest).batches(on_step), out):
-                values, here = _values(made), range(rows.start - spec.first, rows.stop - spec.first)
+                values, here = values_of(made), range(rows.start - spec.first, rows.stop - spec.first)
                 store = store or _store(out, format, spec.n, values)
                 store.keep(here, values)
                 record |= {"finished": here.stop, "calls": len(pipe.scheduler.timesteps)}
                 record["seconds"] = round(time.perf_counter() - began, 3)
                 files.write_json(out / MANIFEST, manifest | record)
-        store = store or pictures
-        turns = None if len(drawing.turns) < 2 else [i % len(drawing.turns) for i in range(spec.n)]
+        assert store is not None
+        turns = None if len(drawing.turns) < 2 else [(spec.first + i) % len(drawing.turns) for i in range(spec.n)]
         if isinstance(store, Pictures):
             write_grid(out, store.first(min(spec.n, GRID)), turns)
         store.close(turns)
@@ -312,7 +312,7 @@ def _undone_if_refused(batches: Iterator[tuple[range, Tensor]], out: Path) -> It
         yield from batches
 
 
-def _manifest(drawing: Drawing, source: str | None, format: str | None) -> dict[str, Any]:
+def manifest_of(drawing: Drawing, source: str | None) -> dict[str, Any]:
     """What is said of the samples, as JSON."""
     import diffusers
     import transformers
@@ -326,11 +326,10 @@ def _manifest(drawing: Drawing, source: str | None, format: str | None) -> dict[
         "weights_sha256": beside.fingerprint(denoiser_of(pipe)),
         "device": str(pipe.device),
         "versions": versions() | {"diffusers": diffusers.__version__, "transformers": transformers.__version__},
-        "format": format,
     }
 
 
-def _values(made: Tensor) -> npt.NDArray[Any]:
+def values_of(made: Tensor) -> npt.NDArray[Any]:
     """What files hold: uint8 pixels of pictures and videos, sound as it is."""
     array = made.float().cpu()
     return (array.clamp(0, 1) * 255).round().byte().numpy() if made.ndim >= 4 else array.numpy()

@@ -21,6 +21,11 @@ LIBRARIES = ("diffusers", "transformers")
 """Where the classes of a pipeline's parts may come from; and from the folders of diffusers' own pipelines."""
 
 
+def usual_dtype(device: torch.device | str) -> str:
+    """What a pipeline computes in where nothing else is asked for: float32 on the CPU, bfloat16 elsewhere."""
+    return "float32" if torch.device(device).type == "cpu" else "bfloat16"
+
+
 def open_pipeline(source: str, *, dtype: str | None = None, device: torch.device | str = "cpu") -> Any:
     """Open a pipeline of diffusers.
 
@@ -28,8 +33,7 @@ def open_pipeline(source: str, *, dtype: str | None = None, device: torch.device
 
     Arguments:
         source: a folder, or `owner/name` on the Hub, which is downloaded.
-        dtype: of its networks, one of `leapstep.inference.spec.DTYPES`; None or "auto": float32 on the CPU, and
-            bfloat16 elsewhere.
+        dtype: of its networks, one of `leapstep.inference.spec.DTYPES`; None or "auto": `usual_dtype`.
         device: where they go.
     Raises:
         ValueError: no such folder; a pipeline of a class that diffusers has not, or with parts of other libraries; or
@@ -37,7 +41,6 @@ def open_pipeline(source: str, *, dtype: str | None = None, device: torch.device
     """
     import diffusers
 
-    usual = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     folder = _located(source)
     index = pipelines.index_of(folder)
     if index is None:
@@ -55,7 +58,7 @@ def open_pipeline(source: str, *, dtype: str | None = None, device: torch.device
         _check_settings(folder / part)
     needed = inspect.signature(kind).parameters
     options: dict[str, Any] = {part: None for part in index.absent if part in needed}  # such as SD 3 without its T5
-    options["torch_dtype"] = DTYPES[usual if dtype is None or dtype == AUTO else dtype]
+    options["torch_dtype"] = DTYPES[usual_dtype(device) if dtype is None or dtype == AUTO else dtype]
     try:
         with _quiet():
             pipe: Any = kind.from_pretrained(  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from leapstep import files, launch
+from leapstep import files
 from leapstep.data import shards
 from leapstep.data.shards import FORMS, MANIFEST, Batch
 from leapstep.files import folders, reading
@@ -19,7 +19,7 @@ from leapstep.inference.engine import draw, values
 from leapstep.inference.execution import Execution, choose
 from leapstep.inference.fields import AUTO
 from leapstep.inference.spec import SamplingSpec
-from leapstep.inference.store import ELSEWHERE, GRID, RESULTS, check_place, write_grid
+from leapstep.inference.store import ELSEWHERE, GRID, RESULTS, check_place, leads, write_grid
 from leapstep.models.model import Model
 from leapstep.workers import Finished, Make, run
 from leapstep.workers.job import JOB
@@ -64,6 +64,11 @@ class OfModel:
         return {"dtype": execution.dtype, "execution": execution.to_json(), "device": torch.device(device).type}
 
     def open(self, device: str, settled: Mapping[str, Any]) -> Batches:  # noqa: D102
+        if settled["device"] != torch.device(device).type:
+            began = settled["device"]
+            raise ValueError(
+                f"these samples were begun on {began}, and {device} would give others: pass device {began}"
+            )
         execution = Execution.stated(settled["dtype"], settled["execution"])
         model = execution.of(_on(self.model, device))
         spec, as_it_is = dataclasses.replace(self.spec, dtype=execution.dtype), Execution(execution.dtype)
@@ -147,8 +152,8 @@ def write_shards(
     spec, none = drawing.spec, {"finished": 0, "calls": 0, "seconds": 0.0, "shards": []}
     key = {name: value for name, value in manifest.items() if name not in (*ELSEWHERE, "device")}
     manifest = {**manifest, "classes": list(drawing.classes), **none}
-    if on != "torchrun" or launch.rank() == 0:
-        check_place(out, resume, overwrite)
+    check_place(out, resume, overwrite, on)
+    if leads(on):
         with folders.locked(out):
             _begin(out, manifest, resume, overwrite)
     work = Sampling(drawing, manifest["format"])
@@ -199,11 +204,10 @@ def _close(out: Path, manifest: Mapping[str, Any], finished: Finished) -> dict[s
             for path, rows, record in zip(finished.paths, finished.shards, records, strict=True)
         ],
     }
-    with folders.locked(out):
-        files.write_json(out / MANIFEST, {**manifest, **counted})
-        found = shards.of_folder(out)
-        assert found is not None
-        shown = found.first(GRID)
-        if shards.are_pictures(shown.values):
-            write_grid(out, shown.values, shown.labels)
+    files.write_json(out / MANIFEST, {**manifest, **counted})
+    found = shards.of_folder(out)
+    assert found is not None
+    shown = found.first(GRID)
+    if shards.are_pictures(shown.values):
+        write_grid(out, shown.values, shown.labels)
     return counted

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from leapstep import files, workers
+from leapstep import files, launch, workers
+from leapstep.data import shards
 from leapstep.data.pictures import grid, save_image
 from leapstep.data.shards import MANIFEST
 from leapstep.files import folders, reading
@@ -38,20 +39,41 @@ ELSEWHERE = ("model", "trained_steps", "execution")
 """What of a manifest may differ when a drawing goes on: how the model is called, since its weights are compared; and
 how its network is computed, but for the dtype, which is part of the specification."""
 
+TORCHRUN = "torchrun"
 GRID = 400
 """How many pictures the grid shows."""
 
 
-def check_place(folder: Path, resume: bool, overwrite: bool) -> None:
+def in_shards(folder: Path, format: str | None, on: str | None, shard: int | None, resume: bool) -> bool:
+    """Whether samples are drawn in shards: where it is asked for, and where what goes on was begun so."""
+    asked = on is not None or shard is not None or format in shards.ALWAYS
+    return asked or (resume and shards.of_folder(folder) is not None)
+
+
+def check_place(folder: Path, resume: bool, overwrite: bool, on: str | None = None) -> None:
     """Make sure that samples may be drawn into a folder, or go on there.
 
+    Arguments:
+        on: whose workers draw them, see `leapstep.workers.run`; of those of torchrun only the first looks.
     Raises:
-        ValueError: both are asked for; or what `leapstep.files.folders.check_free` raises.
+        ValueError: both are asked for, or to overwrite under torchrun; or what `leapstep.files.folders.check_free`
+            raises.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other: choose one")
+    if on == TORCHRUN and overwrite:
+        raise ValueError(
+            "overwrite: its processes begin at different times, and one could remove what another has made"
+        )
+    if not leads(on):
+        return
     if not resume or not (folder / MANIFEST).exists():
         folders.check_free(folder, overwrite or resume, RESULTS)
+
+
+def leads(on: str | None) -> bool:
+    """Whether this process begins the job: it does but for those that torchrun has started beside the first."""
+    return on != TORCHRUN or launch.rank() == 0
 
 
 class Store(Protocol):
@@ -111,6 +133,17 @@ class Growing:
     def __init__(self, folder: Path, n: int, shape: Sequence[int], dtype: npt.DTypeLike) -> None:
         self.part, self.final, self.n = folder / PART, folder / FINAL, n
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+
+    @classmethod
+    def begun(cls, folder: Path, n: int) -> Growing | None:
+        """The array of n samples that was begun in a folder, or is there; None where there is none."""
+        if (folder / FINAL).is_file():
+            return cls(folder, n, (), float)  # it says itself what is in it
+        try:
+            rows = np.lib.format.open_memmap(reading.regular(folder / PART), mode="r")
+        except (OSError, ValueError, EOFError):
+            return None
+        return cls(folder, n, rows.shape[1:], rows.dtype)
 
     def finished(self) -> int:
         """How many samples are there."""

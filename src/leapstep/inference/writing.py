@@ -34,6 +34,7 @@ from leapstep.inference.store import (
     Pictures,
     Store,
     check_place,
+    in_shards,
     write_grid,
 )
 from leapstep.models.model import Model
@@ -84,10 +85,9 @@ def write_samples(
             model or specification.
     """
     spec, out = spec.checked(model), Path(folder)
-    begun = resume and shards.of_folder(out) is not None
-    in_shards = begun or on is not None or shard is not None or format in shards.ALWAYS
-    form = _form(format, model, in_shards)
-    if in_shards:
+    cut = in_shards(out, format, on, shard, resume)
+    form = _form(format, model, cut)
+    if cut:
         drawing = OfModel(model, as_begun(spec, out) if resume else spec)
         at = model.device if device is None and on in (None, HERE) else device
         manifest = write_shards(
@@ -133,11 +133,11 @@ def first_samples(folder: str | Path, n: int) -> Array:
         return np.array(arrays["samples"][:n])
 
 
-def _form(asked: str | None, model: Model, in_shards: bool) -> str:
+def _form(asked: str | None, model: Model, cut: bool) -> str:
     forms = [form for form in shards.FORMS if form != "png" or model.is_pictures]
     if asked is not None and asked not in forms:
         raise SpecError("format", asked, f"this model's samples can be written as {' or '.join(forms)}")
-    return asked or ("npz" if in_shards else forms[0])
+    return asked or ("npz" if cut else forms[0])
 
 
 def _manifest(model: Model, spec: SamplingSpec, form: str, source: str | None) -> dict[str, Any]:
