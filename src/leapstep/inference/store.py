@@ -20,6 +20,7 @@ from leapstep.data import shards
 from leapstep.data.pictures import grid, save_image
 from leapstep.data.shards import MANIFEST
 from leapstep.files import folders, reading
+from leapstep.workers.running import TORCHRUN
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +40,6 @@ ELSEWHERE = ("model", "trained_steps", "execution")
 """What of a manifest may differ when a drawing goes on: how the model is called, since its weights are compared; and
 how its network is computed, but for the dtype, which is part of the specification."""
 
-TORCHRUN = "torchrun"
 GRID = 400
 """How many pictures the grid shows."""
 
