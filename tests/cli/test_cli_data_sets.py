@@ -4,8 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+import leapstep
 from commands import done, invoke, refused, tree
+from leapstep.data import read
 from leapstep.models import checkpoint
 from leapstep.models.data import Selection, parts_of
 from leapstep.networks import UNet
@@ -100,6 +103,46 @@ def test_reconstructions_of_values_are_all_there(points, array, tmp_path):
         line = ["reconstruct", points, array, "--split", "all", "--steps", 3, "--n", 7, "--batch-size", 2]
         done(*line, "--out", tmp_path / name, *more)
     same_arrays(tmp_path / "a" / "reconstructions.npz", tmp_path / "b" / "reconstructions.npz")
+
+
+def test_latents_of_a_data_set(model, insects, tmp_path):
+    """Each under its own label, as `encode` makes them; `decode` reads them."""
+    said = done("invert", model, "--data", insects, *RECONSTRUCT[:2], "--shard", 4, "--batch-size", 4, "--on", "here",
+                "--out", tmp_path / "o").stdout  # fmt: skip
+    assert said.startswith("15 latents, ddim")
+    assert set(tree(tmp_path / "o")) == {"latents.npz", "manifest.json", "reconstructions.png"}
+    done("invert", model, "--data", insects, *RECONSTRUCT[:2], "--batch-size", 4, "--out", tmp_path / "p")
+    same_arrays(tmp_path / "o" / "latents.npz", tmp_path / "p" / "latents.npz")
+    loaded, data = checkpoint.load(model), read(insects, split="test")
+    x0, labels = data.batch(range(15)), torch.from_numpy(data.labels)
+    with np.load(tmp_path / "o" / "latents.npz") as arrays:
+        z = [
+            leapstep.encode(loaded.diffusion(labels[i : i + 4]), x0[i : i + 4], 2, spacing="leading")
+            for i in range(0, 15, 4)
+        ]
+        np.testing.assert_array_equal(arrays["latents"], torch.cat(z), strict=True)
+        np.testing.assert_array_equal(arrays["original"], data.values, strict=True)
+        error = json.loads((tmp_path / "o" / "manifest.json").read_text())["inversion"]["error"]
+        assert arrays["errors"].mean() == pytest.approx(error)
+    done("decode", model, tmp_path / "o", "--steps", 2, "--out", tmp_path / "again")
+    assert len(list((tmp_path / "again").glob("[0-9]*.png"))) == 15
+    done("invert", model, "--data", insects, "--n", 5, "--label", "cat", "--steps", 1, "--out", tmp_path / "cats")
+    assert json.loads((tmp_path / "cats" / "manifest.json").read_text())["spec"]["labels"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", ["--image", "--data"]),
+        ("--data digits --image A.png", ["--image", "--data"]),
+        ("--image A.png --on here", ["--on here is for a data set"]),
+        ("--image A.png --n 3", ["--n 3 is for a data set"]),
+        ("--data digits --n 3 --condition c.npz", ["--condition", "--n"]),
+        ("--data nowhere", ["nowhere"]),
+    ],
+)
+def test_what_cannot_be_inverted(model, tmp_path, line, words):
+    refused(invoke("invert", model, *line.split(), "--out", tmp_path / "o"), *words)
 
 
 @pytest.mark.parametrize("command", ["likelihood", "reconstruct"])

@@ -2,7 +2,7 @@
 
 `latents.npz` holds `latents` and `original` `[k, *d]`, in model space and in the units of files, and `record`, a JSON
 object as bytes: the specification by which they were encoded, the model and the hash of its weights, and the errors of
-the way there and back.
+the way there and back; those of a data set are an array of their own, `errors` `[k]`.
 """
 
 from __future__ import annotations
@@ -50,10 +50,11 @@ class Latents(NamedTuple):
     spec: SamplingSpec
 
 
-def write_latents(path: Path, latents: Array, original: Array, record: Mapping[str, Any]) -> None:
-    """Write latents; the record holds the specification as `spec`, and `weights_sha256`."""
+def write_latents(path: Path, arrays: Mapping[str, Array], record: Mapping[str, Any]) -> None:
+    """Write arrays, `latents` and `original` among them; the record holds the specification as `spec`, and
+    `weights_sha256`."""
     said = np.frombuffer(json.dumps(record, allow_nan=False).encode(), dtype=np.uint8)
-    files.write_npz(path, {"latents": latents, "original": original, "record": said})
+    files.write_npz(path, {**arrays, "record": said})
 
 
 def read_latents(path: str | Path, model: Model) -> Latents:

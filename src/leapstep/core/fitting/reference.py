@@ -129,7 +129,103 @@ def _distance(squares: Tensor) -> Distance:
     return Distance(rms, error / (2 * rms) if rms else 0.0)  # d sqrt(m) = dm / (2 sqrt(m))
 
 
-@torch.no_grad()
+class Teacher(NamedTuple):
+    """Whoever is followed, part by part: parts are independent, and the same wherever they are made.
+
+    Attributes:
+        models: from rows of noises to the model, conditioned for them.
+        path: of its steps, `[K + 1]`.
+        transition: its method.
+        noises, shape, seed, batch_size, dtype, device, on_call: as of `refer`.
+    """
+
+    models: Callable[[range], Diffusion]
+    path: Tensor
+    transition: Transition
+    noises: int
+    shape: tuple[int, ...]
+    seed: int
+    batch_size: int
+    dtype: torch.dtype
+    device: torch.device | str | None
+    on_call: _OnCall
+
+    def parts(self) -> list[tuple[str, range]]:
+        """What each part is for, see `SHARES`, and its rows, in order."""
+        parts: list[tuple[str, range]] = []
+        row = 0
+        for name, share in SHARES.items():
+            stop = self.noises if name == "judge" else row + round(share * self.noises)
+            starts = range(row, stop, self.batch_size)
+            parts += [(name, range(start, min(stop, start + self.batch_size))) for start in starts]
+            row = stop
+        return parts
+
+    @torch.no_grad()
+    def followed(self, number: int) -> tuple[Part, int]:
+        """The teacher's paths of a part, and how many evaluations of the network it took, counted by sample."""
+        name, rows = self.parts()[number]
+        part, counted = self._begun(rows)
+        x = beginning(part.diffusion, self.path[0], part.eps)
+        xs, x0s = [x], []
+        for state in trajectory(part.diffusion, x, self.path, self.transition):
+            xs = [*xs, state.x] if name == "fit" else [state.x]
+            if number == 0:
+                x0s.append(state.x0)
+        followed = part._replace(x=torch.stack(xs), x0=torch.stack(x0s) if number == 0 else None)
+        return followed, counted.calls * len(rows)
+
+    def known(self, number: int, x: Tensor, x0: Tensor | None) -> Part:
+        """A part whose paths were followed elsewhere."""
+        part, _ = self._begun(self.parts()[number][1])
+        return part._replace(x=x.to(part.eps.device), x0=None if x0 is None else x0.to(part.eps.device))
+
+    def _begun(self, rows: range) -> tuple[Part, Counted]:
+        """A part without paths, and what counts its calls."""
+        model = self.models(rows)
+        counted = Counted(model.denoise, self.on_call)
+        model = model._replace(denoise=counted)
+        place = network_device(model) if self.device is None else self.device
+        eps = Noise(self.seed, rows, self.shape, self.dtype, place)(0, DRAW)
+        return Part(rows, model, eps, eps[None], None), counted
+
+    def reference(self, parts: Sequence[Part], evaluations: int) -> Reference:
+        """All parts, in their order.
+
+        Raises:
+            FloatingPointError: the samples are not finite.
+        """
+        uses: dict[str, list[Part]] = {name: [] for name in SHARES}
+        for (name, _), part in zip(self.parts(), parts, strict=True):
+            uses[name].append(part)
+        fit, choose, judge = map(tuple, uses.values())
+        result = Reference(self.path, fit, choose, judge, evaluations)
+        if not result.samples.isfinite().all():
+            raise FloatingPointError("the teacher's samples are not finite: nothing can be fitted to them")
+        return result
+
+
+def teacher(
+    diffusion: Diffusion | Diffusible | Callable[[range], Diffusion],
+    shape: Sequence[int],
+    *,
+    noises: int = 256,
+    steps: int = 40,
+    transition: Transition | str | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    on_call: _OnCall = None,
+) -> Teacher:
+    """The teacher that `refer` follows, also for the arguments and what is raised."""
+    if noises < 16 or batch_size < 1:
+        raise ValueError(f"noises={noises}, batch_size={batch_size}: give 16 or more, and 1 or more")
+    models, method = as_diffusions(diffusion), as_transition(transition or unipc(order=3))
+    path = times(models(range(1)).process, steps)
+    return Teacher(models, path, method, noises, tuple(shape), seed, batch_size, dtype, device, on_call)
+
+
 def refer(
     diffusion: Diffusion | Diffusible | Callable[[range], Diffusion],
     shape: Sequence[int],
@@ -161,39 +257,17 @@ def refer(
         ValueError: too few noises, and what `times` raises.
         FloatingPointError: the teacher's samples are not finite.
     """
-    if noises < 16 or batch_size < 1:
-        raise ValueError(f"noises={noises}, batch_size={batch_size}: give 16 or more, and 1 or more")
-    models, teacher = as_diffusions(diffusion), as_transition(transition or unipc(order=3))
-    path = times(models(range(1)).process, steps)
-    parts: dict[str, list[Part]] = {name: [] for name in SHARES}
-    row = evaluations = 0
-    for name, share in SHARES.items():
-        stop = noises if name == "judge" else row + round(share * noises)
-        while row < stop:
-            rows = range(row, min(stop, row + batch_size))
-            model = models(rows)
-            counted = Counted(model.denoise, on_call)
-            model = model._replace(denoise=counted)
-            place = network_device(model) if device is None else device
-            eps = Noise(seed, rows, tuple(shape), dtype, place)(0, DRAW)
-            begins = name == "fit" and not parts["fit"]
-            parts[name].append(_followed(rows, model, eps, path, teacher, name == "fit", begins))
-            evaluations += counted.calls * len(rows)
-            row = rows.stop
-    result = Reference(path, tuple(parts["fit"]), tuple(parts["choose"]), tuple(parts["judge"]), evaluations)
-    if not result.samples.isfinite().all():
-        raise FloatingPointError("the teacher's samples are not finite: nothing can be fitted to them")
-    return result
-
-
-def _followed(
-    rows: range, model: Diffusion, eps: Tensor, path: Tensor, teacher: Transition, all_times: bool, estimates: bool
-) -> Part:
-    """The teacher's paths from these noises."""
-    x = beginning(model, path[0], eps)
-    xs, x0s = [x], []
-    for state in trajectory(model, x, path, teacher):
-        xs = [*xs, state.x] if all_times else [state.x]
-        if estimates:
-            x0s.append(state.x0)
-    return Part(rows, model, eps, torch.stack(xs), torch.stack(x0s) if estimates else None)
+    followed = teacher(
+        diffusion,
+        shape,
+        noises=noises,
+        steps=steps,
+        transition=transition,
+        seed=seed,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device,
+        on_call=on_call,
+    )
+    parts, evaluations = zip(*map(followed.followed, range(len(followed.parts()))), strict=True)
+    return followed.reference(parts, sum(evaluations))
