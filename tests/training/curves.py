@@ -26,14 +26,18 @@ def learner(kind):
         teacher = model_of(network, leapstep.cosine(20), "v", (3,))
         config = DistillationConfig(calls=2, batch_size=16, teacher_steps=4, accumulate=2, precision="float32")
         return Distiller(config, teacher, device="cpu", progress=False)
-    parts = {"whole": {}, "parts": {"accumulate": 2}}[kind]
+    parts = {"whole": {}, "parts": {"accumulate": 2}, "sharded": {"fsdp": True, "accumulate": 2}}[kind]
     return Trainer(configure({**ASKED, **parts}), "digits", device="cpu", progress=False)
 
 
 def curve(run):
-    """The losses of each sample, step by step, [STEPS, b], and the norms of the gradients."""
-    results = [run.advance() for _ in range(STEPS)]
-    return [result["losses"].tolist() for result in results], [result["gradient_norm"] for result in results]
+    """The losses of each sample, step by step, [STEPS, b]; the norms of the gradients; what the average loses."""
+    results, compared = [], []
+    for _ in range(STEPS):
+        compared.append(list(run.compare().values()) if run.calls_average else [])
+        results.append(run.advance())
+    losses, norms = ([result[name] for result in results] for name in ("losses", "gradient_norm"))
+    return [loss.tolist() for loss in losses], norms, compared
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ def test_a_batch_in_parts_is_the_same_batch(alone):
 
 
 def test_two_processes_train_the_run_of_one(alone, tmp_path):
-    launched(HERE / "curves.py", tmp_path / "two.json", "whole", "parts", "student")
+    launched(HERE / "curves.py", tmp_path / "two.json", "whole", "sharded", "student")
     two = json.loads((tmp_path / "two.json").read_text())
-    for kind in ("whole", "parts"):
+    for kind in ("whole", "sharded"):
         near(two[kind], alone["whole"])
     near(two["student"], alone["student"])
 

@@ -178,7 +178,7 @@ def test_ema_is_what_is_saved(trainer, tmp_path):
     run = trainer(steps=4)
     for _ in range(4):
         run.advance()
-    run.save(tmp_path)
+    run.snapshot().write(tmp_path)
     saved = leapstep.models.checkpoint.load(tmp_path).network.state_dict()
     live = run.network.state_dict()
     for name, value in run.ema.module.state_dict().items():

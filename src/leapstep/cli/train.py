@@ -32,6 +32,8 @@ EXAMPLES = """**Examples**
 `leapstep train photos/ --init-from runs/photos --out runs/photos-2`
 
 `accelerate launch -m leapstep train photos/ --out runs/photos`
+
+`torchrun --standalone --nproc_per_node 4 -m leapstep train photos/ --out runs/photos --fsdp`
 """
 
 

@@ -78,6 +78,9 @@ class RunConfig(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     clip_gradient: float = Field(1.0, gt=0, description="bound on the gradient's norm")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights, after a warm-up")
+    fsdp: bool = Field(
+        False, description="share weights, their average and the optimiser's state among the processes (FSDP2)"
+    )
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto: bf16 if the run is long and bf16 is measured to be faster here"
     )

@@ -200,9 +200,9 @@ class Distiller(Learner):
 
     # what is kept
 
-    def model(self) -> Model:
-        """The student as it stands, with the averaged weights."""
-        network: torch.nn.Module = self.ema.module
+    def model(self, network: torch.nn.Module | None = None) -> Model:
+        """The student as it stands, with the averaged weights; see `Learner.model`."""
+        network = self.averaged() if network is None else network
         return Model(network.eval(), self.convention, self.details())
 
     def details(self) -> dict[str, Any]:

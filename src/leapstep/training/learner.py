@@ -8,7 +8,8 @@ for bit on as many processes, to rounding on more or fewer), from a state withou
   random numbers, no generator has to be kept, and any number of processes trains the same run, to rounding. But
   dropout inside the network is drawn by each process for the part of the batch that it computes.
 - The learning rate is a function of the step. A scheduler would be more state, and `steps` may change on the way.
-- `Accelerator.save_state` pickles the optimiser and the generators; `save` writes tensors alone.
+- `Accelerator.save_state` pickles the optimiser and the generators; a `Snapshot` holds tensors alone, whole
+  ones however many processes share them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
+import dataclasses
 import math
 import sys
 import time
@@ -23,19 +25,24 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
+import safetensors
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from leapstep import launch
+from leapstep.inference.execution import Execution
 from leapstep.models import checkpoint
 from leapstep.models.model import Model
+from leapstep.networks import NETWORKS
+from leapstep.networks.weights import sketch
 from leapstep.text import duration
-from leapstep.training import estimate, overfitting, precision
+from leapstep.training import estimate, overfitting, precision, sharding
 from leapstep.training.configuration import RunConfig, check_installed
 from leapstep.training.deadline import Deadline
 from leapstep.training.parts import accelerator, ema_update, keep_memory, learning_rate
 from leapstep.training.previews import preview
+from leapstep.training.saving import Snapshot
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,6 +79,7 @@ class Learner(abc.ABC):
         self.deadline: Deadline | None = None
         self.course: overfitting.Course | None = None
         self.progress, self.reports = progress, progress and self.accelerator.is_main_process
+        self.sharded = (config.fsdp or launch.shards()) and self.accelerator.num_processes > 1
         self.share, rest = divmod(config.batch_size, config.accumulate * self.accelerator.num_processes)
         if rest:
             raise ValueError(
@@ -81,14 +89,24 @@ class Learner(abc.ABC):
 
     def prepare(self, network: nn.Module) -> None:
         """Put a network where it is trained, with its average and an optimiser that begin with it."""
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device, processes = self.accelerator.device, self.accelerator.num_processes
+        if not self.sharded:  # which takes contiguous weights alone
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = AveragedModel(network, use_buffers=True)
-        self.ema.to(self.accelerator.device)
+        if self.sharded:
+            sharding.shard(network, device, processes)
+            sharding.shard(self.ema.module, device, processes)
+        else:
+            self.ema.to(device)
         self.ema.n_averaged = self.ema.n_averaged.cpu()  # a GPU would be waited for to read it
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=self.config.weight_decay, fused=True)
-        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        if self.sharded:
+            self.network, self.optimizer = network, self.accelerator.prepare(optimizer)
+        else:
+            self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.weights = list(self.network.parameters())  # listed once: modules take long to enumerate them
-        self.averages = tuple([*part.parameters(), *part.buffers()] for part in (self.ema.module, self.unwrapped()))
+        averages = [[*part.parameters(), *part.buffers()] for part in (self.ema.module, self.unwrapped())]
+        self.averages = [sharding.local(part) for part in averages] if self.sharded else averages
 
     @torch.no_grad()
     def average(self) -> None:
@@ -135,8 +153,12 @@ class Learner(abc.ABC):
         return [] if warning is None else [warning]
 
     @abc.abstractmethod
-    def model(self) -> Model:
-        """The trained model as it stands, with the averaged weights."""
+    def model(self, network: nn.Module | None = None) -> Model:
+        """The trained model as it stands, with the averaged weights.
+
+        Arguments:
+            network: that has them; None: what `averaged` returns, for which all processes must ask.
+        """
 
     @abc.abstractmethod
     def details(self) -> dict[str, Any]:
@@ -177,6 +199,8 @@ class Learner(abc.ABC):
         self.precision = "float32"
         if resumed is not None:
             self.precision = resumed.get("precision", self.precision)
+        elif self.sharded:  # of which a pass cannot be taken alone
+            return
         elif precision.operations(self.trial) * self.config.batch_size * self.config.steps >= precision.LONG:
             parameters = [weight for weight in self.weights if weight.requires_grad]
             float32, bf16, n = precision.seconds(self.trial, parameters, self.share)
@@ -215,6 +239,7 @@ class Learner(abc.ABC):
                     parts = torch.stack([torch.stack([loss.cpu().double(), t]) for loss, t in of_each])
                     loss, t = self.gathered(parts).unbind(1)
                     norm = self.accelerator.clip_grad_norm_(self.weights, self.config.clip_gradient)
+                    norm = sharding.whole(norm) if self.sharded else norm
                     self.check_finite(loss, norm)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
@@ -320,48 +345,85 @@ class Learner(abc.ABC):
 
     # what is kept
 
-    def save(self, run: Path) -> None:
-        """Write a checkpoint, first the training state and then the model for sampling (on the main process only)."""
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {f"network.{name}": value for name, value in self.unwrapped().state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+    @property
+    def calls_average(self) -> bool:
+        """Whether this process calls the averaged network: the main one, and all of them where they share it."""
+        return self.sharded or bool(self.accelerator.is_main_process)
+
+    def averaged(self) -> nn.Module:
+        """The network with the averaged weights; where processes share these, a whole copy on the CPU of each."""
+        if not self.sharded:
+            network: nn.Module = self.ema.module
+            return network
+        state = {name: sharding.whole(value).cpu() for name, value in self.ema.module.state_dict().items()}
+        own: Any = self.unwrapped()
+        network = _kind(own)(own.config)
+        network.load_state_dict(state)
+        return network
+
+    def snapshot(self) -> Snapshot | None:
+        """A copy of what a checkpoint holds, on the CPU of the main process; None on the others, which take part."""
         states = self.optimizer.state_dict()["state"]
-        tensors |= {f"optimizer.{i}.{name}": value for i, state in states.items() for name, value in state.items()}
-        checkpoint.save_state(run, self.step, tensors, self.details())
-        checkpoint.save(self.model(), run)
+        parts = {
+            "network": self.unwrapped().state_dict(),
+            "ema": self.ema.state_dict(),
+            **{f"optimizer.{i}": state for i, state in states.items()},
+        }
+        main, tensors = self.accelerator.is_main_process, {}
+        for part, values in parts.items():
+            for name, value in values.items():
+                value = sharding.whole(value) if self.sharded else value
+                if main:
+                    tensors[f"{part}.{name}"] = value.detach().to("cpu", copy=True)
+        if not main:
+            return None
+        own: Any = self.unwrapped()
+        network, start = sketch(_kind(own), dataclasses.asdict(own.config)), "ema.module."
+        averaged = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        network.load_state_dict(averaged, assign=True)
+        return Snapshot(self.step, tensors, self.details(), self.model(network))
 
     def restore(self, run: Path) -> None:
-        """Go back to the last checkpoint of a run.
+        """Go back to the last checkpoint of a run, on any number of processes.
 
         Raises:
             ValueError: there is none, or it belongs to another network.
         """
         path, values = checkpoint.find_state(run)
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
-        for name, value in safetensors.torch.load_file(path).items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
+        like = {"network": self.unwrapped().state_dict(), "ema": self.ema.state_dict()}
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}}
+        states: dict[int, dict[str, Tensor]] = {}
+        with safetensors.safe_open(path, framework="pt") as file:
+            for whole_name in file.keys():  # noqa: SIM118, it is no dictionary
+                part, _, name = whole_name.partition(".")
+                value = file.get_tensor(whole_name)
+                if part == "optimizer":
+                    index, _, name = name.partition(".")
+                    value = self._as_weight(value, int(index)) if value.ndim else value
+                    states.setdefault(int(index), {})[name] = value
+                else:
+                    own = like[part].get(name)
+                    parts[part][name] = sharding.divided(value, own) if self.sharded and own is not None else value
         try:
             self.unwrapped().load_state_dict(parts["network"])
             self.ema.load_state_dict(parts["ema"])
         except RuntimeError as error:
             raise ValueError(f"the training state in {run} belongs to another network: {error}") from error
-        parameters = self.weights
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["optimizer"].items():
-            index, _, rest = name.partition(".")
-            if value.ndim:  # fused AdamW needs the memory layout of the parameter, which files do not keep
-                value = torch.empty_like(parameters[int(index)]).copy_(value)
-            states.setdefault(int(index), {})[rest] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
         self.step, self.course = values["step"], overfitting.Course.of(values.get("losses"))
 
+    def _as_weight(self, value: Tensor, index: int) -> Tensor:
+        """A tensor with the memory layout of a weight, which fused AdamW needs and files do not keep."""
+        weight = self.weights[index]
+        return sharding.divided(value, weight) if self.sharded else torch.empty_like(weight).copy_(value)
+
     def preview(self, run: Path) -> Image.Image | None:
         """Show samples of the averaged weights as they stand, where they are pictures; see `previews.preview`."""
-        if self.accelerator.is_main_process and (model := self.model()).is_pictures:
-            return preview(model, run, self.step, self.share, self.accelerator.device)
-        return None
+        if not self.calls_average or not (model := self.model(self.ema.module)).is_pictures:
+            return None
+        folder = run if self.accelerator.is_main_process else None
+        execution = Execution() if self.sharded else None  # none is measured, which takes a network that can be copied
+        return preview(model, folder, self.step, self.share, self.accelerator.device, execution=execution)
 
     def summary(self) -> dict[str, Any]:
         """What trackers store of the run: its settings, the network's size, and the last part of the data's name."""
@@ -369,3 +431,8 @@ class Learner(abc.ABC):
         source = {"data": Path(str(data["source"])).name, "samples": data.get("samples")} if "source" in data else {}
         settings = self.config.model_dump(mode="json", exclude={"log", "project"})
         return {**settings, "weights": sum(map(torch.numel, self.weights)), **source}
+
+
+def _kind(network: nn.Module) -> type[nn.Module]:
+    """Which of our networks one is, also where its weights are sharded, which makes a class of it of its own."""
+    return next(kind for kind in NETWORKS.values() if isinstance(network, kind))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from leapstep import launch
 from leapstep.data.dataset import Data
 from leapstep.networks import MLP, UNet
 from leapstep.training.configuration import RunConfig, TrainingConfig
@@ -115,4 +116,5 @@ def accelerator(config: RunConfig, device: str | None) -> Accelerator:
 
     # or else the device of an earlier run in this process would be in force
     AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
-    return Accelerator(cpu=device == "cpu", mixed_precision="no", gradient_accumulation_steps=config.accumulate)
+    with launch.without_fsdp():  # see `sharding`, which also knows CPUs and averages
+        return Accelerator(cpu=device == "cpu", mixed_precision="no", gradient_accumulation_steps=config.accumulate)

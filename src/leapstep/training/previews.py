@@ -15,6 +15,7 @@ from leapstep.core.finite import NotFinite
 from leapstep.data.pictures import cut, grid, save_image, table
 from leapstep.files import folders
 from leapstep.inference.engine import draw, values
+from leapstep.inference.execution import Execution
 from leapstep.inference.spec import SamplingSpec
 from leapstep.models.model import Model
 
@@ -25,7 +26,15 @@ STRIP_COLUMNS, STRIP_ROWS, STRIP_PIXELS = 12, 10, 2_000_000
 """How many times and how many start noises the strip shows at most, and with how many pixels together."""
 
 
-def preview(model: Model, run: Path, step: int, batch_size: int, device: torch.device, n: int = 64) -> Image.Image:
+def preview(
+    model: Model,
+    run: Path | None,
+    step: int,
+    batch_size: int,
+    device: torch.device,
+    n: int = 64,
+    execution: Execution | None = None,
+) -> Image.Image | None:
     """Write a grid of samples, always from the same start noise, by 20 DDIM steps.
 
     With classes, they come in turns, and n is rounded down to whole turns. The first samples of this grid and of
@@ -33,13 +42,14 @@ def preview(model: Model, run: Path, step: int, batch_size: int, device: torch.d
 
     Arguments:
         model: a model of pictures.
-        run: the run folder.
+        run: the run folder; None: another process writes the same there, and this one takes part in its calls.
         step: of the training.
         batch_size: samples drawn at a time.
         device: where the network is.
         n: how many samples to draw.
+        execution: how the network is computed; None: as `choose` says.
     Returns:
-        the grid.
+        the grid, if it was written.
     """
     period = max(1, len(model.classes))
     n -= n % period if n > period else 0
@@ -48,7 +58,10 @@ def preview(model: Model, run: Path, step: int, batch_size: int, device: torch.d
     )
     with warnings.catch_warnings():
         warnings.simplefilter("always", NotFinite)  # of samples that are broken a run is told, and goes on
-        pixels = np.concatenate([values(model, x) for _, x in draw(model, spec, device=device)])
+        drawn = draw(model, spec, device=device, execution=execution)
+        pixels = np.concatenate([values(model, x) for _, x in drawn])
+    if run is None:
+        return None
     folder = folders.inner(run, "samples")
     sheet = grid(pixels, period=period)
     save_image(sheet, folder / f"step-{step:08d}.png")

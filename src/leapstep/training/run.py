@@ -23,10 +23,11 @@ from leapstep.training.configuration import TrainingConfig, configure, parameter
 from leapstep.training.deadline import Deadline, now
 from leapstep.training.learner import Learner
 from leapstep.training.record import Record
+from leapstep.training.saving import Writer
 from leapstep.training.trainer import Trainer
 
 CHANGEABLE = {
-    *("steps", "minutes", "strict"),
+    *("steps", "minutes", "strict", "accumulate", "fsdp"),
     *("log", "project", "log_every", "holdout_every", "sample_every", "save_every"),
 }
 """Settings that a resumed run may change."""
@@ -195,13 +196,15 @@ def begin(
         learner.say(f"{run} already was at step {done}: to train on, --resume it with more {longer}")
     if resumed is not None:
         learner.restore(run)
-    if learner.accelerator.is_main_process and resumed is not None:
-        folders.tidy(run)
-        checkpoint.save(learner.model(), run)
-    elif learner.accelerator.is_main_process:  # at once, so that a run that ends before its first checkpoint is known
-        folders.begin(run, overwrite, checkpoint.RUN, learner.details())
-        if learner.resumes_from_its_model:
-            checkpoint.save(learner.model(), run)
+    saves = resumed is not None or learner.resumes_from_its_model
+    model = learner.model() if saves else None  # of all processes
+    if learner.accelerator.is_main_process:
+        if resumed is not None:
+            folders.tidy(run)
+        else:  # at once, so that a run that ends before its first checkpoint is known
+            folders.begin(run, overwrite, checkpoint.RUN, learner.details())
+        if model is not None:
+            checkpoint.save(model, run)
     learner.accelerator.wait_for_everyone()
 
 
@@ -229,15 +232,17 @@ def loop(learner: Learner, run: Path) -> None:
 
     Raises:
         FloatingPointError: a loss or a gradient that is not finite; the last checkpoint is kept.
+        OSError: the last checkpoint could not be written.
+        ConnectionError: another process of the run has ended.
         Stopped: a request to stop, once a checkpoint is written.
     """
     config, main, deadline = learner.config, learner.accelerator.is_main_process, learner.deadline
     record = Record(run, config, learner.step, learner.reports, learner.summary()) if main else None
-    saved = learner.step
+    writer = Writer(run, learner.step)
     if deadline is not None:
         deadline.starts(learner.step)
     try:
-        with _requests(learner.reports) as requests:
+        with _requests(learner.reports) as requests, writer:
             while learner.step < learner.config.steps and not learner.any_process(bool(requests)):
                 result = learner.advance()
                 learner.keep_to_deadline(learner.step % config.save_every == 0)
@@ -248,31 +253,56 @@ def loop(learner: Learner, run: Path) -> None:
                 )
                 wholly = compares and previews and saves
                 with contextlib.nullcontext() if deadline is None else deadline.pausing(wholly):
+                    compared = learner.compare() if compares and learner.calls_average else {}
                     if record is not None:
-                        compared = learner.compare() if compares else {}
                         record.add(learner.step, result, compared, learner.config.steps)
                         record.tell(learner.follow(compared))
                     if previews and (picture := learner.preview(run)) is not None and record is not None:
                         record.picture(learner.step, picture)
                     if saves:
-                        learner.save(run)
-                        saved = learner.step
+                        writer.take(learner.step, learner.snapshot)
+                    if wholly and deadline is not None:  # how long the last checkpoint takes is measured by this one
+                        writer.wait()
+                writer.told()
             if learner.step < learner.config.steps:
-                if learner.step > saved:
-                    learner.save(run)
-                    saved = learner.step
+                if learner.step > writer.taken:
+                    writer.take(learner.step, learner.snapshot)
+                writer.finish()
                 raise stopping.Stopped(requests[0] if requests else signal.SIGINT)
+            writer.finish()
     except KeyboardInterrupt as request:
-        if saved:
-            request.add_note(f"the checkpoint of step {saved} is kept in {run}: go on with --resume")
+        if writer.saved:
+            request.add_note(f"the checkpoint of step {writer.saved} is kept in {run}: go on with --resume")
         raise
     except FloatingPointError as error:
-        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
-        raise FloatingPointError(f"{error}; {kept}: lower the learning rate, or look at the data") from error
+        raise FloatingPointError(f"{error}; {_kept(writer)}: lower the learning rate, or look at the data") from error
+    except RuntimeError as error:
+        if not _lost(learner, error):
+            raise
+        raise ConnectionError(
+            f"another process of this run has ended or cannot be reached, so this one ends, too; {_kept(writer)}: "
+            f"start the run again with --resume, on any number of processes that divides the batch of "
+            f"{config.batch_size}"
+        ) from error
     finally:
         learner.close()
         if record is not None:
             record.close()
+
+
+def _kept(writer: Writer) -> str:
+    saved = writer.saved
+    return f"the checkpoint of step {saved} is kept" if saved else "no checkpoint had been written yet"
+
+
+def _lost(learner: Learner, error: RuntimeError) -> bool:
+    """Whether an error says that another process cannot be reached any more."""
+    from torch.distributed import DistError
+
+    said = str(error).lower()
+    return learner.accelerator.num_processes > 1 and (
+        isinstance(error, DistError) or any(words in said for words in ("gloo", "nccl", "by peer"))
+    )
 
 
 @contextlib.contextmanager

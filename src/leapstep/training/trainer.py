@@ -174,9 +174,9 @@ class Trainer(Learner):
 
     # what is kept
 
-    def model(self) -> Model:
-        """The trained model as it stands, with the averaged weights."""
-        network: nn.Module = self.ema.module
+    def model(self, network: nn.Module | None = None) -> Model:
+        """The trained model as it stands, with the averaged weights; see `Learner.model`."""
+        network = self.averaged() if network is None else network
         convention = dataclasses.replace(self.convention, clip=(-self.bound, self.bound)).scaled(self.data.scaling)
         return Model(network.eval(), convention, self.details())
 
