@@ -26,8 +26,11 @@ from leapstep.models import checkpoint
 from leapstep.workers import run
 from leapstep.workers.job import Job
 
-MANY, FEW = 100_000, 1_000
-"""Shards."""
+MANY = 100_000
+"""Shards whose files are listed."""
+
+DRIVEN = {"here": (100_000, 1_000), "ray": (5_000, 500)}
+"""By engine, of how many shards the driver is compared."""
 
 CORES = 2
 """Workers that are compared with one process of as many threads."""
@@ -75,7 +78,7 @@ def drawing(bench):
                 torch.set_num_threads(CORES)
                 taken[on].append(max(1e-9, seconds(on, long) - seconds(on, CORES)))
     what = f"sampling, mnist layout, {CORES} workers of Ray with a thread each"
-    yield taken.speed(what, "ray", "here", shard * (long - CORES), "images/s".removesuffix("/s"))
+    yield taken.speed(what, "ray", "here", shard * (long - CORES), "images")
 
 
 # --- shards that cost nothing ---------------------------------------------------------------------------------------
@@ -121,46 +124,39 @@ def listing(bench):
             job.path(i).touch()
         assert job.missing() == [*range(1, n, 2)]
         seconds = bench.rounds({"missing": job.missing, "names": partial(os.listdir, folder)}, 10.0)
-    yield seconds.cost(f"what is missing of {n:,} shards", "missing", "names", goal=None)
+    yield seconds.cost(f"what is missing of {n:,} shards", "missing", "names")
 
 
-def drive(folder, n, report):
-    """Be the driver of a job of empty shards on Ray; report its largest resident set and its processor seconds."""
-    run(Nothing(), folder, {}, int(n), batch_size=1, shard=1, on="ray", progress=False)
+def drive(on, folder, n, report):
+    """Be the driver of a job of empty shards; report its largest resident set and its seconds of the processor."""
+    run(Nothing(), folder, {}, int(n), batch_size=1, shard=1, on=on, progress=False)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     Path(report).write_text(json.dumps({"MiB": usage.ru_maxrss / 2**10, "seconds": usage.ru_utime + usage.ru_stime}))
 
 
-def driven(n):
+def driven(on, n):
     """What the driver of so many shards took, in a process of its own."""
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
     with memory_folder() as folder:
-        words = [f"{folder}/job", str(n), f"{folder}/report.json"]
+        words = [on, f"{folder}/job", str(n), f"{folder}/report.json"]
         program = "import cluster, sys; cluster.drive(*sys.argv[1:])"
         subprocess.run([sys.executable, "-c", program, *words], env=environment, check=True)
         return json.loads(Path(folder, "report.json").read_text())
 
 
 def driver(bench):
-    """The driver's memory and processor time, with many shards and with few."""
-    many, few = bench.least((MANY, FEW), (20, 4))
-    large, small = driven(many), driven(few)
-    ratio = timing.Quartiles.of([large["MiB"] / small["MiB"]])
-    yield timing.Row(
-        f"memory of the driver of {many:,} shards",
-        large["MiB"],
-        small["MiB"],
-        "MiB",
-        f"{few:,} shards",
-        ratio,
-        "memory",
-    )
+    """The driver's memory with many shards and with few; with Ray also the seconds of its processor for a shard."""
+    for on, counts in DRIVEN.items():
+        many, few = bench.least(counts, (20, 4))
+        large, small = driven(on, many), driven(on, few)
+        ratio = timing.Quartiles.of([large["MiB"] / small["MiB"]])
+        what, peer = f"memory of a driver, --on {on}, {many:,} shards", f"{few:,} shards"
+        yield timing.Row(what, large["MiB"], small["MiB"], "MiB", peer, ratio, "memory")
     each = max(1e-9, (large["seconds"] - small["seconds"]) / (many - few))
     ratio = timing.Quartiles.of([each / 60])
-    yield timing.Row(
-        "the driver's processor for a shard", 1000 * each, 60_000.0, "ms", "a minute's shard", ratio, "time"
-    )
+    what, peer = "seconds of the driver's processor for a shard, --on ray", "a shard of a minute"
+    yield timing.Row(what, 1000 * each, 60_000.0, "ms", peer, ratio, "time")
 
 
 def start(bench):

@@ -50,6 +50,7 @@ PAGES = {
         "docs/evaluation",
         "docs/likelihood",
         "docs/checkpoints",
+        "docs/scaling",
         "docs/performance",
     ),
     "Reference": (
