@@ -75,6 +75,7 @@ def test_a_restart_makes_what_is_missing_and_nothing_else(tmp_path):
     times = {path: path.stat().st_mtime_ns for path in before.paths}
     before.paths[2].unlink()
     (tmp_path / ".leapstep-00002-0123456789abcdef.npy").write_bytes(b"what a worker left that was killed")
+    (tmp_path / ".leapstep-token-0123456789abcdef").touch()  # and a driver
     after = run(tmp_path, shard=None)
     assert after.records == before.records
     assert [path for path in after.paths if path.stat().st_mtime_ns != times[path]] == [before.paths[2]]

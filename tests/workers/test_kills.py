@@ -70,14 +70,14 @@ def check(out, expected):
 @pytest.mark.parametrize("seed", range(3))
 def test_workers_machines_and_drivers_are_killed_ten_times(digits, machines, tmp_path, seed):
     given, expected = digits
-    given, out, rng = [*given, "--on", "ray:auto", "--shard", SHARD, "--out", tmp_path / "s"], tmp_path / "s", None
-    rng = random.Random(seed)
+    out, rng = tmp_path / "s", random.Random(seed)
+    given = [*given, "--on", "ray:auto", "--shard", SHARD, "--out", out]
     killed = rng.sample(["worker"] * 4 + ["machine"] * 3 + ["driver"] * 3, 10)
     driver = start(*given, **machines.environment)
     try:
-        for i, (what, number) in enumerate(zip(killed, sorted(rng.sample(range(5, 185), 10)), strict=True)):
+        for i, (what, number) in enumerate(zip(killed, sorted(rng.sample(range(5, 150), 10)), strict=True)):
             wait_for(lambda number=number: made(out) >= number, driver, 600)
-            time.sleep(0.3 * rng.random())
+            time.sleep(0.1 * rng.random())
             assert made(out) < N // SHARD, "all is done before all is killed"
             if what == "worker":
                 wait_for(machines.workers, driver, 600)

@@ -129,15 +129,17 @@ class Job:
         return self._listed()[0]
 
     def sweep(self) -> None:
-        """Remove what is left of attempts at shards, of workers that died, or that are not needed any more."""
+        """Remove what is left of workers and drivers that died, and attempts that are not needed any more."""
         for path in self._listed()[1]:
             remove(path)
 
     def _listed(self) -> tuple[list[int], list[Path]]:
-        """The shards that are not there, and attempts at any."""
+        """The shards that are not there, and attempts at any, with the tokens by which workers knew the folder."""
         count, width = len(self.shards), len(self._number(0))
         whole = re.compile(rf"(\d{{{width}}}){re.escape(self.suffix)}")
-        attempt = re.compile(rf"{re.escape(files.PREFIX)}(\d{{{width}}}|pilot)-[0-9a-f]{{16}}{re.escape(self.suffix)}")
+        attempt = re.compile(
+            rf"{re.escape(files.PREFIX)}((\d{{{width}}}|pilot)-[0-9a-f]{{16}}{re.escape(self.suffix)}|token-[0-9a-f]{{16}})"
+        )
         here, attempts = bytearray(count), []
         with os.scandir(self.folder) as entries:
             for entry in entries:
