@@ -60,20 +60,20 @@ def drawing(bench):
 
     Of each the time of a short job is taken from that of a long one, so that starts do not count.
     """
-    shard, long = bench.least((16, 20), (2, 4))
+    shard, long = bench.least((16, 12), (2, 4))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LEAPSTEP_CACHE"] = str(Path(folder, "cache"))
         model = checkpoint.load(sampling.run_folder("mnist", bench, Path(folder, "run")), bench.device)
 
         def seconds(on, shards):
-            spec = SamplingSpec("ddim", n=shard * shards, steps=bench.least(20, 2), batch_size=shard, dtype="float32")
+            spec = SamplingSpec("ddim", n=shard * shards, steps=bench.least(5, 2), batch_size=shard, dtype="float32")
             with tempfile.TemporaryDirectory(dir=folder) as out:
                 began = time.perf_counter()
                 write_samples(model, spec, Path(out, "samples"), on=on, shard=shard, progress=False)
                 return time.perf_counter() - began
 
         taken = timing.Seconds({"here": [], "ray": []})
-        for _ in range(bench.least(3, 1)):
+        for _ in range(bench.least(2, 1)):
             for on in taken:
                 torch.set_num_threads(CORES)
                 taken[on].append(max(1e-9, seconds(on, long) - seconds(on, CORES)))

@@ -399,19 +399,6 @@ class Job:
         return outlier * self._lognormal(costs.gpu_spread)
 
 
-def expected(seconds: float, life: float, back: float, start: float = 0.0) -> float:
-    """The mean time to finish a shard in closed form, where failures are exponential.
-
-    A shard takes d seconds of a worker that lives 1/r in the mean. After a death a new one comes after b and starts for
-    s, in which it may die, too. To get through a seconds without a death, where each is followed by b, takes
-    G(a) = (e^(r a) - 1) (1/r + b). The first attempt has no start before it, so the shard takes
-    (1 - e^(-r d)) (1/r + b + G(d + s)), which is G(d) for s = 0.
-    """
-    rate = 1 / life
-    again = math.expm1(rate * (seconds + start)) * (life + back)
-    return -math.expm1(-rate * seconds) * (life + back + again)
-
-
 def saturated(costs: Costs, layout: Layout, samples: int = SAMPLES) -> dict[str, float]:
     """How many GPUs keep each shared thing busy all the time: more of them gain nothing."""
     size = layout.shard(costs, samples, 1)
