@@ -9,6 +9,7 @@ from PIL import Image
 from image_files import colours, grey, rng, save
 from leapstep.core.scaling import PIXELS, Scaling
 from leapstep.data import Data, read
+from leapstep.files import reading
 
 
 def one(folder, image, name="a.png", save_as=None, **how):
@@ -513,3 +514,23 @@ def test_folders_and_files_that_are_no_source(tmp_path):
 def test_options_that_are_not_allowed(how, message):
     with pytest.raises(ValueError, match=message):
         read("digits", **how)
+
+
+def test_large_members_of_an_npz_that_are_not_compressed_are_memory_mapped(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "SMALL", 1000)
+    monkeypatch.setattr(reading, "free_memory", lambda: 2000)  # enough for what is not mapped
+    arrays = {
+        "x": rng.normal(size=(50, 4, 2)),
+        "fortran": np.asfortranarray(rng.normal(size=(50, 4))),
+        "y": np.arange(50),
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    found = reading.read_npz(tmp_path / "a.npz")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
+        assert isinstance(found[name], np.memmap) == (name != "y")
+    np.savez_compressed(tmp_path / "b.npz", **arrays)
+    with pytest.raises(ValueError, match=r"takes .* GiB of memory"):
+        reading.read_npz(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", x=arrays["x"], y=arrays["y"])
+    assert isinstance(read(tmp_path / "c.npz").values, np.memmap)

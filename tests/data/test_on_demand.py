@@ -228,3 +228,49 @@ def test_a_selection_has_the_blocks_of_what_is_left(sources):
     assert Selection(values, rows).blocks.starts.tolist() == [0, 2, 3, 5, 6]
     assert Selection(values, rows[::-1]).blocks is None
     assert Blocks(np.array([0, 4, 8]), 1).of(np.arange(8)).starts.tolist() == [0, 4, 8]
+
+
+def test_parquet_elsewhere_is_read_in_parts(sources, pixels):
+    """Row groups by the ranges of bytes in which they lie, through fsspec, as on the Hub."""
+    fsspec = pytest.importorskip("fsspec")
+    system, names = fsspec.filesystem("memory"), [f"memory://here/{name}.parquet" for name in "ab"]
+    for name in names:
+        system.pipe_file(name, (sources / "parquet" / name.rpartition("/")[2]).read_bytes())
+    found = tables.Tables(names, "someone/pictures", tables.columns_of(names[0], "someone/pictures"), str)
+    here = read(sources / "parquet", on_demand=True).values.encoded
+    for name in ("names", "labels", "classes"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(here, name))
+    rows = [20, 3, 5]
+    assert [item.content for item in found.items(rows)] == [item.content for item in here.items(rows)]
+    assert found.blocks.starts.tolist() == here.blocks.starts.tolist()
+
+
+@pytest.fixture
+def hub(sources, monkeypatch):
+    """The parquet as a data set on the Hub that is not streamed."""
+    import datasets
+    import huggingface_hub
+
+    paths = {"train": [str(sources / "parquet" / "a.parquet")], "test": [str(sources / "parquet" / "b.parquet")]}
+    builder = datasets.load_dataset_builder("parquet", data_files=paths)
+    about = huggingface_hub.hf_api.DatasetInfo(id="a/b", sha="abc", tags=[])
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: about)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda name, revision: builder)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("all of it was streamed"))
+    return builder
+
+
+def test_a_large_data_set_of_the_hub_is_fetched_as_far_as_it_is_decoded(hub, pixels, monkeypatch):
+    monkeypatch.setattr(on_demand, "LARGE", 0)
+    pictures = pixels.transpose(0, 3, 1, 2)
+    for split, rows in (("train", slice(14)), ("test", slice(14, N)), ("all", slice(N))):
+        data = read("someone/pictures", split=split)
+        assert isinstance(data.values, on_demand.OnDemand)
+        np.testing.assert_array_equal(data.values, pictures[rows])
+        assert (data.classes, data.labels[0]) == (("cat", "dog"), rows.start is not None)
+
+
+def test_what_is_not_parquet_on_the_hub_is_not_read_on_demand(hub, monkeypatch):
+    monkeypatch.setattr(hub.config, "data_files", {"train": ["hf://datasets/a/b/x.tar"]})
+    with pytest.raises(ValueError, match=r"^the split train of a/b on the Hub is not in parquet, whose rows alone"):
+        read("a/b", on_demand=True)

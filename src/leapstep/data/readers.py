@@ -28,7 +28,7 @@ from leapstep.data.cache import Key
 from leapstep.data.dataset import Data, NoSplit
 from leapstep.data.decoding import Item, Options, decode, from_images, from_pixels, kept
 from leapstep.data.on_demand import Files, decoded_on_demand
-from leapstep.data.tables import Tables, columns_of, datasets_library, inside
+from leapstep.data.tables import Tables, columns_of, datasets_library, inside, parquet_on_hub, revision_on_hub
 from leapstep.data.tars import Tars
 from leapstep.data.values import Array
 from leapstep.files.reading import CLASSES, read_npy, read_npz, regular
@@ -300,12 +300,12 @@ def _read_tables(source: str, paths: list[Path], beside: list[Path], options: Op
     return _from_rows(rows, source, options, key, alone=beside == [Path(source)])
 
 
-def _large_tables(names: list[str], source: str, options: Options) -> Data | None:
+def _large_tables(names: list[str], source: str, options: Options, features: Any = None) -> Data | None:
     """Images of tables that are decoded on demand; None where they are to be decoded before, or cannot be reached."""
     if options.on_demand is False:
         return None
     try:
-        columns = columns_of(names[0], source)
+        columns = columns_of(names[0], source, features)
         tables = Tables(names, source, columns, functools.partial(inside, source=source), options.progress)
         return decoded_on_demand(tables, source, options)
     except ValueError:
@@ -316,7 +316,9 @@ def _large_tables(names: list[str], source: str, options: Options) -> Data | Non
 
 def _read_hub(source: str, options: Options) -> Data:
     """A data set of the Hub, whose images go to the cache while they arrive: nothing else of it is kept."""
-    key = cache.key(source, options.split, options.size, options.channels, _revision(source))
+    key = cache.key(source, options.split, options.size, options.channels, revision_on_hub(source))
+    if data := _large_hub(source, options, key.state):
+        return data
     if data := kept(key, source, options):
         return data
     try:
@@ -342,14 +344,19 @@ def _read_hub(source: str, options: Options) -> Data:
     return _from_rows(rows, source, options._replace(memory_limit=0) if streaming else options, key)
 
 
-def _revision(source: str) -> str | None:
-    """The commit of a data set on the Hub, None if the Hub does not answer."""
-    from huggingface_hub import HfApi
-
-    try:
-        return HfApi().dataset_info(source, timeout=10).sha
-    except Exception:  # from the network, the Hub or its library
+def _large_hub(source: str, options: Options, revision: str | None) -> Data | None:
+    """Images of a large data set on the Hub, of whose parquet files no more is fetched than is decoded; or None."""
+    if options.on_demand is False or revision is None:
         return None
+    names, features = parquet_on_hub(source, options.split, revision)
+    if names:
+        return _large_tables(names, source, options, features)
+    if options.on_demand:
+        raise ValueError(
+            f"the split {options.split} of {source} on the Hub is not in parquet, whose rows alone can be reached in "
+            "any order: read it without on_demand, and its images are kept in the cache as they arrive"
+        )
+    return None
 
 
 class _NamesFiles(Exception):

@@ -24,7 +24,7 @@ from leapstep.data.values import Blocks, Rows
 from leapstep.progress import progress_bar
 from leapstep.text import one_line, reason
 
-WINDOW = 2**28
+WINDOW = 2**26
 """Bytes of encoded row groups within which the samples are shuffled."""
 
 FEWEST = 4
@@ -179,20 +179,20 @@ class Tables(Encoded):
             raise ValueError(f"cannot read {name}: {reason(error)}") from error
 
 
-def columns_of(name: str, source: str) -> Columns:
-    """The first columns of pictures and of classes of a file, by what the `datasets` library wrote into its schema.
+def columns_of(name: str, source: str, features: Any = None) -> Columns:
+    """The first columns of pictures and of classes of a file.
+
+    Arguments:
+        name: of the file.
+        source: the name of the data, for messages.
+        features: what the `datasets` library knows of its columns; None: what it wrote into the file's schema.
 
     Raises:
         ValueError: it cannot be read, or has no pictures.
     """
     datasets = datasets_library()
     try:
-        if name.endswith(".arrow"):
-            schema = _batches(name)[0].schema
-        else:
-            with _opened(name) as file:
-                schema = file.schema_arrow
-        features = datasets.Features.from_arrow_schema(schema)
+        features = features or datasets.Features.from_arrow_schema(_schema(name))
     except Exception as error:  # pyarrow raises many kinds for a broken file
         raise ValueError(f"cannot read {source}: {reason(error)}") from error
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -201,6 +201,13 @@ def columns_of(name: str, source: str) -> Columns:
         described = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
         raise ValueError(f"{source} has no column of type datasets.Image; its columns are {described}")
     return Columns(images[0], labels[0] if labels else None, tuple(features[labels[0]].names) if labels else ())
+
+
+def _schema(name: str) -> Any:
+    if name.endswith(".arrow"):
+        return _batches(name)[0].schema
+    with _opened(name) as file:
+        return file.schema_arrow
 
 
 def _looked_through(name: str, file: int, columns: Columns) -> tuple[list[Group], Rows]:
@@ -271,6 +278,31 @@ def inside(name: str, source: str) -> Path | str:
             if file.is_relative_to(Path(folder).resolve()):
                 return file
     return f"names the file {one_line(name, 100)}, which is not in the folder of the data: it is not read"
+
+
+def revision_on_hub(source: str) -> str | None:
+    """The commit of a data set on the Hub, None if the Hub does not answer."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(source, timeout=10).sha
+    except Exception:  # from the network, the Hub or its library
+        return None
+
+
+def parquet_on_hub(source: str, split: str, revision: str) -> tuple[list[str], Any]:
+    """The parquet files of a split on the Hub, of all splits for "all", and what is known of their columns.
+
+    None of them where there are others, or where the Hub does not tell: whoever reads all of it will say why.
+    """
+    try:
+        builder = datasets_library().load_dataset_builder(source, revision=revision)
+        parts = {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
+        features = builder.info.features
+    except Exception:  # from the network, the Hub or its library
+        return [], None
+    names = [name for part, files in parts.items() if split in ("all", part) for name in files]
+    return (names, features) if all(name.endswith(".parquet") for name in names) else ([], None)
 
 
 def datasets_library() -> Any:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from leapstep.data.values import Elsewhere
 from leapstep.doctor.probe import Condition
 from leapstep.doctor.ranges import F64
 from leapstep.text import one_line
@@ -62,7 +63,7 @@ def draw(data: Any, condition: Given, counts: Any, n: int, generator: torch.Gene
     Raises:
         ValueError: data, a condition or counts that cannot be used.
     """
-    whole = _array(data)
+    whole = data if isinstance(data, Elsewhere) else _array(data)
     if whole.ndim < 2 or len(whole) < LEAST:
         raise ValueError(f"the data have shape {tuple(whole.shape)}: give [n, *d] with n of {LEAST} or more, best 300")
     mask = None if counts is None else _mask(_array(counts), tuple(whole.shape))
@@ -84,7 +85,7 @@ def _array(values: Any) -> Tensor | Array:
     return values if isinstance(values, Tensor) else np.asarray(values)
 
 
-def _rows(values: Tensor | Array, chosen: Tensor) -> Tensor:
+def _rows(values: Tensor | Array | Elsewhere, chosen: Tensor) -> Tensor:
     """These rows, on the CPU and in memory of their own."""
     if isinstance(values, Tensor):
         return values[chosen.to(values.device)].cpu()

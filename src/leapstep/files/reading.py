@@ -12,9 +12,10 @@ import io
 import json
 import math
 import stat
+import struct
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from leapstep.text import one_line, reason
 
@@ -209,7 +210,8 @@ def read_npy(path: str | Path) -> Array:
 
 
 def read_npz(path: str | Path) -> dict[str, Array]:
-    """The arrays in an npz file, by their names, once it is clear that they fit in memory.
+    """The arrays in an npz file, by their names: those of more than `SMALL` bytes that are not compressed are
+    memory-mapped, the others are read once it is clear that they fit in memory.
 
     Raises:
         OSError: the file is missing, or cannot be read.
@@ -221,7 +223,11 @@ def read_npz(path: str | Path) -> dict[str, Array]:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             _check_archive(path, members)
-            return {member.filename.removesuffix(".npy"): _member(archive, member) for member in members}
+            arrays = {}
+            for member in members:
+                array = _mapped(path, archive, member) if _is_mapped(member) else _member(archive, member)
+                arrays[member.filename.removesuffix(".npy")] = array
+            return arrays
     except _Refused as error:
         raise ValueError(f"{path} {error}") from error
     except Exception as error:  # whatever zipfile, zlib and numpy raise on a broken file
@@ -236,31 +242,48 @@ def _check_archive(path: str | Path, members: list[zipfile.ZipInfo]) -> None:
     packed, size = Path(path).stat().st_size, sum(member.file_size for member in members)
     if size > max(SMALL, RATIO * packed):
         raise _Refused(f"would unpack to {size / packed:.0f} times its size, which no data do: save them with np.savez")
-    check_memory(size, f"unpacking {path}")
+    check_memory(sum(member.file_size for member in members if not _is_mapped(member)), f"unpacking {path}")
+
+
+def _is_mapped(member: zipfile.ZipInfo) -> bool:
+    """Whether an array lies in an archive as in a file of its own, and is worth to be mapped from there."""
+    return member.compress_type == zipfile.ZIP_STORED and member.file_size > SMALL and not member.flag_bits & 1
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     """An array of an archive, whose header must not speak of more than the archive holds."""
     import numpy as np
 
-    name = one_line(member.filename, 60)
-    with archive.open(member) as file:
-        head = file.read(64 * 1024)
-    shape, dtype, start = _header(io.BytesIO(head))
-    if dtype.hasobject:
-        raise _Refused(PICKLED)
-    if start + math.prod(shape) * dtype.itemsize != member.file_size:
-        raise ValueError(f"{name} is {member.file_size} bytes, which is not what its header speaks of: {list(shape)}")
+    _header(archive, member)
     with archive.open(member) as file:
         array: Array = np.lib.format.read_array(file, allow_pickle=False)
         return array
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """The shape and the type of an npy file, and where its values begin."""
+def _mapped(path: str | Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    """The same where it is not compressed, memory-mapped; its checksum is not compared."""
     import numpy as np
 
+    shape, is_fortran, dtype, start = _header(archive, member)
+    with open(path, "rb") as file:
+        file.seek(member.header_offset + 26)  # in a local header of 30 bytes: how long the two fields after it are
+        name, extra = struct.unpack("<2H", file.read(4))
+    begin = member.header_offset + 30 + name + extra + start
+    return np.memmap(path, dtype, "r", begin, shape, "F" if is_fortran else "C")
+
+
+def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """The shape of an array, whether its first index runs fastest, its type, and where in the file its values begin."""
+    import numpy as np
+
+    with archive.open(member) as opened:
+        file = io.BytesIO(opened.read(64 * 1024))
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return shape, dtype, file.tell()
+    shape, is_fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise _Refused(PICKLED)
+    if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+        name = one_line(member.filename, 60)
+        raise ValueError(f"{name} is {member.file_size} bytes, which is not what its header speaks of: {list(shape)}")
+    return shape, is_fortran, dtype, file.tell()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from leapstep.data.dataset import Data
 from leapstep.data.holdout import Holdout, again, choose, on_demand, own_test, rows
+from leapstep.data.ordering import order
 from leapstep.data.readers import read
 from leapstep.data.values import Blocks, blocks_of
 from leapstep.training import initial
@@ -62,26 +63,6 @@ class Samples:
         """Which of the rows are read together."""
         whole = blocks_of(self.data.values)
         return None if whole is None else whole.of(self.rows)
-
-
-@functools.lru_cache(maxsize=2)  # a batch may lie across two epochs
-def order(seed: int, epoch: int, n: int, blocks: Blocks | None = None) -> npt.NDArray[np.int64]:
-    """In which order an epoch takes n samples, a function of the seed and the epoch.
-
-    Where samples are read in blocks, the blocks are shuffled, and then the samples of each window of so many blocks as
-    may be in memory: neighbours in the data come within a window of each other, and each block is read once. What comes
-    before a place in the order need not be read to go on from there.
-
-    The samplers of PyTorch and accelerate shuffle by seed + epoch, so that a run with the next seed sees the same
-    orders one epoch earlier.
-    """
-    random = np.random.default_rng([seed, epoch])
-    if blocks is None:
-        return random.permutation(n)
-    parts = np.split(np.arange(n), blocks.starts[1:-1])
-    turn = random.permutation(len(parts))
-    windows = (turn[first : first + blocks.window] for first in range(0, len(turn), blocks.window))
-    return np.concatenate([random.permutation(np.concatenate([parts[i] for i in window])) for window in windows])
 
 
 def read_samples(

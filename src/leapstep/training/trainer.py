@@ -8,6 +8,7 @@ wound forward within an epoch, and ends each with a short batch or drops it; win
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from leapstep.core.denoiser import from_network
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.data.ahead import Ahead
 from leapstep.data.dataset import Data, resizing
-from leapstep.data.values import threads_of
+from leapstep.data.values import Selection, Values, threads_of
 from leapstep.models.model import Model
 from leapstep.networks import UNet
 from leapstep.text import counted, percent
@@ -143,28 +144,30 @@ class Trainer(Learner):
         Returns:
             "held_out" and "training"; nothing where the run has no held-out samples.
         """
+        return {name: self._fixed_loss(data) for name, data in self._compared.items()}
+
+    @functools.cached_property
+    def _compared(self) -> dict[str, Data]:
+        """What `compare` looks at; in memory where it would be decoded again each time."""
         test = self.samples.test
         if test is None:
             return {}
-        return {
-            "held_out": self._fixed_loss(test, np.arange(len(test))),
-            "training": self._fixed_loss(self.data, self.samples.rows),
-        }
+        parts = {"held_out": (test, np.arange(len(test))), "training": (self.data, self.samples.rows)}
+        return {name: _some(data, rows) for name, (data, rows) in parts.items()}
 
     @torch.no_grad()
-    def _fixed_loss(self, data: Data, rows: npt.NDArray[np.int64]) -> float:
+    def _fixed_loss(self, data: Data) -> float:
         config, device = self.config, self.accelerator.device
-        chosen = np.resize(np.random.default_rng(0).permutation(rows), COMPARED)  # again and again where they are few
         chance = torch.Generator().manual_seed(0)
         even = (torch.randperm(COMPARED, generator=chance, dtype=torch.float64) + 0.5) / COMPARED
         t = ((even * config.timesteps).floor() + 1) / config.timesteps
         eps = torch.randn(COMPARED, *data.shape, generator=chance)
-        labels = torch.from_numpy(data.labels[chosen]) if config.labels and data.labels is not None else None
+        labels = torch.from_numpy(data.labels) if config.labels and data.labels is not None else None
         network, total = self.ema.module.eval(), 0.0
         for start in range(0, COMPARED, self.share):
             part = slice(start, start + self.share)
             condition = {} if labels is None else {"class_labels": labels[part].to(device)}
-            x0 = data.batch(chosen[part]).to(device)
+            x0 = data.batch(range(COMPARED)[part]).to(device)
             total += self._weighted(network, x0, t[part], eps[part].to(device), condition).sum().item()
         return total / COMPARED
 
@@ -258,3 +261,13 @@ class Trainer(Learner):
                     f"goes on with them from these weights: leapstep train {now['source']} --init-from {run} --out "
                     f"{run}-2"
                 )
+
+
+def _some(data: Data, rows: npt.NDArray[np.int64]) -> Data:
+    """`COMPARED` of these rows, always the same, and again and again where they are few."""
+    chosen = np.resize(np.random.default_rng(0).permutation(rows), COMPARED)
+    values: Values = Selection(data.values, chosen)
+    if threads_of(values) > 0:
+        values = np.asarray(values)
+    labels = None if data.labels is None else data.labels[chosen]
+    return dataclasses.replace(data, values=values, labels=labels, hashes=None, names=None)

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from leapstep.data.ahead import Ahead
 from leapstep.data.dataset import Data
-from leapstep.data.values import Values
+from leapstep.data.values import Values, threads_of
 from leapstep.progress import progress_bar
 
 Array = npt.NDArray[Any]
@@ -91,11 +92,15 @@ def block_size(values: Values, numbers: int) -> int:
 def in_blocks(values: Values, what: str, show: bool = True) -> Iterator[Array]:
     """Values in turn, under a progress bar that shows after a second."""
     rows = min(256, block_size(values, 2**22))
-    with progress_bar(len(values), what, " samples", show=show) as bar:
-        for start in range(0, len(values), rows):
-            block = np.asarray(values[start : start + rows])
-            yield block
-            bar.update(len(block))
+    ahead = Ahead(lambda i: np.asarray(values[i * rows : (i + 1) * rows]), 2 * threads_of(values), threads_of(values))
+    try:
+        with progress_bar(len(values), what, " samples", show=show) as bar:
+            for i in range(-(-len(values) // rows)):
+                block = ahead.take(i)
+                yield block
+                bar.update(len(block))
+    finally:
+        ahead.close()
 
 
 def batched(call: Callable[[Tensor], Tensor], prepare: Callable[[Array], Tensor], size: int) -> Callable[..., Tensor]:

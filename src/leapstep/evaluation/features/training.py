@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from leapstep.core.scaling import Scaling
+from leapstep.data import ordering
 from leapstep.data.dataset import Data
-from leapstep.data.values import Values
+from leapstep.data.values import Values, blocks_of
 from leapstep.evaluation import rotations
 from leapstep.evaluation.features.classifier import Classifier
 from leapstep.evaluation.features.space import (
@@ -83,6 +84,8 @@ def train(
     order = np.random.default_rng(recipe.seed).permutation(len(data))
     held = order[: max(1, len(data) // 10)] if test is None else order[:0]
     kept = order[len(held) :]
+    if blocks_of(data.values) is not None:  # in which they are read
+        held, kept = np.sort(held), np.sort(kept)
     turned = not is_labelled(data)
     values = data.subset(held).values if test is None else test.values
     labels = None
@@ -165,6 +168,8 @@ def _optimise(
     """Train a network in place for some epochs of some steps each."""
     labels = data.labels if is_labelled(data) else None
     epochs, steps = span
+    whole = blocks_of(data.values)
+    blocks = None if whole is None else whole.of(kept)
     place = next(network.parameters()).device
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
     rate = torch.optim.lr_scheduler.OneCycleLR(
@@ -176,6 +181,8 @@ def _optimise(
         for step in range(epochs * steps):
             if step % steps == 0:
                 order = torch.randperm(len(kept), generator=generator).numpy()
+                if blocks is not None:
+                    order = ordering.order(recipe.seed, step // steps, len(kept), blocks)
             first = step % steps * recipe.batch_size
             rows = np.sort(kept[order[first : first + recipe.batch_size]])
             x = data.batch(rows)
