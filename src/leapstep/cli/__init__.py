@@ -25,9 +25,11 @@ from leapstep.cli.completion import completed
 from leapstep.cli.parsing import Command, with_json
 from leapstep.core.finite import NotFinite
 from leapstep.text import cleaned_output, one_line
+from leapstep.workers import TORCHRUN
 
 SHARED = ("train", "distill")
-"""The commands that share their work among the processes of a launch; all others are left to the first process."""
+"""The commands that share their work among the processes of a launch; all others are left to the first process, but for
+those whose work is cut into shards for them, with --on torchrun."""
 
 MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "out of memory")
 """How torch says that memory is full, on any device: by the name of its error, or in its text."""
@@ -43,10 +45,11 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     @cleaned_output()
     def run(*args: Any, **given: Any) -> None:
-        if name not in SHARED:
+        in_shards = given.get("on") == TORCHRUN
+        if name not in SHARED and not in_shards:
             _be_the_only_one(name)
         try:
-            with options.held, _one_voice(), warnings.catch_warnings():
+            with options.held, _one_voice(in_shards), warnings.catch_warnings():
                 warnings.simplefilter("error", NotFinite)
                 warnings.showwarning = _warn
                 command(*args, **given)
@@ -87,10 +90,10 @@ def _be_the_only_one(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _one_voice() -> Iterator[None]:
-    """Of processes that share their work only the first prints its results."""
+def _one_voice(in_shards: bool) -> Iterator[None]:
+    """Of processes that share their work only the first prints its results; shards are merged by whoever is last."""
     with contextlib.ExitStack() as stack:
-        if launch.rank() > 0:
+        if launch.rank() > 0 and not in_shards:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield
 
