@@ -19,9 +19,9 @@ from leapstep.inference.engine import draw, values
 from leapstep.inference.execution import Execution, choose
 from leapstep.inference.fields import AUTO
 from leapstep.inference.spec import SamplingSpec
-from leapstep.inference.store import ELSEWHERE, GRID, RESULTS, check_place, leads, write_grid
+from leapstep.inference.store import ELSEWHERE, GRID, RESULTS, check_place, write_grid
 from leapstep.models.model import Model
-from leapstep.workers import Finished, Make, run
+from leapstep.workers import Finished, Make, leads, run
 from leapstep.workers.job import JOB
 
 Batches = Callable[[range, Callable[[int], object]], Iterator[Batch]]

@@ -15,12 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from leapstep import files, launch, workers
+from leapstep import files, workers
 from leapstep.data import shards
 from leapstep.data.pictures import grid, save_image
 from leapstep.data.shards import MANIFEST
 from leapstep.files import folders, reading
-from leapstep.workers.running import TORCHRUN
 
 Array = npt.NDArray[Any]
 
@@ -61,19 +60,8 @@ def check_place(folder: Path, resume: bool, overwrite: bool, on: str | None = No
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other: choose one")
-    if on == TORCHRUN and overwrite:
-        raise ValueError(
-            "overwrite: its processes begin at different times, and one could remove what another has made"
-        )
-    if not leads(on):
-        return
-    if not resume or not (folder / MANIFEST).exists():
+    if workers.leads(on, overwrite) and (not resume or not (folder / MANIFEST).exists()):
         folders.check_free(folder, overwrite or resume, RESULTS)
-
-
-def leads(on: str | None) -> bool:
-    """Whether this process begins the job: it does but for those that torchrun has started beside the first."""
-    return on != TORCHRUN or launch.rank() == 0
 
 
 class Store(Protocol):

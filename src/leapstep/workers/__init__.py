@@ -6,6 +6,6 @@ died. What is missing is made; what is there stays.
 """
 
 from leapstep.workers.job import KIND, Make, Work
-from leapstep.workers.running import ENGINES, HERE, TORCHRUN, Finished, check_engine, run
+from leapstep.workers.running import ENGINES, HERE, TORCHRUN, Finished, check_engine, leads, run
 
-__all__ = ["ENGINES", "HERE", "KIND", "TORCHRUN", "Finished", "Make", "Work", "check_engine", "run"]
+__all__ = ["ENGINES", "HERE", "KIND", "TORCHRUN", "Finished", "Make", "Work", "check_engine", "leads", "run"]

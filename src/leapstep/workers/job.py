@@ -30,6 +30,9 @@ from leapstep.files import folders, reading
 from leapstep.text import one_line
 
 JOB = "job.json"
+CLAIM = f"{files.PREFIX}claim"
+"""The file by which one of several processes is the one that has the results."""
+
 KIND = folders.Kind(JOB, "key", r"job\.json|log-[\w.-]+\.jsonl|\d{5,}(\.[a-z0-9]+)*", resumable=True)
 """Job folders, and what they are known by."""
 
@@ -125,7 +128,7 @@ class Job:
         return f"{i:0{max(5, len(str(len(self.shards) - 1)))}d}"
 
     def missing(self) -> list[int]:
-        """The numbers of the shards that are not there, in order."""
+        """The numbers of the shards that are not there, in order; none where the folder is gone."""
         return self._listed()[0]
 
     def sweep(self) -> None:
@@ -141,6 +144,8 @@ class Job:
             rf"{re.escape(files.PREFIX)}((\d{{{width}}}|pilot)-[0-9a-f]{{16}}{re.escape(self.suffix)}|token-[0-9a-f]{{16}})"
         )
         here, attempts = bytearray(count), []
+        if not self.folder.is_dir():  # another process of the launcher has found all there, merged and removed them
+            return [], []
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 if attempt.fullmatch(entry.name):
@@ -150,6 +155,18 @@ class Job:
                     if int(match[1]) < count and is_of_kind(follow_symlinks=False):
                         here[int(match[1])] = True
         return [i for i in range(count) if not here[i]], attempts
+
+    def claim(self) -> bool:
+        """Whether this is the first process that finds all shards there, since `disclaim` was called."""
+        try:
+            os.close(os.open(self.folder / CLAIM, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        except (FileExistsError, FileNotFoundError):  # another was faster, and may have removed the job by now
+            return False
+        return True
+
+    def disclaim(self) -> None:
+        """Some shards are not there: whoever found all there did so before."""
+        (self.folder / CLAIM).unlink(missing_ok=True)
 
     def make(self, make: Make, i: int) -> None:
         """Make shard i: under a temporary name, flushed, noted in this process's log, renamed.

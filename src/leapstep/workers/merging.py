@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from leapstep import launch
 from leapstep.files import folders
 from leapstep.workers.job import Work
-from leapstep.workers.running import Finished, run
+from leapstep.workers.running import Finished, leads, run
 
 SHARDS = "shards"
 """The folder of the job in that of the results, among whose names it must be."""
@@ -33,9 +32,7 @@ class Cut(NamedTuple):
 
 def check_place(out: Path, kind: folders.Kind, cut: Cut) -> None:
     """Make sure that results may be made in a folder, or go on there; see `folders.check_free`."""
-    if cut.overwrite and cut.on == "torchrun":
-        raise ValueError(f"torchrun's processes cannot agree on when to overwrite {out}: remove it before")
-    if cut.overwrite or not (out / SHARDS).is_dir():
+    if leads(cut.on, cut.overwrite) and (cut.overwrite or not (out / SHARDS).is_dir()):
         folders.check_free(out, cut.overwrite, kind)
 
 
@@ -61,7 +58,7 @@ def merging(
     Raises:
         ValueError: what `folders.begin` and `run` raise.
     """
-    if cut.on != "torchrun" or launch.rank() == 0:
+    if leads(cut.on, cut.overwrite):
         with folders.locked(out):
             check_place(out, kind, cut)
             if cut.overwrite or not (out / SHARDS).is_dir():

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leapstep import files
+from leapstep import files, launch
 from leapstep.files import folders
 from leapstep.progress import progress_bar
 from leapstep.text import allowed, one_line
@@ -73,6 +73,21 @@ def check_engine(on: str) -> None:
         raise ValueError(f"{on} needs Ray: pip install 'leapstep[cluster]'")
 
 
+def leads(on: str | None, overwrite: bool = False) -> bool:
+    """Whether this process prepares the folder of a job: of those that a launcher started, the first.
+
+    Arguments:
+        overwrite: whether what is in the folder may be removed.
+    Raises:
+        ValueError: it may, and other processes might take what is not removed yet for parts of this job.
+    """
+    if overwrite and on == TORCHRUN:
+        raise ValueError(
+            "the processes of torchrun begin at different times, so nothing is overwritten: remove it before"
+        )
+    return on != TORCHRUN or launch.rank() == 0
+
+
 def run(
     work: Work,
     folder: str | Path,
@@ -104,8 +119,8 @@ def run(
             workers are given it. `settle=work.method` travels together with the work.
         progress: show a bar on stderr.
     Returns:
-        the files of all shards and what was noted of them. Under torchrun all shards are there only for the last rank
-        (for two, if they end at the same moment), or for rank 0 where nothing was missing.
+        the files of all shards and what was noted of them. Under torchrun they are there for one rank only: the
+        last, or rank 0 where nothing was missing.
     Raises:
         ValueError: the folder holds another job, or other workers write there; or a shard failed.
         KeyboardInterrupt: with a note of what is kept. The same call goes on.
@@ -137,8 +152,10 @@ def run(
             job = waited(begun)
         missing = job.missing()
         if missing:
+            if engine.shared and engine.leads:
+                job.disclaim()
             _make(engine, job, missing, work, progress and engine.leads)
-        complete = not job.missing() if missing else engine.leads
+        complete = not job.missing() and (not engine.shared or job.claim()) if missing else engine.leads
         if complete:
             job.sweep()
         return Finished(job, complete, job.records() if complete else [])

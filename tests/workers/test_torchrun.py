@@ -1,0 +1,90 @@
+"""Jobs of the ranks of a launcher: who makes what, and that any number of ranks goes on where others were stopped."""
+
+import pytest
+
+from commands import start
+from leapstep import workers
+from leapstep.workers import torchrun
+from numbers_work import KEY, Numbers
+
+
+@pytest.fixture
+def rank(monkeypatch, tmp_path):
+    """What a rank of so many does, from its beginning to its end."""
+
+    def run(number, ranks, folder=tmp_path / "job", **options):
+        monkeypatch.setenv("RANK", str(number))
+        monkeypatch.setenv("WORLD_SIZE", str(ranks))
+        settings = {"batch_size": 2, "shard": 2, "on": "torchrun", "device": "cpu", "progress": False, **options}
+        return workers.run(Numbers(), folder, KEY, 22, **settings)
+
+    return run
+
+
+def numbers(folder):
+    return [int(path.stem) for path in sorted(folder.glob("*.npy"))]
+
+
+def test_a_rank_makes_its_shards_and_helps_but_leaves_what_another_is_at(rank, tmp_path):
+    first = rank(0, 3)
+    assert not first.complete
+    assert numbers(tmp_path / "job") == [0, *range(3, 11)]
+    assert not rank(1, 3).complete
+    last = rank(2, 3)
+    assert last.complete
+    expected = workers.run(Numbers(), tmp_path / "here", KEY, 22, batch_size=2, shard=2, device="cpu", progress=False)
+    assert [path.read_bytes() for path in last.paths] == [path.read_bytes() for path in expected.paths]
+    assert [record["sha256"] for record in last.records] == [record["sha256"] for record in expected.records]
+
+
+def test_another_number_of_ranks_goes_on(rank, tmp_path):
+    rank(0, 3)
+    for i in (5, 7, 9):
+        (tmp_path / "job" / f"0000{i}.npy").unlink()
+    assert not rank(1, 2).complete
+    assert numbers(tmp_path / "job") == [0, 1, *range(3, 11)]
+    assert rank(0, 1).complete
+    assert numbers(tmp_path / "job") == [*range(11)]
+
+
+def test_of_a_finished_job_the_first_rank_has_the_results(rank):
+    rank(0, 1)
+    assert rank(0, 2).complete
+    assert not rank(1, 2).complete
+
+
+def test_one_rank_alone_has_the_results(rank, tmp_path):
+    """Though another has found all shards there, and may have removed them; after a loss, it is decided anew."""
+    rank(0, 2)
+    (tmp_path / "job" / ".leapstep-claim").touch()
+    assert not rank(1, 2).complete
+    (tmp_path / "job" / "00000.npy").unlink()
+    assert rank(0, 2).complete
+
+
+def test_what_is_left_of_a_killed_rank_goes_when_all_is_there(rank, tmp_path):
+    rank(0, 2)
+    left = tmp_path / "job" / ".leapstep-00001-0123456789abcdef.npy"
+    left.write_bytes(b"a part")
+    assert rank(1, 2).complete
+    assert not left.exists()
+
+
+def test_the_first_rank_says_what_the_job_is(rank, monkeypatch):
+    monkeypatch.setattr(torchrun, "PATIENCE", 0.01)
+    with pytest.raises(ValueError, match=r"^rank 0 has not begun"):
+        rank(1, 2)
+    rank(0, 2)
+    with pytest.raises(ValueError, match="into shards of 2, not 4"):
+        rank(1, 2, shard=4)
+
+
+def test_two_processes_share_a_command(points, tmp_path):
+    """One of them finds all samples there, and says so."""
+    line = ["sample", points, "--n", 40, "--steps", 2, "--batch-size", 5, "--shard", 5, "--on", "torchrun"]
+    line += ["--device", "cpu", "--out", tmp_path / "job"]
+    ranks = [start(*line, RANK=str(number), WORLD_SIZE="2") for number in range(2)]
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert sorted(out.partition(" ")[0] for out, _ in said) == ["40", "the"]
+    assert len([*(tmp_path / "job").glob("0*.npz")]) == 8
