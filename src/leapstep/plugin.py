@@ -13,6 +13,14 @@ from typing import Any
 from leapstep.remedies import remedy
 from leapstep.text import one_line
 
+PREFIX = "leapstep_plugin_"
+"""How the names begin of modules that are a user's files."""
+
+
+def executed() -> list[ModuleType]:
+    """The modules that are files executed here, which no other process can import by their names."""
+    return [module for name, module in sys.modules.items() if name.startswith(PREFIX)]
+
 
 def parts(source: str) -> tuple[Path, str]:
     """The file and the function that `file.py:function` names; with "" for the function, what is no Python file.
@@ -134,7 +142,7 @@ def _imported(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    name = f"leapstep_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}"
+    name = f"{PREFIX}{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -32,7 +32,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray war
 import ray
 from ray import exceptions
 
-from leapstep import files
+from leapstep import files, plugin
 from leapstep.stopping import REQUESTS
 from leapstep.text import counted, one_line, reason
 from leapstep.workers.engine import Engine, Note
@@ -228,6 +228,8 @@ class Ray(Engine):
             self.device = self.device or ("cuda" if any(_there("GPU")) else "cpu")
             if self.device == "cuda" and not any(_there("GPU")):
                 raise ValueError("device cuda: no machine of this cluster has a GPU")
+            for module in plugin.executed():  # a network of the user's own travels with its class
+                ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
             self.sent = ray.put(self.content)
 
     def _staff(self, folder: Path, threads: int) -> None:
