@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from leapstep import files
-from leapstep.cli import measuring, options
+from leapstep.cli import measuring, options, sharding
 from leapstep.models import folder
+
+if TYPE_CHECKING:
+    from leapstep.evaluation.evaluate import Evaluation
 
 EXAMPLES = """**Examples**
 
@@ -21,6 +26,8 @@ EXAMPLES = """**Examples**
 `leapstep evaluate samples/ photos/ --split all --features inception --metrics frechet kernel`
 
 `leapstep evaluate runs/digits digits --pairs closest.png`
+
+`leapstep evaluate runs/digits digits --n 1000000 --on here --out million.json`
 """
 
 
@@ -64,6 +71,9 @@ def command(
     pairs: Pairs = None,
     k: measuring.Neighbours = 5,
     resamples: measuring.Resamples = 100,
+    merged: measuring.Merged = False,
+    on: sharding.On = None,
+    shard: sharding.Shard = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --out and --pairs.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
 ) -> dict[str, Any]:
@@ -76,23 +86,38 @@ def command(
         raise ValueError(f"--pairs {pairs}: pictures are written as PNG, pass a name that ends in .png")
     for path in filter(None, (out, pairs)):
         options.claim_file(path, overwrite)
+    shards = None if out is None else out.with_name(f"{out.stem}-shards")
+    sharding.check(on, shard)
+    opened = samples if on is None else dataclasses.replace(samples, device="cpu")  # from where workers take it
     from leapstep.evaluation.evaluate import evaluate
     from leapstep.evaluation.yardstick import Measure
-    from leapstep.views import tables
 
     result = evaluate(
-        samples.name if drawn else samples.open(),
+        samples.name if drawn else opened.open(),
         data,
         stated.made(),
-        Measure(features, weights, metrics, k, resamples),
+        Measure(features, weights, metrics, k, resamples, merged or None),
         split=split,
         train_split=train_split,
         size=size,
         pairs=pairs is not None,
         source=samples.name,
-        device=options.device(samples.device),
+        device=options.device(samples.device) if on is None else samples.device,
+        on=on,
+        shard=shard,
+        folder=shards,
         tell=measuring.tell,
     )
+    record = _written(result, out, pairs)
+    if shards is not None and shards.is_dir() and on != "torchrun":
+        shutil.rmtree(shards)
+    return record
+
+
+def _written(result: Evaluation, out: Path | None, pairs: Path | None) -> dict[str, Any]:
+    """The result as JSON, once it is where it was asked for, and shown."""
+    from leapstep.views import tables
+
     record = result.to_json()
     if pairs is not None:
         tables.closest_pairs(result, pairs)

@@ -33,6 +33,15 @@ Neighbours = Annotated[
 ]
 Resamples = Annotated[int, typer.Option(help="Number of resamples for the intervals.")]
 
+Merged = Annotated[
+    bool,
+    typer.Option(
+        "--merged",
+        help="Merge statistics of blocks of samples instead of keeping all features, so that memory does not grow with "
+        "--n; default: from 50,001 samples on.",
+    ),
+]
+
 DRAWN = {"label": "as often as in the reference"}
 """Defaults of the specification, as the help of these commands shows them."""
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leapstep.cli import measuring, options
+from leapstep.cli import measuring, options, sharding
+from leapstep.cli.sweeping import showing
 from leapstep.inference import fields
-from leapstep.text import acting, counted, duration
+from leapstep.text import acting
 
 if TYPE_CHECKING:
-    from leapstep.evaluation.sweep import Run, Sweep
-    from leapstep.inference.spec import SamplingSpec
+    from leapstep.evaluation.sweep import Run
 
 EXAMPLES = """**Examples**
 
@@ -26,6 +24,8 @@ EXAMPLES = """**Examples**
 `leapstep sweep runs/mnist mnist/ --etas 0,0.2,0.5,1,beta --n 5000 --features features/mnist --out sweep`
 
 `leapstep sweep runs/photos photos/ --split all --spacings trailing quad --steps 10 20 --out spacings`
+
+`leapstep sweep runs/digits digits --n 20000 --on here --out large`
 """
 
 
@@ -67,6 +67,9 @@ def command(
     metric: Annotated[str, typer.Option(help="The metric shown in the table and the plot.")] = "frechet",
     k: measuring.Neighbours = 5,
     resamples: measuring.Resamples = 100,
+    merged: measuring.Merged = False,
+    on: sharding.On = None,
+    shard: sharding.Shard = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Measure samples for many methods, noises and steps: the table of the DDIM paper for your model."""
@@ -74,12 +77,17 @@ def command(
     fields.check_methods("methods", methods or ())
     fields.check_spacings("spacings", spacings or ())
     options.check_data(data)
+    sharding.check(on, shard)
+    from leapstep.evaluation.sharding import Workers
     from leapstep.evaluation.sweep import Run, left_out, plan
     from leapstep.evaluation.yardstick import Measure
 
-    loaded, measure = model.open(), Measure(features, weights, metrics, k, resamples)
+    workers = None if on is None else Workers.named(on, shard, None, model.device)
+    opened = model if on is None else dataclasses.replace(model, device="cpu")  # from where workers take it
+    loaded, measure = opened.open(), Measure(features, weights, metrics, k, resamples, merged or None)
     specs = plan(loaded, stated.made(), methods=methods, etas=etas, steps=columns, spacings=spacings)
-    run = Run(loaded, data, specs, measure, metric=metric, split=split, source=model.name, tell=measuring.tell)
+    where: dict[str, Any] = {"source": model.name, "workers": workers, "tell": measuring.tell}
+    run = Run(loaded, data, specs, measure, metric=metric, split=split, **where)
     if line := left_out(loaded, columns):
         measuring.tell(line)
     return show(run, out, overwrite)
@@ -100,7 +108,7 @@ def show(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
 
     options.hold(out)
     run.begin(out, overwrite)
-    with _live(run) as (on_cell, on_calls):
+    with showing(run) as (on_cell, on_calls):
         sweep = run.finish(on_cell, on_calls)
     tables.write(sweep, measuring.tell)
     Console(file=acting(sys.stdout)).print(tables.terminal(sweep.cells, sweep.metric, run.specs))
@@ -108,41 +116,3 @@ def show(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{'; '.join(sweep.advice)}\nwritten: {out}")
     return {"out": out, **sweep.to_json()}
-
-
-@contextmanager
-def _live(run: Run) -> Iterator[tuple[Callable[[Sweep], None], Callable[[SamplingSpec, int, bool], None]]]:
-    """A table that fills while the sweep runs, with the time left; a line for each cell where there is no terminal."""
-    from rich.console import Console, Group
-    from rich.live import Live
-    from rich.text import Text
-
-    from leapstep.evaluation.cells import shown
-    from leapstep.views import tables
-
-    console, cells, metric = Console(file=acting(sys.stderr)), run.sweep.cells, run.sweep.metric
-    total, done, earlier, began = sum(map(run.work, run.missing)), 0, 0, time.perf_counter()
-    grid = tables.terminal(cells, metric, run.specs)
-
-    def left() -> str:
-        return f"about {duration((total - done - earlier) * (time.perf_counter() - began) / max(done, 1))} left"
-
-    def on_cell(sweep: Sweep) -> None:
-        nonlocal grid
-        tables.write(sweep, measuring.tell)
-        cell, grid = cells[-1], tables.terminal(cells, metric, run.specs)
-        if live is None:
-            name = ", ".join(filter(None, (cell["label"], f"{cell['steps']} steps", cell["spacing"])))
-            typer.echo(f"{name}: {shown(cell, metric)}, {tables.effort(cell)}; {left()}", err=True)
-
-    def on_calls(spec: SamplingSpec, calls: int, before: bool) -> None:
-        nonlocal done, earlier
-        done, earlier = done + (0 if before else calls), earlier + (calls if before else 0)
-        share = (done + earlier) / max(total, 1)
-        line = f"{spec.label}, {counted(spec.steps or 1)}, {spec.spacing}: {share:.0%} of all"
-        if live is not None:
-            live.update(Group(grid, Text(f"{line}, {left()}" if done else line)))
-
-    live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
-    with live or nullcontext():
-        yield on_cell, on_calls

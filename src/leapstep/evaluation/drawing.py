@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,40 +112,48 @@ def quantiles(values: Tensor, weights: Tensor, shares: Sequence[float]) -> list[
     return chosen
 
 
+def joined(parts: Sequence[Part]) -> Part:
+    """Parts of the samples of a specification that follow each other, as one."""
+    classified = [part.probabilities for part in parts if part.probabilities is not None]
+    return Part(
+        torch.cat([part.seen for part in parts]),
+        torch.cat(classified) if classified else None,
+        max(part.calls for part in parts),
+        torch.cat([part.timing for part in parts]),
+    )
+
+
 def gather(yardstick: Yardstick, drawn: Iterable[Batch], part: Part | None = None) -> Iterator[Part]:
     """Bring batches into feature space one after the other; yield all that is there so far after each."""
     for pixels, calls, timing in drawn:
-        seen, probabilities = yardstick.seen(pixels)
-        if part is None:
-            part = Part(seen, probabilities, calls, timing)
-        else:
-            both = None if probabilities is None or part.probabilities is None else [part.probabilities, probabilities]
-            part = Part(
-                torch.cat([part.seen, seen]),
-                None if both is None else torch.cat(both),
-                max(part.calls, calls),
-                torch.cat([part.timing, timing]),
-            )
+        newest = Part(*yardstick.seen(pixels), calls, timing)
+        part = newest if part is None else joined([part, newest])
         yield part
+
+
+def arrays_of(part: Part) -> dict[str, Any]:
+    """A part as files hold it, by names."""
+    arrays: dict[str, Any] = {"seen": part.seen.numpy(), "calls": np.array(part.calls), "timing": part.timing.numpy()}
+    return arrays if part.probabilities is None else arrays | {"probabilities": part.probabilities.numpy()}
+
+
+def part_in(arrays: Mapping[str, Any]) -> Part:
+    """What `arrays_of` made arrays of. Raises KeyError where one is missing."""
+    probabilities = torch.from_numpy(arrays["probabilities"]) if "probabilities" in arrays else None
+    return Part(
+        torch.from_numpy(arrays["seen"]), probabilities, int(arrays["calls"]), torch.from_numpy(arrays["timing"])
+    )
 
 
 def save_part(path: Path, key: str, part: Part) -> None:
     """Keep a part on the disk, under what it belongs to."""
-    arrays: dict[str, Any] = {"key": np.array(key), "seen": part.seen.numpy()}
-    arrays |= {"calls": np.array(part.calls), "timing": part.timing.numpy()}
-    arrays |= {} if part.probabilities is None else {"probabilities": part.probabilities.numpy()}
-    files.write_npz(path, arrays)
+    files.write_npz(path, {"key": np.array(key), **arrays_of(part)})
 
 
 def load_part(path: Path, key: str) -> Part | None:
     """What `save_part` wrote under the same key; None where there is nothing of the kind."""
     try:
         arrays = reading.read_npz(path)
-        if str(arrays["key"]) != key:
-            return None
-        probabilities = torch.from_numpy(arrays["probabilities"]) if "probabilities" in arrays else None
-        return Part(
-            torch.from_numpy(arrays["seen"]), probabilities, int(arrays["calls"]), torch.from_numpy(arrays["timing"])
-        )
+        return part_in(arrays) if str(arrays["key"]) == key else None
     except Exception:  # missing or broken, whatever numpy and zipfile raise: it is drawn anew
         return None

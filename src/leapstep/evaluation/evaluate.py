@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +14,17 @@ from torch import Tensor
 
 from leapstep.data.dataset import Data, NoSplit
 from leapstep.data.readers import read
+from leapstep.data.values import Values
 from leapstep.evaluation import features as spaces
 from leapstep.evaluation.cells import as_json
-from leapstep.evaluation.distances import Estimate, Memorisation, memorisation
-from leapstep.evaluation.drawing import Batch, Part, batches, gather
+from leapstep.evaluation.distances import Blocks, Estimate, Memorisation, memorisation
+from leapstep.evaluation.drawing import Batch, batches
+from leapstep.evaluation.sharding import Tallying, Workers
+from leapstep.evaluation.tally import Tally, blocks_for, condition
 from leapstep.evaluation.yardstick import Measure, Reference, Yardstick, comparable, reference, trained_on
 from leapstep.files import reading
 from leapstep.inference.engine import Array
-from leapstep.inference.execution import choose
+from leapstep.inference.execution import Execution, choose
 from leapstep.inference.provenance import provenance, versions
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.inference.store import FINAL, PART
@@ -74,7 +77,8 @@ class Evaluation:
         relation: of the reference to the model, see `holdout.relation`.
         warnings: what speaks against the estimates.
         copies: of training data, where these are known.
-        values: the samples as they were measured: pixels [n, c, h, w], or numbers [n, *d].
+        values: the samples as they were measured: pixels [n, c, h, w], or numbers [n, *d]; the first of them where
+            statistics were merged.
     """
 
     metrics: Mapping[str, Estimate]
@@ -87,7 +91,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         metrics = ", ".join(f"{name} {estimate}" for name, estimate in self.metrics.items())
-        return f"Evaluation({len(self.values)} samples, {metrics})"
+        return f"Evaluation({self.conditions['n']} samples, {metrics})"
 
     def to_json(self) -> dict[str, Any]:
         """As `leapstep evaluate --out` writes it."""
@@ -113,10 +117,16 @@ def evaluate(
     source: str | None = None,
     pairs: bool = False,
     device: torch.device | str | None = None,
+    on: str | None = None,
+    shard: int | None = None,
+    folder: str | Path | None = None,
     tell: Callable[[str], object] = warn,
     progress: bool = True,
 ) -> Evaluation:
     """Measure samples against real data, and look for copies of training data among them.
+
+    Of more than 50,000 samples (`Measure.merged`), statistics are merged and the first 10,000 are kept: of these are
+    the recall, the search for copies and `Evaluation.values`. Memory then does not grow with the number of samples.
 
     Arguments:
         samples: a model to draw them from, or where it lies; or samples: a folder of images or of `leapstep sample`, an
@@ -132,6 +142,10 @@ def evaluate(
         pairs: the closest pairs of a sample and a training sample are to be looked at: raise ValueError before the work
             where there are none, or they are no pictures.
         device: where a model that is loaded here and the networks of features run; None: where the model is.
+        on, shard: who draws a model's samples in shards, and how large these are, see `leapstep.workers.run`; `device`
+            is then that of workers, and the numbers are the same. None: this process draws them, and writes no file.
+        folder: of these shards, which all workers see; it is left there, so that what was stopped goes on. None: a
+            temporary one, where all workers are on this machine.
         tell: called with a line on what was done to the data to make them comparable.
         progress: show a bar on stderr.
 
@@ -144,12 +158,16 @@ def evaluate(
     name = source or (str(samples) if isinstance(samples, str | Path) else None)
     made: _Drawn | _Kept
     if isinstance(samples, str | Path) and Path(samples).exists() and not checkpoint.is_model(samples):
-        made = _Kept(str(samples), spec, size)
+        if on is not None:
+            raise SpecError("on", on, f"{samples} holds samples, which are drawn already: leave it out")
+        made = _Kept(str(samples), spec, size, progress)
     elif size is not None:
         raise SpecError("size", size, f"{name} is a model, whose samples have a size; leave it out")
     else:
+        workers = None if on is None else Workers.named(on, shard, folder, device)
+        device = device if on is None else "cpu"
         model = samples if isinstance(samples, Model) else checkpoint.load(samples, device or "cpu")
-        made = _Drawn(model, spec, name, progress)
+        made = _Drawn(model, spec, name, workers, progress)
     origin = trained_on(made.details, name or "the model") if data is None else str(data)
     parts = made.parts(origin)
     real = reference(parts, made.details, origin, split, tell)
@@ -158,12 +176,13 @@ def evaluate(
     trained = _trained(parts, train_split)
     if pairs and trained is None:
         raise ValueError(f"pairs need the data that the model was trained on: name its part of {origin} by train_split")
-    yardstick = (measure or Measure()).against(real, made.device if device is None else device)
-    values, part, conditions = made.samples(yardstick, real)
-    metrics, doubts = yardstick.measure(part.seen, part.probabilities)
+    measure = measure or Measure()
+    yardstick = measure.against(real, made.device if device is None else device)
+    tally, conditions = made.tally(yardstick, real, measure.merged)
+    metrics, doubts = tally.measured()
     conditions = {**yardstick.conditions, **conditions, "versions": versions()}
-    copies = None if trained is None else _copies(yardstick, part.seen, real, trained)
-    return Evaluation(metrics, conditions, made.origin, real.relation, doubts, copies, values)
+    copies = None if trained is None else _copies(yardstick, tally.part.seen, real, trained)
+    return Evaluation(metrics, conditions, made.origin, real.relation, doubts, copies, np.concatenate(tally.values))
 
 
 def _trained(parts: Parts, split: str | None) -> Data | None:
@@ -186,33 +205,40 @@ def _copies(yardstick: Yardstick, seen: Tensor, real: Reference, trained: Data) 
 class _Drawn:
     """Samples that a model draws."""
 
-    def __init__(self, model: Model, spec: SamplingSpec, name: str | None, progress: bool) -> None:
-        self.model, self.spec, self.name, self.progress = model, spec, name, progress
+    def __init__(self, model: Model, spec: SamplingSpec, name: str | None, workers: Workers | None, bar: bool) -> None:
+        self.model, self.spec, self.name, self.workers, self.bar = model, spec, name, workers, bar
         self.details, self.device = model.details, model.device
         self.origin: dict[str, Any] = {}
 
     def parts(self, source: str) -> Parts:
         return parts_of(self.model, source)
 
-    def samples(self, yardstick: Yardstick, real: Reference) -> tuple[Array, Part, dict[str, Any]]:
-        """Draw them; return them, in feature space too, and what the result depends on."""
+    def tally(self, yardstick: Yardstick, real: Reference, merged: bool | None) -> tuple[Tally, dict[str, Any]]:
+        """Draw them, and keep of them what is measured; return this, and what the result depends on."""
         spec, conditions = comparable(self.model, self.spec, real.labels)
-        execution = choose(self.model, spec)
-        spec, conditions = dataclasses.replace(spec, dtype=execution.dtype), conditions | execution.condition
-        kept: list[Array] = []
-        calls = spec.entry.calls * (spec.steps or 1) * spec.n
-        with progress_bar(calls or None, "sampling", "call", show=self.progress) as bar:
-            *_, part = gather(yardstick, _keeping(batches(self.model, spec, bar.update, execution), kept))
+        blocks = blocks_for(yardstick, spec.n, spec.batch_size, merged)
+        make = self._here if self.workers is None else functools.partial(self._elsewhere, self.workers)
+        tally, execution = make(yardstick, spec, blocks)
+        spec = dataclasses.replace(spec, dtype=execution.dtype)
         self.origin = provenance(self.model, spec, source=self.name, device=self.device)
-        self.origin |= {"execution": execution.to_json(), "label": spec.label, "calls": part.calls, **part.seconds}
-        return np.concatenate(kept), part, conditions
+        self.origin |= {"execution": execution.to_json(), "label": spec.label, "calls": tally.calls}
+        self.origin |= tally.part.seconds
+        return tally, conditions | execution.condition | condition(blocks)
 
+    def _here(self, yardstick: Yardstick, spec: SamplingSpec, blocks: Blocks | None) -> tuple[Tally, Execution]:
+        execution = choose(self.model, spec)
+        calls = spec.entry.calls * (spec.steps or 1) * spec.n
+        with progress_bar(calls or None, "sampling", "call", show=self.bar) as bar:
+            drawn = batches(self.model, spec, bar.update, execution)
+            return Tally(yardstick, blocks, with_values=True).add(drawn), execution
 
-def _keeping(drawn: Iterator[Batch], kept: list[Array]) -> Iterator[Batch]:
-    """The batches, whose values are put in a list as they pass."""
-    for batch in drawn:
-        kept.append(batch.values)
-        yield batch
+    def _elsewhere(
+        self, workers: Workers, yardstick: Yardstick, spec: SamplingSpec, blocks: Blocks | None
+    ) -> tuple[Tally, Execution]:
+        work = Tallying(self.model, (spec,), yardstick, blocks, with_values=True)
+        with workers.place() as folder:
+            finished = work.run(workers, folder, self.name or "the model", self.bar)
+            return work.collected(finished, 0), Execution(**finished.settled)
 
 
 class _Kept:
@@ -220,12 +246,12 @@ class _Kept:
 
     device = torch.device("cpu")
 
-    def __init__(self, source: str, spec: SamplingSpec, size: int | None) -> None:
+    def __init__(self, source: str, spec: SamplingSpec, size: int | None, bar: bool) -> None:
         for field in dataclasses.fields(spec):
             value = getattr(spec, field.name)
             if field.name not in ("n", "batch_size") and value != getattr(USUAL, field.name):
                 raise SpecError(field.name, value, f"{source} holds samples, which are drawn already: name a model")
-        self.source, self.n, self.size = source, spec.n, size
+        self.source, self.n, self.size, self.bar = source, spec.n, size, bar
         manifest, kept = self.manifest, ("spec", "model", "trained_steps", "trained_on", "weights_sha256", "calls")
         self.details = {"data": manifest.get("trained_on", {})}
         self.origin = {"samples": source} | {name: manifest[name] for name in kept if name in manifest}
@@ -246,10 +272,10 @@ class _Kept:
         return manifest
 
     @functools.cached_property
-    def values(self) -> Array:
+    def values(self) -> Values:
         arrays = [Path(self.source, name) for name in (FINAL, PART)]  # of `leapstep sample`, if it drew no pictures
         path = next((path for path in arrays if path.is_file()), self.source)
-        return np.asarray(read(str(path), split="all", size=self.size).values[: self.n])
+        return read(str(path), split="all", size=self.size).values
 
     def parts(self, source: str) -> Parts:
         """Data in the size and the channels of the samples."""
@@ -268,8 +294,16 @@ class _Kept:
 
         return read_part
 
-    def samples(self, yardstick: Yardstick, real: Reference) -> tuple[Array, Part, dict[str, Any]]:
+    def tally(self, yardstick: Yardstick, real: Reference, merged: bool | None) -> tuple[Tally, dict[str, Any]]:
         """As of `_Drawn`."""
-        spec = self.manifest.get("spec", {})
+        spec, n = self.manifest.get("spec", {}), min(self.n, len(self.values))
         conditions = {name: spec[name] for name in ("seed", "guidance") if name in spec}
-        return self.values, Part(*yardstick.seen(self.values)), {"n": len(self.values)} | conditions
+        blocks, none = blocks_for(yardstick, n, 1, merged), torch.zeros(0, 2, dtype=torch.float64)
+        size = n if blocks is None else blocks.size
+        with progress_bar(n, "measuring", "sample", show=self.bar) as bar:
+            tally = Tally(yardstick, blocks, with_values=True)
+            for start in range(0, n, size):
+                values = np.asarray(self.values[start : min(n, start + size)])
+                tally.add([Batch(values, 0, none)])
+                bar.update(len(values))
+        return tally, {"n": n} | conditions | condition(blocks)

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from leapstep.evaluation import results
 from leapstep.evaluation.cells import Cell, advice, as_json
 from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
+from leapstep.evaluation.sharding import Tallying, Workers, order, specs_of_job
+from leapstep.evaluation.tally import Tally, blocks_for, condition
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
 from leapstep.files import folders
 from leapstep.inference import fields
@@ -38,7 +41,9 @@ from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 from leapstep.text import allowed
 
-RESULTS = folders.Kind("results.json", "cells", r"results\.json|table\.(md|csv)|quality\.png|part\.npz")
+RESULTS = folders.Kind(
+    "results.json", "cells", r"results\.json|table\.(md|csv)|quality\.png|part\.npz|shards-[0-9a-f]{8}"
+)
 """A folder of a sweep."""
 
 METHODS, ETAS, STEPS = ("ddim", "dpmpp_2m", "unipc"), ("0", "1"), (5, 10, 20, 50, 100)
@@ -197,6 +202,7 @@ class Run:
         sweep: what is there so far.
         execution: how the network is computed, in all cells alike.
         open: whether that was left to choose.
+        workers: who draws the samples, in shards; None: this process.
     """
 
     def __init__(
@@ -209,6 +215,7 @@ class Run:
         metric: str = "frechet",
         split: str | None = None,
         source: str = "",
+        workers: Workers | None = None,
         tell: Callable[[str], object] = warn,
     ) -> None:
         measure = measure or Measure()
@@ -224,13 +231,19 @@ class Run:
         if metric == "inception_score" and self.yardstick.features.probabilities is None:
             raise SpecError("metric", metric, f"needs a classifier, which features {measure.features} lack")
         compared = [comparable(model, spec, real.labels) for spec in self.specs]
+        first = compared[0][0]
+        self.blocks = blocks_for(self.yardstick, first.n, first.batch_size, measure.merged)
+        self.workers = Workers() if workers is None and self.blocks is not None else workers
         self.open = any(spec.dtype == AUTO for spec, _ in compared)
-        self.execution = choose(model, *(spec for spec, _ in compared))
-        self.specs = [dataclasses.replace(spec, dtype=self.execution.dtype) for spec, _ in compared]
+        # workers choose on their own devices, when they begin
+        self.execution = Execution() if self.workers else choose(model, *(spec for spec, _ in compared))
+        dtype = AUTO if self.workers and self.open else self.execution.dtype
+        self.specs = [dataclasses.replace(spec, dtype=dtype) for spec, _ in compared]
         conditions = {
             "model_sha256": fingerprint(model.network),
             **self.yardstick.conditions,
             **compared[0][1],
+            **condition(self.blocks),
             **self.execution.condition,
             "versions": versions(),
         }
@@ -267,9 +280,12 @@ class Run:
     def _go_on(self, earlier: Sweep) -> None:
         """Compute in what the cells of an earlier sweep were computed in, where nobody asked for a dtype."""
         dtype = str(earlier.conditions.get("dtype", "float32"))
-        if not self.open or not earlier.cells or dtype not in DTYPES or dtype == self.execution.dtype:
-            return
-        self.execution = Execution(dtype)
+        if self.open and earlier.cells and dtype in DTYPES and dtype != self.execution.dtype:
+            self._compute_in(Execution(dtype))
+
+    def _compute_in(self, execution: Execution) -> None:
+        """Compute in what was chosen elsewhere."""
+        self.execution, dtype = execution, execution.dtype
         self.specs = [dataclasses.replace(spec, dtype=dtype) for spec in self.specs]
         self.sweep.conditions.pop("dtype", None)
         self.sweep.conditions.update(self.execution.condition)
@@ -280,17 +296,21 @@ class Run:
         self,
         on_cell: Callable[[Sweep], object] = lambda sweep: None,
         on_calls: Callable[[SamplingSpec, int, bool], object] = lambda spec, calls, before: None,
+        progress: bool = True,
     ) -> Sweep:
         """Measure what is missing.
 
         Arguments:
             on_cell: called after each cell, when it is in the folder.
             on_calls: called with the specification in work, the number of single samples for which the network was
-                called since the last time, and whether that was in an earlier run.
+                called since the last time, and whether that was in an earlier run; not where workers draw samples.
+            progress: whether those show a bar.
 
         Raises:
             ValueError: samples that are not finite.
         """
+        if self.workers is not None:
+            return self._finish_elsewhere(self.workers, on_cell, progress)
         sweep, missing = self.sweep, self.missing
         key = hashlib.sha256(json.dumps(sweep.conditions).encode()).hexdigest()
         path = None if sweep.folder is None else sweep.folder / "part.npz"
@@ -299,7 +319,7 @@ class Run:
         try:
             for spec in missing:
                 part = self._drawn(spec, path, key + json.dumps(_apart(spec)), on_calls)
-                self._measure(spec, part)
+                self._measure(spec, Tally(self.yardstick, parts=[part], calls=part.calls))
                 if path is not None:
                     path.unlink(missing_ok=True)
                 on_cell(sweep)
@@ -331,9 +351,39 @@ class Run:
         assert part is not None
         return part
 
-    def _measure(self, spec: SamplingSpec, part: Part) -> None:
+    def _finish_elsewhere(self, workers: Workers, on_cell: Callable[[Sweep], object], progress: bool) -> Sweep:
+        """As `finish`: workers draw the samples of all that is missing, and then all cells are measured here."""
+        sweep, missing = self.sweep, self.missing
+        place = contextlib.nullcontext(self._shards(missing)) if sweep.folder else workers.place()
+        with place as folder:
+            if missing:
+                specs = specs_of_job(folder) or order(missing)
+                work = Tallying(self.model, tuple(specs), self.yardstick, self.blocks)
+                finished = work.run(workers, folder, sweep.model, progress)
+                self._compute_in(Execution(**finished.settled))
+            for spec in missing:
+                cell = next(i for i, drawn in enumerate(specs) if _apart(drawn) == _apart(spec))
+                self._measure(spec, work.collected(finished, cell))
+                on_cell(sweep)
+            sweep.finished = True
+            self._record()
+        if sweep.folder is not None and workers.on != "torchrun":
+            shutil.rmtree(folder, ignore_errors=True)
+        return sweep
+
+    def _shards(self, missing: Sequence[SamplingSpec]) -> Path:
+        """The folder of a job with all that is missing: one that was begun, or else a new one."""
+        assert self.sweep.folder is not None
+        wanted = [_apart(spec) for spec in missing]
+        for path in sorted(self.sweep.folder.glob("shards-*")):
+            if all(cell in map(_apart, specs_of_job(path) or ()) for cell in wanted):
+                return path
+        said = json.dumps([spec.to_json() for spec in missing])
+        return self.sweep.folder / f"shards-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+
+    def _measure(self, spec: SamplingSpec, tally: Tally) -> None:
         """Make a cell of the samples of a specification."""
-        metrics, doubts = self.yardstick.measure(part.seen, part.probabilities)
+        part, (metrics, doubts) = tally.part, tally.measured()
         replicates = {name: [float(f"{x:.6g}") for x in found.replicates] for name, found in metrics.items()}
         cell = {**_apart(spec), "label": spec.label, "calls": part.calls, **part.seconds, "n": spec.n}
         self.sweep.cells.append({**cell, "metrics": as_json(metrics), "replicates": replicates})
@@ -392,7 +442,9 @@ def sweep(
     folder: str | Path | None = None,
     overwrite: bool = False,
     source: str = "",
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
+    on: str | None = None,
+    shard: int | None = None,
     tell: Callable[[str], object] = warn,
     progress: bool = True,
 ) -> Sweep:
@@ -409,7 +461,8 @@ def sweep(
         folder: where `results.json` is kept; a sweep that was stopped goes on there. None: nowhere.
         overwrite: begin anew in a folder that has results.
         source: how the results name the model.
-        device: where a model that is loaded here runs.
+        device: where a model that is loaded here runs; None: on the CPU, of workers the best that they have.
+        on, shard: who draws the samples of all cells in shards, as of `leapstep.evaluate`; None: this process does.
         tell: called with a line on what is left out, or was done to the data.
         progress: show a bar on stderr.
 
@@ -422,17 +475,20 @@ def sweep(
     References:
         Song et al. 2021, arXiv:2010.02502, table 1.
     """
+    workers = None if on is None else Workers.named(on, shard, None, device)
     if not isinstance(model, Model):
-        model, source = checkpoint.load(model, device), source or str(model)
+        model, source = checkpoint.load(model, "cpu" if on or device is None else device), source or str(model)
     if specs is None:
         rows: Any = {"methods": methods, "etas": etas, "steps": steps, "spacings": spacings}
         if line := left_out(model, steps):
             tell(line)
         specs = plan(model, spec, **rows)
-    run = Run(model, data, specs, measure, metric=metric, split=split, source=source, tell=tell)
+    run = Run(model, data, specs, measure, metric=metric, split=split, source=source, workers=workers, tell=tell)
     with contextlib.ExitStack() as held:
         if folder is not None:
             held.enter_context(folders.locked(Path(folder)))
             run.begin(Path(folder), overwrite)
+        if run.workers is not None:
+            return run.finish(progress=progress)
         bar = held.enter_context(progress_bar(sum(map(run.work, run.missing)), "sweeping", "call", show=progress))
         return run.finish(on_calls=lambda spec, calls, before: bar.update(calls))

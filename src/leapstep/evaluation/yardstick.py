@@ -21,7 +21,7 @@ from torch import Tensor
 from leapstep.data import holdout
 from leapstep.data.dataset import Data, resizing
 from leapstep.evaluation import features as spaces
-from leapstep.evaluation.distances import METRICS, Estimate, measure
+from leapstep.evaluation.distances import METRICS, Against, Estimate, against, measure
 from leapstep.evaluation.features import Features
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.models.data import usual_part, warn
@@ -113,6 +113,13 @@ class Yardstick:
         reference = self.reference.double()
         return float((reference - reference.mean(0)).square().sum(1).mean())
 
+    @functools.cached_property
+    def against(self) -> Against:
+        """The reference as statistics that merge need it."""
+        return against(
+            self.reference, k=self.k, metrics=self.metrics, classified=self.features.probabilities is not None
+        )
+
     def seen(self, values: Array) -> tuple[Tensor, Tensor | None]:
         """Samples [n, *d] in feature space, and their class probabilities where the features come with a classifier."""
         classify = self.features.probabilities
@@ -142,6 +149,8 @@ class Measure(NamedTuple):
         metrics: names of `distances.METRICS`; None: all that the features allow.
         k: which nearest neighbour bounds precision, recall, density and coverage.
         resamples: of the bootstrap that makes the intervals.
+        merged: whether statistics of the samples are merged instead of keeping their features; None: of more than
+            50,000 samples. See `leapstep.evaluation.tally`.
     """
 
     features: str = "pixels"
@@ -149,6 +158,7 @@ class Measure(NamedTuple):
     metrics: Sequence[str] | None = None
     k: int = 5
     resamples: int = 100
+    merged: bool | None = None
 
     def against(self, reference: Reference, device: torch.device | str = "cpu") -> Yardstick:
         """The yardstick of a reference.

@@ -9,14 +9,20 @@ from leapstep.evaluation.distances.balls import nearest, neighbours
 from leapstep.evaluation.distances.copies import Memorisation, from_others, memorisation
 from leapstep.evaluation.distances.gaussian import frechet_distance
 from leapstep.evaluation.distances.intervals import Estimate, difference, median_ratio
+from leapstep.evaluation.distances.merged import Against, Blocks, Node, Tree, against
 from leapstep.evaluation.distances.metrics import METRICS, measure
 from leapstep.evaluation.distances.scores import inception_score, kernel_distance
 
 __all__ = [
     "METRICS",
+    "Against",
+    "Blocks",
     "Estimate",
     "Memorisation",
+    "Node",
     "Samples",
+    "Tree",
+    "against",
     "difference",
     "frechet_distance",
     "from_others",

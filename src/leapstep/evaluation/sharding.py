@@ -1,0 +1,211 @@
+"""Samples of one or several specifications, drawn and tallied in shards by any number of workers.
+
+The indices of a job are those of the samples of all its cells, one cell after the other, each rounded up to whole
+batches (blocks, where statistics are merged). A shard's file holds the tallies of its samples, cell by cell; merged in
+order of index they are the tally that one process makes of all, to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leapstep.core.finite import NotFinite
+from leapstep.evaluation.distances import Blocks
+from leapstep.evaluation.drawing import batches
+from leapstep.evaluation.tally import Tally
+from leapstep.evaluation.yardstick import Yardstick
+from leapstep.files import reading
+from leapstep.inference.execution import Execution, choose
+from leapstep.inference.provenance import versions
+from leapstep.inference.spec import SamplingSpec, SpecError
+from leapstep.models.checkpoint import fingerprint
+from leapstep.models.model import Model
+from leapstep.workers import Finished, Make, check_engine, run
+from leapstep.workers.job import JOB
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """Whose workers draw samples, and where they put them; see `leapstep.workers.run`.
+
+    Attributes:
+        on: their name.
+        shard: samples of a shard; None: about a minute's work.
+        folder: of the job, which all of them see; None: a temporary one, where they are all on this machine.
+        device: theirs; None: the best that they have.
+    """
+
+    on: str = "here"
+    shard: int | None = None
+    folder: Path | None = None
+    device: str | None = None
+
+    @classmethod
+    def named(
+        cls, on: str, shard: int | None, folder: str | Path | None = None, device: torch.device | str | None = None
+    ) -> Workers:
+        """Those that somebody asks for. Raises ValueError where there can be none."""
+        check_engine(on)
+        return cls(on, shard, None if folder is None else Path(folder), None if device is None else str(device))
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Path]:
+        """The folder of a job. Raises ValueError where it must be named."""
+        if self.folder is not None:
+            yield self.folder
+        elif self.on in ("here", "ray"):
+            with tempfile.TemporaryDirectory(prefix="leapstep-") as folder:
+                yield Path(folder)
+        else:
+            raise SpecError("on", self.on, "its workers need a folder that all of them see: name one by --out")
+
+
+class Elsewhere(SystemExit):
+    """Another process of the same job will find all shards and go on; this one has no more to do, and ends well."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tallying:
+    """The work of drawing samples and tallying them; see `leapstep.workers.Work`.
+
+    Attributes:
+        model: whose samples are drawn.
+        specs: what is drawn, a cell each, equally many samples; checked, but for the dtype.
+        yardstick: by what they are measured.
+        blocks: how the samples of a cell are cut; None: their features are kept.
+        with_values: whether the values of those that are kept are kept too.
+    """
+
+    model: Model
+    specs: tuple[SamplingSpec, ...]
+    yardstick: Yardstick
+    blocks: Blocks | None = None
+    with_values: bool = False
+    what: str = "sampling"
+    unit: str = "sample"
+    suffix: str = ".npz"
+
+    @property
+    def unit_size(self) -> int:
+        """How many samples are tallied at once: a batch, or a block."""
+        return self.specs[0].batch_size if self.blocks is None else self.blocks.size
+
+    @property
+    def stride(self) -> int:
+        """How many indices each cell has, more than samples where the last unit is not full."""
+        return -(-self.specs[0].n // self.unit_size) * self.unit_size
+
+    def cells_in(self, rows: range) -> Iterator[tuple[int, range]]:
+        """The cells in a range of indices of the job, and the indices of their samples in it."""
+        for cell in range(rows.start // self.stride, -(-rows.stop // self.stride)):
+            first = cell * self.stride
+            own = range(max(rows.start - first, 0), min(rows.stop - first, self.specs[0].n))
+            if own:
+                yield cell, own
+
+    def settle(self, device: str) -> Mapping[str, Any]:
+        """Choose on a worker what the network computes in, for all of them."""
+        return dataclasses.asdict(choose(self.model.to(device), *self.specs))
+
+    def start(self, device: str, settled: Mapping[str, Any]) -> Make:
+        """See `leapstep.workers.Work`."""
+        execution, model = Execution(**settled), self.model.to(device)
+        yardstick = dataclasses.replace(self.yardstick, features=self.yardstick.features.on(device))
+        if self.blocks is not None:
+            yardstick.__dict__["against"] = self.yardstick.against  # which was made once, and travelled with it
+
+        def make(rows: range, path: Path) -> Mapping[str, Any]:
+            began = time.perf_counter()
+            arrays: dict[str, Any] = {}
+            for cell, own in self.cells_in(rows):
+                spec = dataclasses.replace(
+                    self.specs[cell],
+                    first=self.specs[cell].first + own.start,
+                    n=len(own),
+                    dtype=execution.dtype,
+                )
+                tally = Tally(yardstick, self.blocks, own.start, self.with_values)
+                try:
+                    tally.add(batches(model, spec, execution=execution))
+                except NotFinite as broken:
+                    raise ValueError(f"{spec.label}, {spec.steps} steps, {spec.spacing}: {broken}") from broken
+                arrays |= {f"{cell}/{name}": value for name, value in tally.to_arrays().items()}
+            with path.open("wb") as file:
+                np.savez(file, **arrays)
+            return {"seconds": round(time.perf_counter() - began, 3)}
+
+        return make
+
+    def run(self, workers: Workers, folder: Path, source: str, progress: bool = True) -> Finished:
+        """Make what is missing of the job in a folder.
+
+        Arguments:
+            source: how the model is called.
+        Raises:
+            Elsewhere: under torchrun, where other processes are still at work.
+        """
+        key = {
+            "model": source,
+            "model_sha256": fingerprint(self.model.network),
+            "specs": [spec.to_json() for spec in self.specs],
+            "blocks": None if self.blocks is None else self.blocks._asdict(),
+            "values": self.with_values,
+            **{name: value for name, value in self.yardstick.conditions.items() if name != "features_source"},
+            "versions": versions(),
+        }
+        finished = run(
+            self,
+            folder,
+            key,
+            self.stride * len(self.specs),
+            batch_size=self.unit_size,
+            shard=workers.shard,
+            on=workers.on,
+            device=workers.device,
+            settle=self.settle,
+            progress=progress,
+        )
+        if not finished.complete:
+            raise Elsewhere(0)
+        return finished
+
+    def collected(self, finished: Finished, cell: int) -> Tally:
+        """The tally of all samples of a cell, of a job that is complete; one file is in memory at a time."""
+        tally = Tally(self.yardstick, self.blocks, with_values=self.with_values)
+        first, last = cell * self.stride, (cell + 1) * self.stride - 1
+        size = finished.job.shard
+        for shard in range(first // size, last // size + 1):
+            own = {
+                name.partition("/")[2]: value
+                for name, value in reading.read_npz(finished.job.path(shard)).items()
+                if name.partition("/")[0] == str(cell)
+            }
+            if own:
+                tally.take(own)
+        return tally
+
+
+def specs_of_job(folder: Path) -> list[SamplingSpec] | None:
+    """The cells of a job that was begun in a folder; None where none was, or nobody can tell."""
+    try:
+        return [SamplingSpec.from_json(spec) for spec in reading.read_json(folder / JOB)["key"]["specs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def order(specs: Sequence[SamplingSpec]) -> list[SamplingSpec]:
+    """The cells of a job: first one of about the mean number of calls, by which shards are cut, then the dearest."""
+    calls = [spec.entry.calls * (spec.steps or 1) for spec in specs]
+    mean = sum(calls) / len(calls)
+    usual = min(range(len(specs)), key=lambda i: abs(calls[i] - mean))
+    rest = sorted((i for i in range(len(specs)) if i != usual), key=lambda i: -calls[i])
+    return [specs[i] for i in (usual, *rest)]
