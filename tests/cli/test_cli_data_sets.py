@@ -124,9 +124,9 @@ def test_latents_of_a_data_set(model, insects, tmp_path):
         np.testing.assert_array_equal(arrays["original"], data.values, strict=True)
         error = json.loads((tmp_path / "o" / "manifest.json").read_text())["inversion"]["error"]
         assert arrays["errors"].mean() == pytest.approx(error)
-    done("decode", model, tmp_path / "o", "--steps", 2, "--out", tmp_path / "again")
+    done("decode", model, tmp_path / "o", "--out", tmp_path / "again")
     assert len(list((tmp_path / "again").glob("[0-9]*.png"))) == 15
-    done("invert", model, "--data", insects, "--n", 5, "--label", "cat", "--steps", 1, "--out", tmp_path / "cats")
+    done("invert", model, "--data", insects, "--n", 5, "--label", "cat", "--steps", 2, "--out", tmp_path / "cats")
     assert json.loads((tmp_path / "cats" / "manifest.json").read_text())["spec"]["labels"] == [2]
 
 
@@ -181,8 +181,16 @@ def test_workers_refuse_other_data_of_the_same_name(model, insects):
     [
         (["--shard", 4], ["--shard 4", "--on"]),
         (["--on", "nobody"], ["nobody"]),
+        (["--on", "torchrun", "--overwrite"], ["torchrun", "remove it before"]),
     ],
 )
 def test_what_cannot_be_cut(model, insects, tmp_path, more, words):
     refused(invoke("reconstruct", model, insects, *RECONSTRUCT, "--out", tmp_path / "o", *more), *words)
     assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_of_somebody_elses_shards_is_left_alone(model, insects, tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "mine.txt").write_text("kept")
+    refused(invoke("reconstruct", model, insects, *RECONSTRUCT, "--out", tmp_path, *SHARDS), "not empty")
+    assert (tmp_path / "shards" / "mine.txt").read_text() == "kept"

@@ -8,6 +8,7 @@ import pytest
 
 from commands import done, invoke, refused, values
 from leapstep import SamplingSpec
+from leapstep.core.fitting.reference import Teacher
 from leapstep.evaluation.page import Plan
 from leapstep.evaluation.page.work import Work
 from leapstep.inference import tuning
@@ -163,3 +164,60 @@ def test_python_finds_the_same_solver(tuned):
     model = checkpoint.load(tuned[0])
     spec = SamplingSpec("fitted", steps=2).checked(model)
     assert spec.times == model.tuned.tunings[0].solvers[0].times
+
+
+# --- by workers ----------------------------------------------------------------------------------------------------
+
+
+def without_seconds(value):
+    if isinstance(value, dict):
+        return {name: without_seconds(item) for name, item in value.items() if name != "seconds"}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def found_in(run):
+    return without_seconds(json.loads((run / "tuned.json").read_text()))
+
+
+def test_workers_fit_the_very_solvers_of_one_process(tuned, points, tmp_path, monkeypatch):
+    """Also when they were stopped: neither a path of the teacher nor a fit is made twice."""
+    run, said = tuned
+    again = shutil.copytree(points, tmp_path / "run")
+    line = ["tune", again, "--calls", "2,3", *QUICK, "--on", "here"]
+    followed, fitted, real = [], [], (Teacher.followed, tuning.Run.fitted)
+
+    def follow(teacher, number):
+        followed.append(number)
+        return real[0](teacher, number)
+
+    def fit(self, reference, calls, *more):
+        fitted.append(calls)
+        if fitted == [2, 3]:
+            raise KeyboardInterrupt
+        return real[1](self, reference, calls, *more)
+
+    monkeypatch.setattr(Teacher, "followed", follow)
+    monkeypatch.setattr(tuning.Run, "fitted", fit)
+    assert invoke(*line).exit_code == 130
+    assert not (again / "tuned.json").exists()
+    text = done(*line).stdout
+    assert (followed, fitted) == ([0, 1, 2], [2, 3, 3])
+    assert [one.partition(";")[0] for one in text.splitlines()[:2]] == [
+        one.partition(";")[0] for one in said.stdout.splitlines()[:2]
+    ]
+    assert found_in(again) == found_in(run)
+    for name in ("tuned.safetensors", "moments.safetensors"):
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+    assert not (again / "tuned.shards").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--on", "torchrun"], ["torchrun", "use ray or here"]),
+        (["--on", "here", "--budget", "5m"], ["--budget 5m", "leave it out"]),
+        (["--on", "nobody"], ["nobody"]),
+    ],
+)
+def test_what_workers_cannot_fit(run, more, words):
+    refused(invoke("tune", run, *QUICK, *more), *words)

@@ -9,19 +9,43 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from leapstep.cli import options
+from leapstep.cli import options, sharding
 from leapstep.progress import progress_bar
 from leapstep.text import counted, duration, with_error
+from leapstep.workers.running import TORCHRUN
 
 if TYPE_CHECKING:
     from leapstep.inference.tuning import Run
     from leapstep.models.tuned import Solver, Untuned
 
 
-def finish(run: Run, path: Path) -> None:
-    """Fit what is missing; what is there is in the file as soon as it is."""
-    from leapstep.inference.tuning import save
+def check_workers(on: str | None, budget: str | None, pipeline: bool) -> None:
+    """Make sure that workers can fit solvers. Raises ValueError where they cannot."""
+    sharding.check(on, None)
+    if on is None:
+        return
+    if on == TORCHRUN:
+        raise ValueError("--on torchrun: fits need all of the teacher's paths at once, use ray or here")
+    if budget is not None:
+        raise ValueError(f"--budget {budget} is for one process: leave it out, or --on {on}")
+    if pipeline:
+        raise ValueError(f"--on {on}: the solvers of a pipeline are fitted in one process, leave it out")
 
+
+def finish(run: Run, path: Path, on: str | None = None, device: str | None = None) -> None:
+    """Fit what is missing; what is there is in the file as soon as it is.
+
+    Arguments:
+        on, device: whose workers, see `leapstep.workers.run`; None: this process.
+    """
+    from leapstep.inference.tuning import save
+    from leapstep.inference.tuning_shards import results
+
+    if on is not None:
+        for solver, others in results(run, path.with_suffix(".shards"), on, device):
+            save(path, run)
+            typer.echo(_line(run, solver, others))
+        return
     kept = 0
     try:
         with progress_bar(run.work, "tuning", "call") as bar:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leapstep.cli import options, solvers
+from leapstep.cli import options, sharding, solvers
 from leapstep.cli.parsing import NUMBERS
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ EXAMPLES = """**Examples**
 `leapstep tune runs/digits --calls 3 5 --guidance 2`
 
 `leapstep tune runs/digits --calls 4 --data digits --noises 128 --teacher-steps 30 --overwrite`
+
+`leapstep tune runs/digits --calls 6 8 --on here`
 
 `leapstep tune google/ddpm-cifar10-32 --calls 3 5 --budget 30m --out runs/cifar`
 
@@ -69,12 +71,14 @@ def command(
         Path | None,
         typer.Option(metavar="RUN", help="The run folder of the result, with the model in it; default: the model's."),
     ] = None,
+    on: sharding.On = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Fit anew what is there already.")] = False,
 ) -> dict[str, Any]:
     """Fit solvers with few calls to a model: --method fitted then draws in 3 calls what takes DDIM 10 to 20.
 
     No data and no training are needed. What was stopped goes on with what is missing.
     """
+    solvers.check_workers(on, budget, model.is_pipeline or asked["prompts"] is not None)
     seconds = None if budget is None else options.budget(budget)
     options.check_data(data)
     from leapstep.files import folders
@@ -95,7 +99,7 @@ def command(
     run.check_price()
     if not run.missing:
         typer.echo(f"all of these solvers are there: {path}")
-    solvers.finish(run, path)
+    solvers.finish(run, path, on, model.device)
     said = solvers.next_command(run, model, out, pipeline)
     typer.echo(f"written: {path}\nnow: {said}")
     return {"out": path, **run.tuning._asdict(), "solvers": [solver._asdict() for solver in run.tuning.solvers]}

@@ -7,6 +7,7 @@ the same noise. It is not how good samples are: a teacher's errors are not seen.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import math
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
-from leapstep.core.fitting import Reference, fit, refer
+from leapstep.core.fitting import Reference, fit
 from leapstep.core.fitting.linear import coefficients
+from leapstep.core.fitting.reference import Teacher, teacher
 from leapstep.core.gaussian import Gaussian, Moments
 from leapstep.core.noise import Noise
 from leapstep.core.spacing import times
@@ -215,39 +217,73 @@ class Run:
         if not self.missing:
             return
         began = time.monotonic()
-        reference = self._reference(on_call)
-        self._begin(reference, time.monotonic() - began)
-        drawn = self._law(reference)
-        if self.model.moments is None and self.everyone and self.spec.guidance == 1 and self.spec.conditions is None:
-            self.moments = Moments(drawn) if self._shared(drawn) else Moments(Gaussian.of(reference.samples), drawn)
-        law = None if self.plan.start != "gaussian" else drawn if self.law is None else self.law[1]
-        name = None if law is None else gaussian_sha256(law)
-        if law is not None and name is not None:
-            self.tuned = dataclasses.replace(self.tuned, laws={**self.tuned.laws, name: law})
-        origin = None if law is None else self._origins(law)
+        teacher = self.teacher(on_call)
+        paths = [teacher.followed(number) for number in range(len(teacher.parts()))]
+        reference = teacher.reference([part for part, _ in paths], sum(evaluations for _, evaluations in paths))
+        seconds = time.monotonic() - began
+        self.begin(reference, seconds, self.curve(reference))
+        law = self.law_of(reference)
         for i, calls in enumerate(self.missing):
             left = None if self.plan.budget is None else began + self.plan.budget - time.monotonic()
             if i and left is not None and left <= 0:
                 return
             share = None if left is None else max(0.0, left) / (len(self.missing) - i) / 2  # the other half judges
-            fitted = fit(reference, calls, origin=origin, budget=share)
-            solver = Solver(
-                calls,
-                self.plan.start,
-                fitted.distance.rms,
-                fitted.distance.standard_error,
-                fitted.evaluations,
-                round(fitted.seconds, 2),
-                tuple(fitted.transition.options["times"]),
-                tuple(tuple(row) for row in fitted.transition.options["coefficients"]),
-                name,
-            )
-            self._keep(self.tuning.with_solver(solver, self._untuned(reference, calls)))
-            yield solver, self.tuning.ranked(calls)
+            yield self.keep(*self.fitted(reference, calls, law, share))
 
-    def _reference(self, on_call: Callable[[int], object] | None) -> Reference:
+    def law_of(self, reference: Reference) -> Gaussian | None:
+        """The law that solvers start from, which is kept, as are the moments; None: they start from noise alone."""
+        drawn = self._law(reference)
+        if self.model.moments is None and self.everyone and self.spec.guidance == 1 and self.spec.conditions is None:
+            self.moments = Moments(drawn) if self._shared(drawn) else Moments(Gaussian.of(reference.samples), drawn)
+        law = None if self.plan.start != "gaussian" else drawn if self.law is None else self.law[1]
+        if law is not None:
+            self.tuned = dataclasses.replace(self.tuned, laws={**self.tuned.laws, gaussian_sha256(law): law})
+        return law
+
+    def fitted(
+        self, reference: Reference, calls: int, law: Gaussian | None, budget: float | None = None
+    ) -> tuple[Solver, list[Untuned]]:
+        """A solver, and other methods with as many calls.
+
+        Arguments:
+            law: of data that it starts from; see `law_of`.
+            budget: seconds for the fit.
+        """
+        origin = None if law is None else self._origins(law)
+        fitted = fit(reference, calls, origin=origin, budget=budget)
+        solver = Solver(
+            calls,
+            self.plan.start,
+            fitted.distance.rms,
+            fitted.distance.standard_error,
+            fitted.evaluations,
+            round(fitted.seconds, 2),
+            tuple(fitted.transition.options["times"]),
+            tuple(tuple(row) for row in fitted.transition.options["coefficients"]),
+            None if law is None else gaussian_sha256(law),
+        )
+        return solver, self._untuned(reference, calls)
+
+    def keep(self, solver: Solver, untuned: list[Untuned]) -> tuple[Solver, list[Untuned]]:
+        """Take a solver and other methods into `tuned`; return it with all that are there, the best first."""
+        self._keep(self.tuning.with_solver(solver, untuned))
+        return solver, self.tuning.ranked(solver.calls)
+
+    def on(self, device: str) -> Run:
+        """The same run with its network on a device."""
+        run = copy.copy(self)
+        run.model = self.model.to(device)
+        run._working = as_specified(run.model, self.spec)
+        return run
+
+    def teacher(self, on_call: Callable[[int], object] | None = None) -> Teacher:
+        """Whoever is followed.
+
+        Arguments:
+            on_call: called with the number of samples of each call of the network, by students too.
+        """
         method, options = TEACHER
-        return refer(
+        return teacher(
             self.diffusion,
             self.model.shape,
             noises=self.plan.noises,
@@ -260,14 +296,17 @@ class Run:
             on_call=on_call,
         )
 
-    def _begin(self, reference: Reference, seconds: float) -> None:
-        """Note what the teacher took, and measure DDIM with many steps."""
-        took = {"evaluations": reference.evaluations, "seconds": round(seconds, 2)}
+    def curve(self, reference: Reference) -> list[Untuned]:
+        """DDIM with many steps, where it is not there."""
         levels = self.model.process.timesteps or max(CURVE)
         curve = [steps for steps in CURVE if steps <= levels and not self.tuning.ranked(steps)]
-        found = _finite([self._measured(reference, "ddim", {}, steps, "trailing") for steps in curve])
+        return _finite([self._measured(reference, "ddim", {}, steps, "trailing") for steps in curve])
+
+    def begin(self, reference: Reference, seconds: float, curve: list[Untuned]) -> None:
+        """Take into `tuned` what the teacher took, and `curve`."""
+        took = {"evaluations": reference.evaluations, "seconds": round(seconds, 2)}
         tuning = self.tuning._replace(teacher=self.tuning.teacher | took)
-        self._keep(tuning._replace(untuned=(*tuning.untuned, *found)))
+        self._keep(tuning._replace(untuned=(*tuning.untuned, *curve)))
 
     def _keep(self, tuning: Tuning) -> None:
         self.tuning, self.tuned = tuning, self.tuned.with_tuning(tuning)

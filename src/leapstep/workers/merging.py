@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leapstep.files import folders
-from leapstep.workers.job import Work
-from leapstep.workers.running import Finished, leads, run
+from leapstep.workers.job import JOB, Work
+from leapstep.workers.running import TORCHRUN, Finished, leads, run
+from leapstep.workers.torchrun import waited
 
 SHARDS = "shards"
 """The folder of the job in that of the results, among whose names it must be."""
@@ -32,8 +33,12 @@ class Cut(NamedTuple):
 
 def check_place(out: Path, kind: folders.Kind, cut: Cut) -> None:
     """Make sure that results may be made in a folder, or go on there; see `folders.check_free`."""
-    if leads(cut.on, cut.overwrite) and (cut.overwrite or not (out / SHARDS).is_dir()):
+    if leads(cut.on, cut.overwrite) and (cut.overwrite or not _begun(out, kind)):
         folders.check_free(out, cut.overwrite, kind)
+
+
+def _begun(out: Path, kind: folders.Kind) -> bool:
+    return (out / SHARDS).is_dir() and (out / kind.mark).is_file()
 
 
 @contextlib.contextmanager
@@ -58,17 +63,26 @@ def merging(
     Raises:
         ValueError: what `folders.begin` and `run` raise.
     """
+    shards = out / SHARDS
     if leads(cut.on, cut.overwrite):
         with folders.locked(out):
             check_place(out, kind, cut)
-            if cut.overwrite or not (out / SHARDS).is_dir():
+            if cut.overwrite or not _begun(out, kind):
                 folders.begin(out, cut.overwrite, kind, record)
                 folders.inner(out, SHARDS)
-    shards = out / SHARDS
+    else:
+        waited(lambda: _begun(out, kind) or None)
     finished = run(work, shards, key, n, batch_size=batch_size, shard=cut.shard, on=cut.on, device=cut.device)
-    if not finished.complete:
-        yield None
-        return
-    with folders.locked(out):
-        yield finished
-        shutil.rmtree(shards)
+    merges = finished.complete
+    with contextlib.ExitStack() as stack:
+        if merges:
+            try:
+                stack.enter_context(folders.locked(out))
+            except ValueError:
+                if cut.on != TORCHRUN:
+                    raise
+                merges = False  # another rank, which ended at the same moment, does
+        merges = merges and (shards / JOB).exists()
+        yield finished if merges else None
+        if merges:
+            shutil.rmtree(shards)
