@@ -123,7 +123,7 @@ def write_parquet(folder, n, pictures):
     )
     schema = features.arrow_schema
     for shard in range(0, n, 10 * SHARD):
-        with parquet.ParquetWriter(folder / f"{shard // SHARD:05}.parquet", schema) as writer:
+        with parquet.ParquetWriter(folder / f"{shard // SHARD:05}.parquet", schema, use_dictionary=False) as writer:
             for group in range(shard, min(n, shard + 10 * SHARD), GROUP):
                 rows = range(group, min(n, group + GROUP))
                 images = [{"bytes": pictures[i * 7919 % DIFFERENT], "path": None} for i in rows]
