@@ -45,7 +45,7 @@ SMALLER = {
     "sample": "--n 2",
     "evaluate": "--n 8 --resamples 3",
     "sweep": "--n 8 --resamples 3 --steps 2",
-    "report": "--n 4",
+    "report": "--n 4 --budget 1s",
     "features": "--epochs 1",
     "likelihood": "--n 4",
     "reconstruct": "--n 4",
