@@ -36,6 +36,23 @@ def test_shards_are_as_of_one_process_though_a_worker_dies(tmp_path, capfd):
     assert not [*(tmp_path / "ray").glob(".leapstep-*")]
 
 
+def test_a_worker_that_waits_for_a_machine_is_waited_for(tmp_path, monkeypatch):
+    """However often it is not there yet: a machine that is lost may be replaced after minutes."""
+    from leapstep.workers import ray
+
+    asked, outcome = [], ray._outcome
+
+    def not_yet(call):
+        asked.append(call)
+        return ray.Death("it is restarting", final=False, away=True) if len(asked) <= 3 * ray.DEATHS else outcome(call)
+
+    monkeypatch.setattr(ray, "_outcome", not_yet)
+    monkeypatch.setattr(ray, "TICK", 0.01)
+    done = run(tmp_path / "ray", Numbers())
+    assert contents(done) == contents(run(tmp_path / "here", Numbers(), on="here"))
+    assert len(asked) > 3 * ray.DEATHS
+
+
 def test_a_shard_that_fails_ends_the_job_with_its_error(tmp_path):
     """After three tries, by both workers; the others are kept, and a restart makes no more than what is missing."""
     tries = tmp_path / "tries"

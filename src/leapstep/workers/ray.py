@@ -68,10 +68,12 @@ class Death(NamedTuple):
     Attributes:
         text: the first line of them.
         final: whether Ray does not start the worker again.
+        away: whether the call never came to it, as Ray is starting it again, once there is a machine for it.
     """
 
     text: str
     final: bool
+    away: bool
 
 
 class Parcel(NamedTuple):
@@ -200,6 +202,7 @@ class Ray(Engine):
         self.members: set[Member] = set()
         self.ready: set[Member] = set()
         self.idle: list[Member] = []
+        self.away: list[Member] = []
         self.left_out = self.failed = 0
         self.calls: dict[Any, tuple[Member, int | None]] = {}  # what is under way: a shard, or None: joining
         self.open = contextlib.ExitStack()
@@ -282,14 +285,22 @@ class Ray(Engine):
     def make(self, job: Job, missing: Sequence[int], note: Note) -> None:
         """Make the shards of these numbers, each on the next worker that is ready."""
         self._staff(job.folder, job.threads)
-        sent, queue, left, looked = ray.put(job), Queue(missing), len(missing), time.monotonic()
+        sent, queue, left = ray.put(job), Queue(missing), len(missing)
+        looked = asked = time.monotonic()
         for member in self.members:
             self._join(member, sent)
         while left:
             if time.monotonic() > looked + LOOK:
                 self._grow(sent)
                 looked = time.monotonic()
+            if time.monotonic() > asked + TICK:
+                away, self.away = self.away, []
+                for member in away:
+                    self._join(member, sent)
+                asked = time.monotonic()
             self._hand_out(queue)
+            if not self.calls:
+                time.sleep(TICK)  # all workers are away
             for call in ray.wait([*self.calls], timeout=TICK)[0]:
                 member, i = self.calls.pop(call)
                 outcome = _outcome(call)
@@ -346,9 +357,12 @@ class Ray(Engine):
     def _go_on(self, member: Member, i: int | None, outcome: Failure | Death | None, job: Any) -> None:
         """What is next for a worker whose call has ended."""
         if isinstance(outcome, Death):
-            member.deaths += 1
             member.late = member.late or member in self.ready
             self.ready.discard(member)
+            if outcome.away and i is None:
+                self.away.append(member)
+                return None
+            member.deaths += 1
             if member.deaths >= DEATHS:
                 return self._leave_out(member, f"it died {member.deaths} times in a row: {outcome.text}")
             if outcome.final:
@@ -369,7 +383,7 @@ class Ray(Engine):
         for member in self.members:
             with contextlib.suppress(Exception):  # of a cluster that is no more
                 ray.kill(member.actor)
-        self.members, self.ready, self.calls, self.sent = set(), set(), {}, None
+        self.members, self.ready, self.calls, self.away, self.sent = set(), set(), {}, [], None
         self.open.close()
 
 
@@ -378,7 +392,8 @@ def _outcome(call: Any) -> Any:
     try:
         return ray.get(call)
     except exceptions.RayError as error:
-        return Death(reason(error), isinstance(error, exceptions.ActorDiedError))
+        away = isinstance(error, exceptions.ActorUnavailableError) and "restarting" in str(error)
+        return Death(reason(error), isinstance(error, exceptions.ActorDiedError), away)
 
 
 def _there(resource: str) -> list[int]:
