@@ -49,10 +49,13 @@ class Drawing(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class OfModel:
-    """Drawing from a model; see `Drawing`."""
+    """Drawing from a model; see `Drawing`. Its weights travel in the memory of the processor."""
 
     model: Model
     spec: SamplingSpec
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OfModel, (_on(self.model, "cpu"), self.spec)
 
     @property
     def classes(self) -> tuple[str, ...]:  # noqa: D102

@@ -90,6 +90,8 @@ def write_samples(
     if cut:
         drawing = OfModel(model, as_begun(spec, out) if resume else spec)
         at = model.device if device is None and on in (None, HERE) else device
+        if on not in (None, HERE):  # what workers warn of, nobody sees
+            spec.warn_of_distillation(model)
         manifest = write_shards(
             drawing,
             out,
