@@ -96,6 +96,14 @@ def test_the_scan_is_kept_until_a_tar_changes(tmp_path, cache, monkeypatch):
     check(read(path, on_demand=True), pixels[:3])
 
 
+def test_a_picture_has_its_name_in_the_folder_that_is_read(tmp_path):
+    write(tmp_path / "d.tar", samples(colours(3))).rename((tmp_path / "sub").mkdir() or tmp_path / "sub" / "x.tar")
+    above, here = (read(folder, on_demand=True).names for folder in (tmp_path, tmp_path / "sub"))
+    alone = read(tmp_path / "sub" / "x.tar", on_demand=True).names
+    assert not set(above.tolist()) & set(here.tolist())
+    np.testing.assert_array_equal(here, alone)
+
+
 def header(name=b"a.png", size=b"00000000010\0", kind=b"0"):
     fields = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + size + b"00000000000\0" + b" " * 8 + kind
     return (fields.ljust(257, b"\0") + b"ustar\00000").ljust(512, b"\0")

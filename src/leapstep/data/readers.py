@@ -254,7 +254,7 @@ def _read_images(source: str, paths: list[Path], options: Options) -> Data:
     items = (Item(path, numbers[above[0]] if labelled else None, path) for path, above in parts.items())
     if options.on_demand is not False:
         known = np.fromiter((numbers[above[0]] for above in parts.values()), np.int64) if labelled else None
-        files = Files([os.path.relpath(path, root) for path in parts], known, tuple(classes), root)
+        files = Files([str(path.relative_to(root)) for path in parts], known, tuple(classes), root)
         if data := decoded_on_demand(files, source, options):
             return data
     key = _key(source, parts, options)

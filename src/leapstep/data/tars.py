@@ -9,6 +9,8 @@ What the scan found is kept in the cache, and is found there while the tars are 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +29,9 @@ from leapstep.files.cache import cache_folder
 from leapstep.files.reading import CLASSES, regular
 from leapstep.progress import progress_bar
 from leapstep.text import one_line
+
+VERSION = 1
+"""Of what the cache keeps: others are not read."""
 
 BLOCK = 512
 """Bytes of which a tar is made."""
@@ -127,16 +132,17 @@ class Tars(Encoded):
 
 def _index(paths: Sequence[Path], source: str, suffixes: frozenset[bytes], progress: bool) -> Index:
     """The index of some tars, from the cache where that has it."""
-    state = cache.state_of(paths)
-    kept = cache_folder() / "tars" / f"{state}.safetensors"
+    state, tars = cache.state_of(paths), [within(str(path), source) for path in paths]
+    key = json.dumps([VERSION, state, tars, sorted(map(os.fsdecode, suffixes))])
+    kept = cache_folder() / "tars" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     with contextlib.suppress(Exception):  # there is none, or it is broken in any way: it is made anew
         return Index(**safetensors.numpy.load_file(kept))
     total = sum(path.stat().st_size for path in paths)
     found = []
     with progress_bar(total, "looking through tars", "B", show=progress) as bar:
-        for path in paths:
+        for path, tar in zip(paths, tars, strict=True):
             try:
-                found.append(scan(path, within(str(path), source), suffixes))
+                found.append(scan(path, tar, suffixes))
             except (Broken, OSError) as error:
                 raise ValueError(f"cannot read {path}: {error}") from error
             bar.update(path.stat().st_size)
