@@ -153,6 +153,15 @@ def test_a_window_holds_few_bytes_and_at_least_some_row_groups(sources, monkeypa
     assert len(read(sources / "parquet")) == N  # and is decoded before
 
 
+def test_an_empty_table_is_refused_in_one_line(tmp_path, sources):
+    from pyarrow import parquet
+
+    table = parquet.read_table(sources / "parquet" / "a.parquet")
+    parquet.write_table(table.slice(0, 0), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"x.parquet has no rows: name tables of pictures"):
+        read(tmp_path / "x.parquet", on_demand=True)
+
+
 @pytest.fixture
 def folder(tmp_path):
     for i in range(6):

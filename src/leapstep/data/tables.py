@@ -130,7 +130,9 @@ class Tables(Encoded):
             yield Item(f"{self.source}, row {row}", None if self.labels is None else int(self.labels[row]), content)
 
     def _check(self) -> None:
-        """Raise ValueError where labels or row groups are beyond what is read."""
+        """Raise ValueError where there are no rows, or labels or row groups are beyond what is read."""
+        if not len(self):
+            raise ValueError(f"{self.source} has no rows: name tables of pictures")
         if self.labels is not None and len(self.labels) and self.labels.max() >= len(self.classes):
             row = int(self.labels.argmax())
             raise ValueError(
