@@ -135,9 +135,10 @@ def test_shards_and_other_samples_replace_each_other(digits_model, tmp_path):
         assert names <= there
         assert ("job.json" in names) == ("job.json" in there)
         assert not ("samples.npz" in names and "00000.npz" in there)
-    (out / "notes.txt").write_text("mine")
+    (out / "20261122").mkdir()
+    (out / "20261122" / "notes.txt").write_text("mine")
     done(*given, "--on", "here")
-    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "20261122" / "notes.txt").read_text() == "mine"
 
 
 def test_a_dtype_is_chosen_once_for_all_workers(digits_model, tmp_path, monkeypatch):

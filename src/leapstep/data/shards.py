@@ -331,7 +331,7 @@ def of_folder(folder: str | Path) -> Shards | None:
     form = FORMS.get(str(manifest.get("format")))
     if form is None:
         return None
-    name = re.compile(rf"(\d{{5,}}){re.escape(form.suffix)}")
+    name = re.compile(rf"(\d{{5,7}}){re.escape(form.suffix)}")
     numbers = {path: match for path in folder.iterdir() if (match := name.fullmatch(path.name))}
     classes = manifest.get("classes")
     return Shards(

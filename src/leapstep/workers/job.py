@@ -33,8 +33,8 @@ JOB = "job.json"
 CLAIM = f"{files.PREFIX}claim"
 """The file by which one of several processes is the one that has the results."""
 
-KIND = folders.Kind(JOB, "key", r"job\.json|log-[\w.-]+\.jsonl|\d{5,}(\.[a-z0-9]+)*", resumable=True)
-"""Job folders, and what they are known by."""
+KIND = folders.Kind(JOB, "key", r"job\.json|log-[\w.-]+\.jsonl|\d{5,7}(\.[a-z0-9]+)*", resumable=True)
+"""Job folders, and what they are known by. A name of eight digits is left alone: it is a date, and a user's."""
 
 Make = Callable[[range, Path], Mapping[str, Any]]
 """Makes a shard: writes the file (the folder, where the suffix is "") of these indices at this path, and returns a
