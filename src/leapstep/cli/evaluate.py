@@ -13,6 +13,7 @@ import typer
 from leapstep import files
 from leapstep.cli import measuring, options, sharding
 from leapstep.models import folder
+from leapstep.workers.running import leads
 
 if TYPE_CHECKING:
     from leapstep.evaluation.evaluate import Evaluation
@@ -84,10 +85,10 @@ def command(
     options.check_data(data)
     if pairs is not None and pairs.suffix.lower() != ".png":
         raise ValueError(f"--pairs {pairs}: pictures are written as PNG, pass a name that ends in .png")
-    for path in filter(None, (out, pairs)):
+    sharding.check(on, shard)
+    for path in filter(None, (out, pairs) if on is None or leads(on, overwrite) else ()):
         options.claim_file(path, overwrite)
     shards = None if out is None else out.with_name(f"{out.stem}-shards")
-    sharding.check(on, shard)
     opened = samples if on is None else dataclasses.replace(samples, device="cpu")  # from where workers take it
     from leapstep.evaluation.evaluate import evaluate
     from leapstep.evaluation.yardstick import Measure

@@ -13,6 +13,7 @@ from leapstep.cli import measuring, options, sharding
 from leapstep.cli.sweeping import showing
 from leapstep.inference import fields
 from leapstep.text import acting
+from leapstep.workers.running import leads
 
 if TYPE_CHECKING:
     from leapstep.evaluation.sweep import Run
@@ -106,8 +107,10 @@ def show(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
 
     from leapstep.views import tables
 
-    options.hold(out)
-    run.begin(out, overwrite)
+    begins = run.workers is None or leads(run.workers.on, overwrite)
+    if begins:
+        options.hold(out)
+    run.begin(out, overwrite, begins)
     with showing(run) as (on_cell, on_calls):
         sweep = run.finish(on_cell, on_calls)
     tables.write(sweep, measuring.tell)

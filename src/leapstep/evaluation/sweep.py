@@ -40,6 +40,7 @@ from leapstep.models.data import parts_of, warn
 from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 from leapstep.text import allowed
+from leapstep.workers.running import leads
 
 RESULTS = folders.Kind(
     "results.json", "cells", r"results\.json|table\.(md|csv)|quality\.png|part\.npz|shards-[0-9a-f]{8}"
@@ -260,9 +261,12 @@ class Run:
         """How often the network is called for single samples of a specification, about."""
         return spec.entry.calls * (spec.steps or 1) * spec.n
 
-    def begin(self, folder: Path, overwrite: bool = False) -> None:
+    def begin(self, folder: Path, overwrite: bool = False, leads: bool = True) -> None:
         """Take a folder, of which the lock is held: a new one, or that of an earlier sweep, which goes on.
 
+        Arguments:
+            overwrite: begin anew where there are results.
+            leads: False: another process takes it, and holds the lock; see `leapstep.workers.running.leads`.
         Raises:
             ValueError: it holds something else, or cells that were measured under other conditions.
         """
@@ -271,11 +275,12 @@ class Run:
             self._go_on(earlier)
             _check_conditions(folder, earlier, sweep.conditions)
             sweep.cells, sweep.warnings = earlier.cells, earlier.warnings
-        else:
+        elif leads:
             folders.begin(folder, overwrite, RESULTS, sweep.to_json())
         sweep.folder = folder
-        folders.tidy(folder)
-        self._record()
+        if leads:
+            folders.tidy(folder)
+            self._record()
 
     def _go_on(self, earlier: Sweep) -> None:
         """Compute in what the cells of an earlier sweep were computed in, where nobody asked for a dtype."""
@@ -486,8 +491,9 @@ def sweep(
     run = Run(model, data, specs, measure, metric=metric, split=split, source=source, workers=workers, tell=tell)
     with contextlib.ExitStack() as held:
         if folder is not None:
-            held.enter_context(folders.locked(Path(folder)))
-            run.begin(Path(folder), overwrite)
+            begins = on is None or leads(on, overwrite)
+            held.enter_context(folders.locked(Path(folder)) if begins else contextlib.nullcontext())
+            run.begin(Path(folder), overwrite, begins)
         if run.workers is not None:
             return run.finish(progress=progress)
         bar = held.enter_context(progress_bar(sum(map(run.work, run.missing)), "sweeping", "call", show=progress))
