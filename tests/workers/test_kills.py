@@ -108,7 +108,7 @@ def test_a_rank_is_killed_and_another_number_of_ranks_goes_on(digits, tmp_path):
 
     def launched(ranks, *more):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [*launcher, "-m", "leapstep", *map(str, given), *more]
+        command = [*launcher, "-m", "--", "leapstep", *map(str, given), *more]  # else --n is the launcher's
         return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     for ranks, more, number in ((3, ["--shard", str(SHARD)], 40), (2, ["--resume"], 90)):
