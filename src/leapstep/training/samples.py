@@ -16,9 +16,12 @@ from leapstep.data.dataset import Data
 from leapstep.data.holdout import Holdout, again, choose, on_demand, own_test, rows
 from leapstep.data.ordering import order
 from leapstep.data.readers import read
-from leapstep.data.values import Blocks, blocks_of
+from leapstep.data.values import Blocks, Selection, Values, blocks_of, threads_of
 from leapstep.training import initial
 from leapstep.training.configuration import TrainingConfig
+
+COMPARED = 256
+"""How many noised samples make a loss that is compared from step to step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +62,31 @@ class Samples:
         return self.data.batch(chosen), None if labels is None else torch.from_numpy(labels[chosen])
 
     @functools.cached_property
+    def compared(self) -> dict[str, Data]:
+        """`COMPARED` samples each of "held_out" and "training", where there are both.
+
+        They are in memory where they would be decoded again each time.
+        """
+        if self.test is None:
+            return {}
+        parts = {"held_out": (self.test, np.arange(len(self.test))), "training": (self.data, self.rows)}
+        return {name: _some(data, rows) for name, (data, rows) in parts.items()}
+
+    @functools.cached_property
     def _blocks(self) -> Blocks | None:
         """Which of the rows are read together."""
         whole = blocks_of(self.data.values)
         return None if whole is None else whole.of(self.rows)
+
+
+def _some(data: Data, rows: npt.NDArray[np.int64]) -> Data:
+    """`COMPARED` of these rows, always the same, and again and again where they are few."""
+    chosen = np.resize(np.random.default_rng(0).permutation(rows), COMPARED)
+    values: Values = Selection(data.values, chosen)
+    if threads_of(values) > 0:
+        values = np.asarray(values)
+    labels = None if data.labels is None else data.labels[chosen]
+    return dataclasses.replace(data, values=values, labels=labels, hashes=None, names=None)
 
 
 def read_samples(

@@ -8,13 +8,10 @@ wound forward within an epoch, and ends each with a short batch or drops it; win
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +20,7 @@ from leapstep.core.denoiser import from_network
 from leapstep.core.schedules import SCHEDULES, rescale_zero_terminal_snr
 from leapstep.data.ahead import Ahead
 from leapstep.data.dataset import Data, resizing
-from leapstep.data.values import Selection, Values, threads_of
+from leapstep.data.values import threads_of
 from leapstep.models.model import Model
 from leapstep.networks import UNet
 from leapstep.text import counted, percent
@@ -31,10 +28,7 @@ from leapstep.training import chance, initial, objective
 from leapstep.training.configuration import CPU_PRESET, PRESETS, TrainingConfig
 from leapstep.training.learner import Learner
 from leapstep.training.parts import build_network, check_sides, largest
-from leapstep.training.samples import Samples, read_samples
-
-COMPARED = 256
-"""How many noised samples make a loss that is compared from step to step."""
+from leapstep.training.samples import COMPARED, Samples, read_samples
 
 
 class Trainer(Learner):
@@ -144,16 +138,7 @@ class Trainer(Learner):
         Returns:
             "held_out" and "training"; nothing where the run has no held-out samples.
         """
-        return {name: self._fixed_loss(data) for name, data in self._compared.items()}
-
-    @functools.cached_property
-    def _compared(self) -> dict[str, Data]:
-        """What `compare` looks at; in memory where it would be decoded again each time."""
-        test = self.samples.test
-        if test is None:
-            return {}
-        parts = {"held_out": (test, np.arange(len(test))), "training": (self.data, self.samples.rows)}
-        return {name: _some(data, rows) for name, (data, rows) in parts.items()}
+        return {name: self._fixed_loss(data) for name, data in self.samples.compared.items()}
 
     @torch.no_grad()
     def _fixed_loss(self, data: Data) -> float:
@@ -261,13 +246,3 @@ class Trainer(Learner):
                     f"goes on with them from these weights: leapstep train {now['source']} --init-from {run} --out "
                     f"{run}-2"
                 )
-
-
-def _some(data: Data, rows: npt.NDArray[np.int64]) -> Data:
-    """`COMPARED` of these rows, always the same, and again and again where they are few."""
-    chosen = np.resize(np.random.default_rng(0).permutation(rows), COMPARED)
-    values: Values = Selection(data.values, chosen)
-    if threads_of(values) > 0:
-        values = np.asarray(values)
-    labels = None if data.labels is None else data.labels[chosen]
-    return dataclasses.replace(data, values=values, labels=labels, hashes=None, names=None)
