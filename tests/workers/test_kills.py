@@ -1,6 +1,6 @@
 """Whatever is killed, whenever: the samples are those of one process, each there once, with the hash that is stated.
 
-The long proofs run with `pytest -m slow tests/workers/test_kills.py`, each in about two minutes of four cores.
+The long proofs run with `pytest -m slow tests/workers/test_kills.py`, each for some minutes.
 """
 
 import hashlib
