@@ -1,30 +1,45 @@
 """Any number of processes, in any number of parts, trains one run: the same samples, noise and losses."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import safetensors.torch
 import torch
 
 import curves
-from commands import ENVIRONMENT
+from commands import ENVIRONMENT, done, wait_for
+from leapstep.models import checkpoint
 from leapstep.training import chance
 from leapstep.training import trainer as training
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
+OPTIONS = """--channels 8,8 --attention 0,1 --groups 4 --batch-size 16 --precision float32 --device cpu --labels
+    --lr-schedule constant --holdout-every 5 --sample-every 5""".split()  # noqa: SIM905
 
 
-def launched(*args, processes=2, check=True):
-    """Run a program, or `-m` and a module, on several processes under torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+def launch(*args, launcher=TORCHRUN):
+    """Start a program, or `-m` and a module, on two processes."""
     path = [str(HERE), str(HERE.parent), *filter(None, [ENVIRONMENT.get("PYTHONPATH")])]
-    environment = {**ENVIRONMENT, "PYTHONPATH": ":".join(path)}
-    given = [*command, *map(str, args)]
-    return subprocess.run(given, env=environment, check=check, timeout=280, text=True, capture_output=True)
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path)}
+    command = [sys.executable, "-m", *launcher, *map(str, args)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finished(running, code=0):
+    """What a launch said, once it is over."""
+    said, _ = running.communicate(timeout=280)
+    assert running.returncode == code, said
+    return said
 
 
 def near(ours, theirs, first=1e-6, last=1e-4):
@@ -50,7 +65,7 @@ def test_a_batch_in_parts_is_the_same_batch(alone):
 
 
 def test_two_processes_train_the_run_of_one(alone, tmp_path):
-    launched(HERE / "curves.py", tmp_path / "two.json", "whole", "sharded", "student")
+    finished(launch(HERE / "curves.py", tmp_path / "two.json", "whole", "sharded", "student"))
     two = json.loads((tmp_path / "two.json").read_text())
     for kind in ("whole", "sharded"):
         near(two[kind], alone["whole"])
@@ -85,3 +100,47 @@ def test_noise_belongs_to_the_place_in_the_batch(draw):
         assert abs((other * whole).mean()) < 5 / 80  # five standard errors of 6400 products
     assert abs(whole.mean()) < 5 / 80
     assert abs(whole.var() - 1) < 5 * 2**0.5 / 80
+
+
+def of_rank(running, rank):
+    """The process of a rank among those that a launcher has started."""
+    for child in psutil.Process(running.pid).children(recursive=True):
+        if child.environ().get("RANK") == str(rank):
+            return child
+    raise AssertionError(f"no process has rank {rank}")
+
+
+def tensors(run):
+    """The whole state of a run, in double precision, and its step."""
+    path, values = checkpoint.find_state(run)
+    return {name: value.double() for name, value in safetensors.torch.load_file(path).items()}, values["step"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize(("launcher", "rank"), [(TORCHRUN, 0), (TORCHRUN, 1), (ACCELERATE, 1)])
+def test_a_killed_process_ends_the_run_and_one_process_goes_on(tmp_path, launcher, rank):
+    """The other process says one line; the checkpoint is whole, and one process trains on as if it had begun alone.
+
+    Under accelerate weights are sharded, and the first process has made a preview and compared losses before. A weight
+    differs by the rounding of a few steps of AdamW of 2e-4 each, in which a gradient near 0 may have either sign.
+    """
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    every = ["--steps", 100_000, "--save-every", 5]
+    running = launch("-m", "leapstep", "train", "digits", "--out", run, *OPTIONS, *every, launcher=launcher)
+    wait_for(lambda: any((run / "state").glob("step-*.safetensors")), running, 200)
+    of_rank(running, rank).send_signal(signal.SIGKILL)
+    said = finished(running, 1)
+    lines = [line for line in said.splitlines() if "another process of this run has ended" in line]
+    step = checkpoint.find_state(run)[1]["step"]
+    assert len(lines) == 1, said
+    assert "start the run again with --resume" in lines[0]
+    assert step >= 5
+    done("train", "digits", "--out", run, *OPTIONS, "--steps", step + 3, "--resume")
+    done("train", "digits", "--out", alone, *OPTIONS, "--steps", step + 3, "--save-every", 100_000)
+    (ours, at), (theirs, expected) = tensors(run), tensors(alone)
+    assert at == expected == step + 3
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if not name.startswith("optimizer"):
+            assert (ours[name] - value).abs().mean() < 2e-6, name

@@ -655,15 +655,6 @@ def test_what_is_no_picture_has_no_strip(tmp_path):
     assert not (tmp_path / "run" / "samples").exists()
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_run(tmp_path):
-    """The same command under torchrun on two processes leaves one whole run folder."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "leapstep"]
-    options = ["--channels", "8,8", "--attention", "0,1", "--groups", "4", "--steps", "5", "--device", "cpu"]
-    subprocess.run([*launch, "train", "digits", "--out", str(tmp_path / "run"), *options], check=True)
-    assert leapstep.models.checkpoint.load(tmp_path / "run").details["step"] == 5
-
-
 def test_samples_that_are_not_finite_do_not_end_a_run(trainer, tmp_path):
     """Also where the command line makes an error of the warning."""
     run = trainer(timesteps=5)

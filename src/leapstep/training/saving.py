@@ -1,7 +1,7 @@
 """Checkpoints of a run, which are written while it goes on.
 
-A checkpoint is copied between two steps and then written by a thread, so the run waits for the copy alone, and the
-other processes of a run not even for that of the next. One is written at a time: the next waits for it.
+A checkpoint is copied between two steps and then written by a thread, so all processes of the run wait for the copy
+alone. One is written at a time: the next waits for it.
 """
 
 from __future__ import annotations
