@@ -9,6 +9,7 @@ import torch
 import leapstep
 from commands import done, invoke, refused, tree
 from leapstep.data import read
+from leapstep.inference import data_sets, tuning, tuning_shards
 from leapstep.models import checkpoint
 from leapstep.models.data import Selection, parts_of
 from leapstep.networks import UNet
@@ -52,7 +53,6 @@ def rows(monkeypatch):
 def stop_in_shard(monkeypatch, number):
     """Ctrl-C in this shard, counted from 0."""
     from leapstep import files
-    from leapstep.inference import data_sets
 
     written, real = [], files.write_npz
 
@@ -194,3 +194,21 @@ def test_a_folder_of_somebody_elses_shards_is_left_alone(model, insects, tmp_pat
     (tmp_path / "shards" / "mine.txt").write_text("kept")
     refused(invoke("reconstruct", model, insects, *RECONSTRUCT, "--out", tmp_path, *SHARDS), "not empty")
     assert (tmp_path / "shards" / "mine.txt").read_text() == "kept"
+
+
+def test_what_travels_to_a_worker_does_there_what_it_does_here(model, insects, tmp_path):
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    loaded = checkpoint.load(model)
+    chosen = Selection(*parts_of(loaded, str(insects))("test"), 15).named(str(insects), "test")
+    options = {"steps": 3, "spacing": "trailing", "variance": "posterior"}
+    spec = leapstep.SamplingSpec(steps=2, batch_size=4).checked(loaded, spacing="leading")
+    run = tuning.Run(loaded, None, tuning.Plan((2,), noises=16, steps=4))
+    works = [
+        (data_sets.Measuring(loaded, "vlb", options, chosen, None, 0, 4), range(8, 15)),
+        (data_sets.Encoding(loaded, (spec,), chosen, 12, latents=True), range(8, 15)),
+        (tuning_shards.Following(run), range(1)),
+    ]
+    for work, rows in works:
+        work.start("cpu", {})(rows, tmp_path / "here.npz")
+        cloudpickle.loads(cloudpickle.dumps(work)).start("cpu", {})(rows, tmp_path / "there.npz")
+        assert (tmp_path / "here.npz").read_bytes() == (tmp_path / "there.npz").read_bytes()
