@@ -33,7 +33,7 @@ EXAMPLES = """**Examples**
 
 `accelerate launch -m leapstep train photos/ --out runs/photos`
 
-`torchrun --standalone --nproc_per_node 4 -m leapstep train photos/ --out runs/photos --fsdp`
+`torchrun --nproc-per-node=4 -m leapstep train photos/ --out runs/photos --fsdp`
 """
 
 

@@ -24,7 +24,7 @@ EXAMPLES = """**Examples**
 
 `leapstep tune runs/digits --calls 4 --data digits --noises 128 --teacher-steps 30 --overwrite`
 
-`leapstep tune runs/digits --calls 6 8 --on here`
+`leapstep tune runs/digits --calls 4 5 --on here`
 
 `leapstep tune google/ddpm-cifar10-32 --calls 3 5 --budget 30m --out runs/cifar`
 
