@@ -55,6 +55,19 @@ def test_workers_measure_what_one_process_does_to_the_bit(points, data, one, tmp
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["here.json"]
 
 
+@pytest.mark.parametrize("on", [[], ["--on", "here"]])
+def test_a_folder_that_is_named_as_that_of_shards_is_left_alone(points, data, tmp_path, on):
+    """It is the user's: nothing is put there, and it is not removed with the shards."""
+    (tmp_path / "out-shards").mkdir()
+    (tmp_path / "out-shards" / "mine.txt").write_text("mine")
+    line = ("evaluate", points, data, "--n", 20, *FAST, "--out", tmp_path / "out.json", *on)
+    if on:
+        refused(invoke(*line), "out-shards", "holds something else")
+    else:
+        done(*line)
+    assert [path.name for path in (tmp_path / "out-shards").iterdir()] == ["mine.txt"]
+
+
 @pytest.mark.xdist_group("ray")
 def test_workers_of_ray_measure_what_one_process_does(points, data, one, tmp_path, cluster):
     assert measured(points, data, tmp_path / "ray.json", "--on", "ray", "--shard", 20) == one[0]

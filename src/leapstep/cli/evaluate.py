@@ -88,7 +88,7 @@ def command(
     sharding.check(on, shard)
     for path in filter(None, (out, pairs) if on is None or leads(on, overwrite) else ()):
         options.claim_file(path, overwrite)
-    shards = None if out is None else out.with_name(f"{out.stem}-shards")
+    shards = None if out is None or on is None else sharding.beside(out, on)
     opened = samples if on is None else dataclasses.replace(samples, device="cpu")  # from where workers take it
     from leapstep.evaluation.evaluate import evaluate
     from leapstep.evaluation.yardstick import Measure

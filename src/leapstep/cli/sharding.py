@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from leapstep import files
 from leapstep.files import folders
-from leapstep.workers import ENGINES, check_engine
+from leapstep.workers import ENGINES, check_engine, leads
+from leapstep.workers.job import JOB
 from leapstep.workers.merging import Cut, check_place
 
 HERE = ("here", "ray")
@@ -58,6 +60,19 @@ def check_free(out: Path, overwrite: bool, kind: folders.Kind, cut: Cut | None) 
         folders.check_free(out, overwrite, kind)
     else:
         check_place(out, kind, cut)
+
+
+def beside(out: Path, on: str) -> Path:
+    """The folder of a job beside the file of its result, which is removed when that is there.
+
+    Raises:
+        ValueError: a folder of that name holds something else.
+    """
+    path = out.with_name(f"{out.stem}-shards")
+    if leads(on) and not (path / JOB).is_file() and path.is_dir():
+        if any(not inner.name.startswith(files.PREFIX) for inner in path.iterdir()):
+            raise ValueError(f"{path}, where shards would be, holds something else: name another --out")
+    return path
 
 
 @contextlib.contextmanager
