@@ -1,10 +1,13 @@
 """Jobs of the ranks of a launcher: who makes what, and that any number of ranks goes on where others were stopped."""
 
+import shutil
+
 import pytest
 
 from commands import start
-from leapstep import workers
-from leapstep.workers import torchrun
+from leapstep import files, workers
+from leapstep.files import folders
+from leapstep.workers import merging, torchrun
 from numbers_work import KEY, Numbers
 
 
@@ -77,6 +80,40 @@ def test_the_first_rank_says_what_the_job_is(rank, monkeypatch):
     rank(0, 2)
     with pytest.raises(ValueError, match="into shards of 2, not 4"):
         rank(1, 2, shard=4)
+
+
+def test_a_rank_whose_shard_was_made_and_merged_by_others_ends_well(rank, tmp_path, monkeypatch):
+    """It is at it when another rank, which helped, removes all shards."""
+
+    def make(rows, path):
+        shutil.rmtree(path.parent)
+        path.write_bytes(b"")
+
+    rank(0, 2)
+    monkeypatch.setattr(Numbers, "start", lambda *_: make)
+    assert not rank(1, 2).complete
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_rank_that_comes_after_all_is_merged_ends_well(rank, tmp_path, monkeypatch):
+    kind = folders.Kind("results.json", "counted", r"results\.json|shards")
+    monkeypatch.setattr(torchrun, "PATIENCE", 0.01)
+
+    def counted(number):
+        monkeypatch.setenv("RANK", str(number))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        cut = merging.Cut("torchrun", 2, "cpu")
+        with merging.merging(Numbers(), tmp_path, kind, {"counted": (0,)}, KEY, 2, 2, cut) as finished:
+            if finished is not None:
+                files.write_json(tmp_path / "results.json", {"counted": [2]})
+            return finished is not None
+
+    files.write_json(tmp_path / "results.json", {"counted": [0]})
+    with pytest.raises(ValueError, match=r"^rank 0 has not begun"):
+        counted(1)
+    (tmp_path / "results.json").unlink()
+    assert [counted(0), counted(1)] == [True, False]
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_two_processes_share_a_command(points, tmp_path):

@@ -69,9 +69,9 @@ def beside(out: Path, on: str) -> Path:
         ValueError: a folder of that name holds something else.
     """
     path = out.with_name(f"{out.stem}-shards")
-    if leads(on) and not (path / JOB).is_file() and path.is_dir():
-        if any(not inner.name.startswith(files.PREFIX) for inner in path.iterdir()):
-            raise ValueError(f"{path}, where shards would be, holds something else: name another --out")
+    names = [inner.name for inner in path.iterdir()] if leads(on) and path.is_dir() else []
+    if JOB not in names and not all(name.startswith(files.PREFIX) for name in names):
+        raise ValueError(f"{path}, where shards would be, holds something else: name another --out")
     return path
 
 

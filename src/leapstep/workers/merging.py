@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from leapstep.files import folders
+from leapstep import files
+from leapstep.files import folders, reading
 from leapstep.workers.job import JOB, Work
 from leapstep.workers.running import TORCHRUN, Finished, leads, run
 from leapstep.workers.torchrun import waited
@@ -41,6 +44,17 @@ def _begun(out: Path, kind: folders.Kind) -> bool:
     return (out / SHARDS).is_dir() and (out / kind.mark).is_file()
 
 
+def _under_way(out: Path, kind: folders.Kind, record: Mapping[str, Any]) -> bool | None:
+    """Whether a job has begun in a folder; False: its results are there already; None: neither."""
+    if _begun(out, kind):
+        return True
+    try:
+        said = reading.read_json(out / kind.mark)
+    except (OSError, ValueError):
+        return None
+    return None if said == json.loads(json.dumps(record)) else False
+
+
 @contextlib.contextmanager
 def merging(
     work: Work,
@@ -70,8 +84,9 @@ def merging(
             if cut.overwrite or not _begun(out, kind):
                 folders.begin(out, cut.overwrite, kind, record)
                 folders.inner(out, SHARDS)
-    else:
-        waited(lambda: _begun(out, kind) or None)
+    elif not waited(lambda: _under_way(out, kind, record)):
+        yield None
+        return
     finished = run(work, shards, key, n, batch_size=batch_size, shard=cut.shard, on=cut.on, device=cut.device)
     merges = finished.complete
     with contextlib.ExitStack() as stack:
@@ -84,5 +99,5 @@ def merging(
                 merges = False  # another rank, which ended at the same moment, does
         merges = merges and (shards / JOB).exists()
         yield finished if merges else None
-        if merges:
-            shutil.rmtree(shards)
+        if merges:  # at once, so that ranks that are late find all of it or nothing
+            shutil.rmtree(shards.rename(out / f"{files.PREFIX}{secrets.token_hex(8)}"))

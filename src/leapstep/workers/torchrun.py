@@ -63,11 +63,19 @@ class Torchrun(Here):
 
         for i in filter(self._owns, missing):
             if not job.path(i).exists():
-                super().make(job, [i], lambda more, said: None)
+                self._make(job, i)
             look()
         while (late := self._waiting(job)) is not None:
-            super().make(job, [late], lambda more, said: None)
+            self._make(job, late)
             look()
+
+    def _make(self, job: Job, i: int) -> None:
+        """Make a shard, which another rank may have made meanwhile, and merged, and removed with all others."""
+        try:
+            super().make(job, [i], lambda more, said: None)
+        except OSError:
+            if job.folder.is_dir():
+                raise
 
     def _waiting(self, job: Job) -> int | None:
         """A missing shard that its own rank has not come to; None where there is none."""
