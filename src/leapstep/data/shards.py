@@ -5,7 +5,8 @@ is the same, whoever made it. No more than a batch of a shard is in memory while
 
 - npz: `samples`, `[n, *d]`, and `labels`.
 - parquet: `index`, `image` (PNG) or `sample` (lists of fixed size), `label`, in the layout of the `datasets` library.
-- png: a file for each picture, named by its index, and `metadata.jsonl` with the labels, as `datasets` knows it.
+- png: a file for each picture, named by its index, and `metadata.jsonl` with the indices and the labels, as `datasets`
+  knows it, which then takes no other picture of the folder for a sample.
 - webdataset: `0000012.png` or `0000012.npy`, `0000012.cls` and `0000012.json` of sample 12, and so on.
 """
 
@@ -120,17 +121,16 @@ def _write_tree(path: Path, n: int, batches: Iterable[Batch], classes: Sequence[
             raise ValueError(f"samples of shape {list(batch.values.shape[1:])} are no pictures: write them as npz")
         for j, (i, picture) in enumerate(zip(batch.rows, batch.values, strict=True)):
             (path / f"{key(i)}.png").write_bytes(png(picture))
-            if batch.labels is not None:
-                lines.append(json.dumps({"file_name": f"{key(i)}.png", "label": batch.labels[j]}) + "\n")
-    if lines:
-        (path / METADATA).write_text("".join(lines))
+            label = {} if batch.labels is None else {"label": batch.labels[j]}
+            lines.append(json.dumps({"file_name": f"{key(i)}.png", "index": i} | label) + "\n")
+    (path / METADATA).write_text("".join(lines))
 
 
 def _items_of_tree(path: Path) -> Iterator[Item]:
     labels: dict[str, int] = {}
     if (path / METADATA).is_file():
         said = (json.loads(line) for line in reading.read_text(path / METADATA).splitlines())
-        labels = {str(line["file_name"]): int(line["label"]) for line in said}
+        labels = {str(line["file_name"]): int(line["label"]) for line in said if "label" in line}
     for file in sorted(path.glob("*.png"), key=lambda file: (len(file.name), file.name)):
         yield Item(file, labels.get(file.name), file)
 
