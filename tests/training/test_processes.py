@@ -83,8 +83,7 @@ def test_a_process_takes_its_rows_of_all_that_is_drawn(monkeypatch):
     monkeypatch.setattr(training.objective, "loss", record)
     run = curves.learner("whole")
     run.losses(0)
-    run.share = 4
-    monkeypatch.setattr(run, "rows", lambda part: range(4 * part, 4 * part + 4))
+    run.config, run.share = run.config.model_copy(update={"accumulate": 4}), 4
     for part in range(4):
         run.losses(part)
     for whole, *parts in zip(*seen, strict=True):
