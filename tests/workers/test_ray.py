@@ -1,6 +1,7 @@
 """Jobs on Ray: workers that die, fail, join, or are stopped, and what is left of it all."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,27 @@ def test_what_is_settled_and_measured_is_so_on_a_worker(tmp_path):
     assert done.settled["pid"] != os.getpid()
     assert {record["settled"] for record in done.records} == {done.settled["pid"]}
     assert done.shards.size == 8
+
+
+def pids(done):
+    return {record["pid"] for record in done.records}
+
+
+def test_as_many_workers_as_are_asked_for(tmp_path, monkeypatch, capfd):
+    """Those that there is no room for wait for it, and keep nobody from beginning; that none is ready is said once."""
+    from leapstep.workers import ray
+
+    work = Numbers(seconds=0.05)
+    assert len(pids(run(tmp_path / "one", work, workers=1))) == 1
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(ray, "PATIENCE", 0.0)
+    done = run(tmp_path / "three", work, workers=3, settle=work.settle)
+    assert len(pids(done)) == 2
+    assert contents(done) == contents(run(tmp_path / "here", work, on="here"))
+    said = (
+        r"(leapstep: no worker has been ready for 0 s: they begin, or wait for a machine with 1 processor to spare\n)"
+    )
+    assert re.fullmatch(said + "{1,3}", capfd.readouterr().err)
 
 
 def test_a_folder_that_workers_do_not_see_is_refused(tmp_path, monkeypatch):

@@ -75,6 +75,7 @@ def command(
     merged: measuring.Merged = False,
     on: sharding.On = None,
     shard: sharding.Shard = None,
+    workers: sharding.Count = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --out and --pairs.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result as JSON.")] = None,
 ) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def command(
     options.check_data(data)
     if pairs is not None and pairs.suffix.lower() != ".png":
         raise ValueError(f"--pairs {pairs}: pictures are written as PNG, pass a name that ends in .png")
-    sharding.check(on, shard)
+    sharding.check(on, shard, workers)
     for path in filter(None, (out, pairs) if on is None or leads(on, overwrite) else ()):
         options.claim_file(path, overwrite)
     shards = None if out is None or on is None else sharding.beside(out, on)
@@ -106,6 +107,7 @@ def command(
         device=options.device(samples.device) if on is None else samples.device,
         on=on,
         shard=shard,
+        workers=workers,
         folder=shards,
         tell=measuring.tell,
     )

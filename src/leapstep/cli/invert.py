@@ -49,11 +49,12 @@ def command(
     exact: Annotated[bool, typer.Option("--exact", help="Encode with the exact inverse of each step.")] = False,
     on: sharding.On = None,
     shard: sharding.Shard = None,
+    workers: sharding.Count = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Encode data to latents, and decode them again under their own labels to see what was lost."""
     _check_sources(image, data, stated, on, split)
-    cut = sharding.cut(HERE if on is None and data is not None else on, shard, model.device, overwrite)
+    cut = sharding.cut(HERE if on is None and data is not None else on, shard, workers, model.device, overwrite)
     sharding.check_free(out, overwrite, RESULTS, cut)
     from leapstep.models.data import Selection, parts_of
 

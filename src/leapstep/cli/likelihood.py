@@ -63,10 +63,11 @@ def command(
     ] = None,
     on: sharding.On = None,
     shard: sharding.Shard = None,
+    workers: sharding.Count = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
-    cut = sharding.cut(on, shard, model.device, overwrite)
+    cut = sharding.cut(on, shard, workers, model.device, overwrite)
     if out is not None:
         sharding.check_free(out, overwrite, RESULTS, cut)
     options.check_data(data)

@@ -45,13 +45,14 @@ def command(
     split: options.Split = None,
     on: sharding.On = None,
     shard: sharding.Shard = None,
+    workers: sharding.Count = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Encode data and decode it again: what is lost, by the number of steps, as in table 2 of the DDIM paper.
 
     Its --n samples are evenly chosen from the data; each keeps its own label.
     """
-    cut = sharding.cut(on, shard, model.device, overwrite)
+    cut = sharding.cut(on, shard, workers, model.device, overwrite)
     sharding.check_free(out, overwrite, RESULTS, cut)
     options.check_data(data)
     from leapstep.inference.data_sets import labelled

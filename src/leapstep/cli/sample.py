@@ -52,6 +52,7 @@ def command(
     ] = None,
     on: sharding.On = None,
     shard: sharding.Shard = None,
+    workers: sharding.Count = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue where this command was stopped; start if the folder is empty.")
     ] = False,
@@ -64,14 +65,15 @@ def command(
 
     cut = in_shards(out, format, on, None, resume)
     on = HERE if cut and on is None else on
-    sharding.check(on, shard)
+    sharding.check(on, shard, workers)
     check_place(out, resume, overwrite, on)
     from leapstep.inference.writing import first_samples, write_samples
 
     how: Any = {"format": format, "resume": resume, "overwrite": overwrite}
     elsewhere = on not in (None, HERE)  # a model travels to workers, which have devices of their own
     if cut:
-        how |= {"on": on, "shard": shard, "device": model.device if elsewhere else str(options.device(model.device))}
+        how |= {"on": on, "shard": shard, "workers": workers}
+        how |= {"device": model.device if elsewhere else str(options.device(model.device))}
     if model.is_pipeline or any(value is not None for value in asked.values()):
         manifest = _drawn(model, stated, asked, out, how)
     else:

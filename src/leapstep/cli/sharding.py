@@ -33,25 +33,35 @@ Shard = Annotated[
     ),
 ]
 
+Count = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="With Ray: how many workers, also such as wait for machines; default: as there is room for.",
+    ),
+]
 
-def check(on: str | None, shard: int | None) -> None:
+
+def check(on: str | None, shard: int | None, workers: int | None = None) -> None:
     """Make sure, before a model is opened, that there are such workers.
 
     Raises:
         ValueError: there are none, or a shard size is asked for without them.
     """
     if on is not None:
-        check_engine(on)
+        check_engine(on, workers)
+    elif workers is not None:
+        raise ValueError(f"--workers {workers} are those of --on ray: pass --on, too, or leave it out")
     elif shard is not None:
         raise ValueError(f"--shard {shard} cuts the work of --on: pass --on here, or leave it out")
     if shard is not None and shard < 1:
         raise ValueError(f"--shard {shard}: it must be at least 1")
 
 
-def cut(on: str | None, shard: int | None, device: str | None, overwrite: bool) -> Cut | None:
+def cut(on: str | None, shard: int | None, workers: int | None, device: str | None, overwrite: bool) -> Cut | None:
     """What these options say of a job whose results are merged, once `check` has seen them; None without --on."""
-    check(on, shard)
-    return None if on is None else Cut(on, shard, device, overwrite)
+    check(on, shard, workers)
+    return None if on is None else Cut(on, shard, device, overwrite, workers)
 
 
 def check_free(out: Path, overwrite: bool, kind: folders.Kind, cut: Cut | None) -> None:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from leapstep.models.tuned import Solver, Untuned
 
 
-def check_workers(on: str | None, budget: str | None, pipeline: bool) -> None:
+def check_workers(on: str | None, workers: int | None, budget: str | None, pipeline: bool) -> None:
     """Make sure that workers can fit solvers. Raises ValueError where they cannot."""
-    sharding.check(on, None)
+    sharding.check(on, None, workers)
     if on is None:
         return
     if on == TORCHRUN:
@@ -32,17 +32,17 @@ def check_workers(on: str | None, budget: str | None, pipeline: bool) -> None:
         raise ValueError(f"--on {on}: the solvers of a pipeline are fitted in one process, leave it out")
 
 
-def finish(run: Run, path: Path, on: str | None = None, device: str | None = None) -> None:
+def finish(run: Run, path: Path, on: str | None = None, workers: int | None = None, device: str | None = None) -> None:
     """Fit what is missing; what is there is in the file as soon as it is.
 
     Arguments:
-        on, device: whose workers, see `leapstep.workers.run`; None: this process.
+        on, workers, device: whose workers, see `leapstep.workers.run`; None: this process.
     """
     from leapstep.inference.tuning import save
     from leapstep.inference.tuning_shards import results
 
     if on is not None:
-        for solver, others in results(run, path.with_suffix(".shards"), on, device):
+        for solver, others in results(run, path.with_suffix(".shards"), on=on, workers=workers, device=device):
             save(path, run)
             typer.echo(_line(run, solver, others))
         return

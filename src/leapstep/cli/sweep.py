@@ -71,6 +71,7 @@ def command(
     merged: measuring.Merged = False,
     on: sharding.On = None,
     shard: sharding.Shard = None,
+    workers: sharding.Count = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Measure samples for many methods, noises and steps: the table of the DDIM paper for your model."""
@@ -78,16 +79,16 @@ def command(
     fields.check_methods("methods", methods or ())
     fields.check_spacings("spacings", spacings or ())
     options.check_data(data)
-    sharding.check(on, shard)
+    sharding.check(on, shard, workers)
     from leapstep.evaluation.sharding import Workers
     from leapstep.evaluation.sweep import Run, left_out, plan
     from leapstep.evaluation.yardstick import Measure
 
-    workers = None if on is None else Workers.named(on, shard, None, model.device)
+    elsewhere = None if on is None else Workers.named(on, shard, None, model.device, workers)
     opened = model if on is None else dataclasses.replace(model, device="cpu")  # from where workers take it
     loaded, measure = opened.open(), Measure(features, weights, metrics, k, resamples, merged or None)
     specs = plan(loaded, stated.made(), methods=methods, etas=etas, steps=columns, spacings=spacings)
-    where: dict[str, Any] = {"source": model.name, "workers": workers, "tell": measuring.tell}
+    where: dict[str, Any] = {"source": model.name, "workers": elsewhere, "tell": measuring.tell}
     run = Run(loaded, data, specs, measure, metric=metric, split=split, **where)
     if line := left_out(loaded, columns):
         measuring.tell(line)

@@ -72,13 +72,14 @@ def command(
         typer.Option(metavar="RUN", help="The run folder of the result, with the model in it; default: the model's."),
     ] = None,
     on: sharding.On = None,
+    workers: sharding.Count = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Fit anew what is there already.")] = False,
 ) -> dict[str, Any]:
     """Fit solvers with few calls to a model: --method fitted then draws in 3 calls what takes DDIM 10 to 20.
 
     No data and no training are needed. What was stopped goes on with what is missing.
     """
-    solvers.check_workers(on, budget, model.is_pipeline or asked["prompts"] is not None)
+    solvers.check_workers(on, workers, budget, model.is_pipeline or asked["prompts"] is not None)
     seconds = None if budget is None else options.budget(budget)
     options.check_data(data)
     from leapstep.files import folders
@@ -99,7 +100,7 @@ def command(
     run.check_price()
     if not run.missing:
         typer.echo(f"all of these solvers are there: {path}")
-    solvers.finish(run, path, on, model.device)
+    solvers.finish(run, path, on, workers, model.device)
     said = solvers.next_command(run, model, out, pipeline)
     typer.echo(f"written: {path}\nnow: {said}")
     return {"out": path, **run.tuning._asdict(), "solvers": [solver._asdict() for solver in run.tuning.solvers]}

@@ -119,6 +119,7 @@ def evaluate(
     device: torch.device | str | None = None,
     on: str | None = None,
     shard: int | None = None,
+    workers: int | None = None,
     folder: str | Path | None = None,
     tell: Callable[[str], object] = warn,
     progress: bool = True,
@@ -142,8 +143,9 @@ def evaluate(
         pairs: the closest pairs of a sample and a training sample are to be looked at: raise ValueError before the work
             where there are none, or they are no pictures.
         device: where a model that is loaded here and the networks of features run; None: where the model is.
-        on, shard: who draws a model's samples in shards, and how large these are, see `leapstep.workers.run`; `device`
-            is then that of workers, and the numbers are the same. None: this process draws them, and writes no file.
+        on, shard, workers: who draws a model's samples in shards, how large these are, and how many workers Ray is
+            asked for, see `leapstep.workers.run`; `device` is then that of workers, and the numbers are the same. None:
+            this process draws them, and writes no file.
         folder: of these shards, which all workers see; it is left there, so that what was stopped goes on. None: a
             temporary one, where all workers are on this machine.
         tell: called with a line on what was done to the data to make them comparable.
@@ -164,10 +166,10 @@ def evaluate(
     elif size is not None:
         raise SpecError("size", size, f"{name} is a model, whose samples have a size; leave it out")
     else:
-        workers = None if on is None else Workers.named(on, shard, folder, device)
+        elsewhere = None if on is None else Workers.named(on, shard, folder, device, workers)
         device = device if on is None else "cpu"
         model = samples if isinstance(samples, Model) else checkpoint.load(samples, device or "cpu")
-        made = _Drawn(model, spec, name, workers, progress)
+        made = _Drawn(model, spec, name, elsewhere, progress)
     origin = trained_on(made.details, name or "the model") if data is None else str(data)
     parts = made.parts(origin)
     real = reference(parts, made.details, origin, split, tell)

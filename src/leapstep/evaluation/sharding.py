@@ -42,20 +42,28 @@ class Workers:
         shard: samples of a shard; None: about a minute's work.
         folder: of the job, which all of them see; None: a temporary one, where they are all on this machine.
         device: theirs; None: the best that they have.
+        number: how many Ray is asked for; None: as there is room for.
     """
 
     on: str = "here"
     shard: int | None = None
     folder: Path | None = None
     device: str | None = None
+    number: int | None = None
 
     @classmethod
     def named(
-        cls, on: str, shard: int | None, folder: str | Path | None = None, device: torch.device | str | None = None
+        cls,
+        on: str,
+        shard: int | None,
+        folder: str | Path | None = None,
+        device: torch.device | str | None = None,
+        number: int | None = None,
     ) -> Workers:
         """Those that somebody asks for. Raises ValueError where there can be none."""
-        check_engine(on)
-        return cls(on, shard, None if folder is None else Path(folder), None if device is None else str(device))
+        check_engine(on, number)
+        folder, device = None if folder is None else Path(folder), None if device is None else str(device)
+        return cls(on, shard, folder, device, number)
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Path]:
@@ -170,6 +178,7 @@ class Tallying:
             batch_size=self.unit_size,
             shard=workers.shard,
             on=workers.on,
+            workers=workers.number,
             device=workers.device,
             settle=self.settle,
             progress=progress,

@@ -450,6 +450,7 @@ def sweep(
     device: torch.device | str | None = None,
     on: str | None = None,
     shard: int | None = None,
+    workers: int | None = None,
     tell: Callable[[str], object] = warn,
     progress: bool = True,
 ) -> Sweep:
@@ -467,7 +468,7 @@ def sweep(
         overwrite: begin anew in a folder that has results.
         source: how the results name the model.
         device: where a model that is loaded here runs; None: on the CPU, of workers the best that they have.
-        on, shard: who draws the samples of all cells in shards, as of `leapstep.evaluate`; None: this process does.
+        on, shard, workers: who draws the samples of all cells in shards, as of `leapstep.evaluate`; None: this process.
         tell: called with a line on what is left out, or was done to the data.
         progress: show a bar on stderr.
 
@@ -480,15 +481,14 @@ def sweep(
     References:
         Song et al. 2021, arXiv:2010.02502, table 1.
     """
-    workers = None if on is None else Workers.named(on, shard, None, device)
+    elsewhere = None if on is None else Workers.named(on, shard, None, device, workers)
     if not isinstance(model, Model):
         model, source = checkpoint.load(model, "cpu" if on or device is None else device), source or str(model)
     if specs is None:
-        rows: Any = {"methods": methods, "etas": etas, "steps": steps, "spacings": spacings}
         if line := left_out(model, steps):
             tell(line)
-        specs = plan(model, spec, **rows)
-    run = Run(model, data, specs, measure, metric=metric, split=split, source=source, workers=workers, tell=tell)
+        specs = plan(model, spec, methods=methods, etas=etas, steps=steps, spacings=spacings)
+    run = Run(model, data, specs, measure, metric=metric, split=split, source=source, workers=elsewhere, tell=tell)
     with contextlib.ExitStack() as held:
         if folder is not None:
             begins = on is None or leads(on, overwrite)

@@ -133,6 +133,7 @@ def write_shards(
     *,
     on: str = "here",
     shard: int | None = None,
+    workers: int | None = None,
     device: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -144,7 +145,7 @@ def write_shards(
         drawing: what is drawn.
         manifest: what is known of the samples before they are drawn, with their `format`, one of
             `leapstep.data.shards.FORMS`.
-        on, shard, device: see `leapstep.workers.run`.
+        on, shard, workers, device: see `leapstep.workers.run`.
         resume, overwrite, progress: see `leapstep.inference.writing.write_samples`.
     Returns:
         what the manifest says. Where torchrun has started several processes, that of those which end before the last
@@ -168,6 +169,7 @@ def write_shards(
         batch_size=spec.batch_size,
         shard=shard,
         on=on,
+        workers=workers,
         device=device,
         settle=work.settle,
         progress=progress,

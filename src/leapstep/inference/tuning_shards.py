@@ -31,25 +31,25 @@ from leapstep.models.tuned import Solver, Tuned, Tuning, Untuned
 from leapstep.workers import Finished, Make, Work, run
 
 
-def results(tuning: Run, place: Path, on: str, device: str | None) -> Iterator[tuple[Solver, list[Untuned]]]:
+def results(tuning: Run, place: Path, **how: Any) -> Iterator[tuple[Solver, list[Untuned]]]:
     """As `Run.results`, by workers; what was stopped goes on.
 
     Arguments:
         place: the folder for the jobs, which all workers must see; it is removed once everything is yielded.
-        on, device: as of `leapstep.workers.run`.
+        how: `on`, `workers` and `device`, as of `leapstep.workers.run`.
     """
     if not tuning.missing:
         return
     depends = {**provenance(tuning.model, tuning.spec), "teacher": tuning.tuning.teacher}
     count = len(tuning.teacher().parts())
-    paths = _made(Following(tuning), place, "teacher", depends, count, on, device)
+    paths = _made(Following(tuning), place, "teacher", depends, count, how)
     reference = _reference(tuning, paths.paths)
     law = tuning.law_of(reference)
     started = None if law is None else gaussian_sha256(law)
     there = [list(one.name) for one in tuning.tuning.untuned]  # which are not measured again
     depends |= {"calls": tuning.missing, "start": tuning.plan.start, "law": started, "there": there}
     work = Fitting(tuning, tuple(paths.paths), law)
-    fits = _made(work, place, "fits", depends, 1 + len(tuning.missing), on, device)
+    fits = _made(work, place, "fits", depends, 1 + len(tuning.missing), how)
     curve, *found = [_read(tuning, path) for path in fits.paths]
     tuning.begin(reference, sum(record.get("seconds", 0.0) for record in paths.records), list(curve.untuned))
     for one in found:
@@ -57,13 +57,11 @@ def results(tuning: Run, place: Path, on: str, device: str | None) -> Iterator[t
     shutil.rmtree(place)
 
 
-def _made(
-    work: Work, place: Path, name: str, depends: Mapping[str, Any], n: int, on: str, device: str | None
-) -> Finished:
+def _made(work: Work, place: Path, name: str, depends: Mapping[str, Any], n: int, how: Mapping[str, Any]) -> Finished:
     """A job in a folder of its own for all that it depends on."""
     key = {name: value for name, value in depends.items() if name not in ("model", "device")}
     short = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    return run(work, place / f"{name}-{short}", key, n, batch_size=1, shard=1, on=on, device=device)
+    return run(work, place / f"{name}-{short}", key, n, batch_size=1, shard=1, **how)
 
 
 @dataclasses.dataclass(frozen=True)

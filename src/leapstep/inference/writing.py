@@ -52,6 +52,7 @@ def write_samples(
     source: str | None = None,
     on: str | None = None,
     shard: int | None = None,
+    workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     device: torch.device | str | None = None,
@@ -72,6 +73,7 @@ def write_samples(
             which are shards.
         on: whose workers draw shards, see `leapstep.workers.run`; None: one process does.
         shard: samples in each, rounded up to whole batches; None: about a minute's work.
+        workers: how many Ray is asked for; None: as there is room for.
         source: how the manifest names the model.
         resume: go on with what a call with the same model and specification has begun there.
         overwrite: replace earlier samples.
@@ -98,6 +100,7 @@ def write_samples(
             _manifest(model, drawing.spec, form, source),
             on=on or HERE,
             shard=shard,
+            workers=workers,
             device=None if at is None else str(at),
             resume=resume,
             overwrite=overwrite,

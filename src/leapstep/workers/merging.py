@@ -24,7 +24,7 @@ class Cut(NamedTuple):
     """How a job is cut, and by whom it is made; see `run`.
 
     Attributes:
-        on, shard, device: as of `run`.
+        on, shard, device, workers: as of `run`.
         overwrite: whether what is in the folder of results may be replaced; else a job that was stopped there goes on.
     """
 
@@ -32,6 +32,7 @@ class Cut(NamedTuple):
     shard: int | None = None
     device: str | None = None
     overwrite: bool = False
+    workers: int | None = None
 
 
 def check_place(out: Path, kind: folders.Kind, cut: Cut) -> None:
@@ -87,7 +88,8 @@ def merging(
     elif not waited(lambda: _under_way(out, kind, record)):
         yield None
         return
-    finished = run(work, shards, key, n, batch_size=batch_size, shard=cut.shard, on=cut.on, device=cut.device)
+    how: Any = {"shard": cut.shard, "on": cut.on, "workers": cut.workers, "device": cut.device}
+    finished = run(work, shards, key, n, batch_size=batch_size, **how)
     merges = finished.complete
     with contextlib.ExitStack() as stack:
         if merges:

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import secrets
 import signal
@@ -34,7 +35,7 @@ from ray import exceptions
 
 from leapstep import files, plugin
 from leapstep.stopping import REQUESTS
-from leapstep.text import counted, one_line, reason
+from leapstep.text import counted, duration, one_line, reason
 from leapstep.workers.engine import Engine, Note
 from leapstep.workers.job import Job, Work
 from leapstep.workers.worker import Pilot, Settle, Worker
@@ -45,6 +46,9 @@ TRIES = 3
 DEATHS = 10
 """How often workers may die over one shard, and how often a worker may die without a shard in between. Machines that
 are taken away come to far fewer; a shard that kills whoever makes it, or a model that is too large, to any number."""
+
+PATIENCE = 60.0
+"""Seconds without any worker that is ready, after which that is said."""
 
 TICK, LOOK = 1.0, 5.0
 """Seconds between looks at requests to stop, and between looks for machines that have joined."""
@@ -191,12 +195,17 @@ class Ray(Engine):
         settle: called before the first shard; see `leapstep.workers.run`.
         on: "ray" (processes of this machine, or the cluster that this process is connected to), "ray:auto" (the cluster
             that this machine is in) or "ray://host:port".
+        workers: how many there shall be; those that there is no room for wait for it, and that is what an autoscaler
+            sees. None: as many as there is room for.
     """
 
-    def __init__(self, work: Work, device: str | None, settle: Settle | None, on: str) -> None:
+    def __init__(
+        self, work: Work, device: str | None, settle: Settle | None, on: str, workers: int | None = None
+    ) -> None:
         if device not in (None, "cpu", "cuda"):
             raise ValueError(f"device {device}: workers of Ray have cpu or cuda, which Ray chooses among")
-        self.content, self.device, self.on = (work, settle), device, on
+        self.content, self.device, self.on, self.workers = (work, settle), device, on, workers
+        self.seen = time.monotonic()  # when a worker was ready; never, once it was said that none is
         self.parcel: Parcel | None = None
         self.sent: Any = None
         self.members: set[Member] = set()
@@ -210,8 +219,10 @@ class Ray(Engine):
     # --- workers -----------------------------------------------------------------------------------------------------
 
     def count(self) -> int:
-        """The number of workers that the cluster has room for, at least one."""
+        """The number of workers that are asked for, or else that the cluster has room for, at least one."""
         self._connect()
+        if self.workers is not None:
+            return self.workers
         if self.device == "cuda":
             return max(1, sum(_there("GPU")))
         return max(1, sum(number // self._processors() for number in _there("CPU")))
@@ -229,14 +240,14 @@ class Ray(Engine):
         if self.sent is None:
             self.open.enter_context(connected(self.on))
             self.device = self.device or ("cuda" if any(_there("GPU")) else "cpu")
-            if self.device == "cuda" and not any(_there("GPU")):
+            if self.device == "cuda" and self.workers is None and not any(_there("GPU")):
                 raise ValueError("device cuda: no machine of this cluster has a GPU")
             for module in plugin.executed():  # a network of the user's own travels with its class
                 ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
             self.sent = ray.put(self.content)
 
     def _staff(self, folder: Path, threads: int) -> None:
-        """Have as many workers as there is room for."""
+        """Have as many workers as are to be."""
         self._connect()
         if self.parcel is None:
             token = folder / f"{files.PREFIX}token-{secrets.token_hex(8)}"
@@ -271,7 +282,12 @@ class Ray(Engine):
     def pilot(self, folder: Path, batch: range, threads: int, measure: bool) -> Pilot:
         """See `Worker.pilot`; where its worker dies, another takes its place."""
         self._staff(folder, threads)
-        for member in [*self.members, *self.members, *self.members][:TRIES]:
+        begun = {member.actor.__ray_ready__.remote(): member for member in self.members}
+        for _ in range(TRIES):
+            while not (first := ray.wait([*begun], timeout=TICK)[0]):
+                self._look(False)
+            member = begun.pop(first[0])
+            begun[first[0]] = member  # which comes behind the others now
             call = member.actor.pilot.remote(self.parcel, folder, batch, measure)
             while not ray.wait([call], timeout=TICK)[0]:
                 pass
@@ -287,6 +303,7 @@ class Ray(Engine):
         self._staff(job.folder, job.threads)
         sent, queue, left = ray.put(job), Queue(missing), len(missing)
         looked = asked = time.monotonic()
+        self._look(True)
         for member in self.members:
             self._join(member, sent)
         while left:
@@ -299,6 +316,7 @@ class Ray(Engine):
                     self._join(member, sent)
                 asked = time.monotonic()
             self._hand_out(queue)
+            self._look(bool(self.ready))
             if not self.calls:
                 time.sleep(TICK)  # all workers are away
             for call in ray.wait([*self.calls], timeout=TICK)[0]:
@@ -312,6 +330,19 @@ class Ray(Engine):
                     self._count_failure(queue, job, i, member, outcome)
                     note(0, self._said())
                 self._go_on(member, i, outcome, sent)
+
+    def _look(self, ready: bool) -> None:
+        """Say that no worker is ready, once until one is: they may wait for machines without an end."""
+        if ready:
+            self.seen = time.monotonic()
+        elif time.monotonic() > self.seen + PATIENCE:
+            self.seen = math.inf
+            needs = "a GPU" if self.device == "cuda" else counted(self._processors(), "processor")
+            print(
+                f"leapstep: no worker has been ready for {duration(PATIENCE)}: they begin, or wait for a machine with "
+                f"{needs} to spare",
+                file=sys.stderr,
+            )
 
     def _said(self) -> str:
         """What stands beside the bar."""

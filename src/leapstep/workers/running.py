@@ -60,17 +60,21 @@ class Finished:
         return self.job.settled
 
 
-def check_engine(on: str) -> None:
-    """Make sure that there may be workers of that name.
+def check_engine(on: str, workers: int | None = None) -> None:
+    """Make sure that there may be workers of that name, and so many.
 
     Raises:
-        ValueError: there are none; or they are Ray's, which is not installed.
+        ValueError: there are none; or they are Ray's, which is not installed; or a number of others is asked for.
     """
     client = on.startswith(CLIENT) and re.fullmatch(r"[^\s/:]+:\d+", on.removeprefix(CLIENT))
     if on not in ENGINES[:3] and on != TORCHRUN and not client:
         raise ValueError(f"no workers are called {one_line(on, 60)!r}: {allowed(on, ENGINES)}")
     if on.startswith(RAY) and importlib.util.find_spec("ray") is None:
         raise ValueError(f"{on} needs Ray: pip install 'leapstep[cluster]'")
+    if workers is not None and not on.startswith(RAY):
+        raise ValueError(f"{workers} workers are asked for, and Ray alone is told how many: leave that out with {on}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"{workers} workers are asked for: it must be at least 1")
 
 
 def leads(on: str | None, overwrite: bool = False) -> bool:
@@ -97,6 +101,7 @@ def run(
     batch_size: int,
     shard: int | None = None,
     on: str = HERE,
+    workers: int | None = None,
     device: str | None = None,
     settle: Settle | None = None,
     progress: bool = True,
@@ -114,6 +119,7 @@ def run(
         on: whose workers: "here": this process; "ray": processes of this machine, or the cluster of Ray that this
             process is connected to; "ray:auto": the cluster that this machine is in; "ray://host:port": that one;
             "torchrun": the processes of a launcher, all of which call this.
+        workers: how many Ray is asked for, also such as wait for machines; None: as there is room for.
         device: of the workers; None: the best that they have.
         settle: called with a worker's device before the first shard is made; what it returns is written down, and all
             workers are given it. `settle=work.method` travels together with the work.
@@ -125,7 +131,7 @@ def run(
         ValueError: the folder holds another job, or other workers write there; or a shard failed.
         KeyboardInterrupt: with a note of what is kept. The same call goes on.
     """
-    check_engine(on)
+    check_engine(on, workers)
     for name, number in (("n", n), ("batch_size", batch_size), ("shard", shard)):
         if number is not None and number < 1:
             raise ValueError(f"{name}={number}: it must be at least 1")
@@ -133,7 +139,7 @@ def run(
     key = json.loads(json.dumps(key, allow_nan=False))
     files.check_writable(folder)
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(contextlib.closing(_engine(on, work, device, settle)))
+        engine = stack.enter_context(contextlib.closing(_engine(on, work, device, settle, workers)))
         if not engine.shared:
             stack.enter_context(folders.locked(folder))
 
@@ -161,14 +167,14 @@ def run(
         return Finished(job, complete, job.records() if complete else [])
 
 
-def _engine(on: str, work: Work, device: str | None, settle: Settle | None) -> Engine:
+def _engine(on: str, work: Work, device: str | None, settle: Settle | None, workers: int | None) -> Engine:
     if on == HERE:
         return Here(work, device, settle)
     if on == TORCHRUN:
         return Torchrun(work, device, settle)
     from leapstep.workers.ray import Ray
 
-    return Ray(work, device, settle, on)
+    return Ray(work, device, settle, on, workers)
 
 
 def _pilot(
