@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -242,4 +243,11 @@ def test_what_is_asked_for_is_looked_at_first(digits_model, tmp_path):
     refused(invoke(*given, "--shard", 5), "--on")
     refused(invoke(*given, "--on", "here", "--shard", 0), "at least 1")
     refused(invoke(*given, "--on", "here", "--format", "zip"), "--format zip", "parquet")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_format_without_its_library_begins_no_folder(digits_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    given = ["sample", digits_model, "--n", 4, "--steps", 1, "--format", "parquet", "--out", tmp_path / "s"]
+    refused(invoke(*given), r"pip install 'leapstep\[datasets\]'")
     assert not (tmp_path / "s").exists()

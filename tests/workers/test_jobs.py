@@ -1,6 +1,7 @@
 """Jobs that are cut into shards: what their folders hold, and that it does not matter how they came to be."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -99,6 +100,17 @@ def test_a_failure_keeps_whole_shards_and_leaves_no_part(tmp_path):
         run(tmp_path, work=Squares(fails_from=8))
     assert names(tmp_path) == ["00000.npy", "00001.npy", "job.json"]
     assert [record["largest"] for record in run(tmp_path).records] == [9, 49, 121, 225, 361, 441]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_error_of_the_disk_names_the_shard(tmp_path, monkeypatch, named):
+    def full(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device", *([str(self)] if named else []))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/00002\.npy'"):
+        run(tmp_path, work=Squares(fails_from=8))
+    assert names(tmp_path) == ["00000.npy", "00001.npy", "job.json"]
 
 
 def test_a_stop_says_what_is_kept(tmp_path):

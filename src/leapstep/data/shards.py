@@ -263,6 +263,16 @@ def _arrow() -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
+def check_form(form: str) -> None:
+    """Make sure that shards of this form can be written, before a folder is begun with them.
+
+    Raises:
+        ValueError: a library is missing.
+    """
+    if form == "parquet":
+        _arrow()
+
+
 FORMS = {
     "png": Form("", _write_tree, _items_of_tree),
     "npz": Form(".npz", _write_npz, _items_of_npz),

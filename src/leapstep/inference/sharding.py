@@ -156,6 +156,7 @@ def write_shards(
     spec, none = drawing.spec, {"finished": 0, "calls": 0, "seconds": 0.0, "shards": []}
     key = {name: value for name, value in manifest.items() if name not in (*ELSEWHERE, "device")}
     manifest = {**manifest, "classes": list(drawing.classes), **none}
+    shards.check_form(manifest["format"])
     check_place(out, resume, overwrite, on)
     if leads(on):
         with folders.locked(out):

@@ -188,6 +188,8 @@ class Job:
             remove(temporary)
             if isinstance(error, OSError) and self.path(i).exists():  # who made it may have swept this attempt away
                 return
+            if isinstance(error, OSError) and error.errno and str(error.filename or temporary) == str(temporary):
+                raise OSError(error.errno, error.strerror, str(self.path(i))) from error  # as of a full disk
             raise
         files.sync(self.folder)
 
