@@ -166,7 +166,7 @@ def test_shards_are_cut_by_a_cell_of_about_the_mean_number_of_calls(points, data
     [
         (("--shard", 10), "--shard 10 cuts the work of --on"),
         (("--on", "slurm"), "no workers are called"),
-        (("--merged", "--n", 20), "2 blocks of samples: an interval needs 3"),
+        (("--merged", "--n", 20), "20 samples in blocks of 10: an interval .* needs 3 blocks"),
         (("--on", "torchrun"), "--out"),
     ],
 )

@@ -1,5 +1,6 @@
 """Pictures that are decoded when they are asked for: the same as when all are decoded before, and no more of them."""
 
+import tarfile
 import threading
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from image_files import colours, grey, save
 from leapstep.data import holdout, on_demand, read, tables
 from leapstep.data.values import Blocks, Selection
+from leapstep.evaluation.features.space import fingerprint
 
 N = 23
 
@@ -283,3 +285,31 @@ def test_what_is_not_parquet_on_the_hub_is_not_read_on_demand(hub, monkeypatch):
     monkeypatch.setattr(hub.config, "data_files", {"train": ["hf://datasets/a/b/x.tar"]})
     with pytest.raises(ValueError, match=r"^the split train of a/b on the Hub is not in parquet, whose rows alone"):
         read("a/b", on_demand=True)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_hash_of_a_large_set_is_computed_once(tmp_path, monkeypatch, packed):
+    """Commands that measure ask for it several times, and each time all of the set would be decoded."""
+    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
+    folder, pixels = tmp_path / "data", colours(6, 4)
+    for i, picture in enumerate(pixels):
+        save(folder / f"{i}.png", picture)
+    if packed:
+        with tarfile.open(tmp_path / "data.tar", "w") as tar:
+            for i in range(6):
+                tar.add(folder / f"{i}.png", f"{i}.png")
+    source = tmp_path / ("data.tar" if packed else "data")
+    expected = fingerprint(read(source, on_demand=False, progress=False))
+    decoded, own = [], on_demand.decode
+    monkeypatch.setattr(on_demand, "decode", lambda *given: (decoded.append(given), own(*given))[1])
+    for times in (6, 0, 0):
+        data = read(source, on_demand=True, progress=False)
+        decoded.clear()
+        assert fingerprint(data) == expected
+        assert len(decoded) == times
+    part = data.subset(np.array([1, 4]))
+    assert fingerprint(part) != expected
+    assert len(decoded) == 2
+    if not packed:
+        save(folder / "0.png", pixels[1])
+        assert fingerprint(read(source, on_demand=True, progress=False)) != expected

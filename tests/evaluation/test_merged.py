@@ -8,10 +8,14 @@ import pytest
 import scipy.stats
 import torch
 
+from leapstep.evaluation import tally
 from leapstep.evaluation.distances import difference, kernel_distance, measure
 from leapstep.evaluation.distances import merged as merging
 from leapstep.evaluation.distances.intervals import student
 from leapstep.evaluation.distances.merged import Blocks, Node, Tree, against, merged, without
+from leapstep.evaluation.drawing import Batch
+from leapstep.evaluation.features import Features
+from leapstep.evaluation.yardstick import Yardstick
 
 
 def gaussian(n, k=6, shift=0.0, seed=0):
@@ -190,3 +194,29 @@ def test_intervals_hold_the_mean_over_other_samples(shift, k, groups):
         hits = np.mean([draw[name].low <= centre <= draw[name].high for draw in draws])
         print(f"shift {shift}, {k} features, {groups} groups, {name}: {hits:.1%}")
         assert hits > 0.95 - 3 * 0.011, name
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(4, 1), (40, 20), (1000, 500)])
+def test_what_has_no_interval_is_refused_before_it_is_drawn(n, batch_size):
+    with pytest.raises(ValueError, match=f"{n} samples in blocks of .* needs 3 blocks"):
+        Blocks.of(n, 3, batch_size)
+
+
+def test_blocks_have_pairs():
+    assert Blocks.of(20, 3) == Blocks(20, 2, 0)
+
+
+def test_seconds_are_those_of_all_samples(monkeypatch):
+    """Also of those that are not kept, and of shards that hold none that is."""
+    monkeypatch.setattr(tally, "FIRST", 10)
+    space = Features("values", "", torch.from_numpy)
+    rule = Yardstick(space, torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), {}, None, 2, 5)
+    timing = torch.tensor([[0.5, 10.0]], dtype=torch.float64)
+    drawn = [Batch(np.random.default_rng(i).normal(size=(10, 2)), 1, timing) for i in range(6)]
+    blocks = Blocks.of(60, 2, 10)
+    whole = tally.Tally(rule, blocks).add(drawn)
+    assert whole.seconds == {"seconds": 3.0, "seconds_low": 3.0, "seconds_high": 3.0}
+    shards = tally.Tally(rule, blocks)
+    for start in (0, 30):
+        shards.take(tally.Tally(rule, blocks, start).add(drawn[start // 10 : start // 10 + 3]).to_arrays())
+    assert shards.seconds == whole.seconds

@@ -116,3 +116,24 @@ def test_a_set_that_is_not_large_any_more_is_read_as_its_run_did(sources, large,
     parts = shared_parts(details, source, size=None, channels=None)
     np.testing.assert_array_equal(parts("test").values, before.test.values)
     np.testing.assert_array_equal(parts("train").values, before.data.values[before.rows])
+
+
+def test_a_run_may_choose_when_pictures_are_decoded(sources, large, monkeypatch):
+    source = str(sources / "files")
+    before = read_samples(settings(decode="before"), source, progress=False)
+    assert not isinstance(before.data.values, OnDemand)
+    for how in ("before", "auto"):  # as the record of a run that is older than the setting
+        training = {"holdout": "20%"} | ({} if how == "auto" else {"decode": how})
+        record = before.holdout.model_dump(exclude_defaults=True)
+        details = {"data": {"source": source, "holdout": record}, "training": training}
+        again = read_samples(settings(decode=how), source, resumed=details, progress=False)
+        np.testing.assert_array_equal(again.rows, before.rows)
+        assert again.data.hashes is not None or not isinstance(again.data.values, OnDemand)
+        parts = shared_parts(details, source, size=None, channels=None)
+        assert not isinstance(parts("train").values, OnDemand)
+    unheld = {"data": {"source": source}, "training": {"decode": "before"}}
+    assert holdout.on_demand(unheld) is False
+    monkeypatch.undo()
+    later = read_samples(settings(decode="on-demand"), source, progress=False)
+    assert isinstance(later.data.values, OnDemand)
+    assert later.holdout.by == "names"

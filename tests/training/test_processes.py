@@ -101,6 +101,14 @@ def test_noise_belongs_to_the_place_in_the_batch(draw):
     assert abs(whole.var() - 1) < 5 * 2**0.5 / 80
 
 
+def test_seeds_of_other_lengths_are_others():
+    """Else dropout of the first process would be drawn from the numbers that times are drawn from."""
+    seeds = {
+        chance.seeded(*entropy) for entropy in ((3,), (3, 0), (3, 0, 0), (3, 0, 0, 0), (0, 3), (3, 7), (3, 7, 0, 0))
+    }
+    assert len(seeds) == 7
+
+
 def of_rank(running, rank):
     """The process of a rank among those that a launcher has started."""
     for child in psutil.Process(running.pid).children(recursive=True):

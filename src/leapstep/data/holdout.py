@@ -26,6 +26,10 @@ LEAST, USUAL, MOST = 100, 0.1, 1000
 """By default a tenth is held out, at most 1000 samples, if there are at least 100."""
 
 
+DECODE = {"auto": None, "before": False, "on-demand": True}
+"""The argument `on_demand` of `leapstep.data.read`, by what a run's setting `decode` calls it."""
+
+
 class Holdout(BaseModel):
     """Which samples of a source a run held out.
 
@@ -120,9 +124,13 @@ def rows(data: Data, holdout: Holdout | None) -> tuple[npt.NDArray[np.int64], np
 
 
 def on_demand(details: Mapping[str, Any]) -> bool | None:
-    """How `leapstep.data.read` is to read data for a model: as its run did, so that what it held out is known."""
-    holdout = Holdout.recorded(details)
-    return True if holdout is not None and holdout.by == "names" else None
+    """How `leapstep.data.read` is to read data for a model: as its run did, so that what it held out is known.
+
+    What was held out by values is known from these alone, so they are decoded once, and kept.
+    """
+    if (holdout := Holdout.recorded(details)) is not None:
+        return holdout.by == "names"
+    return DECODE.get((details.get("training") or {}).get("decode", "auto"))
 
 
 def part(details: Mapping[str, Any], source: str, split: str, read: Callable[[str], Data]) -> Data:

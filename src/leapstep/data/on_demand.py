@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import statistics
 import sys
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leapstep.core.scaling import PIXELS
+from leapstep.data import cache
 from leapstep.data.dataset import Data
 from leapstep.data.decoding import REPAIR, SMALL, Decoded, Item, Options, cores, decode, encoded_size
 from leapstep.data.values import Array, Blocks, Elsewhere, Rows
@@ -65,6 +67,11 @@ class Encoded(ABC):
     @abstractmethod
     def items(self, rows: Iterable[int]) -> Iterator[Item]:
         """The pictures of these rows, in this order."""
+
+    @property
+    def state(self) -> str | None:
+        """That of the files that they lie in, see `cache.state_of`; None where it is not known."""
+        return None
 
 
 def decoded_on_demand(encoded: Encoded, source: str, options: Options) -> Data | None:
@@ -134,6 +141,17 @@ class OnDemand(Elsewhere):
     def threads(self) -> int:
         """One for small pictures, whose decoding is mostly interpreted code, or all cores of the process."""
         return 1 if self._is_small else max(1, min(8, cores() // neighbours()))
+
+    @functools.cached_property
+    def state(self) -> str | None:
+        """Of the files, the names of the pictures in them, and the options."""
+        import PIL
+
+        files = self.encoded.state
+        said = json.dumps(
+            [cache.VERSION, PIL.__version__, files, self.shape, self.options.size, self.options.channels]
+        ).encode()
+        return files and hashlib.sha256(said + self.encoded.names.tobytes()).hexdigest()
 
     def take(self, rows: Rows) -> Array:
         """As of `Elsewhere`; in the order in which they lie, each once."""
@@ -210,6 +228,11 @@ class Files(Encoded):
         for row in rows:
             path = self.folder / self._path(row)
             yield Item(path, None if self.labels is None else int(self.labels[row]), path)
+
+    @property
+    def state(self) -> str | None:
+        """As of `Encoded`."""
+        return cache.state_of(self.folder / self._path(row) for row in range(len(self)))
 
     def _path(self, row: int) -> str:
         return os.fsdecode(self._paths[int(self._ends[row - 1]) if row else 0 : self._ends[row]])

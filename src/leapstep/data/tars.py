@@ -109,6 +109,11 @@ class Tars(Encoded):
         """As of the index."""
         return self.index.names
 
+    @property
+    def state(self) -> str | None:
+        """As of `Encoded`."""
+        return cache.state_of(self.paths)
+
     def items(self, rows: Iterable[int]) -> Iterator[Item]:
         """As of `Encoded`."""
         numbers = np.fromiter(rows, np.int64)

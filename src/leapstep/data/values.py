@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -97,6 +98,11 @@ class Elsewhere(ABC):
         """How many threads at a time shorten the reading; 0 where it takes nearly no time."""
 
     @property
+    @abstractmethod
+    def state(self) -> str | None:
+        """As long as it is the same, so are the samples; None where nothing short of them tells that."""
+
+    @property
     def ndim(self) -> int:
         """The number of dimensions."""
         return len(self.shape)
@@ -153,6 +159,12 @@ class Selection(Elsewhere):
         """Those of the whole, as far as they are selected; None where the selection is not in order."""
         whole = blocks_of(self.values)
         return None if whole is None or (np.diff(self.rows) < 0).any() else whole.of(self.rows)
+
+    @property
+    def state(self) -> str | None:
+        """As of the whole."""
+        whole = self.values.state if isinstance(self.values, Elsewhere) else None
+        return whole and hashlib.sha256(whole.encode() + self.rows.tobytes()).hexdigest()
 
     @property
     def threads(self) -> int:

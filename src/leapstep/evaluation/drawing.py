@@ -91,14 +91,25 @@ class Part(NamedTuple):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What so many samples take: `seconds`, `seconds_low`, `seconds_high`, to three digits.
+        """What so many samples take, see `seconds_of`."""
+        return self.seconds_of(self.work)
 
-        The calls of all samples at the median pace of a call, with the method's own work in its step; and at the paces
+    @property
+    def work(self) -> float:
+        """How often the network was called for a single sample."""
+        return float(self.timing[:, 1].sum())
+
+    def seconds_of(self, work: float) -> dict[str, float]:
+        """What samples take: `seconds`, `seconds_low`, `seconds_high`, to three digits.
+
+        Arguments:
+            work: how often the network is called for a single one of them.
+
+        So many calls at the median pace of a call, with the method's own work in its step; and at the paces
         that the fastest and the slowest quarter of the calls had at least. What happens once, such as starting up or
         another process for a moment, moves a sum but not these.
         """
         paces = quantiles(self.timing[:, 0] / self.timing[:, 1], self.timing[:, 1], (0.5, 0.25, 0.75))
-        work = float(self.timing[:, 1].sum())
         names = ("seconds", "seconds_low", "seconds_high")
         return {name: float(f"{pace * work:.3g}") for name, pace in zip(names, paces, strict=True)}
 

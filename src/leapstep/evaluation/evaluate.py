@@ -224,7 +224,7 @@ class _Drawn:
         spec = dataclasses.replace(spec, dtype=execution.dtype)
         self.origin = provenance(self.model, spec, source=self.name, device=self.device)
         self.origin |= {"execution": execution.to_json(), "label": spec.label, "calls": tally.calls}
-        self.origin |= tally.part.seconds
+        self.origin |= tally.seconds
         return tally, conditions | execution.condition | condition(blocks)
 
     def _here(self, yardstick: Yardstick, spec: SamplingSpec, blocks: Blocks | None) -> tuple[Tally, Execution]:

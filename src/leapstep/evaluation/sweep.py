@@ -324,7 +324,7 @@ class Run:
         try:
             for spec in missing:
                 part = self._drawn(spec, path, key + json.dumps(_apart(spec)), on_calls)
-                self._measure(spec, Tally(self.yardstick, parts=[part], calls=part.calls))
+                self._measure(spec, Tally.of(self.yardstick, part))
                 if path is not None:
                     path.unlink(missing_ok=True)
                 on_cell(sweep)
@@ -388,9 +388,9 @@ class Run:
 
     def _measure(self, spec: SamplingSpec, tally: Tally) -> None:
         """Make a cell of the samples of a specification."""
-        part, (metrics, doubts) = tally.part, tally.measured()
+        metrics, doubts = tally.measured()
         replicates = {name: [float(f"{x:.6g}") for x in found.replicates] for name, found in metrics.items()}
-        cell = {**_apart(spec), "label": spec.label, "calls": part.calls, **part.seconds, "n": spec.n}
+        cell = {**_apart(spec), "label": spec.label, "calls": tally.calls, **tally.seconds, "n": spec.n}
         self.sweep.cells.append({**cell, "metrics": as_json(metrics), "replicates": replicates})
         self.sweep.warnings = doubts  # those of any cell are those of all: it is their number that counts
         self._record()

@@ -55,6 +55,7 @@ class Tally:
         with_values: whether the values of those that are kept are kept too.
         parts, values: of those that are kept.
         calls: of the network, for each sample.
+        work: how often it was called for a single sample.
         tree: of statistics.
     """
 
@@ -65,16 +66,22 @@ class Tally:
     parts: list[Part] = dataclasses.field(default_factory=list)
     values: list[Array] = dataclasses.field(default_factory=list)
     calls: int = 0
+    work: float = 0.0
 
     def __post_init__(self) -> None:
         self.stop, self.tree = self.start, Tree(0 if self.blocks is None else self.blocks.level)
         self._waiting: list[Part] = []
 
+    @classmethod
+    def of(cls, yardstick: Yardstick, part: Part) -> Tally:
+        """The tally of samples that are all kept already."""
+        return cls(yardstick, parts=[part], calls=part.calls, work=part.work)
+
     def add(self, drawn: Iterable[Batch]) -> Tally:
         """Add the next batches, the last of which ends a block or all samples; return the tally."""
         for values, calls, timing in drawn:
             newest = Part(*self.yardstick.seen(values), calls, timing)
-            self.calls = max(self.calls, calls)
+            self.calls, self.work = max(self.calls, calls), self.work + newest.work
             if self.blocks is None:
                 self._keep(newest, values)
             else:
@@ -102,7 +109,7 @@ class Tally:
 
     def to_arrays(self) -> dict[str, Any]:
         """As a file holds it, by names."""
-        arrays: dict[str, Any] = {"calls": np.array(self.calls)}
+        arrays: dict[str, Any] = {"calls": np.array(self.calls), "work": np.array(self.work)}
         if self.parts:
             arrays |= arrays_of(joined(self.parts))
         if self.values:
@@ -117,6 +124,7 @@ class Tally:
         """
         try:
             self.calls = max(self.calls, int(arrays["calls"]))
+            self.work += float(arrays["work"])
             if "seen" in arrays:
                 self.parts.append(part_in(arrays))
             if "values" in arrays:
@@ -133,6 +141,11 @@ class Tally:
     def part(self) -> Part:
         """The samples that are kept, with the calls of all."""
         return joined(self.parts)._replace(calls=self.calls)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What all samples take, by the paces of those that are kept; see `Part.seconds`."""
+        return self.part.seconds_of(self.work)
 
     def measured(self) -> tuple[dict[str, Estimate], list[str]]:
         """Every metric of all samples with its 95 % interval, and what speaks against them."""

@@ -16,9 +16,14 @@ from torch import Tensor
 from leapstep.core.noise import Noise
 
 
+def _sequence(*entropy: int) -> np.random.SeedSequence:
+    """That of some integers and of how many they are: NumPy takes those that end in zeros for the same."""
+    return np.random.SeedSequence((len(entropy), *entropy))
+
+
 def seeded(*entropy: int) -> int:
-    """A seed for PyTorch's generators that is a function of some integers."""
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+    """A seed for PyTorch's generators that is a function of some integers, another one for each number of them."""
+    return int(_sequence(*entropy).generate_state(1, np.uint64)[0])
 
 
 def generator(*entropy: int) -> torch.Generator:
@@ -45,7 +50,7 @@ def normal(seed: int, step: int, rows: range, shape: tuple[int, ...], device: to
 
 def by_generators(seed: int, step: int, rows: range, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """What `normal` is on a device that has a generator."""
-    seeds = np.random.SeedSequence((seed, step)).generate_state(rows.stop, np.uint64)  # the first do not depend on n
+    seeds = _sequence(seed, step).generate_state(rows.stop, np.uint64)  # the first do not depend on n
     chance, eps = torch.Generator(device), torch.empty(len(rows), *shape, device=device)
     for sample, row in zip(eps, rows, strict=True):
         sample.normal_(generator=chance.manual_seed(int(seeds[row])))

@@ -120,6 +120,11 @@ class TrainingConfig(RunConfig):
     flip: bool = Field(False, description="mirror half of the images at random")
     labels: bool = Field(False, description="train on the data's labels, for `sample --label`")
     label_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels dropped, for classifier-free guidance")
+    decode: Literal["auto", "before", "on-demand"] = Field(
+        "auto",
+        description="images before the work, once, into the cache; or on demand, in every epoch; "
+        "auto: on demand if they take more than 4 GiB",
+    )
     strict: bool = Field(False, description="fail on a broken image instead of skipping it")
     holdout: Annotated[str, BeforeValidator(_held_out)] = Field(
         "auto",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leapstep.data.dataset import Data
-from leapstep.data.holdout import Holdout, again, choose, on_demand, own_test, rows
+from leapstep.data.holdout import DECODE, Holdout, again, choose, on_demand, own_test, rows
 from leapstep.data.ordering import order
 from leapstep.data.readers import read
 from leapstep.data.values import Blocks, Selection, Values, blocks_of, threads_of
@@ -111,8 +111,15 @@ def read_samples(
     """
     channels = None if config.grey is None else (1 if config.grey else 3)
     earlier = [details for details in (resumed, start and start.model.details) if details]
-    as_earlier = next(filter(None, map(on_demand, earlier)), None)
-    options: dict[str, Any] = {"size": config.size, "progress": progress, "on_demand": as_earlier}
+    as_earlier = next((how for how in map(on_demand, earlier) if how is not None), None)
+    asked = DECODE[config.decode]
+    if as_earlier and asked is False:
+        raise ValueError(
+            "--decode before: the run that made these weights held out samples by name, as images are that are decoded "
+            "on demand: leave --decode out"
+        )
+    how = as_earlier if asked is None else asked
+    options: dict[str, Any] = {"size": config.size, "progress": progress, "on_demand": how}
     data = read(source, channels=channels, strict=config.strict, **options)
     if start is not None:
         data = initial.fitting(data, start)

@@ -89,9 +89,17 @@ class Blocks(NamedTuple):
         """The blocks of n samples with so many features, of whole batches.
 
         They have at least twice as many samples as features, so that their products take no more room than themselves;
-        but fewer where there would be fewer than `LEAST` of them.
+        but fewer, at least 2, where there would be fewer than `LEAST` of them.
+
+        Raises:
+            ValueError: fewer than 3 blocks, too few for an interval.
         """
-        size = batch_size * math.ceil(min(max(BLOCK, 2 * features), n / LEAST) / batch_size)
+        size = batch_size * math.ceil(max(2, min(max(BLOCK, 2 * features), n / LEAST)) / batch_size)
+        if n <= 2 * size:
+            raise ValueError(
+                f"{n} samples in blocks of {size}: an interval of merged statistics needs 3 blocks, so take more "
+                "samples, or smaller batches"
+            )
         most = min(MOST, max(LEAST, BYTES // (8 * features**2)))
         level = 0
         while -(-math.ceil(n / size) // 2**level) > most:

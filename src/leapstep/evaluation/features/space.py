@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from leapstep.data.ahead import Ahead
 from leapstep.data.dataset import Data
-from leapstep.data.values import Values, threads_of
+from leapstep.data.values import Elsewhere, Values, threads_of
+from leapstep.evaluation.features.cache import remembered
 from leapstep.progress import progress_bar
 
 Array = npt.NDArray[Any]
@@ -62,12 +64,41 @@ class Features:
 
 
 def fingerprint(data: Data) -> str:
-    """SHA-256 of the values of a data set, their type and their shape; in blocks, as they may be memory-mapped."""
-    whole = hashlib.sha256(f"{data.values.dtype.str} {data.values.shape}".encode())
-    rows = block_size(data.values, 2**24 // data.values.itemsize)
-    for start in range(0, len(data), rows):
-        whole.update(np.ascontiguousarray(data.values[start : start + rows]).tobytes())
-    return whole.hexdigest()
+    """SHA-256 of the values of a data set, their type and their shape.
+
+    That of values which are decoded on demand is remembered: by this process, and on the disk as long as their files
+    are the same.
+    """
+    values = data.values
+    if not isinstance(values, Elsewhere):
+        return _sha256(values).hex()
+    if values not in _known:
+        _known[values] = _remembered(values)
+    return _known[values]
+
+
+_known: weakref.WeakKeyDictionary[Elsewhere, str] = weakref.WeakKeyDictionary()
+
+
+def _remembered(values: Elsewhere) -> str:
+    """The SHA-256 of values, from the disk where it is known."""
+
+    def compute() -> dict[str, Tensor]:
+        return {"sha256": torch.tensor(list(_sha256(values)), dtype=torch.uint8)}
+
+    def fits(tensors: Mapping[str, Tensor]) -> bool:
+        return {name: list(each.shape) for name, each in tensors.items()} == {"sha256": [32]}
+
+    key = None if values.state is None else digest_of("values", values.state)
+    return bytes(remembered(key, compute, fits)["sha256"].tolist()).hex()
+
+
+def _sha256(values: Values) -> bytes:
+    """Of the type, the shape and the values, taken in blocks, as they may be memory-mapped or decoded."""
+    whole = hashlib.sha256(f"{values.dtype.str} {values.shape}".encode())
+    for block in in_blocks(values, "hash"):
+        whole.update(np.ascontiguousarray(block).tobytes())
+    return whole.digest()
 
 
 def digest_of(*parts: Any) -> str:
