@@ -84,7 +84,7 @@ def command(
     from leapstep.evaluation.sweep import Run, left_out, plan
     from leapstep.evaluation.yardstick import Measure
 
-    elsewhere = None if on is None else Workers.named(on, shard, None, model.device, workers)
+    elsewhere = None if on is None else Workers.named(on, shard, out, model.device, workers)
     opened = model if on is None else dataclasses.replace(model, device="cpu")  # from where workers take it
     loaded, measure = opened.open(), Measure(features, weights, metrics, k, resamples, merged or None)
     specs = plan(loaded, stated.made(), methods=methods, etas=etas, steps=columns, spacings=spacings)

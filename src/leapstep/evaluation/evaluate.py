@@ -15,13 +15,13 @@ from torch import Tensor
 from leapstep.data.dataset import Data, NoSplit
 from leapstep.data.readers import read
 from leapstep.data.values import Values
-from leapstep.evaluation import features as spaces
 from leapstep.evaluation.cells import as_json
 from leapstep.evaluation.distances import Blocks, Estimate, Memorisation, memorisation
 from leapstep.evaluation.drawing import Batch, batches
+from leapstep.evaluation.extraction import extraction
 from leapstep.evaluation.sharding import Tallying, Workers
 from leapstep.evaluation.tally import Tally, blocks_for, condition
-from leapstep.evaluation.yardstick import Measure, Reference, Yardstick, comparable, reference, trained_on
+from leapstep.evaluation.yardstick import Measure, Reference, Yardstick, comparable, features_of, reference, trained_on
 from leapstep.files import reading
 from leapstep.inference.engine import Array
 from leapstep.inference.execution import Execution, choose
@@ -144,8 +144,9 @@ def evaluate(
             where there are none, or they are no pictures.
         device: where a model that is loaded here and the networks of features run; None: where the model is.
         on, shard, workers: who draws a model's samples in shards, how large these are, and how many workers Ray is
-            asked for, see `leapstep.workers.run`; `device` is then that of workers, and the numbers are the same. None:
-            this process draws them, and writes no file.
+            asked for, see `leapstep.workers.run`; `device` is then that of workers, and the numbers are the same. The
+            features of real data that are not in the cache are made by them, too. None: this process draws them, and
+            writes no file.
         folder: of these shards, which all workers see; it is left there, so that what was stopped goes on. None: a
             temporary one, where all workers are on this machine.
         tell: called with a line on what was done to the data to make them comparable.
@@ -175,33 +176,35 @@ def evaluate(
     real = reference(parts, made.details, origin, split, tell)
     if pairs and not real.data.is_pictures:
         raise ValueError("pairs are drawn of pictures, and these samples are arrays: leave them out")
-    trained = _trained(parts, train_split)
+    trained = _trained(parts, made.details, origin, train_split)
     if pairs and trained is None:
         raise ValueError(f"pairs need the data that the model was trained on: name its part of {origin} by train_split")
     measure = measure or Measure()
-    yardstick = measure.against(real, made.device if device is None else device)
+    yardstick = measure.against(real, made.device if device is None else device, made.extract)
     tally, conditions = made.tally(yardstick, real, measure.merged)
     metrics, doubts = tally.measured()
     conditions = {**yardstick.conditions, **conditions, "versions": versions()}
-    copies = None if trained is None else _copies(yardstick, tally.part.seen, real, trained)
+    copies = None
+    if trained is not None:
+        copies = _copies(yardstick, tally.part.seen, real, trained.data, made.extract(yardstick.features, trained))
     return Evaluation(metrics, conditions, made.origin, real.relation, doubts, copies, np.concatenate(tally.values))
 
 
-def _trained(parts: Parts, split: str | None) -> Data | None:
+def _trained(parts: Parts, details: Mapping[str, Any], source: str, split: str | None) -> Reference | None:
     """The training data, where they are known."""
     try:
-        return parts(split or "train")[0]
+        return reference(parts, details, source, split or "train", tell=lambda line: None)
     except NoSplit:
         if split is None:
             return None
         raise
 
 
-def _copies(yardstick: Yardstick, seen: Tensor, real: Reference, trained: Data) -> Copies:
+def _copies(yardstick: Yardstick, seen: Tensor, real: Reference, trained: Data, among: Tensor) -> Copies:
     """How near samples come to training data, beside how near fresh data do, or training data where none are fresh."""
     fresh = None if real.split in ("train", "all") else yardstick.reference
     known = "other training data" if fresh is None else "data that were not trained on"
-    return Copies(memorisation(seen, spaces.reference(yardstick.features, trained), fresh), trained, known)
+    return Copies(memorisation(seen, among, fresh), trained, known)
 
 
 class _Drawn:
@@ -211,6 +214,7 @@ class _Drawn:
         self.model, self.spec, self.name, self.workers, self.bar = model, spec, name, workers, bar
         self.details, self.device = model.details, model.device
         self.origin: dict[str, Any] = {}
+        self.extract = extraction(model, workers, bar)
 
     def parts(self, source: str) -> Parts:
         return parts_of(self.model, source)
@@ -247,6 +251,7 @@ class _Kept:
     """Samples that are there already."""
 
     device = torch.device("cpu")
+    extract = staticmethod(features_of)
 
     def __init__(self, source: str, spec: SamplingSpec, size: int | None, bar: bool) -> None:
         for field in dataclasses.fields(spec):

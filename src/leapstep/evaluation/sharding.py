@@ -40,7 +40,8 @@ class Workers:
     Attributes:
         on: their name.
         shard: samples of a shard; None: about a minute's work.
-        folder: of the job, which all of them see; None: a temporary one, where they are all on this machine.
+        folder: of the job, or of a sweep in which it lies; all of them see it. None: a temporary one, where they are
+            all on this machine.
         device: theirs; None: the best that they have.
         number: how many Ray is asked for; None: as there is room for.
     """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -24,6 +23,8 @@ from leapstep.evaluation import results
 from leapstep.evaluation.cells import Cell, advice, as_json
 from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
+from leapstep.evaluation.extraction import extraction
+from leapstep.evaluation.features import digest_of
 from leapstep.evaluation.sharding import Tallying, Workers, order, specs_of_job
 from leapstep.evaluation.tally import Tally, blocks_for, condition
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
@@ -228,7 +229,7 @@ class Run:
         origin = trained_on(model.details, source or "the model") if data is None else str(data)
         self.specs = [spec.checked(model) for spec in specs]
         real = reference(parts_of(model, origin), model.details, origin, split, tell)
-        self.yardstick = measure.against(real, model.device)
+        self.yardstick = measure.against(real, model.device, extraction(model, workers))
         if metric == "inception_score" and self.yardstick.features.probabilities is None:
             raise SpecError("metric", metric, f"needs a classifier, which features {measure.features} lack")
         compared = [comparable(model, spec, real.labels) for spec in self.specs]
@@ -317,7 +318,7 @@ class Run:
         if self.workers is not None:
             return self._finish_elsewhere(self.workers, on_cell, progress)
         sweep, missing = self.sweep, self.missing
-        key = hashlib.sha256(json.dumps(sweep.conditions).encode()).hexdigest()
+        key = digest_of(sweep.conditions)
         path = None if sweep.folder is None else sweep.folder / "part.npz"
         if missing:
             warm_up(self.model, missing[0])
@@ -383,8 +384,7 @@ class Run:
         for path in sorted(self.sweep.folder.glob("shards-*")):
             if all(cell in map(_apart, specs_of_job(path) or ()) for cell in wanted):
                 return path
-        said = json.dumps([spec.to_json() for spec in missing])
-        return self.sweep.folder / f"shards-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+        return self.sweep.folder / f"shards-{digest_of([spec.to_json() for spec in missing])[:8]}"
 
     def _measure(self, spec: SamplingSpec, tally: Tally) -> None:
         """Make a cell of the samples of a specification."""
@@ -481,7 +481,7 @@ def sweep(
     References:
         Song et al. 2021, arXiv:2010.02502, table 1.
     """
-    elsewhere = None if on is None else Workers.named(on, shard, None, device, workers)
+    elsewhere = None if on is None else Workers.named(on, shard, folder, device, workers)
     if not isinstance(model, Model):
         model, source = checkpoint.load(model, "cpu" if on or device is None else device), source or str(model)
     if specs is None:

@@ -87,6 +87,11 @@ def reference(
     return Reference(source, name, holdout.relation(details, source, name, data), data, labels)
 
 
+def features_of(features: Features, real: Reference) -> Tensor:
+    """The features of real data [m, k], from the cache, or else made in this process and put there."""
+    return spaces.reference(features, real.data)
+
+
 @dataclasses.dataclass(frozen=True)
 class Yardstick:
     """What samples are measured against.
@@ -160,11 +165,17 @@ class Measure(NamedTuple):
     resamples: int = 100
     merged: bool | None = None
 
-    def against(self, reference: Reference, device: torch.device | str = "cpu") -> Yardstick:
+    def against(
+        self,
+        reference: Reference,
+        device: torch.device | str = "cpu",
+        extract: Callable[[Features, Reference], Tensor] = features_of,
+    ) -> Yardstick:
         """The yardstick of a reference.
 
         Arguments:
             device: where the networks of features run.
+            extract: makes the features of the reference [m, k].
 
         Raises:
             ValueError: an unknown metric, one that the features do not allow, or features that cannot be loaded.
@@ -193,7 +204,7 @@ class Measure(NamedTuple):
             "k": self.k,
             "resamples": self.resamples,
         }
-        return Yardstick(space, spaces.reference(space, data), conditions, names or None, self.k, self.resamples)
+        return Yardstick(space, extract(space, reference), conditions, names or None, self.k, self.resamples)
 
 
 # --- samples that are comparable with a reference ------------------------------------------------------------------

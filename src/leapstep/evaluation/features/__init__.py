@@ -15,7 +15,7 @@ behind them have the same hash. Features of a data set are kept on the disk, und
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ from leapstep.evaluation.features.space import (
     digest_of,
     fingerprint,
     in_blocks,
+    rows_of_block,
 )
 from leapstep.evaluation.features.training import Recipe, is_labelled, train
 from leapstep.text import near
@@ -42,10 +43,13 @@ __all__ = [
     "Classifier",
     "Features",
     "Recipe",
+    "digest_of",
+    "extracted",
     "fingerprint",
     "is_labelled",
     "load",
     "reference",
+    "rows_of_block",
     "save",
     "train",
 ]
@@ -95,7 +99,9 @@ def load(
     )
 
 
-def reference(features: Features, data: Data, *, cache: bool = True) -> Tensor:
+def reference(
+    features: Features, data: Data, *, cache: bool = True, compute: Callable[[str], Tensor] | None = None
+) -> Tensor:
     """The features of a whole data set, from the disk where they were computed before.
 
     They are kept in $LEAPSTEP_CACHE, or else in `leapstep` in $XDG_CACHE_HOME or ~/.cache, under the hash of the values
@@ -105,6 +111,7 @@ def reference(features: Features, data: Data, *, cache: bool = True) -> Tensor:
         features: the feature space.
         data: the data set.
         cache: False neither reads nor writes the cache.
+        compute: makes what is not in the cache, and is given the SHA-256 of data and features; None: `extracted` does.
 
     Returns:
         [n, k], on the CPU.
@@ -113,12 +120,18 @@ def reference(features: Features, data: Data, *, cache: bool = True) -> Tensor:
         ValueError: data that the features do not fit.
     """
 
-    def compute() -> dict[str, Tensor]:
-        return {"features": torch.cat([features.extract(block) for block in in_blocks(data.values, "features")])}
+    def computed() -> dict[str, Tensor]:
+        return {"features": extracted(features, data) if compute is None else compute(key)}
 
     def fits(tensors: Mapping[str, Tensor]) -> bool:
         found = tensors.get("features")
         return found is not None and found.ndim == 2 and len(found) == len(data)
 
-    key = digest_of("reference", fingerprint(data), features.hash) if cache else None
-    return remembered(key, compute, fits)["features"]
+    key = digest_of("reference", fingerprint(data), features.hash)
+    return remembered(key if cache else None, computed, fits)["features"]
+
+
+def extracted(features: Features, data: Data, rows: range | None = None) -> Tensor:
+    """The features of data [n, k], all or a range of whole blocks of them; those of a range have a bar elsewhere."""
+    blocks = in_blocks(data.values, "features", rows is None, rows)
+    return torch.cat([features.extract(block) for block in blocks])

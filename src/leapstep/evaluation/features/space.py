@@ -120,13 +120,24 @@ def block_size(values: Values, numbers: int) -> int:
     return max(1, numbers * len(values) // max(1, values.size))
 
 
-def in_blocks(values: Values, what: str, show: bool = True) -> Iterator[Array]:
-    """Values in turn, under a progress bar that shows after a second."""
-    rows = min(256, block_size(values, 2**22))
-    ahead = Ahead(lambda i: np.asarray(values[i * rows : (i + 1) * rows]), 2 * threads_of(values), threads_of(values))
+def rows_of_block(values: Values) -> int:
+    """How many samples `in_blocks` takes at once."""
+    return min(256, block_size(values, 2**22))
+
+
+def in_blocks(values: Values, what: str, show: bool = True, within: range | None = None) -> Iterator[Array]:
+    """Values in turn, all or a range of them, under a progress bar that shows after a second."""
+    rows, within = rows_of_block(values), range(len(values)) if within is None else within
+    starts = within[::rows]
+
+    def block_at(i: int) -> Array:
+        start = within.start + i * rows
+        return np.asarray(values[start : min(start + rows, within.stop)])
+
+    ahead = Ahead(block_at, 2 * threads_of(values), threads_of(values))
     try:
-        with progress_bar(len(values), what, " samples", show=show) as bar:
-            for i in range(-(-len(values) // rows)):
+        with progress_bar(len(within), what, " samples", show=show) as bar:
+            for i in range(len(starts)):
                 block = ahead.take(i)
                 yield block
                 bar.update(len(block))
