@@ -135,8 +135,12 @@ def hub(monkeypatch, table):
             raise ConnectionError("no network")
         return huggingface_hub.hf_api.DatasetInfo(id=name, sha=answers["sha"], tags=[])
 
+    def build(name, revision=None):
+        raise ConnectionError("which files there are nobody tells")
+
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # another test may have imported it offline
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", build)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", about)
     return asked, answers
 

@@ -10,7 +10,7 @@ from leapstep.training import Distiller, Trainer
 from leapstep.training.configuration import DistillationConfig, configure
 from random_models import model_of
 
-STEPS = 8
+STEPS = 3
 SHAPED = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 16, "warmup": 2}
 ASKED = {**SHAPED, "labels": True, "flip": True, "precision": "float32"}
 
