@@ -44,6 +44,13 @@ def refused(result, *words):
         assert re.search(word, lines[0], re.IGNORECASE), (word, lines[0])
 
 
+def without_seconds(value):
+    """What a JSON file says, but for how long it took."""
+    if isinstance(value, dict):
+        return {name: without_seconds(item) for name, item in value.items() if name != "seconds"}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
 def tree(folder):
     """All files in a folder with their contents."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}

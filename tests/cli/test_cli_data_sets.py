@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import leapstep
-from commands import done, invoke, refused, tree
+from commands import done, invoke, refused, tree, without_seconds
 from leapstep.data import read
 from leapstep.inference import data_sets, tuning, tuning_shards
 from leapstep.models import checkpoint
@@ -17,12 +17,6 @@ from leapstep.networks import UNet
 LIKELIHOOD = ["--steps", 3, "--batch-size", 4]
 RECONSTRUCT = ["--steps", 2, 4, "--batch-size", 4]
 SHARDS = ["--on", "here", "--shard", 4]
-
-
-def without_seconds(value):
-    if isinstance(value, dict):
-        return {name: without_seconds(item) for name, item in value.items() if name != "seconds"}
-    return [without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
 def results(folder):

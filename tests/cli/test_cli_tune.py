@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from commands import done, invoke, refused, values
+from commands import done, invoke, refused, values, without_seconds
 from leapstep import SamplingSpec
 from leapstep.core.fitting.reference import Teacher
 from leapstep.evaluation.page import Plan
@@ -169,12 +169,6 @@ def test_python_finds_the_same_solver(tuned):
 
 
 # --- by workers ----------------------------------------------------------------------------------------------------
-
-
-def without_seconds(value):
-    if isinstance(value, dict):
-        return {name: without_seconds(item) for name, item in value.items() if name != "seconds"}
-    return [without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
 def found_in(run):
