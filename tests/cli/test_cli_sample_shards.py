@@ -1,7 +1,9 @@
 """`leapstep sample --on`: samples in shards are those of one process, however they were cut, stopped, gone on with."""
 
-import hashlib
 import json
+import re
+import shlex
+import shutil
 import sys
 
 import numpy as np
@@ -77,7 +79,7 @@ def test_a_form_may_ask_for_shards(digits_model, tmp_path):
 
 @pytest.mark.parametrize("form", ["npz", "png"])
 def test_a_stopped_job_goes_on_to_the_same_bytes(digits_model, cut, tmp_path, monkeypatch, form):
-    out, drawn, real = tmp_path / "s", [], sharding.draw
+    out, drawn, real, suffix = tmp_path / "s", [], sharding.draw, shards.FORMS[form].suffix
 
     def stopped(model, spec, **options):
         if spec.first == 4:
@@ -95,6 +97,8 @@ def test_a_stopped_job_goes_on_to_the_same_bytes(digits_model, cut, tmp_path, mo
         assert "1 of 3 shards are kept" in result.stderr
     assert json.loads((out / "manifest.json").read_text())["finished"] == 0
     assert len(read(out, split="all")) == 4  # what is there can be read
+    said = json.loads(done("info", out, "--json").stdout)
+    assert (said["there"], said["problems"]) == ("4 of 11 samples", [f"00001{suffix} to 00002{suffix}: missing"])
     monkeypatch.setattr(sharding, "draw", counted)
     refused(invoke("sample", digits_model, "--out", out, *CUT, "--format", form), "not empty: --resume it")
     done("sample", digits_model, "--out", out, *DIGITS, "--format", form, "--resume")  # the folder knows of its shards
@@ -224,17 +228,51 @@ def test_shards_are_measured_as_the_same_samples(whole, cut, tmp_path):
     assert all(result["evaluation"]["spec"] == results[0]["evaluation"]["spec"] for result in results)
 
 
-def test_a_broken_shard_is_made_anew_once_it_is_removed(digits_model, cut, tmp_path):
-    """Its hash in the manifest tells of it."""
-    done("sample", digits_model, "--out", tmp_path / "s", *CUT)
-    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
-    path = tmp_path / "s" / "00001.npz"
-    path.write_bytes(b"broken")
-    refused(invoke("evaluate", tmp_path / "s", "digits"), "00001.npz")
-    assert hashlib.sha256(path.read_bytes()).hexdigest() != manifest["shards"][1]["sha256"]
-    path.unlink()
-    done("sample", digits_model, "--out", tmp_path / "s", *CUT, "--resume")
-    assert path.read_bytes() == (cut / "npz" / "00001.npz").read_bytes()
+@pytest.mark.parametrize("form", ["npz", "png"])
+def test_what_is_damaged_is_found_and_made_anew(digits_model, cut, tmp_path, form):
+    """A shard that has become longer, one with other bytes, one that is missing, one too many."""
+    out, suffix = tmp_path / "s", shards.FORMS[form].suffix
+    shutil.copytree(cut / form, out)
+    first, second, third = (out / f"0000{i}{suffix}" for i in range(3))
+    inner = {"npz": (first, second), "png": (first / "0000000.png", second / "0000004.png")}[form]
+    inner[0].write_bytes(inner[0].read_bytes() + b" ")
+    refused(invoke("evaluate", out, "digits"), first.name, "bytes, and was made with")
+    whole = inner[1].read_bytes()
+    inner[1].write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    third.rename(out / f"00004{suffix}")
+    refused(invoke("info", out, "--discard"), "--verify")
+    for words in ([], ["--discard"]):
+        result = invoke("info", out, "--verify", *words)
+        assert result.exit_code == 1
+        said = {name: line for name, _, line in (line.partition(": ") for line in result.stdout.splitlines())}
+        assert re.fullmatch(r"\d+ bytes, and made with \d+", said[first.name])
+        assert said[second.name] == "another SHA-256 than when it was made"
+        assert said[third.name] == "missing"
+        assert said[f"00004{suffix}"] == "none of these shards: move it away"
+    assert not first.exists()
+    assert not second.exists()
+    refused(invoke("evaluate", out, "digits"), first.name, "missing")
+    (out / f"00004{suffix}").rename(tmp_path / "away")
+    done(*shlex.split(json.loads(done("info", out, "--json").stdout)["go_on"])[1:], "--device", "cpu")
+    done("info", out, "--verify")
+    ours, theirs = ({k: v for k, v in tree(folder).items() if "json" not in k} for folder in (out, cut / form))
+    assert ours == theirs
+    shutil.copytree(out / third.name, out / f"00004{suffix}") if form == "png" else (out / "00004.npz").touch()
+    refused(invoke("evaluate", out, "digits"), "none of the shards")
+
+
+def test_a_folder_says_what_it_holds(digits_model, whole, cut):
+    said = json.loads(done("info", cut / "parquet", "--json").stdout)
+    assert said["holds"] == f"samples of {digits_model}"
+    assert (said["format"], said["there"], said["shards"]) == ("parquet", "11 of 11 samples", "3 of 3, of 4 each")
+    assert (said["spec"]["seed"], said["spec"]["labels"], said["devices"]) == (5, [3, 7, 1], ["cpu"])
+    assert "go_on" not in said
+    assert "problems" not in said
+    said = done("info", whole).stdout
+    assert "11 of 11 samples" in said
+    assert "shards" not in said
+    refused(invoke("info", whole, "--verify"), "not in shards")
+    refused(invoke("info", digits_model, "--verify"), "no folder of samples")
 
 
 def test_what_is_asked_for_is_looked_at_first(digits_model, tmp_path):

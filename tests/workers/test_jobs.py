@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leapstep import stopping, workers
+from leapstep import files, stopping, workers
 from leapstep.files import folders
 from leapstep.workers.job import Shards
 
@@ -81,6 +81,19 @@ def test_a_restart_makes_what_is_missing_and_nothing_else(tmp_path):
     assert after.records == before.records
     assert [path for path in after.paths if path.stat().st_mtime_ns != times[path]] == [before.paths[2]]
     assert names(tmp_path) == ALL
+
+
+@pytest.mark.parametrize("suffix", [".npy", ""])
+def test_a_shard_that_has_not_its_size_is_made_anew(tmp_path, suffix):
+    before = run(tmp_path, work=Squares(suffix))
+    damaged = before.paths[2] if suffix else before.paths[2] / "2" / "9.txt"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1])
+    with pytest.warns(UserWarning, match=r"a shard is not as large as .*00002"):
+        after = run(tmp_path, work=Squares(suffix))
+    assert damaged.read_bytes() == whole
+    assert after.records == before.records
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(files.PREFIX)]
 
 
 def test_hashes_that_no_log_has_or_on_which_logs_differ_are_computed_again(tmp_path):

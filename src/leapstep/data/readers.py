@@ -186,7 +186,7 @@ def _digits() -> npt.NDArray[np.float64]:
 
 def _read_folder(source: str, options: Options) -> Data:
     if (found := shards.of_folder(source)) is not None:
-        return _read_shards(source, found, options)
+        return _read_shards(source, found.checked(), options)
     paths = sorted(_visible(Path(source)))
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     if (Path(source) / "manifest.json").is_file():  # of `leapstep sample`, whose grid is not a sample

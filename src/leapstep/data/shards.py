@@ -20,7 +20,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,10 @@ from leapstep.data.decoding import Item, decode
 from leapstep.data.pictures import png
 from leapstep.files import reading
 from leapstep.text import reason
+from leapstep.workers.job import size_of
+
+if TYPE_CHECKING:
+    from leapstep.workers.schema import Listed
 
 MANIFEST = "manifest.json"
 """What a folder of shards is known by: it names their form, and the classes that labels number."""
@@ -294,11 +298,46 @@ class Shards(NamedTuple):
         form: of all of them.
         paths: in order of their indices; some may be missing where a job was stopped.
         classes: the names that labels number.
+        folder: where they are.
+        said: what the manifest lists.
     """
 
     form: Form
     paths: list[Path]
     classes: tuple[str, ...]
+    folder: Path
+    said: list[Any]
+
+    def listed(self) -> list[Listed]:
+        """The shards that the manifest lists, in order; none where the job is not finished.
+
+        Raises:
+            ValueError: it is broken.
+        """
+        from leapstep.files.schema import checked
+        from leapstep.workers.schema import Listing
+
+        try:
+            return checked(Listing, {"shards": self.said}).shards
+        except ValueError as error:
+            raise ValueError(f"{self.folder / MANIFEST}: {error}") from error
+
+    def checked(self) -> Shards:
+        """The same, once it is clear that the shards of a finished job are there, no others, and of the size they had.
+
+        Raises:
+            ValueError: one of them is not.
+        """
+        paths, cure = {path.name: path for path in self.paths}, "go on with what drew it, by --resume"
+        listed = self.listed()
+        for shard in listed:
+            if (path := paths.pop(shard.file, None)) is None:
+                raise ValueError(f"{self.folder / shard.file} is missing, which {MANIFEST} lists: {cure}")
+            if shard.bytes not in (None, size := size_of(path)):
+                raise ValueError(f"{path} has {size} bytes, and was made with {shard.bytes}: {cure}")
+        if listed and paths:
+            raise ValueError(f"{min(paths.values())} is none of the shards that {MANIFEST} lists: move it away")
+        return self
 
     def items(self) -> Iterator[Item]:
         """All samples, in order of their indices.
@@ -348,6 +387,8 @@ def of_folder(folder: str | Path) -> Shards | None:
         form,
         sorted(numbers, key=lambda path: int(numbers[path][1])),
         tuple(map(str, classes)) if isinstance(classes, list) else (),
+        folder,
+        manifest["shards"],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -43,6 +43,12 @@ class Manifest(Schema):
 
     spec: SamplingSpec
     trained_on: TrainedOn | None = None
+    model: Name | None = None
+    pipeline: dict[str, Any] | None = None
+    format: Word | None = None
+    finished: Count = 0
+    device: Word | None = None
+    versions: dict[Word, Word] = Field(default_factory=dict)
 
 
 class Trial(Schema):

@@ -206,7 +206,8 @@ def _close(out: Path, manifest: Mapping[str, Any], finished: Finished) -> dict[s
         "calls": max(record.get("calls", 0) for record in records),
         "seconds": round(sum(record.get("seconds", 0.0) for record in records), 3),
         "shards": [
-            {"file": path.name, "first": first + rows.start, "n": len(rows), "sha256": record["sha256"]}
+            {"file": path.name, "first": first + rows.start, "n": len(rows)}
+            | {name: record[name] for name in ("bytes", "sha256")}
             for path, rows, record in zip(finished.paths, finished.shards, records, strict=True)
         ],
     }

@@ -2,7 +2,7 @@
 
     job.json                   the job: its key, number of indices, batch size, shard size, what was settled
     00000.npz, 00001.npz, ...  its shards, each whole: made under a temporary name, flushed to the disk, then renamed
-    log-HOST-PID-....jsonl     of each writer: a line for each shard, with its SHA-256 and its record
+    log-HOST-PID-....jsonl     of each writer: a line for each shard, with its size, its SHA-256 and its record
 
 Shard i holds the indices from i times the shard size on. What is missing is what the folder does not list, so a restart
 needs nothing else, and it does not matter who made what is there. Nothing that a file says becomes a path: names of
@@ -23,11 +23,14 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from leapstep import files
 from leapstep.files import folders, reading
 from leapstep.text import one_line
+
+if TYPE_CHECKING:
+    from leapstep.workers.schema import Entry
 
 JOB = "job.json"
 CLAIM = f"{files.PREFIX}claim"
@@ -104,6 +107,7 @@ class Job:
         suffix: of a shard's file; "": it is a folder.
         threads: in how many a worker computes on the processor: the last bits of sums depend on it.
         settled: what was settled on a worker before the first shard.
+        what, unit: of the work, see `Work`; for people.
     """
 
     folder: Path
@@ -114,6 +118,8 @@ class Job:
     suffix: str
     threads: int
     settled: Mapping[str, Any]
+    what: str = ""
+    unit: str = "sample"
 
     @property
     def shards(self) -> Shards:
@@ -173,10 +179,11 @@ class Job:
 
         Where another worker makes it at the same time, the later one changes nothing but the names.
         """
-        temporary = self.folder / f"{files.PREFIX}{self._number(i)}-{secrets.token_hex(8)}{self.suffix}"
+        temporary = _attempt(self.path(i))
         try:
             record = dict(make(self.shards[i], temporary))
-            entry = {"shard": i, "sha256": sealed(temporary), "record": record}
+            sha256 = sealed(temporary)
+            entry = {"shard": i, "bytes": size_of(temporary), "sha256": sha256, "record": record}
             _append(self.folder / _log(os.getpid()), json.dumps(entry, allow_nan=False))
             try:
                 os.replace(temporary, self.path(i))
@@ -193,30 +200,66 @@ class Job:
             raise
         files.sync(self.folder)
 
-    def records(self) -> list[dict[str, Any]]:
-        """What was noted of each shard, in order, with `sha256`; all must be there.
-
-        Shards that no log tells of, or of which logs tell different things, are read once more for their SHA-256.
-        """
+    def noted(self) -> dict[int, dict[str, Entry]]:
+        """What logs tell of shards, by their number and their SHA-256; of some they may tell nothing, or two things."""
         from leapstep.files.schema import checked
         from leapstep.workers.schema import Entry
 
-        noted: dict[int, dict[str, dict[str, Any]]] = {}
+        noted: dict[int, dict[str, Entry]] = {}
         for line in _lines(self.folder):
             with contextlib.suppress(ValueError):  # a line that a crash has cut
                 entry = checked(Entry, reading.parse_json(line, "a log"))
-                noted.setdefault(entry.shard, {})[entry.sha256] = entry.record
-        found = []
+                noted.setdefault(entry.shard, {})[entry.sha256] = entry
+        return noted
+
+    def damaged(self) -> list[int]:
+        """The numbers of the shards that are there, and not as large as any that was made."""
+        noted, missing = self.noted(), set(self.missing())
+        return [i for i in noted if i < len(self.shards) and i not in missing and not self._has_size(i, noted[i])]
+
+    def _has_size(self, i: int, noted: Mapping[str, Entry]) -> bool:
+        sizes = {entry.bytes for entry in noted.values()}
+        return None in sizes or size_of(self.path(i)) in sizes
+
+    def records(self) -> list[dict[str, Any]]:
+        """What was noted of each shard, in order, with `bytes` and `sha256`; all must be there.
+
+        Shards that no log tells of, or of which logs tell different things, are read once more for their SHA-256.
+        """
+        noted, found = self.noted(), []
         for i in range(len(self.shards)):
             told = noted.get(i, {})
             sha256 = next(iter(told)) if len(told) == 1 else sha256_of(self.path(i))
-            found.append({**told.get(sha256, {}), "sha256": sha256})
+            entry = told.get(sha256)
+            size = entry.bytes if entry is not None and entry.bytes is not None else size_of(self.path(i))
+            found.append({**({} if entry is None else entry.record), "bytes": size, "sha256": sha256})
         return found
 
     def write(self) -> None:
         """Write `job.json`."""
         said = {name: value for name, value in vars(self).items() if name != "folder"}
         files.write_json(self.folder / JOB, said)
+
+
+def opened(folder: Path) -> Job | None:
+    """The job that was begun in a folder; None where none was.
+
+    Raises:
+        ValueError: `job.json` is not that of a job.
+    """
+    from leapstep.files.schema import checked
+    from leapstep.workers.schema import Job as Said
+
+    path = folder / JOB
+    if not path.exists():
+        return None
+    try:
+        said = checked(Said, reading.read_json(path))
+        if said.shard % said.batch_size:
+            raise ValueError(f"a shard of {said.shard} is no number of whole batches")
+    except ValueError as error:
+        raise ValueError(f"{path} is not that of a job ({one_line(str(error))}): name another folder") from error
+    return Job(folder, **{field.name: getattr(said, field.name) for field in dataclasses.fields(Job)[1:]})
 
 
 def read(folder: Path, suffix: str, key: Mapping[str, Any], n: int, batch_size: int, shard: int | None) -> Job | None:
@@ -228,16 +271,9 @@ def read(folder: Path, suffix: str, key: Mapping[str, Any], n: int, batch_size: 
     Raises:
         ValueError: it is another job, or `job.json` is not one.
     """
-    from leapstep.files.schema import checked
-    from leapstep.workers.schema import Job as Said
-
-    path = folder / JOB
-    if not path.exists():
+    said = opened(folder)
+    if said is None:
         return None
-    try:
-        said = checked(Said, reading.read_json(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is not that of a job ({one_line(str(error))}): name another folder") from error
     if said.suffix != suffix:
         raise ValueError(f"{folder} holds a job with shards {said.suffix!r}, not {suffix!r}: name another folder")
     for name, before, now in differences(
@@ -245,11 +281,9 @@ def read(folder: Path, suffix: str, key: Mapping[str, Any], n: int, batch_size: 
     ):
         before, now = (one_line(json.dumps(value), 60) for value in (before, now))
         raise ValueError(f"{folder} holds a job with {name} {before}, not {now}: go on with what it was begun with")
-    if said.shard % batch_size:
-        raise ValueError(f"{path} is not that of a job: a shard of {said.shard} is no number of whole batches")
     if shard not in (None, said.shard):
         raise ValueError(f"{folder} holds a job cut into shards of {said.shard}, not {shard}: leave the size out")
-    return Job(folder, said.key, n, batch_size, said.shard, suffix, said.threads, said.settled)
+    return said
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -263,6 +297,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str =
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _attempt(path: Path) -> Path:
+    """A temporary name for a shard."""
+    number, dot, suffix = path.name.partition(".")
+    return path.with_name(f"{files.PREFIX}{number}-{secrets.token_hex(8)}{dot}{suffix}")
+
+
+def discard(path: Path) -> None:
+    """Remove a shard, a folder as a whole, so that it is made anew."""
+    attempt = _attempt(path)
+    os.replace(path, attempt)
+    remove(attempt)
 
 
 def remove(path: Path) -> None:
@@ -281,6 +328,11 @@ def sealed(path: Path) -> str:
         if inner.is_dir():
             files.sync(inner)
     return sha256_of(path)
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a shard; of a folder those of all files in it."""
+    return sum(inner.stat().st_size for inner in _files(path))
 
 
 def sha256_of(path: Path) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,10 @@ def run(
             pilot = _pilot(engine, folder, n, batch_size, threads, size, settle is not None)
             size = _cut(n, batch_size, engine.count(), pilot.seconds) if size is None else size
             settled = json.loads(json.dumps(pilot.settled, allow_nan=False))
-            job = Job(folder, key, n, batch_size, size, work.suffix, threads, settled)
+            job = Job(folder, key, n, batch_size, size, work.suffix, threads, settled, work.what, work.unit)
             job.write()
+        elif job is not None and engine.leads:
+            _discard_damaged(job)
         elif job is None:
             job = waited(begun)
         missing = job.missing()
@@ -165,6 +168,17 @@ def run(
         if complete:
             job.sweep()
         return Finished(job, complete, job.records() if complete else [])
+
+
+def _discard_damaged(job: Job) -> None:
+    """Remove the shards of a begun job that have not the size with which they were made, and warn of them."""
+    if damaged := job.damaged():
+        for i in damaged:
+            jobs.discard(job.path(i))
+        count = "a shard is" if len(damaged) == 1 else f"{len(damaged)} shards are"
+        warnings.warn(
+            f"{count} not as large as when they were made, such as {job.path(damaged[0])}: made anew", stacklevel=3
+        )
 
 
 def _engine(on: str, work: Work, device: str | None, settle: Settle | None, workers: int | None) -> Engine:

@@ -1,4 +1,4 @@
-"""The schemas of a job folder: `job.json`, and the lines of its logs."""
+"""The schemas of a job folder: `job.json`, the lines of its logs, and the shards that a manifest lists."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from leapstep.files.schema import Count, Schema
+from leapstep.files.schema import Count, Schema, Word
 
 Size = Annotated[int, Field(ge=1, lt=2**53)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Job(Schema):
@@ -21,11 +22,30 @@ class Job(Schema):
     suffix: Annotated[str, Field(max_length=32, pattern=r"^(\.[a-z0-9]+)*$")]
     threads: Annotated[int, Field(ge=1, le=4096)]
     settled: dict[str, Any]
+    what: Word = ""
+    unit: Word = "sample"
 
 
 class Entry(Schema):
     """What a writer noted of a shard."""
 
     shard: Count
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Count | None = None
+    sha256: Sha256
     record: dict[str, Any]
+
+
+class Listed(Schema):
+    """What a manifest says of a shard."""
+
+    file: Annotated[str, Field(pattern=r"^\d{5,7}(\.[a-z0-9]+)?$")]
+    first: Count
+    n: Size
+    bytes: Count | None = None
+    sha256: Sha256
+
+
+class Listing(Schema):
+    """The shards in a manifest; none where the job is not finished."""
+
+    shards: list[Listed]
