@@ -220,6 +220,8 @@ def test_a_size_is_measured_and_written_down(tmp_path, monkeypatch):
 
 def test_a_size_is_rounded_to_whole_batches(tmp_path):
     assert run(tmp_path, batch_size=8, shard=9).shards.size == 16
+    with pytest.warns(UserWarning, match="a shard of 3 is less than a batch, so each has 8"):
+        assert run(tmp_path / "smaller", batch_size=8, shard=3).shards.size == 8
 
 
 def test_shards_are_a_sequence():

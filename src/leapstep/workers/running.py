@@ -147,6 +147,8 @@ def run(
         def begun() -> Job | None:
             return jobs.read(folder, work.suffix, key, n, batch_size, size)
 
+        if shard is not None and shard < batch_size and engine.leads:
+            warnings.warn(f"a shard of {shard} is less than a batch, so each has {batch_size}", stacklevel=2)
         job = begun()
         if job is None and engine.leads:
             threads = engine.threads()
