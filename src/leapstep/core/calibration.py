@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,16 @@ from leapstep.core.denoiser import Diffusible, Diffusion, as_diffusions
 from leapstep.core.printing import summary
 from leapstep.core.process import Curve, Process, flat
 from leapstep.core.sampling import network_device
+
+
+class Rows(Protocol):
+    """Data `[n, *d]` that are made when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """Those of these indices `[b]`, `[b, *d]`."""
+        ...
 
 
 class Calibration(NamedTuple):
@@ -61,7 +71,7 @@ def _spread(calibration: Calibration, process: Process, t: Tensor) -> Tensor:
 @torch.no_grad()
 def calibrate(
     diffusion: Diffusion | Diffusible | Callable[[Tensor], Diffusion],
-    x0: Tensor,
+    x0: Tensor | Rows,
     times: Tensor | None = None,
     *,
     per_time: int = 16,
@@ -75,7 +85,7 @@ def calibrate(
     Arguments:
         diffusion: the model as it is sampled; where data have conditions of their own, a function from the indices of
             some of them, `[b]`, to the Diffusion that is conditioned for these.
-        x0: data, `[n, *d]`; they are used in turn.
+        x0: data, `[n, *d]`; they are used in turn, no more than `batch_size` at a time.
         times: where to measure, `[m]` in (0, 1], increasing; None: every trained level, or 1000 times.
         per_time: noisy data at each time.
         batch_size: network evaluations at a time.
@@ -116,5 +126,19 @@ def calibrate(
     if not (error + power).isfinite().all():
         t = times[~(error + power).isfinite()][0]
         raise FloatingPointError(f"the network's output is not finite, first at t = {t:.4g}: nothing is calibrated")
-    variance = (x0.double() - x0.double().mean(0)).square().mean().item()
-    return Calibration(times, power / per_time, error / per_time, variance)
+    return Calibration(times, power / per_time, error / per_time, _variance(x0, batch_size))
+
+
+def _variance(x0: Tensor | Rows, batch_size: int) -> float:
+    """Of data around their mean, per value.
+
+    References:
+        Chan, Golub and LeVeque 1983, eq. 1.5 (batches together).
+    """
+    mean, squares, n = torch.zeros(()).double(), 0.0, 0
+    for rows in torch.split(torch.arange(len(x0)), batch_size):
+        x, b = x0[rows].double(), len(rows)
+        apart = x.mean(0) - mean
+        squares += float((x - x.mean(0)).square().sum() + apart.square().sum() * n * b / (n + b))
+        mean, n = mean + apart * b / (n + b), n + b
+    return squares / (n * mean.numel())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
@@ -12,9 +13,25 @@ from leapstep.core import calibration
 from leapstep.core.calibration import Calibration
 from leapstep.core.denoiser import Diffusion
 from leapstep.core.gaussian import Moments
-from leapstep.data.dataset import Data
+from leapstep.core.scaling import Scaling
+from leapstep.data.dataset import Array, Data
+from leapstep.files import reading
 from leapstep.inference.spec import SpecError
 from leapstep.models.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Samples as files hold them, of which those that are asked for are brought to model space."""
+
+    values: Array
+    scaling: Scaling
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.scaling.to_model(self.values[rows.numpy()])
 
 
 def calibrate(
@@ -47,6 +64,10 @@ def calibrate(
             raise SpecError(name, value, "must be at least 1")
     device = model.device
     chosen = np.random.default_rng(seed).permutation(len(data))[: levels(model) * per_level]
+    reading.check_memory(
+        2 * len(chosen) * math.prod(data.shape) * data.values.itemsize,
+        f"calibrating on {len(chosen):,} samples, fewer where per_level is less than {per_level},",
+    )
 
     def diffusion(rows: Tensor) -> Diffusion:
         those = chosen[rows.numpy()]
@@ -55,7 +76,7 @@ def calibrate(
 
     return calibration.calibrate(
         diffusion,
-        data.batch(chosen),
+        _Chosen(np.asarray(data.values[chosen]), data.scaling),
         per_time=per_level,
         batch_size=batch_size,
         seed=seed,

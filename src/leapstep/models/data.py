@@ -184,6 +184,7 @@ def _image(model: Model, path: str | Path) -> Tensor:
 
 def _all_of(model: Model, source: str) -> Tensor:
     data, _ = parts_of(model, source)("all")
+    reading.check_memory(5 * data.values.size, f"all of {source}, {len(data):,} samples,")  # and as files hold them
     return data.batch(range(len(data)))
 
 
