@@ -12,6 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from leapstep.evaluation.distances import (
     METRICS,
     Estimate,
+    arrival,
     balls,
     difference,
     frechet_distance,
@@ -348,6 +349,18 @@ def test_test_data_that_are_training_data_leave_only_copies_under_suspicion():
     assert found.expected.value == pytest.approx(4 / 41)
     with pytest.raises(ValueError, match="at least half of 40 test samples are in the training set: pass held-out"):
         memorisation(test, np.concatenate([train, test[:20]]), test)
+
+
+def test_the_nearest_of_a_large_set_are_found_in_its_parts(monkeypatch):
+    rng = np.random.default_rng(13)
+    samples, train = rng.standard_normal((40, 4)).astype(np.float32), rng.standard_normal((90, 4)).astype(np.float32)
+    train[70:80] = train[:10]  # equals in other parts
+    whole = [nearest(samples, train, 3), nearest(train[:20], train, 2), from_others(torch.from_numpy(train))]
+    for rows in (1, 7):
+        monkeypatch.setattr(arrival, "PART", 4 * rows)
+        parts = [nearest(samples, train, 3), nearest(train[:20], train, 2), from_others(torch.from_numpy(train))]
+        for found, expected in zip(parts, whole, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_without_test_data_training_samples_stand_in_each_for_its_nearest_among_the_others():

@@ -1,6 +1,8 @@
 """References are computed once: what the cache holds, what it depends on, and where it lies."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +38,23 @@ def test_a_reference_is_computed_once(cache):
     assert torch.equal(first, again)
     assert counted.seen == 2500
     assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+
+
+def test_many_features_are_mapped_from_their_file(cache, blobs, monkeypatch):
+    monkeypatch.setattr(features.cache, "SMALL", 0)
+    monkeypatch.setattr(space, "rows_of_block", lambda values: 100)
+    counted = Counted()
+    expected = reference(counted.space, blobs, cache=False)
+    for _ in range(2):
+        found = reference(counted.space, blobs)
+        assert torch.equal(found, expected)
+        (path,) = cache.iterdir()
+        assert not (maps := Path("/proc/self/maps")).is_file() or str(path) in maps.read_text()
+    assert counted.seen == 2 * 240
+    path.unlink()
+    monkeypatch.setattr(features.cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    assert torch.equal(reference(counted.space, blobs), expected)
+    assert not list(cache.iterdir())
 
 
 def test_what_a_reference_depends_on(cache):

@@ -56,22 +56,17 @@ class Extracting:
 
         def make(rows: range, path: Path) -> Mapping[str, Any]:
             began = time.perf_counter()
-            found = spaces.extracted(features, data, rows).contiguous()
+            found = torch.cat(list(spaces.extracted(features, data, rows)))
             files.write_bytes(path, safetensors.torch.save({"features": found}))
             return {"seconds": round(time.perf_counter() - began, 3)}
 
         return make
 
 
-def merged(finished: Finished) -> Tensor:
-    """The features of all data [n, k]; beside them one shard is in memory at a time."""
-    found = torch.empty(0)
-    for rows, path in zip(finished.shards, finished.paths, strict=True):
-        part = safetensors.torch.load(reading.read_bytes(path, path.stat().st_size))["features"]
-        if rows.start == 0:
-            found = part.new_empty(finished.job.n, part.shape[1])
-        found[rows.start : rows.stop] = part
-    return found
+def merged(finished: Finished) -> Iterator[Tensor]:
+    """The features of all data, shard by shard."""
+    for path in finished.paths:
+        yield safetensors.torch.load(reading.read_bytes(path, path.stat().st_size))["features"]
 
 
 def extraction(model: Model, workers: Workers | None, progress: bool = True) -> Callable[[Features, Reference], Tensor]:
@@ -94,7 +89,7 @@ def extraction(model: Model, workers: Workers | None, progress: bool = True) -> 
             return features_of(features, real)
         with contextlib.ExitStack() as stack:  # so that shards go when the cache has what they held
 
-            def compute(sha256: str) -> Tensor:
+            def compute(sha256: str) -> Iterator[Tensor]:
                 chosen = Selection(data, real.labels, len(data)).named(real.source, real.split)
                 key = {"features": features.name, "reference_sha256": sha256, "versions": versions()}
                 folder = stack.enter_context(_place(workers, spaces.digest_of(key)))
@@ -116,4 +111,4 @@ def _place(workers: Workers, digest: str) -> Iterator[Path]:
         beside = workers.folder.absolute()
         folder = beside.with_name(f"{beside.name}-features-{digest[:8]}")
         yield folder
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ all pairs goes block by block.
 """
 
 from leapstep.evaluation.distances.arrival import Samples
-from leapstep.evaluation.distances.balls import nearest, neighbours
+from leapstep.evaluation.distances.balls import nearest, nearest_in_parts, neighbours
 from leapstep.evaluation.distances.copies import Memorisation, from_others, memorisation
 from leapstep.evaluation.distances.gaussian import frechet_distance
 from leapstep.evaluation.distances.intervals import Estimate, difference, median_ratio
@@ -32,5 +32,6 @@ __all__ = [
     "median_ratio",
     "memorisation",
     "nearest",
+    "nearest_in_parts",
     "neighbours",
 ]

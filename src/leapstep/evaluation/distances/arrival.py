@@ -1,5 +1,7 @@
 """Checks of features and probabilities, and their conversion to float64."""
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,9 @@ LARGEST = 1e25
 
 PAIRS = 2**22
 """Entries of a block: 32 MiB in float64."""
+
+PART = 2**24
+"""Entries of a part of a large set, which may be mapped from a file: 128 MiB in float64."""
 
 
 def features_of(samples: Samples, least: int, what: str) -> Tensor:
@@ -33,6 +38,15 @@ def features_of(samples: Samples, least: int, what: str) -> Tensor:
     if (largest := features.abs().max().item()) > LARGEST:
         raise ValueError(f"samples reach {largest:.3g}, whose distances are beyond float64: divide them by their scale")
     return features
+
+
+def parts_of(samples: Samples, least: int, what: str) -> Iterator[Samples]:
+    """Samples part by part, as a large set is never whole in float64. Raises ValueError where they are too few."""
+    if samples.ndim == 0 or len(samples) < least:
+        features_of(samples, least, what)
+    rows = max(1, PART * len(samples) // max(1, math.prod(samples.shape)))
+    for start in range(0, len(samples), rows):
+        yield samples[start : start + rows]
 
 
 def pair_of(a: Samples, b: Samples, least: int, what: str) -> tuple[Tensor, Tensor]:

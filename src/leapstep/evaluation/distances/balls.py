@@ -1,11 +1,11 @@
 """Nearest neighbours: precision, recall, density and coverage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from leapstep.evaluation.distances.arrival import PAIRS, Samples, pair_of, with_neighbours
+from leapstep.evaluation.distances.arrival import PAIRS, Samples, features_of, parts_of, with_neighbours
 
 ACCURACY = 1e-9
 """Relative error of squared distances that are compared; what is nearer than that to a tie is one."""
@@ -63,10 +63,37 @@ def nearest(a: Samples, b: Samples, count: int = 1) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: a count that b does not have, sets of different dimension, an empty set, or values not finite.
     """
-    a, b = pair_of(a, b, 1, "a distance")
-    if not 1 <= count <= len(b):
-        raise ValueError(f"count={count}: there are {len(b)} to be near to, pass 1 to {len(b)}")
-    return nearest_of(a, b, count)
+    among = b.shape[0] if b.ndim else 0
+    if among and not 1 <= count <= among:
+        raise ValueError(f"count={count}: there are {among} to be near to, pass 1 to {among}")
+    return nearest_in_parts(a, parts_of(b, 1, "a distance"), count)
+
+
+def nearest_in_parts(
+    a: Samples, parts: Iterable[Samples], count: int = 1, own: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `nearest`, in a set of which parts are given one after the other, and are not kept.
+
+    Arguments:
+        own: which of the set each in a is itself [n], and is no neighbour of; None: none of them.
+    """
+    a = features_of(a, 1, "a distance")
+    distances, places = torch.zeros(len(a), 0, dtype=torch.float64), torch.zeros(len(a), 0, dtype=torch.int64)
+    start = 0
+    for part in parts:
+        b = features_of(part, 1, "a distance")
+        if a.shape[1] != b.shape[1]:
+            raise ValueError(
+                f"samples of {a.shape[1]} and {b.shape[1]} features: both sets must have the same dimension"
+            )
+        found, which = nearest_of(a, b, min(len(b), count + (own is not None)))
+        if own is not None:
+            found = found.masked_fill(which + start == own[:, None], torch.inf)
+        distances, places = torch.cat([distances, found], 1), torch.cat([places, which + start], 1)
+        order = distances.argsort(dim=1, stable=True)[:, :count]
+        distances, places = distances.gather(1, order), places.gather(1, order)
+        start += len(b)
+    return distances, places
 
 
 def _squares(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leapstep.evaluation.distances.arrival import Samples, features_of
-from leapstep.evaluation.distances.balls import nearest, nearest_of
+from leapstep.evaluation.distances.arrival import Samples, parts_of
+from leapstep.evaluation.distances.balls import nearest, nearest_in_parts
 from leapstep.evaluation.distances.intervals import (
     Estimate,
     median_ratio,
@@ -83,10 +83,9 @@ def from_others(train: Samples, most: int = 1000) -> Tensor:
     Raises:
         ValueError: fewer than 2 samples, or values that are not finite.
     """
-    features = features_of(train, 2, "a distance to another one")
-    rows = torch.arange(min(most, len(features))) * len(features) // min(most, len(features))
-    distances, places = nearest_of(features[rows], features, 2)
-    return torch.where(places[:, 0] == rows, distances[:, 1], distances[:, 0])
+    parts = parts_of(train, 2, "a distance to another one")
+    rows = torch.arange(min(most, len(train))) * len(train) // max(1, min(most, len(train)))
+    return nearest_in_parts(train[rows], parts, own=rows)[0][:, 0]
 
 
 def fresh_share(rank: int, m: int, n: int) -> Estimate:

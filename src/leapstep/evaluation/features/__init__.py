@@ -15,14 +15,14 @@ behind them have the same hash. Features of a data set are kept on the disk, und
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from leapstep.data.dataset import Data
-from leapstep.evaluation.features.cache import remembered
+from leapstep.evaluation.features.cache import KINDS, remembered_rows
 from leapstep.evaluation.features.classifier import Classifier
 from leapstep.evaluation.features.foreign import foreign_features
 from leapstep.evaluation.features.inception import inception_features
@@ -100,18 +100,24 @@ def load(
 
 
 def reference(
-    features: Features, data: Data, *, cache: bool = True, compute: Callable[[str], Tensor] | None = None
+    features: Features,
+    data: Data,
+    *,
+    cache: bool = True,
+    compute: Callable[[str], Iterable[Tensor]] | None = None,
 ) -> Tensor:
     """The features of a whole data set, from the disk where they were computed before.
 
     They are kept in $LEAPSTEP_CACHE, or else in `leapstep` in $XDG_CACHE_HOME or ~/.cache, under the hash of the values
-    and of the features. A cache that cannot be read or written costs time, nothing else.
+    and of the features, and are mapped into memory from there. A cache that cannot be read or written costs time and
+    memory, nothing else.
 
     Arguments:
         features: the feature space.
         data: the data set.
         cache: False neither reads nor writes the cache.
-        compute: makes what is not in the cache, and is given the SHA-256 of data and features; None: `extracted` does.
+        compute: makes what is not in the cache, in blocks [b, k], and is given the SHA-256 of data and features; None:
+            `extracted` does.
 
     Returns:
         [n, k], on the CPU.
@@ -119,19 +125,13 @@ def reference(
     Raises:
         ValueError: data that the features do not fit.
     """
-
-    def computed() -> dict[str, Tensor]:
-        return {"features": extracted(features, data) if compute is None else compute(key)}
-
-    def fits(tensors: Mapping[str, Tensor]) -> bool:
-        found = tensors.get("features")
-        return found is not None and found.ndim == 2 and len(found) == len(data)
-
     key = digest_of("reference", fingerprint(data), features.hash)
-    return remembered(key if cache else None, computed, fits)["features"]
+    make = (lambda: extracted(features, data)) if compute is None else (lambda: compute(key))
+    return remembered_rows(key if cache else None, len(data), make)
 
 
-def extracted(features: Features, data: Data, rows: range | None = None) -> Tensor:
-    """The features of data [n, k], all or a range of whole blocks of them; those of a range have a bar elsewhere."""
-    blocks = in_blocks(data.values, "features", rows is None, rows)
-    return torch.cat([features.extract(block) for block in blocks])
+def extracted(features: Features, data: Data, rows: range | None = None) -> Iterator[Tensor]:
+    """The features of data, all or a range of whole blocks of them, block by block; a range has its bar elsewhere."""
+    for block in in_blocks(data.values, "features", rows is None, rows):
+        found = features.extract(block)
+        yield found if found.dtype in KINDS else found.float()

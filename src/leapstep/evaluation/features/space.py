@@ -66,8 +66,8 @@ class Features:
 def fingerprint(data: Data) -> str:
     """SHA-256 of the values of a data set, their type and their shape.
 
-    That of values which are decoded on demand is remembered: by this process, and on the disk as long as their files
-    are the same.
+    That of values which are decoded on demand is remembered: by this process, and on the disk as long as the paths,
+    the sizes and the times of change of their files are the same.
     """
     values = data.values
     if not isinstance(values, Elsewhere):
@@ -81,16 +81,35 @@ _known: weakref.WeakKeyDictionary[Elsewhere, str] = weakref.WeakKeyDictionary()
 
 
 def _remembered(values: Elsewhere) -> str:
-    """The SHA-256 of values, from the disk where it is known."""
+    """The SHA-256 of values, from the disk where it is known; it is kept where they are the same after it as before.
+
+    Beside it lies the SHA-256 of both names, which tells a damaged entry.
+    """
+    state = values.state
+    key = "" if state is None else digest_of("values", state)
 
     def compute() -> dict[str, Tensor]:
-        return {"sha256": torch.tensor(list(_sha256(values)), dtype=torch.uint8)}
+        found = _sha256(values)
+        return {"sha256": _as_bytes(found), "check": _as_bytes(_check(key, found))}
 
     def fits(tensors: Mapping[str, Tensor]) -> bool:
-        return {name: list(each.shape) for name, each in tensors.items()} == {"sha256": [32]}
+        if set(tensors) != {"sha256", "check"}:
+            return False
+        found, check = (bytes(tensors[name].tolist()) for name in ("sha256", "check"))
+        return check == _check(key, found)
 
-    key = None if values.state is None else digest_of("values", values.state)
-    return bytes(remembered(key, compute, fits)["sha256"].tolist()).hex()
+    def still() -> bool:
+        return values.state == state
+
+    return bytes(remembered(key or None, compute, fits, still)["sha256"].tolist()).hex()
+
+
+def _check(key: str, sha256: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + sha256).digest()
+
+
+def _as_bytes(digest: bytes) -> Tensor:
+    return torch.tensor(list(digest), dtype=torch.uint8)
 
 
 def _sha256(values: Values) -> bytes:

@@ -12,7 +12,7 @@ from torch import Tensor
 from leapstep.core.noise import Noise
 from leapstep.core.process import flat
 from leapstep.data.dataset import Data
-from leapstep.evaluation.distances import median_ratio, nearest
+from leapstep.evaluation.distances import median_ratio, nearest_in_parts
 from leapstep.evaluation.page.contents import (
     Denoising,
     Levels,
@@ -136,17 +136,10 @@ def nearest_data(x: Tensor, data: Data, own: Tensor | None = None) -> tuple[Tens
     Arguments:
         own: which of the data each of x is itself, `[n]`, for the nearest of the others; None: none of them.
     """
-    best, rows = torch.full((len(x),), math.inf, dtype=torch.float64), torch.zeros(len(x), dtype=torch.int64)
     starts = part_starts(data)
-    for start in starts:
-        part = range(start, min(start + starts.step, len(data)))
-        distances, places = nearest(x, data.batch(part), min(len(part), 1 if own is None else 2))
-        if own is not None:
-            distances = distances.masked_fill(places + start == own[:, None], math.inf)
-        distance, which = distances.min(1)
-        place = places.gather(1, which[:, None])[:, 0] + start
-        best, rows = torch.where(distance < best, distance, best), torch.where(distance < best, place, rows)
-    return best, rows
+    parts = (data.batch(range(start, min(start + starts.step, len(data)))) for start in starts)
+    distances, rows = nearest_in_parts(x, parts, own=own)
+    return distances[:, 0], rows[:, 0]
 
 
 def part_starts(data: Data) -> range:
