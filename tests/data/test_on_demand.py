@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from image_files import colours, grey, save
-from leapstep.data import holdout, on_demand, read, tables
+from leapstep.data import holdout, on_demand, read, tables, values
 from leapstep.data.values import Blocks, Selection
 from leapstep.evaluation.features.space import fingerprint
 
@@ -131,10 +131,10 @@ def test_row_groups_are_read_once_in_a_window_and_by_any_number_of_threads(sourc
         thread.join()
     assert not errors
     assert len(read_groups) == len(set(read_groups)) == 7
-    data.values.encoded._held = 2
+    data.values.encoded._columns.count = 2
     for row in (0, 5, 1, 6, 9, 0):  # the third pushes out the first, which is read again
         data.values[row]
-    assert len(data.values.encoded._open) == 2
+    assert len(data.values.encoded._columns) == 2
     assert len(read_groups) - 7 in (1, 2, 3, 4)
 
 
@@ -143,12 +143,12 @@ def test_a_window_holds_few_bytes_and_at_least_some_row_groups(sources, monkeypa
         return read(sources / "parquet", on_demand=True).values.blocks.window
 
     whole = sum(group.nbytes for group in read(sources / "parquet", on_demand=True).values.encoded.groups)
-    monkeypatch.setattr(tables, "WINDOW", whole)
+    monkeypatch.setattr(values, "WINDOW", whole)
     assert window() == 7
-    monkeypatch.setattr(tables, "WINDOW", 6 * whole // 7 + 1)
+    monkeypatch.setattr(values, "WINDOW", 6 * whole // 7 + 1)
     assert window() == 6
-    monkeypatch.setattr(tables, "WINDOW", 1)
-    assert window() == tables.FEWEST
+    monkeypatch.setattr(values, "WINDOW", 1)
+    assert window() == values.FEWEST
     monkeypatch.setattr(tables, "MOST", 1)
     with pytest.raises(ValueError, match=r"has a row group of .* GiB, which is read as a whole: write the table with"):
         read(sources / "parquet", on_demand=True)
@@ -256,6 +256,22 @@ def test_parquet_elsewhere_is_read_in_parts(sources, pixels):
     assert found.blocks.starts.tolist() == here.blocks.starts.tolist()
 
 
+def test_a_value_that_stands_for_all_rows_of_a_group_is_not_unpacked_for_each(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    from pyarrow import parquet
+
+    content = [{"bytes": bytes(2**12), "path": None}] * 5000  # a dictionary of one value
+    features = datasets.Features({"image": datasets.Image()})
+    table = datasets.Dataset.from_dict({"image": content}, features=features).data.table
+    parquet.write_table(table, tmp_path / "x.parquet")
+    names = [str(tmp_path / "x.parquet")]
+    monkeypatch.setattr(tables, "MOST", 2**20)
+    found = tables.Tables(names, "x", tables.columns_of(names[0], "x"), str)
+    assert found.groups[0].nbytes < 2**15
+    with pytest.raises(ValueError, match=r"x.parquet: its row group 0 unpacks to more than 0.000976562 GiB$"):
+        next(found.items([0]))
+
+
 @pytest.fixture
 def hub(sources, monkeypatch):
     """The parquet as a data set on the Hub that is not streamed."""
@@ -287,29 +303,51 @@ def test_what_is_not_parquet_on_the_hub_is_not_read_on_demand(hub, monkeypatch):
         read("a/b", on_demand=True)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_hash_of_a_large_set_is_computed_once(tmp_path, monkeypatch, packed):
+def packed(kind, folder, n):
+    """Pictures of a folder in a file of this kind."""
+    files = [folder / f"{i}.png" for i in range(n)]
+    path = folder.with_suffix(kind)
+    if kind == ".tar":
+        with tarfile.open(path, "w") as tar:
+            for file in files:
+                tar.add(file, file.name)
+    else:
+        datasets = pytest.importorskip("datasets")
+        from pyarrow import parquet
+
+        named = kind == ".named.parquet"
+        content = [{"path": str(file)} if named else {"bytes": file.read_bytes()} for file in files]
+        columns, features = {"image": content}, datasets.Features({"image": datasets.Image()})
+        parquet.write_table(datasets.Dataset.from_dict(columns, features=features).data.table, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["", ".tar", ".parquet", ".named.parquet"])
+def test_the_hash_of_a_large_set_is_computed_once(tmp_path, cache, monkeypatch, kind):
     """Commands that measure ask for it several times, and each time all of the set would be decoded."""
-    monkeypatch.setenv("LEAPSTEP_CACHE", str(tmp_path / "cache"))
     folder, pixels = tmp_path / "data", colours(6, 4)
     for i, picture in enumerate(pixels):
         save(folder / f"{i}.png", picture)
-    if packed:
-        with tarfile.open(tmp_path / "data.tar", "w") as tar:
-            for i in range(6):
-                tar.add(folder / f"{i}.png", f"{i}.png")
-    source = tmp_path / ("data.tar" if packed else "data")
+    source = packed(kind, folder, 6) if kind else folder
+    again = 6 if kind == ".named.parquet" else 0  # whose files may change, and nobody would know
     expected = fingerprint(read(source, on_demand=False, progress=False))
     decoded, own = [], on_demand.decode
     monkeypatch.setattr(on_demand, "decode", lambda *given: (decoded.append(given), own(*given))[1])
-    for times in (6, 0, 0):
+    for times in (6, again, again):
         data = read(source, on_demand=True, progress=False)
         decoded.clear()
         assert fingerprint(data) == expected
         assert len(decoded) == times
+    decoded.clear()
     part = data.subset(np.array([1, 4]))
     assert fingerprint(part) != expected
     assert len(decoded) == 2
-    if not packed:
+    for path in cache.glob("*.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        decoded.clear()
+        assert fingerprint(read(source, on_demand=True, progress=False)) == expected
+        assert len(decoded) >= 6
+    if kind == "":
         save(folder / "0.png", pixels[1])
         assert fingerprint(read(source, on_demand=True, progress=False)) != expected

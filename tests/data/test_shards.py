@@ -14,6 +14,7 @@ import pytest
 from commands import ENVIRONMENT, tree
 from leapstep.data import read, shards
 from leapstep.data.on_demand import OnDemand
+from leapstep.data.values import Elsewhere
 
 RNG = np.random.default_rng(0)
 SAMPLES = {
@@ -66,6 +67,17 @@ def test_samples_come_back_as_they_were(tmp_path, kind, form, labelled):
     np.testing.assert_array_equal(data.values, values, strict=True)
     assert (data.classes, data.is_pictures) == (CLASSES if labelled else (), shards.are_pictures(values))
     assert (None if data.labels is None else data.labels.tolist()) == labels
+    if form == "png" or (form == "npz" and kind != "videos"):
+        check_on_demand(read(folder, split="all", on_demand=True), data)
+
+
+def check_on_demand(found, data):
+    assert isinstance(found.values, Elsewhere)
+    np.testing.assert_array_equal(found.values, data.values, strict=True)
+    np.testing.assert_array_equal(found.values[[9, 1, 8]], data.values[[9, 1, 8]])
+    assert (found.classes, found.scaling) == (data.classes, data.scaling)
+    np.testing.assert_array_equal(found.labels, data.labels)
+    assert len(set(found.names.tolist())) == 10
 
 
 WRITER = """

@@ -136,6 +136,7 @@ def hub(monkeypatch, table):
         return huggingface_hub.hf_api.DatasetInfo(id=name, sha=answers["sha"], tags=[])
 
     def build(name, revision=None):
+        answers["built"] = answers.get("built", 0) + 1
         raise ConnectionError("which files there are nobody tells")
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # another test may have imported it offline
@@ -152,6 +153,7 @@ def test_the_hub_is_streamed_once_into_the_cache(hub, table, cache):
         check_table(some, table[1])
         assert isinstance(some.values, np.memmap)
     assert asked == [("someone/pictures", "test", sha, True) for sha in ("abc", "def")]
+    assert answers["built"] == 2
     assert len(read("someone/pictures", split="all")) == 12
     assert asked[2:] == [("someone/pictures", None, None, True)]
     with pytest.raises(NoSplit, match=r"has no split 'val' \(Bad split: val. Available splits: \['train', 'test'\]\)"):

@@ -1,7 +1,9 @@
-"""Work that is done ahead of its turn by threads: the next batches, while a network computes."""
+"""Work of threads: done ahead of its turn, as the next batches while a network computes, or once for all of them."""
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -47,3 +49,40 @@ class Ahead(Generic[T]):
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+
+
+class Recent(Generic[T]):
+    """What a function of numbers returned for those that were asked for last; threads wait for what another computes.
+
+    Arguments:
+        make: the function.
+        count: of how many numbers the results are kept.
+    """
+
+    def __init__(self, make: Callable[[int], T], count: int) -> None:
+        self.make, self.count = make, count
+        self._kept: OrderedDict[int, Future[T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many results are kept now."""
+        return len(self._kept)
+
+    def take(self, number: int) -> T:
+        """The result of a number. What the function raises for it is raised here, and tried again the next time."""
+        with self._lock:
+            found = self._kept.get(number)
+            mine = found is None
+            if found is None:
+                found = self._kept[number] = Future()
+            self._kept.move_to_end(number)
+            while len(self._kept) > self.count:
+                self._kept.popitem(last=False)
+        if mine:
+            try:
+                found.set_result(self.make(number))
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(number, None)
+                found.set_exception(error)
+        return found.result()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import statistics
 import sys
@@ -84,12 +85,11 @@ def decoded_on_demand(encoded: Encoded, source: str, options: Options) -> Data |
     """
     if options.on_demand is False:
         return None
-    most = LARGE // max(1, len(encoded) * (options.channels or 3))
-    if options.on_demand is None and options.size is not None and options.size**2 <= most:
-        return None
     if options.on_demand is None:
+        if options.size is not None and not are_large(len(encoded), (options.size, options.size), options):
+            return None
         first = _shape(encoded, options, 1) or _shape(encoded, options, LOOKED_AT)
-        if first is None or first[1] * first[2] <= most:
+        if first is None or not are_large(len(encoded), first[1:], options):
             return None
     if (shape := _shape(encoded, options, LOOKED_AT)) is None:
         raise ValueError(f"no image of {source} can be read, of {LOOKED_AT} that were looked at: {REPAIR}")
@@ -103,6 +103,11 @@ def decoded_on_demand(encoded: Encoded, source: str, options: Options) -> Data |
         scaling=PIXELS,
         names=encoded.names,
     )
+
+
+def are_large(n: int, sides: tuple[int, ...], options: Options) -> bool:
+    """Whether n pictures of these sides are decoded on demand where nothing else is asked for."""
+    return n * (options.channels or 3) * math.prod(sides) > LARGE
 
 
 def _shape(encoded: Encoded, options: Options, count: int) -> tuple[int, int, int] | None:
@@ -142,9 +147,9 @@ class OnDemand(Elsewhere):
         """One for small pictures, whose decoding is mostly interpreted code, or all cores of the process."""
         return 1 if self._is_small else max(1, min(8, cores() // neighbours()))
 
-    @functools.cached_property
+    @property
     def state(self) -> str | None:
-        """Of the files, the names of the pictures in them, and the options."""
+        """Of the files as they are now, the names of the pictures in them, and the options."""
         import PIL
 
         files = self.encoded.state

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import importlib.util
 import itertools
 import os
@@ -17,20 +16,21 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from leapstep.data import cache, shards
+from leapstep.data import cache, on_demand, shards
+from leapstep.data.archives import MOST, Archives, Pictures
 from leapstep.data.arrays import as_pixels, standardised
 from leapstep.data.cache import Key
 from leapstep.data.dataset import Data, NoSplit
 from leapstep.data.decoding import Item, Options, decode, from_images, from_pixels, kept
+from leapstep.data.from_tables import from_rows, large_tables, read_hub
 from leapstep.data.on_demand import Files, decoded_on_demand
-from leapstep.data.tables import Tables, columns_of, datasets_library, inside, parquet_on_hub, revision_on_hub
+from leapstep.data.tables import datasets_library
 from leapstep.data.tars import Tars
-from leapstep.data.values import Array
+from leapstep.data.values import Array, Values
 from leapstep.files.reading import CLASSES, read_npy, read_npz, regular
 from leapstep.text import reason
 
@@ -235,8 +235,27 @@ def _large_shards(source: str, found: shards.Shards, options: Options) -> Data |
         tars = Tars(found.paths, source, IMAGE_SUFFIXES, options.progress, found.classes)
         return decoded_on_demand(tars, source, options) if len(tars) else None
     if found.form.suffix == ".parquet":
-        return _large_tables([str(path) for path in found.paths], source, options)
-    return None
+        return large_tables([str(path) for path in found.paths], source, options)
+    if found.form.suffix == ".npz":
+        return _large_archives(found, source, options)
+    items = [(os.path.relpath(str(item.name), source), item.label) for item in found.items()]
+    labels = np.array([-1 if label is None else label for _, label in items])
+    files = Files([path for path, _ in items], labels, found.classes, Path(source))
+    return decoded_on_demand(files, source, options) if items else None
+
+
+def _large_archives(found: shards.Shards, source: str, options: Options) -> Data | None:
+    """Samples in archives that are unpacked one at a time; None where they are to be read before."""
+    archives = Archives(found.paths, source, options.progress)
+    if archives.largest > MOST:
+        return None
+    if archives.dtype == np.uint8 and archives.ndim in (3, 4):
+        pictures = archives.ndim == 4 and archives.shape[1] in (1, 3)
+        return decoded_on_demand(Pictures(archives, found.classes), source, options) if pictures else None
+    if options.on_demand is None and archives.nbytes <= on_demand.LARGE:
+        return None
+    data = replace(_from_array(archives, archives.labels, source, options), names=archives.names)
+    return replace(data, classes=found.classes) if data.classes and found.classes else data
 
 
 def _read_images(source: str, paths: list[Path], options: Options) -> Data:
@@ -286,7 +305,7 @@ def _read_tables(source: str, paths: list[Path], beside: list[Path], options: Op
     """Images of tables, whose rows may name files beside them."""
     suffix = paths[0].suffix.lower()
     names = [str(regular(path)) for path in paths if path.suffix.lower() == suffix]
-    if data := _large_tables(names, source, options):
+    if data := large_tables(names, source, options):
         return data
     key = _key(source, beside, options)
     if data := kept(key, source, options):
@@ -297,106 +316,7 @@ def _read_tables(source: str, paths: list[Path], beside: list[Path], options: Op
         rows = load(suffix[1:], data_files=names, split="train", streaming=True)
     except Exception as error:  # pyarrow raises many kinds for a broken file
         raise ValueError(f"cannot read {source}: {reason(error)}") from error
-    return _from_rows(rows, source, options, key, alone=beside == [Path(source)])
-
-
-def _large_tables(names: list[str], source: str, options: Options, features: Any = None) -> Data | None:
-    """Images of tables that are decoded on demand; None where they are to be decoded before, or cannot be reached."""
-    if options.on_demand is False:
-        return None
-    try:
-        columns = columns_of(names[0], source, features)
-        tables = Tables(names, source, columns, functools.partial(inside, source=source), options.progress)
-        return decoded_on_demand(tables, source, options)
-    except ValueError:
-        if options.on_demand:
-            raise
-        return None  # and what is wrong will be said by whoever reads all of it
-
-
-def _read_hub(source: str, options: Options) -> Data:
-    """A data set of the Hub, whose images go to the cache while they arrive: nothing else of it is kept."""
-    key = cache.key(source, options.split, options.size, options.channels, revision_on_hub(source))
-    if data := _large_hub(source, options, key.state):
-        return data
-    if data := kept(key, source, options):
-        return data
-    try:
-        datasets = datasets_library()
-    except ValueError as error:
-        raise ValueError(f"there is no file or folder {source}, and {error}") from error
-    streaming = not datasets.config.HF_HUB_OFFLINE  # what the library has downloaded earlier it cannot stream
-    try:
-        if options.split == "all":
-            parts = datasets.load_dataset(source, revision=key.state, streaming=streaming)
-            rows = datasets.concatenate_datasets(list(parts.values()))
-        else:
-            rows = datasets.load_dataset(source, split=options.split, revision=key.state, streaming=streaming)
-    except Exception as error:  # from the network, the Hub, the disk or the data set's layout
-        if re.match("Unknown split|Bad split", str(error)):
-            raise NoSplit(
-                f"{source} has no split {options.split!r} ({reason(error)}): name one of them, or all"
-            ) from error
-        raise ValueError(
-            f"there is no file or folder {source}, and the Hub gave no such data set ({reason(error)}): check the "
-            "name, the split and the network"
-        ) from error
-    return _from_rows(rows, source, options._replace(memory_limit=0) if streaming else options, key)
-
-
-def _large_hub(source: str, options: Options, revision: str | None) -> Data | None:
-    """Images of a large data set on the Hub, of whose parquet files no more is fetched than is decoded; or None."""
-    if options.on_demand is False or revision is None:
-        return None
-    names, features = parquet_on_hub(source, options.split, revision)
-    if names:
-        return _large_tables(names, source, options, features)
-    if options.on_demand:
-        raise ValueError(
-            f"the split {options.split} of {source} on the Hub is not in parquet, whose rows alone can be reached in "
-            "any order: read it without on_demand, and its images are kept in the cache as they arrive"
-        )
-    return None
-
-
-class _NamesFiles(Exception):
-    """A row of a table names a file, whose state is no part of the key."""
-
-
-def _from_rows(rows: Any, source: str, options: Options, key: Key | None, alone: bool = False) -> Data:
-    """Images from a table of the `datasets` library; if it is `alone`, the key covers no files that rows may name."""
-    datasets = datasets_library()
-    features = rows.features or {}
-    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if not images:
-        columns = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
-        raise ValueError(f"{source} has no column of type datasets.Image; its columns are {columns}")
-    rows = rows.select_columns(images[:1] + labels[:1]).cast_column(images[0], datasets.Image(decode=False))
-    classes = tuple(features[labels[0]].names) if labels else ()
-
-    def whole() -> Iterator[Any]:
-        try:
-            yield from rows
-        except Exception as error:  # pyarrow raises many kinds for a broken file, the Hub others
-            raise ValueError(f"cannot read {source}: {reason(error)}") from error
-
-    def items(alone: bool) -> Iterator[Item]:
-        for number, row in enumerate(whole()):
-            image, label = row[images[0]] or {}, row[labels[0]] if labels else None
-            if label is not None and label >= len(classes):
-                raise ValueError(f"{source}, row {number} has the label {label}, but {len(classes)} classes have names")
-            content = image.get("bytes")
-            if not content and (name := image.get("path")):
-                if alone:
-                    raise _NamesFiles
-                content = inside(name, source)
-            yield Item(f"{source}, row {number}", label, content or None)
-
-    try:
-        return from_images(items(alone), classes, source, options, key)
-    except _NamesFiles:
-        return from_images(items(False), classes, source, options)
+    return from_rows(rows, source, options, key, alone=beside == [Path(source)])
 
 
 def _read_arrays(source: str, options: Options) -> Data:
@@ -412,7 +332,7 @@ def _read_arrays(source: str, options: Options) -> Data:
     return _from_array(arrays[names[0]], labels, source, options)
 
 
-def _from_array(values: Array, labels: Array | None, source: str, options: Options) -> Data:
+def _from_array(values: Values, labels: Array | None, source: str, options: Options) -> Data:
     _check_whole(source, options.split)
     if values.ndim == 0 or values.size == 0 or values.dtype.kind not in "biuf":
         raise ValueError(f"{source} is a {values.dtype} array of shape {list(values.shape)}: pass numbers [n, ...]")
@@ -496,5 +416,5 @@ READERS: dict[str, Callable[[str, Options], Data]] = {
     ".tar": _read_tar,
     ".parquet": _read_table,
     ".arrow": _read_table,
-    "hub": _read_hub,
+    "hub": read_hub,
 }

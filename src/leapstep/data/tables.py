@@ -8,30 +8,30 @@ name is opened by fsspec, which reads no more of it than is asked for.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from leapstep.data import cache
+from leapstep.data.ahead import Recent
 from leapstep.data.decoding import Item
 from leapstep.data.on_demand import Encoded, numbered, within
-from leapstep.data.values import Blocks, Rows
+from leapstep.data.values import Blocks, Rows, window_of
 from leapstep.progress import progress_bar
 from leapstep.text import one_line, reason
 
-WINDOW = 2**26
-"""Bytes of encoded row groups within which the samples are shuffled."""
-
-FEWEST = 4
-"""At least so many row groups are shuffled together."""
-
 MOST = 2**30
 """Bytes of the largest row group that is read."""
+
+
+COMMIT = re.compile("^hf://.*@[0-9a-f]{40}/")
+"""What names a file on the Hub whose content never changes."""
 
 
 class Columns(NamedTuple):
@@ -81,8 +81,8 @@ class Tables(Encoded):
     ) -> None:
         self.files, self.source, self.columns, self.beside = list(names), source, columns, beside
         self.groups: list[Group] = []
-        self._open: OrderedDict[int, Future[Any]] = OrderedDict()
         self._mapped: dict[int, list[Any]] = {}
+        self._names_files = False
         self._lock = threading.Lock()
         hashed, labels = [], []
         with progress_bar(len(names), "looking through tables", " files", show=progress) as bar:
@@ -100,11 +100,11 @@ class Tables(Encoded):
         self.labels = np.concatenate(labels) if columns.label is not None else None
         self.classes = columns.classes
         self._check()
-        sizes = [max(1, group.nbytes) for group in self.groups]
-        window = max(FEWEST, WINDOW * len(sizes) // sum(sizes))
         mapped = names[0].endswith(".arrow")
+        window = window_of([group.nbytes for group in self.groups])
         self.blocks = None if mapped else Blocks(self.starts, window)
-        self._held = len(self.groups) if mapped else 2 * window  # those of two windows: a batch may lie across them
+        held = len(self.groups) if mapped else 2 * window  # those of two windows: a batch may lie across them
+        self._columns = Recent(lambda number: self._read(self.groups[number]), held)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -114,6 +114,15 @@ class Tables(Encoded):
         """The hash of each one's file and row, [n]."""
         return self._names
 
+    @property
+    def state(self) -> str | None:
+        """As of `Encoded`: of the tables, or what the Hub calls them; None once a row was seen that names a file."""
+        if self._names_files:
+            return None
+        if all(COMMIT.search(name) for name in self.files):
+            return hashlib.sha256("\0".join(self.files).encode()).hexdigest()
+        return cache.state_of(map(Path, self.files))
+
     def items(self, rows: Iterable[int]) -> Iterator[Item]:
         """As of `Encoded`."""
         numbers = np.fromiter(rows, np.int64)
@@ -122,10 +131,11 @@ class Tables(Encoded):
         column: Any = ()
         for row, group in zip(numbers.tolist(), groups.tolist(), strict=True):
             if group != last:
-                column, last = self._group(group), group
+                column, last = self._columns.take(group), group
             picture = column[row - int(self.starts[group])].as_py() or {}
             content: Any = picture.get("bytes") or None
             if content is None and (name := picture.get("path")):
+                self._names_files = True
                 content = self.beside(name)
             yield Item(f"{self.source}, row {row}", None if self.labels is None else int(self.labels[row]), content)
 
@@ -145,25 +155,6 @@ class Tables(Encoded):
                 f"whole: write the table with row groups of at most {MOST / 2**30:g} GiB"
             )
 
-    def _group(self, number: int) -> Any:
-        """The column of pictures of a group, from memory where it was read before; another thread waits for it."""
-        with self._lock:
-            reading = self._open.get(number)
-            mine = reading is None
-            if reading is None:
-                reading = self._open[number] = Future()
-            self._open.move_to_end(number)
-            while len(self._open) > self._held:
-                self._open.popitem(last=False)
-        if mine:
-            try:
-                reading.set_result(self._read(self.groups[number]))
-            except BaseException as error:
-                with self._lock:
-                    self._open.pop(number, None)
-                reading.set_exception(error)
-        return reading.result()
-
     def _batches(self, file: int) -> list[Any]:
         with self._lock:
             if file not in self._mapped:
@@ -176,9 +167,23 @@ class Tables(Encoded):
             if name.endswith(".arrow"):
                 return self._batches(group.file)[group.number].column(self.columns.picture)
             with _opened(name) as file:
-                return file.read_row_group(group.number, [self.columns.picture], use_threads=False).column(0)
+                return _column(file, group, self.columns.picture)
         except Exception as error:  # pyarrow raises many kinds for a broken file, a network others
             raise ValueError(f"cannot read {name}: {reason(error)}") from error
+
+
+def _column(file: Any, group: Group, picture: str) -> Any:
+    """The column of pictures of a group, in steps: one value may stand for all rows, and the file does not tell."""
+    import pyarrow
+
+    batches, nbytes = [], 0
+    rows = max(1, min(group.rows, MOST // max(1, group.nbytes)))
+    for batch in file.iter_batches(rows, row_groups=[group.number], columns=[picture], use_threads=False):
+        batches.append(batch.column(0))
+        nbytes += batch.nbytes
+        if nbytes > MOST:
+            raise ValueError(f"its row group {group.number} unpacks to more than {MOST / 2**30:g} GiB")
+    return pyarrow.chunked_array(batches)
 
 
 def columns_of(name: str, source: str, features: Any = None) -> Columns:

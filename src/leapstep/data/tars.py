@@ -9,9 +9,11 @@ What the scan found is kept in the cache, and is found there while the tars are 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +32,7 @@ from leapstep.files.reading import CLASSES, regular
 from leapstep.progress import progress_bar
 from leapstep.text import one_line
 
-VERSION = 1
+VERSION = 2
 """Of what the cache keeps: others are not read."""
 
 BLOCK = 512
@@ -141,23 +143,31 @@ def _index(paths: Sequence[Path], source: str, suffixes: frozenset[bytes], progr
     key = json.dumps([VERSION, state, tars, sorted(map(os.fsdecode, suffixes))])
     kept = cache_folder() / "tars" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     with contextlib.suppress(Exception):  # there is none, or it is broken in any way: it is made anew
-        return Index(**safetensors.numpy.load_file(kept))
+        found = safetensors.numpy.load_file(kept)
+        check = found.pop("check")
+        if check == _check(index := Index(**found)):
+            return index
     total = sum(path.stat().st_size for path in paths)
-    found = []
+    scanned = []
     with progress_bar(total, "looking through tars", "B", show=progress) as bar:
         for path, tar in zip(paths, tars, strict=True):
             try:
-                found.append(scan(path, tar, suffixes))
+                scanned.append(scan(path, tar, suffixes))
             except (Broken, OSError) as error:
                 raise ValueError(f"cannot read {path}: {error}") from error
             bar.update(path.stat().st_size)
-    starts = np.cumsum([0, *(len(part[0]) for part in found)])
-    index = Index(starts, *(np.concatenate(column) for column in zip(*found, strict=True)))
+    starts = np.cumsum([0, *(len(part[0]) for part in scanned)])
+    index = Index(starts, *(np.concatenate(column) for column in zip(*scanned, strict=True)))
     if state is not None:
         with contextlib.suppress(OSError, ValueError):  # a cache that cannot be written costs time, nothing else
             kept.parent.mkdir(parents=True, exist_ok=True)
-            files.write_bytes(kept, safetensors.numpy.save(index._asdict()))
+            files.write_bytes(kept, safetensors.numpy.save({**index._asdict(), "check": _check(index)}))
     return index
+
+
+def _check(index: Index) -> npt.NDArray[np.uint32]:
+    """By which a damaged index is known: CRC-32."""
+    return np.array([functools.reduce(lambda crc, column: zlib.crc32(column.tobytes(), crc), index, 0)], np.uint32)
 
 
 def scan(path: Path, tar: str, suffixes: frozenset[bytes]) -> tuple[Rows, Rows, Rows, npt.NDArray[np.uint64]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +14,13 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
+
+
+WINDOW = 2**26
+"""Bytes of blocks within which samples are shuffled."""
+
+FEWEST = 4
+"""At least so many blocks are shuffled together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +38,11 @@ class Blocks:
     def of(self, rows: Rows) -> Blocks:
         """The blocks of a selection of the samples, numbered anew; their rows are ascending."""
         return Blocks(np.unique(np.searchsorted(rows, self.starts)), self.window)
+
+
+def window_of(sizes: Sequence[int]) -> int:
+    """How many blocks of these sizes, in bytes, are held in memory together."""
+    return max(FEWEST, WINDOW * len(sizes) // max(1, sum(sizes)))
 
 
 class Values(Protocol):

@@ -14,6 +14,7 @@ import math
 import stat
 import struct
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,9 +210,12 @@ def read_npy(path: str | Path) -> Array:
         raise ValueError(f"cannot read {path}: {reason(error)}") from error
 
 
-def read_npz(path: str | Path) -> dict[str, Array]:
+def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, Array]:
     """The arrays in an npz file, by their names: those of more than `SMALL` bytes that are not compressed are
     memory-mapped, the others are read once it is clear that they fit in memory.
+
+    Arguments:
+        names: of those that are wanted; None: all.
 
     Raises:
         OSError: the file is missing, or cannot be read.
@@ -221,17 +225,38 @@ def read_npz(path: str | Path) -> dict[str, Array]:
     regular(path)
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
+            members = [member for member in archive.infolist() if names is None or _name(member) in names]
             _check_archive(path, members)
             arrays = {}
             for member in members:
                 array = _mapped(path, archive, member) if _is_mapped(member) else _member(archive, member)
-                arrays[member.filename.removesuffix(".npy")] = array
+                arrays[_name(member)] = array
             return arrays
     except _Refused as error:
         raise ValueError(f"{path} {error}") from error
     except Exception as error:  # whatever zipfile, zlib and numpy raise on a broken file
         raise ValueError(f"cannot read {path}: {reason(error)}") from error
+
+
+def kinds_in_npz(path: str | Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """The shapes and types of the arrays in an npz file, by their names, of which no more than the heads are read.
+
+    Raises:
+        OSError, ValueError: as `read_npz`.
+    """
+    regular(path)
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            heads = {_name(member): _header(archive, member) for member in archive.infolist()}
+            return {name: (shape, dtype) for name, (shape, _, dtype, _) in heads.items()}
+    except _Refused as error:
+        raise ValueError(f"{path} {error}") from error
+    except Exception as error:  # whatever zipfile, zlib and numpy raise on a broken file
+        raise ValueError(f"cannot read {path}: {reason(error)}") from error
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    return member.filename.removesuffix(".npy")
 
 
 class _Refused(Exception):
