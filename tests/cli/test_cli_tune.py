@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from commands import done, invoke, refused, values, without_seconds
+from commands import done, invoke, refused, start, values, without_seconds
 from leapstep import SamplingSpec
 from leapstep.core.fitting.reference import Teacher
 from leapstep.evaluation.page import Plan
@@ -16,6 +16,7 @@ from leapstep.evaluation.page.work import Work
 from leapstep.inference import tuning
 from leapstep.models import checkpoint
 from leapstep.views.report import commands
+from leapstep.workers import torchrun
 
 QUICK = ("--noises", 16, "--teacher-steps", 6, "--batch-size", 16)
 
@@ -209,10 +210,37 @@ def test_workers_fit_the_very_solvers_of_one_process(tuned, points, tmp_path, mo
     assert not (again / "tuned.shards").exists()
 
 
+def test_the_first_process_of_torchrun_writes_the_solvers(tuned, points, tmp_path, monkeypatch):
+    """Here it makes what a second process, which died, has left."""
+    run, _ = tuned
+    again = shutil.copytree(points, tmp_path / "run")
+    line = ["tune", again, "--calls", "2,3", *QUICK, "--on", "torchrun"]
+    monkeypatch.setattr(torchrun, "LEFT", 0.0)
+    monkeypatch.setattr(torchrun, "TIMES", 0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        said = done(*line).stdout
+    assert "the first one writes" in said
+    assert found_in(again) == found_in(run)
+    assert not (again / "tuned.shards").exists()
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_fit_the_very_solvers_of_one(tuned, points, tmp_path):
+    run, _ = tuned
+    out = tmp_path / "run"
+    line = ["tune", points, "--calls", "2,3", *QUICK, "--on", "torchrun", "--out", out]
+    ranks = [start(*line, RANK=str(number), WORLD_SIZE="2") for number in range(2)]
+    said = [rank.communicate(timeout=300) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert found_in(out) == found_in(run)
+    assert not (out / "tuned.shards").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--on", "torchrun"], ["torchrun", "use ray or here"]),
         (["--on", "here", "--budget", "5m"], ["--budget 5m", "leave it out"]),
         (["--on", "nobody"], ["nobody"]),
     ],

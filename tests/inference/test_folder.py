@@ -35,6 +35,7 @@ def test_what_nothing_tells_of_is_said(tmp_path):
 def test_another_folder_is_none(tmp_path):
     assert folder.opened(tmp_path) is None
     assert folder.opened(tmp_path / "nowhere") is None
-    for text in ("[]", "{}", '{"spec": {"n": "many"}, "weights_sha256": ""}'):
+    latents = '{"spec": {"n": 4}, "weights_sha256": "", "finished": true}'
+    for text in ("[]", "{}", '{"spec": {"n": "many"}, "weights_sha256": "", "finished": 4}', latents):
         (tmp_path / "manifest.json").write_text(text)
         assert folder.opened(tmp_path) is None

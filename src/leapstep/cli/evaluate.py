@@ -87,7 +87,7 @@ def command(
     if pairs is not None and pairs.suffix.lower() != ".png":
         raise ValueError(f"--pairs {pairs}: pictures are written as PNG, pass a name that ends in .png")
     sharding.check(on, shard, workers)
-    for path in filter(None, (out, pairs) if on is None or leads(on, overwrite) else ()):
+    for path in filter(None, (out, pairs) if leads(on) else ()):
         options.claim_file(path, overwrite)
     shards = None if out is None or on is None else sharding.beside(out, on)
     opened = samples if on is None else dataclasses.replace(samples, device="cpu")  # from where workers take it

@@ -82,7 +82,7 @@ def command(
         manifest = write_samples(loaded, stated.made(), out, **how)
     n = manifest["spec"]["n"]
     if manifest["finished"] < n:
-        typer.echo(f"this process has no more to draw; others are still at it: {out}")
+        typer.echo(f"this process has no more to draw; another one tells of all samples: {out}")
         return {"out": out, **manifest}
     shown = first_samples(out, min(n, GRID)) if (out / "grid.png").exists() else None
     if shown is not None:

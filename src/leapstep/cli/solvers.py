@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from leapstep.cli import options, sharding
+from leapstep.files import folders
 from leapstep.progress import progress_bar
 from leapstep.text import counted, duration, with_error
-from leapstep.workers.running import TORCHRUN
+from leapstep.workers import leads
 
 if TYPE_CHECKING:
     from leapstep.inference.tuning import Run
@@ -24,12 +25,17 @@ def check_workers(on: str | None, workers: int | None, budget: str | None, pipel
     sharding.check(on, None, workers)
     if on is None:
         return
-    if on == TORCHRUN:
-        raise ValueError("--on torchrun: fits need all of the teacher's paths at once, use ray or here")
     if budget is not None:
         raise ValueError(f"--budget {budget} is for one process: leave it out, or --on {on}")
     if pipeline:
         raise ValueError(f"--on {on}: the solvers of a pipeline are fitted in one process, leave it out")
+
+
+def hold(folder: Path, on: str | None) -> None:
+    """Keep other processes from fitting there until the command ends; of those of torchrun the first does."""
+    if leads(on):
+        options.hold(folder)
+        folders.tidy(folder)
 
 
 def finish(run: Run, path: Path, on: str | None = None, workers: int | None = None, device: str | None = None) -> None:

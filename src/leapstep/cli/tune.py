@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,9 @@ import typer
 
 from leapstep.cli import options, sharding, solvers
 from leapstep.cli.parsing import NUMBERS
+from leapstep.models.folder import RUN
+from leapstep.workers import TORCHRUN, leads
+from leapstep.workers.torchrun import waited
 
 if TYPE_CHECKING:
     from leapstep.core.gaussian import Gaussian
@@ -82,7 +86,6 @@ def command(
     solvers.check_workers(on, workers, budget, model.is_pipeline or asked["prompts"] is not None)
     seconds = None if budget is None else options.budget(budget)
     options.check_data(data)
-    from leapstep.files import folders
     from leapstep.inference import tuning
 
     spec, pipeline = stated.made(), model.is_pipeline or asked["prompts"] is not None
@@ -91,9 +94,8 @@ def command(
             raise ValueError("solvers of a pipeline start from noise: leave --data and --start gaussian out")
         loaded, spec, path = _pipeline(model, stated, asked, {"out": out, "overwrite": overwrite})
     else:
-        loaded, path = tuning.place(model.open(), model.name, model.convention, out)
-    options.hold(path.parent)
-    folders.tidy(path.parent)
+        loaded, path = _placed(model, out, on)
+    solvers.hold(path.parent, on)
     start = start or ("marginal" if pipeline else "gaussian")
     plan = tuning.Plan(tuple(calls or tuning.CALLS), noises, teacher_steps, start, seconds)
     run = tuning.Run(loaded, spec, plan, _law(loaded, data), overwrite=overwrite)
@@ -101,9 +103,22 @@ def command(
     if not run.missing:
         typer.echo(f"all of these solvers are there: {path}")
     solvers.finish(run, path, on, workers, model.device)
+    if not leads(on):
+        typer.echo(f"this process has no more to fit; the first one writes: {path}")
+        return {"out": path}
     said = solvers.next_command(run, model, out, pipeline)
     typer.echo(f"written: {path}\nnow: {said}")
     return {"out": path, **run.tuning._asdict(), "solvers": [solver._asdict() for solver in run.tuning.solvers]}
+
+
+def _placed(model: options.Source, out: Path | None, on: str | None) -> tuple[Model, Path]:
+    """The model as it lies where solvers go, and their file; of processes of torchrun the first puts it there."""
+    from leapstep.inference import tuning
+
+    if out is not None and not leads(on):
+        waited(lambda: (out / RUN.mark).is_file() or None)
+    at = model if on != TORCHRUN else dataclasses.replace(model, device="cpu")  # each process has a device of its own
+    return tuning.place(at.open(), model.name, model.convention, out)
 
 
 def _law(model: Model, data: str | None) -> tuple[str, Gaussian] | None:

@@ -250,7 +250,7 @@ def opened(path: str | Path) -> Folder | None:
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """What `leapstep sample` says of the samples in a folder; None where it is not there, or broken."""
+    """What `leapstep sample` says of the samples in a folder; None where it is not there, or broken, or another's."""
     from leapstep.files.schema import checked
     from leapstep.inference.schema import Manifest
 
@@ -259,4 +259,4 @@ def _manifest(path: Path) -> dict[str, Any] | None:
         checked(Manifest, manifest)
     except (OSError, ValueError):
         return None
-    return manifest if RESULTS.key in manifest else None
+    return manifest if RESULTS.key in manifest and type(manifest.get("finished")) is int else None

@@ -46,7 +46,6 @@ class Manifest(Schema):
     model: Name | None = None
     pipeline: dict[str, Any] | None = None
     format: Word | None = None
-    finished: Count = 0
     device: Word | None = None
     versions: dict[Word, Word] = Field(default_factory=dict)
 

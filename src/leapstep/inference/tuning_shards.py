@@ -29,10 +29,11 @@ from leapstep.models.beside import gaussian_sha256
 from leapstep.models.checkpoint import fingerprint
 from leapstep.models.tuned import Solver, Tuned, Tuning, Untuned
 from leapstep.workers import Finished, Make, Work, run
+from leapstep.workers.running import ALL, FIRST
 
 
 def results(tuning: Run, place: Path, **how: Any) -> Iterator[tuple[Solver, list[Untuned]]]:
-    """As `Run.results`, by workers; what was stopped goes on.
+    """As `Run.results`, by workers; what was stopped goes on. Of processes of torchrun only the first yields.
 
     Arguments:
         place: the folder for the jobs, which all workers must see; it is removed once everything is yielded.
@@ -42,14 +43,16 @@ def results(tuning: Run, place: Path, **how: Any) -> Iterator[tuple[Solver, list
         return
     depends = {**provenance(tuning.model, tuning.spec), "teacher": tuning.tuning.teacher}
     count = len(tuning.teacher().parts())
-    paths = _made(Following(tuning), place, "teacher", depends, count, how)
+    paths = _made(Following(tuning), place, "teacher", depends, count, how | {"to": ALL})
     reference = _reference(tuning, paths.paths)
     law = tuning.law_of(reference)
     started = None if law is None else gaussian_sha256(law)
     there = [list(one.name) for one in tuning.tuning.untuned]  # which are not measured again
     depends |= {"calls": tuning.missing, "start": tuning.plan.start, "law": started, "there": there}
     work = Fitting(tuning, tuple(paths.paths), law)
-    fits = _made(work, place, "fits", depends, 1 + len(tuning.missing), how)
+    fits = _made(work, place, "fits", depends, 1 + len(tuning.missing), how | {"to": FIRST})
+    if not fits.complete:
+        return
     curve, *found = [_read(tuning, path) for path in fits.paths]
     tuning.begin(reference, sum(record.get("seconds", 0.0) for record in paths.records), list(curve.untuned))
     for one in found:

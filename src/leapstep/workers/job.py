@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from leapstep.workers.schema import Entry
 
 JOB = "job.json"
-CLAIM = f"{files.PREFIX}claim"
-"""The file by which one of several processes is the one that has the results."""
+UNCLAIMED = f"{files.PREFIX}unclaimed"
+"""The file that one of several processes removes, which is the one that has the results."""
 
 KIND = folders.Kind(JOB, "key", r"job\.json|log-[\w.-]+\.jsonl|\d{5,7}(\.[a-z0-9]+)*", resumable=True)
 """Job folders, and what they are known by. A name of eight digits is left alone: it is a date, and a user's."""
@@ -139,6 +139,7 @@ class Job:
 
     def sweep(self) -> None:
         """Remove what is left of workers and drivers that died, and attempts that are not needed any more."""
+        (self.folder / UNCLAIMED).unlink(missing_ok=True)
         for path in self._listed()[1]:
             remove(path)
 
@@ -162,17 +163,17 @@ class Job:
                         here[int(match[1])] = True
         return [i for i in range(count) if not here[i]], attempts
 
+    def offer(self) -> None:
+        """Let several processes claim the results."""
+        os.close(os.open(self.folder / UNCLAIMED, os.O_WRONLY | os.O_CREAT | files.NO_LINK))
+
     def claim(self) -> bool:
-        """Whether this is the first process that finds all shards there, since `disclaim` was called."""
+        """Whether this is the first process that finds all shards there, since they were offered."""
         try:
-            os.close(os.open(self.folder / CLAIM, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        except (FileExistsError, FileNotFoundError):  # another was faster, and may have removed the job by now
+            (self.folder / UNCLAIMED).unlink()
+        except FileNotFoundError:  # another was faster, and may have removed the job by now
             return False
         return True
-
-    def disclaim(self) -> None:
-        """Some shards are not there: whoever found all there did so before."""
-        (self.folder / CLAIM).unlink(missing_ok=True)
 
     def make(self, make: Make, i: int) -> None:
         """Make shard i: under a temporary name, flushed, noted in this process's log, renamed.

@@ -27,6 +27,9 @@ HERE, RAY, CLUSTER, CLIENT, TORCHRUN = "here", "ray", "ray:auto", "ray://", "tor
 ENGINES = (HERE, RAY, CLUSTER, f"{CLIENT}HOST:PORT", TORCHRUN)
 """What may be asked for as `on`."""
 
+ONE, FIRST, ALL = "one", "first", "all"
+"""Which of several processes that make the shards of a job get its results."""
+
 SECONDS, EACH = 60.0, 4
 """How long a shard takes where nobody says how large it is, and how many of them a worker has at least."""
 
@@ -37,7 +40,7 @@ class Finished:
 
     Attributes:
         job: the job in its folder.
-        complete: whether all shards are there. False: other processes are still at work, of which one will find all.
+        complete: whether this process has the results. False: another one has them, of those that share the job.
         records: what was noted of each shard, in order, with `sha256`; empty where it is not complete.
     """
 
@@ -105,6 +108,7 @@ def run(
     workers: int | None = None,
     device: str | None = None,
     settle: Settle | None = None,
+    to: str = ONE,
     progress: bool = True,
 ) -> Finished:
     """Make what is missing of a job that is cut into shards.
@@ -124,10 +128,11 @@ def run(
         device: of the workers; None: the best that they have.
         settle: called with a worker's device before the first shard is made; what it returns is written down, and all
             workers are given it. `settle=work.method` travels together with the work.
+        to: which of the processes of torchrun get the results: `ONE` that finds all shards there, or rank 0 where
+            nothing was missing; rank 0, the `FIRST`; `ALL`.
         progress: show a bar on stderr.
     Returns:
-        the files of all shards and what was noted of them. Under torchrun they are there for one rank only: the
-        last, or rank 0 where nothing was missing.
+        the files of all shards and what was noted of them.
     Raises:
         ValueError: the folder holds another job, or other workers write there; or a shard failed.
         KeyboardInterrupt: with a note of what is kept. The same call goes on.
@@ -147,9 +152,9 @@ def run(
         def begun() -> Job | None:
             return jobs.read(folder, work.suffix, key, n, batch_size, size)
 
-        if shard is not None and shard < batch_size and engine.leads:
-            warnings.warn(f"a shard of {shard} is less than a batch, so each has {batch_size}", stacklevel=2)
         job = begun()
+        if engine.leads:
+            _warn_of(job, shard, batch_size)
         if job is None and engine.leads:
             threads = engine.threads()
             pilot = _pilot(engine, folder, n, batch_size, threads, size, settle is not None)
@@ -157,24 +162,26 @@ def run(
             settled = json.loads(json.dumps(pilot.settled, allow_nan=False))
             job = Job(folder, key, n, batch_size, size, work.suffix, threads, settled, work.what, work.unit)
             job.write()
-        elif job is not None and engine.leads:
-            _discard_damaged(job)
         elif job is None:
             job = waited(begun)
         missing = job.missing()
         if missing:
             if engine.shared and engine.leads:
-                job.disclaim()
+                job.offer()
             _make(engine, job, missing, work, progress and engine.leads)
-        complete = not job.missing() and (not engine.shared or job.claim()) if missing else engine.leads
+        complete = to == ALL or engine.leads
+        if to == ONE and missing:
+            complete = not job.missing() and (not engine.shared or job.claim())
         if complete:
             job.sweep()
         return Finished(job, complete, job.records() if complete else [])
 
 
-def _discard_damaged(job: Job) -> None:
-    """Remove the shards of a begun job that have not the size with which they were made, and warn of them."""
-    if damaged := job.damaged():
+def _warn_of(job: Job | None, shard: int | None, batch_size: int) -> None:
+    """Warn of shards that are larger than was asked for, and of damaged ones in a begun job, which are removed."""
+    if shard is not None and shard < batch_size:
+        warnings.warn(f"a shard of {shard} is less than a batch, so each has {batch_size}", stacklevel=3)
+    if job is not None and (damaged := job.damaged()):
         for i in damaged:
             jobs.discard(job.path(i))
         count = "a shard is" if len(damaged) == 1 else f"{len(damaged)} shards are"

@@ -2,9 +2,10 @@
 
 Rank r of R makes the missing shards i with i mod R = r, in order. Nothing passes between ranks but files: rank 0 writes
 `job.json`, for which the others wait. A rank that has made its own helps others, from the end of what is missing; what
-is missing first of a rank's own is left to that rank, which is at it now, or is dead and will be started again. So no
-shard is made twice, but for those where a helper and its rank meet; and any number of ranks can go on where others were
-stopped.
+is missing first of a rank's own is left to that rank, which is at it now. When nothing else is left, all wait for these
+last shards, some times as long as a shard takes: those that are then still missing are of ranks that died, or were
+never started, and others make them. So no shard is made twice, but for those where a helper and its rank meet; and any
+number of ranks can go on where others were stopped.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ PATIENCE = 30 * 60
 POLL, LOOK = 0.5, 10.0
 """Seconds between looks for `job.json`, and between looks of the first rank at what the others have made."""
 
+LEFT, TIMES = 180.0, 3
+"""Seconds that the last shard of another rank is left to it, or so many times those of this rank's slowest shard."""
+
 
 class Torchrun(Here):
     """The worker of a rank."""
@@ -49,25 +53,41 @@ class Torchrun(Here):
         return i % self.ranks == self.rank
 
     def make(self, job: Job, missing: Sequence[int], note: Note) -> None:
-        """Make this rank's shards, then those that wait for others."""
-        seen, looked = set(missing), time.monotonic()
+        """Make this rank's shards, then those that wait for others, until all are there."""
+        seen, looked, slowest = set(missing), time.monotonic(), 0.0
 
-        def look() -> None:
-            nonlocal looked
+        def look(left: Sequence[int]) -> None:
+            made = seen.difference(left)
+            seen.difference_update(made)
+            note(sum(len(job.shards[i]) for i in made), f"{self.ranks} ranks")
+
+        def make(i: int) -> None:
+            nonlocal looked, slowest
             began = time.monotonic()
-            if self.leads and began >= looked:
-                made = seen.difference(job.missing())
-                seen.difference_update(made)
-                note(sum(len(job.shards[i]) for i in made), f"{self.ranks} ranks")
-                looked = time.monotonic() + max(LOOK, 100 * (time.monotonic() - began))
+            self._make(job, i)
+            now = time.monotonic()
+            slowest = max(slowest, now - began)
+            if self.leads and now >= looked:
+                look(job.missing())
+                looked = time.monotonic() + max(LOOK, 100 * (time.monotonic() - now))
 
         for i in filter(self._owns, missing):
             if not job.path(i).exists():
-                self._make(job, i)
-            look()
-        while (late := self._waiting(job)) is not None:
-            self._make(job, late)
-            look()
+                make(i)
+        idle, began = None, time.monotonic()
+        while left := job.missing():
+            now = time.monotonic()
+            if (late := self._waiting(left)) is None:
+                idle = now if idle is None else idle
+                if now < idle + max(LEFT, TIMES * slowest):
+                    look(left)
+                    time.sleep(max(POLL, 100 * (now - began)))  # of what the listing takes
+                    began = time.monotonic()
+                    continue
+                late = left[self.rank % len(left)]
+            make(late)
+            began = time.monotonic()
+        look([])
 
     def _make(self, job: Job, i: int) -> None:
         """Make a shard, which another rank may have made meanwhile, and merged, and removed with all others."""
@@ -77,11 +97,11 @@ class Torchrun(Here):
             if job.folder.is_dir():
                 raise
 
-    def _waiting(self, job: Job) -> int | None:
-        """A missing shard that its own rank has not come to; None where there is none."""
+    def _waiting(self, missing: Sequence[int]) -> int | None:
+        """One of the missing shards that its own rank has not come to; None where there is none."""
         begun: set[int] = set()
         waiting = []
-        for i in job.missing():
+        for i in missing:
             if i % self.ranks in begun or self._owns(i):
                 waiting.append(i)
             begun.add(i % self.ranks)
