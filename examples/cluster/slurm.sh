@@ -13,6 +13,8 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 
-export RANK=${SLURM_ARRAY_TASK_ID:-$SLURM_PROCID}
+model=${1:?usage: sbatch slurm.sh MODEL OUT [N]}
+out=${2:?usage: sbatch slurm.sh MODEL OUT [N]}
+export RANK=${SLURM_ARRAY_TASK_ID:-${SLURM_PROCID:?start this by sbatch or srun}}
 export WORLD_SIZE=${SLURM_ARRAY_TASK_COUNT:-$SLURM_NTASKS}
-exec leapstep sample "$1" --n "${3:-10000000}" --format parquet --on torchrun --resume --out "$2"
+exec leapstep sample "$model" --n "${3:-10000000}" --format parquet --on torchrun --resume --out "$out"

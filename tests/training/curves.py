@@ -12,6 +12,8 @@ from random_models import model_of
 
 STEPS = 3
 SHAPED = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 16, "warmup": 2}
+DEVICE = "cpu" if torch.accelerator.is_available() else None
+"""No device is named where there is only one: processes without GPUs must train together then, too."""
 ASKED = {**SHAPED, "labels": True, "flip": True, "precision": "float32"}
 
 
@@ -25,9 +27,9 @@ def learner(kind):
         torch.nn.init.normal_(network.linear_out.weight, std=0.1)
         teacher = model_of(network, leapstep.cosine(20), "v", (3,))
         config = DistillationConfig(calls=2, batch_size=16, teacher_steps=4, accumulate=2, precision="float32")
-        return Distiller(config, teacher, device="cpu", progress=False)
+        return Distiller(config, teacher, device=DEVICE, progress=False)
     parts = {"whole": {}, "parts": {"accumulate": 2}, "sharded": {"fsdp": True, "accumulate": 2}}[kind]
-    return Trainer(configure({**ASKED, **parts}), "digits", device="cpu", progress=False)
+    return Trainer(configure({**ASKED, **parts}), "digits", device=DEVICE, progress=False)
 
 
 def curve(run):

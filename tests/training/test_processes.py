@@ -17,7 +17,9 @@ import curves
 from commands import ENVIRONMENT, done, wait_for
 from leapstep.models import checkpoint
 from leapstep.training import chance
+from leapstep.training import parts as training_parts
 from leapstep.training import trainer as training
+from leapstep.training.configuration import configure
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -70,6 +72,16 @@ def test_two_processes_train_the_run_of_one(alone, tmp_path):
     for kind in ("whole", "sharded"):
         near(two[kind], alone["whole"])
     near(two["student"], alone["student"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="processes with GPUs do train together")
+def test_processes_that_would_each_train_alone_are_refused(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)  # as with the GPU of a Mac
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda **_: None)
+    with pytest.raises(ValueError, match="2 processes were started, which cannot compute one batch together"):
+        training_parts.accelerator(configure(curves.ASKED), None)
 
 
 def test_a_process_takes_its_rows_of_all_that_is_drawn(monkeypatch):

@@ -159,7 +159,7 @@ def test_what_was_settled_is_passed_on(tmp_path):
         ({"n": 23}, "with n 22, not 23"),
         ({"batch_size": 4}, "with batch size 2, not 4"),
         ({"shard": 6}, "cut into shards of 4, not 6: leave"),
-        ({"work": Squares(suffix=".npz")}, "with shards '.npy', not '.npz'"),
+        ({"work": Squares(suffix=".npz")}, "whose shards are .npy, not .npz"),
     ],
 )
 def test_another_job_is_refused(tmp_path, options, said):

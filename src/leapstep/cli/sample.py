@@ -11,6 +11,7 @@ import typer
 
 from leapstep.cli import options, sharding
 from leapstep.models.folder import TUNED
+from leapstep.text import counted, duration
 
 EXAMPLES = """**Examples**
 
@@ -87,7 +88,8 @@ def command(
     shown = first_samples(out, min(n, GRID)) if (out / "grid.png").exists() else None
     if shown is not None:
         options.show(shown, no_preview)
-    typer.echo(f"{n} samples in {manifest['seconds']} s, {manifest['calls']} network calls each: {out}")
+    took = duration(manifest["seconds"]) + (" of all workers together" if elsewhere else "")
+    typer.echo(f"{n} samples in {took}, {counted(manifest['calls'], 'network call')} each: {out}")
     if shown is not None:
         typer.echo(f"the first {len(shown)} at a glance: {out / 'grid.png'}")
     return {"out": out, **manifest}

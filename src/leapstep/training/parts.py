@@ -110,11 +110,21 @@ def accelerator(config: RunConfig, device: str | None) -> Accelerator:
 
     Arguments:
         device: "cpu" to leave a GPU alone; None: the best there is.
+
+    Raises:
+        ValueError: If several processes were started, and accelerate does not join them on this device.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     # or else the device of an earlier run in this process would be in force
     AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
+    cpu = device == "cpu" or not torch.accelerator.is_available()  # accelerate joins CPU processes only if it is told
     with launch.without_fsdp():  # see `sharding`, which also knows CPUs and averages
-        return Accelerator(cpu=device == "cpu", mixed_precision="no", gradient_accumulation_steps=config.accumulate)
+        made = Accelerator(cpu=cpu, mixed_precision="no", gradient_accumulation_steps=config.accumulate)
+    if launch.processes() > made.num_processes:
+        raise ValueError(
+            f"{launch.processes()} processes were started, which cannot compute one batch together on "
+            f"{made.device.type}: use torchrun or accelerate launch, pass --device cpu, or start one process"
+        )
+    return made

@@ -276,7 +276,8 @@ def read(folder: Path, suffix: str, key: Mapping[str, Any], n: int, batch_size: 
     if said is None:
         return None
     if said.suffix != suffix:
-        raise ValueError(f"{folder} holds a job with shards {said.suffix!r}, not {suffix!r}: name another folder")
+        before, now = (name or "folders" for name in (said.suffix, suffix))
+        raise ValueError(f"{folder} holds a job whose shards are {before}, not {now}: name another folder")
     for name, before, now in differences(
         {**said.key, "n": said.n, "batch size": said.batch_size}, {**key, "n": n, "batch size": batch_size}
     ):
