@@ -9,12 +9,12 @@ import torch
 
 from leapstep.evaluation import extraction, features
 from leapstep.evaluation.evaluate import evaluate
-from leapstep.evaluation.sharding import Workers
 from leapstep.evaluation.sweep import sweep
 from leapstep.evaluation.yardstick import Measure, reference
 from leapstep.inference.spec import SamplingSpec
 from leapstep.models import checkpoint
 from leapstep.models.data import Selection, parts_of
+from leapstep.workers import Workers
 
 BLOCK = 256
 N = 9 * BLOCK + 50

@@ -137,8 +137,8 @@ def test_a_rank_that_comes_after_all_is_merged_ends_well(tmp_path, monkeypatch):
     def counted(number):
         monkeypatch.setenv("RANK", str(number))
         monkeypatch.setenv("WORLD_SIZE", "2")
-        cut = merging.Cut("torchrun", 2, "cpu")
-        with merging.merging(Numbers(), tmp_path, kind, {"counted": (0,)}, KEY, 2, 2, cut) as finished:
+        asked = workers.Workers("torchrun", 2, tmp_path, "cpu")
+        with merging.merging(Numbers(), asked, kind, {"counted": (0,)}, KEY, 2, 2) as finished:
             if finished is not None:
                 files.write_json(tmp_path / "results.json", {"counted": [2]})
             return finished is not None

@@ -54,18 +54,19 @@ def command(
 ) -> dict[str, Any]:
     """Encode data to latents, and decode them again under their own labels to see what was lost."""
     _check_sources(image, data, stated, on, split)
-    cut = sharding.cut(HERE if on is None and data is not None else on, shard, workers, model.device, overwrite)
-    sharding.check_free(out, overwrite, RESULTS, cut)
+    on = HERE if on is None and data is not None else on
+    elsewhere = sharding.asked(on, shard, workers, model.device, out, overwrite)
+    sharding.check_free(out, overwrite, RESULTS, elsewhere)
     from leapstep.models.data import Selection, parts_of
 
     loaded = model.open()
-    if data is None or cut is None:
+    if data is None or elsewhere is None:
         record = invert_files(loaded, stated.made(), image or [], exact, out, overwrite, model.name)
     else:
         split, (samples, known) = options.part(parts_of(loaded, data), data, split)
         chosen = Selection(samples, known, min(stated.fields.get("n") or len(samples), len(samples)))
         source = {"data": data, "split": split, "exact": exact}
-        record = invert_data(loaded, stated.made(), chosen, source, out, cut, model.name)
+        record = invert_data(loaded, stated.made(), chosen, source, out, elsewhere, model.name)
     return {"out": out, **record}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from leapstep.inference.spec import SamplingSpec
     from leapstep.models.data import Selection
     from leapstep.models.model import Model
-    from leapstep.workers.merging import Cut
+    from leapstep.workers import Workers
 
 RESULTS = folders.Kind(
     "manifest.json", "inversion", rf"manifest\.json|latents\.npz|reconstructions\.(png|npz)|{SHARDS}"
@@ -49,7 +49,7 @@ def invert_files(
 
 
 def invert_data(
-    model: Model, spec: SamplingSpec, chosen: Selection, source: dict[str, Any], out: Path, cut: Cut, name: str
+    model: Model, spec: SamplingSpec, chosen: Selection, source: dict[str, Any], out: Path, workers: Workers, name: str
 ) -> dict[str, Any]:
     """Encode a data set, in shards."""
     from leapstep.inference.data_sets import Encoding, encoded, labelled
@@ -62,7 +62,7 @@ def invert_data(
     named = chosen.named(source["data"], source["split"])
     work = Encoding(model, (short,), named, shown(model), source["exact"], latents=True)
     begun = record | {"finished": False}
-    with merging(work, out, RESULTS, begun, work.key(record), chosen.n, spec.batch_size, cut) as finished:
+    with merging(work, workers, RESULTS, begun, work.key(record), chosen.n, spec.batch_size) as finished:
         if finished is None:
             return begun
         found = encoded(finished)

@@ -67,9 +67,9 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
 ) -> dict[str, Any]:
     """Measure -log p of data, in bits per dimension for pictures and nats per dimension for all else."""
-    cut = sharding.cut(on, shard, workers, model.device, overwrite)
+    elsewhere = sharding.asked(on, shard, workers, model.device, out, overwrite)
     if out is not None:
-        sharding.check_free(out, overwrite, RESULTS, cut)
+        sharding.check_free(out, overwrite, RESULTS, elsewhere)
     options.check_data(data)
     from leapstep.inference.data_sets import Measuring, measured
     from leapstep.inference.likelihood import Likelihood
@@ -85,14 +85,12 @@ def command(
     record |= {"labels": chosen.numbers is not None, "method": method, **likelihood.settings}
     record |= {"seed": seed, "unit": likelihood.unit}
     work = Measuring(loaded, method, likelihood.settings, chosen.named(data, split), condition, seed, batch_size)
-    if cut is None:
+    if elsewhere is None:
         if out is not None:
             options.claim(out, overwrite, RESULTS, {"likelihood": record})
         return _finish(likelihood, _at_once(likelihood, work, chosen), record, out)
-    with (
-        sharding.place(out, cut) as folder,
-        merging(work, folder, RESULTS, {"likelihood": record}, work.key(record), chosen.n, batch_size, cut) as finished,
-    ):
+    begun, key = {"likelihood": record}, work.key(record)
+    with merging(work, elsewhere, RESULTS, begun, key, chosen.n, batch_size) as finished:
         return record if finished is None else _finish(likelihood, measured(finished), record, out)
 
 

@@ -52,8 +52,8 @@ def command(
 
     Its --n samples are evenly chosen from the data; each keeps its own label.
     """
-    cut = sharding.cut(on, shard, workers, model.device, overwrite)
-    sharding.check_free(out, overwrite, RESULTS, cut)
+    elsewhere = sharding.asked(on, shard, workers, model.device, out, overwrite)
+    sharding.check_free(out, overwrite, RESULTS, elsewhere)
     options.check_data(data)
     from leapstep.inference.data_sets import labelled
     from leapstep.inference.encoding import check_reversible, step_counts, unit
@@ -73,10 +73,10 @@ def command(
     record = provenance(loaded, dataclasses.replace(spec, steps=None), source=model.name)
     record |= {"exact": exact, "data": data, "split": split, "labels": known is not None, "unit": unit(loaded)}
     options.tell_left_out(loaded, asked, counts)
-    if cut is None:
+    if elsewhere is None:
         options.claim(out, overwrite, RESULTS, {"reconstruction": record, "results": []})
         result = one_by_one(out, loaded, spec, counts, chosen, record)
     else:
-        result = in_shards(out, loaded, spec, counts, chosen, record, cut)
+        result = in_shards(out, loaded, spec, counts, chosen, record, elsewhere)
     typer.echo(f"written: {out}")
     return result

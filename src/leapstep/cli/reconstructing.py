@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from leapstep.inference.spec import SamplingSpec
     from leapstep.models.data import Selection
     from leapstep.models.model import Model
-    from leapstep.workers.merging import Cut
+    from leapstep.workers import Workers
 
 PAPER = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
 """Errors on CIFAR-10 by steps (Song et al. 2021, table 2, arXiv:2010.02502)."""
@@ -63,7 +63,7 @@ def in_shards(
     counts: list[int],
     chosen: Selection,
     record: dict[str, Any],
-    cut: Cut,
+    workers: Workers,
 ) -> dict[str, Any]:
     """The same results, of shards in which all numbers of steps are; and the error of each sample."""
     from leapstep.inference.data_sets import Encoding, encoded
@@ -73,7 +73,7 @@ def in_shards(
     work = Encoding(model, tuple(specs), chosen.named(record["data"], record["split"]), shown(model), record["exact"])
     rows: list[dict[str, Any]] = []
     results, key = {"reconstruction": record, "results": rows}, work.key(record)
-    with merging(work, out, RESULTS, results, key, chosen.n, spec.batch_size, cut) as finished:
+    with merging(work, workers, RESULTS, results, key, chosen.n, spec.batch_size) as finished:
         if finished is None:
             return results
         found = encoded(finished)

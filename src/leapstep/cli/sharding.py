@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +9,9 @@ import typer
 
 from leapstep import files
 from leapstep.files import folders
-from leapstep.workers import ENGINES, check_engine, leads
+from leapstep.workers import ENGINES, Workers, check_engine, leads
 from leapstep.workers.job import JOB
-from leapstep.workers.merging import Cut, check_place
-
-HERE = ("here", "ray")
-"""Workers that are processes of this machine."""
+from leapstep.workers.merging import check_place
 
 On = Annotated[
     str | None,
@@ -58,18 +52,20 @@ def check(on: str | None, shard: int | None, workers: int | None = None) -> None
         raise ValueError(f"--shard {shard}: it must be at least 1")
 
 
-def cut(on: str | None, shard: int | None, workers: int | None, device: str | None, overwrite: bool) -> Cut | None:
-    """What these options say of a job whose results are merged, once `check` has seen them; None without --on."""
+def asked(
+    on: str | None, shard: int | None, workers: int | None, device: str | None, out: Path | None, overwrite: bool
+) -> Workers | None:
+    """The workers that these options name, and the folder of results, once `check` has seen them; None without --on."""
     check(on, shard, workers)
-    return None if on is None else Cut(on, shard, device, overwrite, workers)
+    return None if on is None else Workers(on, shard, out, device, workers, overwrite)
 
 
-def check_free(out: Path, overwrite: bool, kind: folders.Kind, cut: Cut | None) -> None:
+def check_free(out: Path, overwrite: bool, kind: folders.Kind, workers: Workers | None) -> None:
     """As `options.check_free`; a job that is cut into shards may go on in the folder."""
-    if cut is None:
+    if workers is None:
         folders.check_free(out, overwrite, kind)
     else:
-        check_place(out, kind, cut)
+        check_place(out, kind, workers)
 
 
 def beside(out: Path, on: str) -> Path:
@@ -83,15 +79,3 @@ def beside(out: Path, on: str) -> Path:
     if JOB not in names and not all(name.startswith(files.PREFIX) for name in names):
         raise ValueError(f"{path}, where shards would be, holds something else: name another --out")
     return path
-
-
-@contextlib.contextmanager
-def place(out: Path | None, cut: Cut) -> Iterator[Path]:
-    """The folder of a job: a temporary one where none is named, if all workers are on this machine."""
-    if out is not None:
-        yield out
-    elif cut.on not in HERE:
-        raise ValueError(f"--on {cut.on}: name a folder that all of these machines see by --out")
-    else:
-        with tempfile.TemporaryDirectory(prefix="leapstep-") as folder:
-            yield Path(folder)

@@ -13,7 +13,7 @@ from leapstep.cli import measuring, options, sharding
 from leapstep.cli.sweeping import showing
 from leapstep.inference import fields
 from leapstep.text import acting
-from leapstep.workers.running import leads
+from leapstep.workers import Workers, leads
 
 if TYPE_CHECKING:
     from leapstep.evaluation.sweep import Run
@@ -80,7 +80,6 @@ def command(
     fields.check_spacings("spacings", spacings or ())
     options.check_data(data)
     sharding.check(on, shard, workers)
-    from leapstep.evaluation.sharding import Workers
     from leapstep.evaluation.sweep import Run, left_out, plan
     from leapstep.evaluation.yardstick import Measure
 

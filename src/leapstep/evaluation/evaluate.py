@@ -19,7 +19,7 @@ from leapstep.evaluation.cells import as_json
 from leapstep.evaluation.distances import Blocks, Estimate, Memorisation, memorisation
 from leapstep.evaluation.drawing import Batch, batches
 from leapstep.evaluation.extraction import extraction
-from leapstep.evaluation.sharding import Tallying, Workers
+from leapstep.evaluation.sharding import Tallying
 from leapstep.evaluation.tally import Tally, blocks_for, condition
 from leapstep.evaluation.yardstick import Measure, Reference, Yardstick, comparable, features_of, reference, trained_on
 from leapstep.files import reading
@@ -32,6 +32,7 @@ from leapstep.models import checkpoint
 from leapstep.models.data import Parts, parts_of, shared_parts, warn
 from leapstep.models.model import Model
 from leapstep.progress import progress_bar
+from leapstep.workers import Workers
 
 PAIRS = 12
 """How many of the pairs of a sample and its nearest training sample a result names."""

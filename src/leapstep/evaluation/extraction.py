@@ -21,13 +21,12 @@ from torch import Tensor
 from leapstep import files
 from leapstep.evaluation import features as spaces
 from leapstep.evaluation.features import Features
-from leapstep.evaluation.sharding import Workers
 from leapstep.evaluation.yardstick import Reference, features_of
 from leapstep.files import reading
 from leapstep.inference.provenance import versions
 from leapstep.models.data import Chosen, Selection
 from leapstep.models.model import Model
-from leapstep.workers import TORCHRUN, Finished, Make, run
+from leapstep.workers import TORCHRUN, Finished, Make, Workers, run
 
 FEW = 8
 """The features of fewer blocks are made in this process."""
@@ -81,7 +80,6 @@ def extraction(model: Model, workers: Workers | None, progress: bool = True) -> 
     """
     if workers is None or workers.on == TORCHRUN:
         return features_of
-    of_job: dict[str, Any] = {"on": workers.on, "workers": workers.number, "device": workers.device}
 
     def extract(features: Features, real: Reference) -> Tensor:
         data, rows = real.data, spaces.rows_of_block(real.data.values)
@@ -94,7 +92,7 @@ def extraction(model: Model, workers: Workers | None, progress: bool = True) -> 
                 key = {"features": features.name, "reference_sha256": sha256, "versions": versions()}
                 folder = stack.enter_context(_place(workers, spaces.digest_of(key)))
                 work = Extracting(model, chosen, features)
-                return merged(run(work, folder, key, len(data), batch_size=rows, progress=progress, **of_job))
+                return merged(run(work, folder, key, len(data), batch_size=rows, progress=progress, **workers.options))
 
             return spaces.reference(features, data, compute=compute)
 

@@ -7,16 +7,13 @@ order of index they are the tally that one process makes of all, to the bit.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from leapstep.core.finite import NotFinite
 from leapstep.evaluation.distances import Blocks
@@ -26,56 +23,11 @@ from leapstep.evaluation.yardstick import Yardstick
 from leapstep.files import reading
 from leapstep.inference.execution import Execution, choose
 from leapstep.inference.provenance import versions
-from leapstep.inference.spec import SamplingSpec, SpecError
+from leapstep.inference.spec import SamplingSpec
 from leapstep.models.checkpoint import fingerprint
 from leapstep.models.model import Model
-from leapstep.workers import Finished, Make, check_engine, run
+from leapstep.workers import Finished, Make, Workers, run
 from leapstep.workers.job import JOB
-
-
-@dataclasses.dataclass(frozen=True)
-class Workers:
-    """Whose workers draw samples, and where they put them; see `leapstep.workers.run`.
-
-    Attributes:
-        on: their name.
-        shard: samples of a shard; None: about a minute's work.
-        folder: of the job, or of a sweep in which it lies; all of them see it. None: a temporary one, where they are
-            all on this machine.
-        device: theirs; None: the best that they have.
-        number: how many Ray is asked for; None: as there is room for.
-    """
-
-    on: str = "here"
-    shard: int | None = None
-    folder: Path | None = None
-    device: str | None = None
-    number: int | None = None
-
-    @classmethod
-    def named(
-        cls,
-        on: str,
-        shard: int | None,
-        folder: str | Path | None = None,
-        device: torch.device | str | None = None,
-        number: int | None = None,
-    ) -> Workers:
-        """Those that somebody asks for. Raises ValueError where there can be none."""
-        check_engine(on, number)
-        folder, device = None if folder is None else Path(folder), None if device is None else str(device)
-        return cls(on, shard, folder, device, number)
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[Path]:
-        """The folder of a job. Raises ValueError where it must be named."""
-        if self.folder is not None:
-            yield self.folder
-        elif self.on in ("here", "ray"):
-            with tempfile.TemporaryDirectory(prefix="leapstep-") as folder:
-                yield Path(folder)
-        else:
-            raise SpecError("on", self.on, "its workers need a folder that all of them see: name one by --out")
 
 
 class Elsewhere(SystemExit):
@@ -178,9 +130,7 @@ class Tallying:
             self.stride * len(self.specs),
             batch_size=self.unit_size,
             shard=workers.shard,
-            on=workers.on,
-            workers=workers.number,
-            device=workers.device,
+            **workers.options,
             settle=self.settle,
             progress=progress,
         )

@@ -25,7 +25,7 @@ from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
 from leapstep.evaluation.extraction import extraction
 from leapstep.evaluation.features import digest_of
-from leapstep.evaluation.sharding import Tallying, Workers, order, specs_of_job
+from leapstep.evaluation.sharding import Tallying, order, specs_of_job
 from leapstep.evaluation.tally import Tally, blocks_for, condition
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
 from leapstep.files import folders
@@ -41,7 +41,7 @@ from leapstep.models.data import parts_of, warn
 from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 from leapstep.text import allowed
-from leapstep.workers.running import leads
+from leapstep.workers import Workers, leads
 
 RESULTS = folders.Kind(
     "results.json", "cells", r"results\.json|table\.(md|csv)|quality\.png|part\.npz|shards-[0-9a-f]{8}"

@@ -5,7 +5,8 @@ between them: so it does not matter how many there are, who made what, how often
 died. What is missing is made; what is there stays.
 """
 
+from leapstep.workers.asked import Workers
 from leapstep.workers.job import KIND, Make, Work
 from leapstep.workers.running import ENGINES, HERE, TORCHRUN, Finished, check_engine, leads, run
 
-__all__ = ["ENGINES", "HERE", "KIND", "TORCHRUN", "Finished", "Make", "Work", "check_engine", "leads", "run"]
+__all__ = ["ENGINES", "HERE", "KIND", "TORCHRUN", "Finished", "Make", "Work", "Workers", "check_engine", "leads", "run"]

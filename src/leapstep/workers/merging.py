@@ -8,10 +8,11 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from leapstep import files
 from leapstep.files import folders, reading
+from leapstep.workers.asked import Workers
 from leapstep.workers.job import JOB, Work
 from leapstep.workers.running import TORCHRUN, Finished, leads, run
 from leapstep.workers.torchrun import waited
@@ -20,25 +21,10 @@ SHARDS = "shards"
 """The folder of the job in that of the results, among whose names it must be."""
 
 
-class Cut(NamedTuple):
-    """How a job is cut, and by whom it is made; see `run`.
-
-    Attributes:
-        on, shard, device, workers: as of `run`.
-        overwrite: whether what is in the folder of results may be replaced; else a job that was stopped there goes on.
-    """
-
-    on: str
-    shard: int | None = None
-    device: str | None = None
-    overwrite: bool = False
-    workers: int | None = None
-
-
-def check_place(out: Path, kind: folders.Kind, cut: Cut) -> None:
+def check_place(out: Path, kind: folders.Kind, workers: Workers) -> None:
     """Make sure that results may be made in a folder, or go on there; see `folders.check_free`."""
-    if leads(cut.on, cut.overwrite) and (cut.overwrite or not _begun(out, kind)):
-        folders.check_free(out, cut.overwrite, kind)
+    if leads(workers.on, workers.overwrite) and (workers.overwrite or not _begun(out, kind)):
+        folders.check_free(out, workers.overwrite, kind)
 
 
 def _begun(out: Path, kind: folders.Kind) -> bool:
@@ -59,18 +45,18 @@ def _under_way(out: Path, kind: folders.Kind, record: Mapping[str, Any]) -> bool
 @contextlib.contextmanager
 def merging(
     work: Work,
-    out: Path,
+    workers: Workers,
     kind: folders.Kind,
     record: Mapping[str, Any],
     key: Mapping[str, Any],
     n: int,
     batch_size: int,
-    cut: Cut,
 ) -> Iterator[Finished | None]:
     """Make the shards of a job, and hold the folder of its results while they are merged; then the shards go.
 
     Arguments:
-        out: the folder of results of a kind, whose names have `SHARDS` among them.
+        workers: whose, and the folder of results.
+        kind: of these results, whose names have `SHARDS` among them.
         record: what the mark of the folder says until the results are there.
         key, n, batch_size: see `run`.
     Yields:
@@ -78,25 +64,25 @@ def merging(
     Raises:
         ValueError: what `folders.begin` and `run` raise.
     """
-    shards = out / SHARDS
-    if leads(cut.on, cut.overwrite):
-        with folders.locked(out):
-            check_place(out, kind, cut)
-            if cut.overwrite or not _begun(out, kind):
-                folders.begin(out, cut.overwrite, kind, record)
-                folders.inner(out, SHARDS)
-    elif not waited(lambda: _under_way(out, kind, record)):
-        yield None
-        return
-    how: Any = {"shard": cut.shard, "on": cut.on, "workers": cut.workers, "device": cut.device}
-    finished = run(work, shards, key, n, batch_size=batch_size, **how)
-    merges = finished.complete
     with contextlib.ExitStack() as stack:
+        out = stack.enter_context(workers.place())
+        shards = out / SHARDS
+        if leads(workers.on, workers.overwrite):
+            with folders.locked(out):
+                check_place(out, kind, workers)
+                if workers.overwrite or not _begun(out, kind):
+                    folders.begin(out, workers.overwrite, kind, record)
+                    folders.inner(out, SHARDS)
+        elif not waited(lambda: _under_way(out, kind, record)):
+            yield None
+            return
+        finished = run(work, shards, key, n, batch_size=batch_size, shard=workers.shard, **workers.options)
+        merges = finished.complete
         if merges:
             try:
                 stack.enter_context(folders.locked(out))
             except ValueError:
-                if cut.on != TORCHRUN:
+                if workers.on != TORCHRUN:
                     raise
                 merges = False  # another rank, which ended at the same moment, does
         merges = merges and (shards / JOB).exists()
