@@ -24,11 +24,11 @@ from leapstep.evaluation.cells import Cell, advice, as_json
 from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
 from leapstep.evaluation.extraction import extraction
-from leapstep.evaluation.features import digest_of
 from leapstep.evaluation.sharding import Tallying, order, specs_of_job
 from leapstep.evaluation.tally import Tally, blocks_for, condition
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
 from leapstep.files import folders
+from leapstep.files.cache import digest_of
 from leapstep.inference import fields
 from leapstep.inference.execution import Execution, choose
 from leapstep.inference.fields import AUTO

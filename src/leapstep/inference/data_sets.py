@@ -24,6 +24,7 @@ from leapstep.inference.engine import Array, values
 from leapstep.inference.likelihood import Likelihood, Measured
 from leapstep.inference.provenance import provenance
 from leapstep.inference.spec import SamplingSpec
+from leapstep.inference.store import depends
 from leapstep.models.data import Chosen, Selection
 from leapstep.models.model import Model
 from leapstep.workers import Finished, Make
@@ -31,13 +32,10 @@ from leapstep.workers import Finished, Make
 CALLS = "calls"
 """The name of the calls of the network among the terms of a shard of likelihoods."""
 
-ELSEWHERE = ("model", "device", "trained_steps")
-"""What a record says that results do not depend on: the weights are compared, not the name."""
-
 
 def _key(record: Mapping[str, Any], chosen: Chosen) -> dict[str, Any]:
     """What results depend on, of what their record says, and the data; see `leapstep.workers.run`."""
-    return {name: value for name, value in record.items() if name not in ELSEWHERE} | {"chosen": chosen._asdict()}
+    return depends(record) | {"chosen": chosen._asdict()}
 
 
 # --- likelihoods ---------------------------------------------------------------------------------------------------

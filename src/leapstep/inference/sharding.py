@@ -19,7 +19,7 @@ from leapstep.inference.engine import draw, values
 from leapstep.inference.execution import Execution, choose
 from leapstep.inference.fields import AUTO
 from leapstep.inference.spec import SamplingSpec
-from leapstep.inference.store import ELSEWHERE, GRID, RESULTS, check_place, write_grid
+from leapstep.inference.store import GRID, RESULTS, check_place, depends, write_grid
 from leapstep.models.model import Model
 from leapstep.workers import Finished, Make, leads, run
 from leapstep.workers.job import JOB
@@ -154,7 +154,7 @@ def write_shards(
         ValueError: the folder is not to be had, or holds samples of another job.
     """
     spec, none = drawing.spec, {"finished": 0, "calls": 0, "seconds": 0.0, "shards": []}
-    key = {name: value for name, value in manifest.items() if name not in (*ELSEWHERE, "device")}
+    key = depends(manifest)
     manifest = {**manifest, "classes": list(drawing.classes), **none}
     shards.check_form(manifest["format"])
     check_place(out, resume, overwrite, on)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,11 +36,16 @@ RESULTS = folders.Kind(
 """Folders of samples, and what they are known by."""
 
 ELSEWHERE = ("model", "trained_steps", "execution")
-"""What of a manifest may differ when a drawing goes on: how the model is called, since its weights are compared; and
-how its network is computed, but for the dtype, which is part of the specification."""
+"""What of a manifest, or of another record, may differ when work goes on: how the model is called, since its weights
+are compared; and how its network is computed, but for the dtype, which is part of the specification."""
 
 GRID = 400
 """How many pictures the grid shows."""
+
+
+def depends(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What results depend on, of what their record says; where each worker has a device of its own, not on that."""
+    return {name: value for name, value in record.items() if name not in (*ELSEWHERE, "device")}
 
 
 def in_shards(folder: Path, format: str | None, on: str | None, shard: int | None, resume: bool) -> bool:

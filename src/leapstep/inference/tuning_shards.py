@@ -7,8 +7,6 @@ each number of calls and one for DDIM with many steps. Every worker that fits re
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +20,9 @@ from leapstep import files
 from leapstep.core.fitting import Reference
 from leapstep.core.gaussian import Gaussian
 from leapstep.files import reading
+from leapstep.files.cache import digest_of
 from leapstep.inference.provenance import provenance
+from leapstep.inference.store import depends
 from leapstep.inference.tuning import Run
 from leapstep.models import beside
 from leapstep.models.beside import gaussian_sha256
@@ -41,16 +41,16 @@ def results(tuning: Run, place: Path, **how: Any) -> Iterator[tuple[Solver, list
     """
     if not tuning.missing:
         return
-    depends = {**provenance(tuning.model, tuning.spec), "teacher": tuning.tuning.teacher}
+    said = {**provenance(tuning.model, tuning.spec), "teacher": tuning.tuning.teacher}
     count = len(tuning.teacher().parts())
-    paths = _made(Following(tuning), place, "teacher", depends, count, how | {"to": ALL})
+    paths = _made(Following(tuning), place, "teacher", said, count, how | {"to": ALL})
     reference = _reference(tuning, paths.paths)
     law = tuning.law_of(reference)
     started = None if law is None else gaussian_sha256(law)
     there = [list(one.name) for one in tuning.tuning.untuned]  # which are not measured again
-    depends |= {"calls": tuning.missing, "start": tuning.plan.start, "law": started, "there": there}
+    said |= {"calls": tuning.missing, "start": tuning.plan.start, "law": started, "there": there}
     work = Fitting(tuning, tuple(paths.paths), law)
-    fits = _made(work, place, "fits", depends, 1 + len(tuning.missing), how | {"to": FIRST})
+    fits = _made(work, place, "fits", said, 1 + len(tuning.missing), how | {"to": FIRST})
     if not fits.complete:
         return
     curve, *found = [_read(tuning, path) for path in fits.paths]
@@ -60,11 +60,10 @@ def results(tuning: Run, place: Path, **how: Any) -> Iterator[tuple[Solver, list
     shutil.rmtree(place)
 
 
-def _made(work: Work, place: Path, name: str, depends: Mapping[str, Any], n: int, how: Mapping[str, Any]) -> Finished:
+def _made(work: Work, place: Path, name: str, record: Mapping[str, Any], n: int, how: Mapping[str, Any]) -> Finished:
     """A job in a folder of its own for all that it depends on."""
-    key = {name: value for name, value in depends.items() if name not in ("model", "device")}
-    short = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    return run(work, place / f"{name}-{short}", key, n, batch_size=1, shard=1, **how)
+    key = depends(record)
+    return run(work, place / f"{name}-{digest_of(key)[:12]}", key, n, batch_size=1, shard=1, **how)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,12 +30,12 @@ from leapstep.evaluation.features.learned import MANIFEST, RESULTS, learned_feat
 from leapstep.evaluation.features.pixels import pixels_features
 from leapstep.evaluation.features.space import (
     Features,
-    digest_of,
     fingerprint,
     in_blocks,
     rows_of_block,
 )
 from leapstep.evaluation.features.training import Recipe, is_labelled, train
+from leapstep.files.cache import digest_of
 from leapstep.text import near
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "Classifier",
     "Features",
     "Recipe",
-    "digest_of",
     "extracted",
     "fingerprint",
     "is_labelled",

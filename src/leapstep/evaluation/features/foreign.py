@@ -16,9 +16,9 @@ from leapstep.evaluation.features.space import (
     Array,
     Features,
     batched,
-    digest_of,
     digest_of_weights,
 )
+from leapstep.files.cache import digest_of
 
 
 def foreign_features(name: str, path: Path, function: str, device: torch.device) -> Features:

@@ -18,9 +18,9 @@ from leapstep.evaluation.features.space import (
     Array,
     Features,
     batched,
-    digest_of,
     digest_of_weights,
 )
+from leapstep.files.cache import digest_of
 from leapstep.text import reason
 
 

@@ -22,9 +22,9 @@ from leapstep.evaluation.features.space import (
     Features,
     batched,
     check_shape,
-    digest_of,
 )
 from leapstep.files import folders, reading
+from leapstep.files.cache import digest_of
 from leapstep.networks.weights import check_finite, compare
 from leapstep.text import reason
 

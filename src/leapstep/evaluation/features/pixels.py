@@ -19,10 +19,10 @@ from leapstep.evaluation.features.space import (
     batched,
     block_size,
     check_shape,
-    digest_of,
     fingerprint,
     in_blocks,
 )
+from leapstep.files.cache import digest_of
 
 COMPONENTS = 64
 """How many principal components `pixels` keeps at most."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from leapstep.data.ahead import Ahead
 from leapstep.data.dataset import Data
 from leapstep.data.values import Elsewhere, Values, threads_of
 from leapstep.evaluation.features.cache import remembered
+from leapstep.files.cache import digest_of
 from leapstep.progress import progress_bar
 
 Array = npt.NDArray[Any]
@@ -118,11 +118,6 @@ def _sha256(values: Values) -> bytes:
     for block in in_blocks(values, "hash"):
         whole.update(np.ascontiguousarray(block).tobytes())
     return whole.digest()
-
-
-def digest_of(*parts: Any) -> str:
-    """SHA-256 of some values that JSON can hold."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of_weights(state: Mapping[str, Tensor]) -> str:
