@@ -14,7 +14,7 @@ from cases import MIXTURE, silent, time
 from leapstep.core import names
 from leapstep.core.spacing import SPACINGS
 from leapstep.core.transitions import ELSEWHERE, OTHERS, ours
-from leapstep.evaluation.sweep import plan
+from leapstep.evaluation.planning import plan
 from leapstep.inference.spec import SamplingSpec
 from leapstep.models import folder
 from leapstep.networks import NETWORKS

@@ -17,7 +17,7 @@ from commands import done, invoke, refused
 from leapstep import Condition, SamplingSpec, stopping
 from leapstep.core.scaling import Scaling
 from leapstep.core.spacing import times
-from leapstep.evaluation import sweep
+from leapstep.evaluation.planning import plan
 from leapstep.inference.engine import draw
 from leapstep.models import checkpoint
 from leapstep.networks import MLP, NETWORKS
@@ -231,10 +231,10 @@ def test_a_student_is_opened_and_sampled_as_it_was_trained(tmp_path):
             draw(student, other)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cells = sweep.plan(student, SamplingSpec(n=3))
+        cells = plan(student, SamplingSpec(n=3))
         assert [(cell.method, cell.steps, cell.options) for cell in cells] == [("ddim", 2, {"eta": 0.0})]
         assert cells[0].checked(student)
-    assert [cell.steps for cell in sweep.plan(student, steps=[1, 4], etas=[0])] == [1, 4]
+    assert [cell.steps for cell in plan(student, steps=[1, 4], etas=[0])] == [1, 4]
 
     import diffusers
 

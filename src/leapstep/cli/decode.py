@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from leapstep import files
-from leapstep.cli import options
+from leapstep.cli import options, previews
 from leapstep.files import folders
 from leapstep.inference.fields import SpecError
 from leapstep.progress import progress_bar
@@ -46,7 +46,7 @@ def command(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
-    no_preview: options.NoPreview = False,
+    no_preview: previews.NoPreview = False,
 ) -> dict[str, Any]:
     """Decode latents: each under its own label, or under every --label, or between two."""
     options.check_free(out, overwrite, RESULTS)
@@ -72,6 +72,6 @@ def command(
     shown = write_decoded(out, loaded, known.original, results, wanted)
     files.write_json(out / "manifest.json", manifest := manifest | {"finished": True})
     if shown is not None:
-        options.show(shown, no_preview)
+        previews.show(shown, no_preview)
     typer.echo(f"{len(wanted)} results of {len(known.x)} latents, {spec.label} in {spec.steps} steps: {out}")
     return {"out": out, **manifest}

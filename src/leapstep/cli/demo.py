@@ -48,7 +48,8 @@ def command(
     from leapstep.data.pictures import captioned, grid, save_image
     from leapstep.data.readers import read
     from leapstep.evaluation.comparison import measure, of_real_data
-    from leapstep.evaluation.sweep import Run, plan
+    from leapstep.evaluation.planning import plan
+    from leapstep.evaluation.sweep import Run
     from leapstep.evaluation.yardstick import Measure
     from leapstep.inference.spec import SamplingSpec
     from leapstep.training.configuration import configure

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from leapstep import files
-from leapstep.cli import options
+from leapstep.cli import options, previews
 from leapstep.cli.parsing import FILES
 from leapstep.files import folders
 from leapstep.inference.fields import KEEPERS, SpecError
@@ -54,7 +54,7 @@ def command(
     ] = "replacement",
     resample: Annotated[int, typer.Option(help="How often replacement takes each step.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
-    no_preview: options.NoPreview = False,
+    no_preview: previews.NoPreview = False,
 ) -> dict[str, Any]:
     """Change data that are there: up by noise, and down by any method; --n results of each, sample by sample."""
     options.check_free(out, overwrite, RESULTS)
@@ -85,7 +85,7 @@ def command(
     shown = write_edits(out, loaded, x0, torch.cat(results), change.mask)
     files.write_json(out / "manifest.json", manifest := manifest | {"finished": True})
     if shown is not None:
-        options.show(shown, no_preview)
+        previews.show(shown, no_preview)
     typer.echo(f"{total} edits of {len(x0)}, strength {strength:g}, {spec.steps} steps: {out}")
     return {"out": out, **manifest}
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from leapstep import files
-from leapstep.cli import options
+from leapstep.cli import options, previews
 from leapstep.cli.parsing import FILES, NUMBERS
 from leapstep.files import folders
 from leapstep.progress import progress_bar
@@ -52,7 +52,7 @@ def command(
         bool, typer.Option("--mp4", help="Also write the animation as a video, animation.mp4; needs ffmpeg.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
-    no_preview: options.NoPreview = False,
+    no_preview: previews.NoPreview = False,
 ) -> dict[str, Any]:
     """Show what lies between two samples or pictures, or among four, on the arcs between their latents."""
     options.check_free(out, overwrite, RESULTS)
@@ -90,6 +90,6 @@ def command(
     write_frames(out, loaded, x, frames, mp4=mp4)
     files.write_json(out / "manifest.json", manifest := manifest | {"finished": True})
     if loaded.is_pictures:
-        options.show(values(loaded, x[:frames]), no_preview, evenly=True)
+        previews.show(values(loaded, x[:frames]), no_preview, evenly=True)
     typer.echo(f"{len(x)} frames: {out}")
     return {"out": out, **manifest}

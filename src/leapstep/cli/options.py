@@ -7,9 +7,6 @@ import copy
 import dataclasses
 import functools
 import inspect
-import os
-import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -22,11 +19,9 @@ from leapstep.core import names
 from leapstep.files import folders
 from leapstep.inference import fields
 from leapstep.models import opening, pipelines
-from leapstep.text import acting, allowed, seconds
+from leapstep.text import allowed, seconds
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
 
     from leapstep.inference.spec import SamplingSpec
@@ -475,25 +470,3 @@ def tell_left_out(model: Model, asked: Sequence[int], counts: Sequence[int]) -> 
     if left := sorted(set(asked) - set(counts)):
         levels = model.process.timesteps
         typer.echo(f"left out {', '.join(map(str, left))} steps: the model has {levels} noise levels", err=True)
-
-
-NoPreview = Annotated[bool, typer.Option("--no-preview", help="Show no images in the terminal.")]
-
-
-def show(pixels: npt.NDArray[np.uint8], hidden: bool, evenly: bool = False) -> None:
-    """Show the first of some pictures in the terminal, if stdout is one that can; or some of them, evenly chosen."""
-    if hidden or not sys.stdout.isatty() or not _can_print("▀"):
-        return
-    from leapstep.data.pictures import preview, selection
-
-    size = shutil.get_terminal_size()
-    drawn = preview(selection(pixels, os.environ, size, evenly), os.environ, size)
-    typer.echo(drawn, file=acting(sys.stdout), nl=False)
-
-
-def _can_print(text: str) -> bool:
-    try:
-        text.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leapstep.cli import options, sharding
+from leapstep.cli import options, previews, sharding
 from leapstep.models.folder import TUNED
 from leapstep.text import counted, duration
 
@@ -58,7 +58,7 @@ def command(
         bool, typer.Option("--resume", help="Continue where this command was stopped; start if the folder is empty.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the samples in the folder.")] = False,
-    no_preview: options.NoPreview = False,
+    no_preview: previews.NoPreview = False,
 ) -> dict[str, Any]:
     """Draw samples of a trained model, in as few network calls as you like."""
     from leapstep.inference.store import GRID, check_place, in_shards
@@ -87,7 +87,7 @@ def command(
         return {"out": out, **manifest}
     shown = first_samples(out, min(n, GRID)) if (out / "grid.png").exists() else None
     if shown is not None:
-        options.show(shown, no_preview)
+        previews.show(shown, no_preview)
     took = duration(manifest["seconds"]) + (" of all workers together" if elsewhere else "")
     typer.echo(f"{n} samples in {took}, {counted(manifest['calls'], 'network call')} each: {out}")
     if shown is not None:

@@ -80,7 +80,8 @@ def command(
     fields.check_spacings("spacings", spacings or ())
     options.check_data(data)
     sharding.check(on, shard, workers)
-    from leapstep.evaluation.sweep import Run, left_out, plan
+    from leapstep.evaluation.planning import left_out, plan
+    from leapstep.evaluation.sweep import Run
     from leapstep.evaluation.yardstick import Measure
 
     elsewhere = None if on is None else Workers.named(on, shard, out, model.device, workers)

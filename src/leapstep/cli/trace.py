@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leapstep import files
-from leapstep.cli import options
+from leapstep.cli import options, previews
 from leapstep.cli.parsing import NUMBERS
 from leapstep.files import folders
 from leapstep.progress import progress_bar
@@ -57,7 +57,7 @@ def command(
     gif: Annotated[bool, typer.Option("--gif", help="Also write the trajectory as an animation, trace.gif.")] = False,
     mp4: Annotated[bool, typer.Option("--mp4", help="Also write it as a video, trace.mp4; needs ffmpeg.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in the folder.")] = False,
-    no_preview: options.NoPreview = False,
+    no_preview: previews.NoPreview = False,
 ) -> dict[str, Any]:
     """Show a sample's way from noise to data, and the same start noise at different numbers of steps."""
     options.check_free(out, overwrite, RESULTS)
@@ -95,7 +95,7 @@ def command(
     manifest["consistency"] = [{"steps": count, "error": error} for count, error in errors.items()]
     files.write_json(out / "manifest.json", manifest := manifest | {"finished": True})
     if loaded.is_pictures:
-        options.show(values(loaded, states.x[:, 0]), no_preview, evenly=True)
+        previews.show(values(loaded, states.x[:, 0]), no_preview, evenly=True)
     for count in counts[:-1]:
         typer.echo(f"{count} steps are {errors[count]:.2g} from {counts[-1]}: mean squared error in {unit(loaded)}")
     typer.echo(f"written: {out}")
