@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import re
 import tarfile
 import zipfile
@@ -168,16 +169,17 @@ def _npy(value: Array) -> bytes:
 
 
 def _items_of_tar(path: Path) -> Iterator[Item]:
-    with tarfile.open(reading.regular(path), "r:") as tar:
-        for name, members in itertools.groupby(tar, lambda member: member.name.partition(".")[0]):
-            parts = {}
-            for member in members:
-                if member.type == tarfile.REGTYPE and (file := tar.extractfile(member)) is not None:
-                    parts[member.name.partition(".")[2]] = file.read()
-            content: Any = parts.get("png")
+    from leapstep.data.tars import members
+
+    with reading.regular(path).open("rb", buffering=0) as file:
+        there = members(file.fileno(), os.fstat(file.fileno()).st_size)
+        for name, group in itertools.groupby(there, lambda member: member[0].partition(b".")[0]):
+            parts = {full.partition(b".")[2]: os.pread(file.fileno(), size, offset) for full, offset, size, _ in group}
+            content: Any = parts.get(b"png")
             if content is None:
-                content = np.lib.format.read_array(io.BytesIO(parts["npy"]), allow_pickle=False)
-            yield Item(f"{path}, {name}", int(parts["cls"]) if "cls" in parts else None, content)
+                content = np.lib.format.read_array(io.BytesIO(parts[b"npy"]), allow_pickle=False)
+            label = int(parts[b"cls"]) if b"cls" in parts else None
+            yield Item(f"{path}, {os.fsdecode(name)}", label, content)
 
 
 # --- parquet -------------------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def scan(path: Path, tar: str, suffixes: frozenset[bytes]) -> tuple[Rows, Rows, 
             names.append(name_hash(f"{tar}/{os.fsdecode(key)}"))
 
     with path.open("rb", buffering=0) as file:
-        for name, offset, size, content in _members(file.fileno(), os.fstat(file.fileno()).st_size):
+        for name, offset, size, content in members(file.fileno(), os.fstat(file.fileno()).st_size):
             base = name.rfind(b"/") + 1
             dot = name.find(b".", base + 1)
             if dot < 0 or name[base : base + 1] == b".":
@@ -224,8 +224,15 @@ def _label(content: bytes, name: bytes) -> int:
     return label
 
 
-def _members(file: int, length: int) -> Iterator[tuple[bytes, int, int, bytes]]:
-    """The files in a tar: name, first byte, size, and the content of those that have at most 32 bytes."""
+def members(file: int, length: int) -> Iterator[tuple[bytes, int, int, bytes]]:
+    """The files in a tar: name, first byte, size, and the content of those that have at most 32 bytes.
+
+    Arguments:
+        file: the descriptor of the tar, which is read wherever others have read.
+        length: its bytes.
+    Raises:
+        Broken: it is not a tar, or is not whole.
+    """
     position, start, chunk = 0, 0, b""
     ahead = NEAR
     long_name: bytes | None = None
