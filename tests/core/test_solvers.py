@@ -78,7 +78,7 @@ MANY_CALLS = ("rk23", "rk4", "rk45")  # one process is enough for every day
         for method in ORDERS
         for name in ("linear", "cosine", "ve")
     ]
-    + [("flow", method) for method in ORDERS],
+    + [pytest.param("flow", method, marks=[pytest.mark.slow] * (method == "rk45")) for method in ORDERS],
 )
 def test_convergence_order(name, method):
     """Over several step counts the error falls with the stated order, within 0.15.

@@ -2,15 +2,18 @@
 
 import json
 import sys
+from unittest import mock
 
 import torch
 
 from leapstep.networks import MLP
-from leapstep.training import Distiller, Trainer
+from leapstep.training import Distiller, Trainer, trainer
 from leapstep.training.configuration import DistillationConfig, configure
 from random_models import model_of
 
 STEPS = 3
+COMPARED = 32
+"""Samples whose loss is compared: for each call of a sharded network its processes wait for each other 25 times."""
 SHAPED = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 16, "warmup": 2}
 DEVICE = "cpu" if torch.accelerator.is_available() else None
 """No device is named where there is only one: processes without GPUs must train together then, too."""
@@ -35,9 +38,10 @@ def learner(kind):
 def curve(run):
     """The losses of each sample, step by step, [STEPS, b]; the norms of the gradients; what the average loses."""
     results, compared = [], []
-    for _ in range(STEPS):
-        compared.append(list(run.compare().values()) if run.calls_average else [])
-        results.append(run.advance())
+    with mock.patch.object(trainer, "COMPARED", COMPARED):
+        for _ in range(STEPS):
+            compared.append(list(run.compare().values()) if run.calls_average else [])
+            results.append(run.advance())
     losses, norms = ([result[name] for result in results] for name in ("losses", "gradient_norm"))
     return [loss.tolist() for loss in losses], norms, compared
 

@@ -32,7 +32,7 @@ def photos(folder, count, start=0):
 
 def settings(**more):
     return configure(
-        {"channels": (8, 8), "attention": (0, 0), "blocks": 1, "groups": 4, "batch_size": 8, "steps": 2, **more}
+        {"channels": (8, 8), "attention": (0, 0), "blocks": 1, "groups": 4, "batch_size": 32, "steps": 2, **more}
     )
 
 

@@ -17,7 +17,7 @@ from leapstep.training import Start, Trainer, initial, train
 from leapstep.training.configuration import configure
 from random_models import model_of
 
-TINY = {"patch": 2, "channels": (8, 8), "attention": (0, 1), "blocks": 1, "groups": 4, "batch_size": 8, "steps": 2}
+TINY = {"patch": 2, "channels": (8, 8), "attention": (0, 1), "blocks": 1, "groups": 4, "batch_size": 64, "steps": 2}
 QUICK = {"device": "cpu", "progress": False}
 
 
@@ -33,7 +33,7 @@ def photos(folder, count, start=0, size=8):
 def run(tmp_path_factory):
     """A run on 40 photos, ten of them held out."""
     place = tmp_path_factory.mktemp("runs")
-    settings = {**TINY, "schedule": "cosine", "timesteps": 50, "predicts": "v", "holdout": "25%", "flip": True}
+    settings = {**TINY, "schedule": "cosine", "timesteps": 10, "predicts": "v", "holdout": "25%", "flip": True}
     train(photos(place / "photos", 40), place / "run", config=configure(settings), **QUICK)
     return place
 
@@ -46,16 +46,16 @@ def test_it_begins_with_the_averaged_weights_and_a_fresh_optimiser(run, tmp_path
     weights = {name: value.clone() for name, value in model.network.state_dict().items()}
     assert all(torch.equal(value, trainer.ema.module.state_dict()[name]) for name, value in weights.items())
     assert trainer.optimizer.state_dict()["state"] == {}
-    assert (trainer.config.timesteps, trainer.config.predicts, trainer.config.channels) == (50, "v", (8, 8))
-    t = torch.linspace(0, 1, 51, dtype=torch.float64)
-    assert torch.allclose(trainer.convention.process.alpha(t), cosine(50).alpha(t))
+    assert (trainer.config.timesteps, trainer.config.predicts, trainer.config.channels) == (10, "v", (8, 8))
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    assert torch.allclose(trainer.convention.process.alpha(t), cosine(10).alpha(t))
     trainer.advance()
     assert any(not torch.equal(value, trainer.network.state_dict()[name]) for name, value in weights.items())
 
 
 def test_info_tells_what_was_held_out_and_what_a_run_began_with(run, tmp_path):
     assert f"40 samples of {run / 'photos'}, 10 of them held out" in done("info", run / "run").stdout
-    settings = {"steps": 1, "batch_size": 8}
+    settings = {"steps": 1, "batch_size": 64}
     train(str(run / "photos"), tmp_path / "next", config=configure(settings), init_from=str(run / "run"), **QUICK)
     assert f"the weights of {run / 'run'}" in done("info", tmp_path / "next").stdout
 
@@ -93,7 +93,7 @@ def test_one_more_photo_does_not_end_a_run(run, tmp_path):
 def test_it_is_resumed_without_the_folder_that_it_began_with(run, tmp_path):
     model = checkpoint.load(run / "run")
     checkpoint.save(dataclasses.replace(model, details={}), tmp_path / "origin")
-    source, config = str(run / "photos"), configure({"batch_size": 8, "steps": 2, "holdout": "no", "warmup": 0})
+    source, config = str(run / "photos"), configure({"batch_size": 64, "steps": 2, "holdout": "no", "warmup": 0})
     more = config.model_copy(update={"steps": 4})
     train(source, tmp_path / "straight", config=more, init_from=str(tmp_path / "origin"), **QUICK)
     train(source, tmp_path / "run", config=config, init_from=str(tmp_path / "origin"), **QUICK)
@@ -112,7 +112,7 @@ def test_it_is_resumed_without_the_folder_that_it_began_with(run, tmp_path):
     [
         ({"channels": (8, 16)}, r"has channels=\(8, 8\), not \(8, 16\), and its weights cannot do otherwise"),
         ({"predicts": "eps"}, "has predicts=v, not eps"),
-        ({"timesteps": 1000}, "has timesteps=50"),
+        ({"timesteps": 1000}, "has timesteps=10"),
         ({"schedule": "linear"}, "has schedule=cosine"),
         ({"labels": True}, "has labels=False"),
         ({"dropout": 0.1}, r"has dropout=0.0"),
@@ -160,7 +160,7 @@ def diffusers_folder(place, **more):
 
 def test_a_diffusers_folder(run, tmp_path):
     origin = diffusers_folder(tmp_path / "pipeline")
-    args = ["--device", "cpu", "--steps", 1, "--batch-size", 4, "--out", tmp_path / "new"]
+    args = ["--device", "cpu", "--steps", 1, "--batch-size", 64, "--out", tmp_path / "new"]
     result = invoke("train", run / "photos", "--init-from", origin, *args)
     assert result.exit_code == 0, result.stderr
     model = checkpoint.load(tmp_path / "new")
@@ -175,7 +175,7 @@ def test_a_network_that_settings_have_no_words_for(run, tmp_path):
     network = LucidUNet(dim=8, widths=(8, 16), full=(False, True), heads=(2, 2), head_channels=(4, 4))
     checkpoint.save(model_of(network, cosine(20), "eps", (3, 8, 8)), tmp_path / "lucid")
     model = train(
-        str(run / "photos"), tmp_path / "new", config=configure({"steps": 1, "batch_size": 4}),
+        str(run / "photos"), tmp_path / "new", config=configure({"steps": 1, "batch_size": 64}),
         init_from=str(tmp_path / "lucid"), **QUICK,
     )  # fmt: skip
     assert type(model.network) is LucidUNet

@@ -20,6 +20,7 @@ N = 40
 
 def settings(**more):
     tiny = {"channels": (8, 8), "attention": (False, True), "blocks": 1, "groups": 4, "batch_size": 12, "warmup": 2}
+    tiny |= {"timesteps": 4}
     return configure({**tiny, "holdout": "20%", "steps": 4, "save_every": 2, "sample_every": 4, **more})
 
 

@@ -16,7 +16,7 @@ from leapstep.training import Trainer, deadline, minutes, run, train
 from leapstep.training.configuration import TrainingConfig, configure
 from leapstep.training.deadline import Deadline
 
-TINY = {"channels": (8, 8), "attention": (False, True), "groups": 4, "batch_size": 8, "holdout": "no"}
+TINY = {"channels": (8,), "attention": (False,), "blocks": 1, "groups": 4, "batch_size": 8, "holdout": "no"}
 TINY |= {"save_every": 4, "device": "cpu", "progress": False}
 
 

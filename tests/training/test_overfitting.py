@@ -13,7 +13,7 @@ TINY = {
     "attention": (0, 0),
     "blocks": 1,
     "groups": 4,
-    "batch_size": 32,
+    "batch_size": 64,
     "dropout": 0.5,
     "flip": True,
 }

@@ -16,7 +16,7 @@ from leapstep.models import checkpoint
 from leapstep.training import tracking, train
 from leapstep.training.configuration import TRACKERS, configure
 
-TINY = {"channels": (8, 8), "attention": (0, 0), "blocks": 1, "groups": 4, "batch_size": 32, "precision": "float32"}
+TINY = {"channels": (8, 8), "attention": (0, 0), "blocks": 1, "groups": 4, "batch_size": 64, "precision": "float32"}
 TINY |= {"log_every": 2, "holdout_every": 3, "sample_every": 4, "save_every": 4, "warmup": 0, "timesteps": 8}
 
 

@@ -33,7 +33,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync""".split()  # noqa: SIM905
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium, chromium-browser or google-chrome")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium, chromium-browser or google-chrome"),
+    pytest.mark.xdist_group("browser"),  # one process makes the pages and starts the browser, once
+]
 
 HOSTILE = '"><script>document.title = "broken"</script><img src=x onerror="document.title = 1">'
 
@@ -168,8 +171,7 @@ CONTRAST = """() => {
 # --- the page on screens of all kinds ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1200, "light")])
 def test_sliders_change_the_picture_by_the_keyboard(files, opened, width, scheme):
     shown = opened(files / "pictures.html", viewport={"width": width, "height": 900}, color_scheme=scheme)
     page, moved = shown.page, 0
