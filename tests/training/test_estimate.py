@@ -36,7 +36,8 @@ def test_a_step_on_trial_leaves_no_trace(done):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert [plain.advance()["loss"] for _ in range(2)] == [tried.advance()["loss"] for _ in range(2)]
-    assert all(torch.equal(value, state(tried)[name]) for name, value in state(plain).items())
+    ours, theirs = state(tried), state(plain)
+    assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
 
 
 def test_one_step_is_enough_where_it_is_slow(monkeypatch):
