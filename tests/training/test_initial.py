@@ -44,13 +44,15 @@ def test_it_begins_with_the_averaged_weights_and_a_fresh_optimiser(run, tmp_path
         configure({"batch_size": 8}), str(run / "photos"), "cpu", False, start=Start(model, {"source": "a"})
     )
     weights = {name: value.clone() for name, value in model.network.state_dict().items()}
-    assert all(torch.equal(value, trainer.ema.module.state_dict()[name]) for name, value in weights.items())
+    average = trainer.ema.module.state_dict()
+    assert all(torch.equal(value, average[name]) for name, value in weights.items())
     assert trainer.optimizer.state_dict()["state"] == {}
     assert (trainer.config.timesteps, trainer.config.predicts, trainer.config.channels) == (10, "v", (8, 8))
     t = torch.linspace(0, 1, 11, dtype=torch.float64)
     assert torch.allclose(trainer.convention.process.alpha(t), cosine(10).alpha(t))
     trainer.advance()
-    assert any(not torch.equal(value, trainer.network.state_dict()[name]) for name, value in weights.items())
+    trained = trainer.network.state_dict()
+    assert any(not torch.equal(value, trained[name]) for name, value in weights.items())
 
 
 def test_info_tells_what_was_held_out_and_what_a_run_began_with(run, tmp_path):
