@@ -11,6 +11,7 @@ from leapstep.evaluation import sweep as sweeping
 from leapstep.evaluation.yardstick import Measure
 from leapstep.inference.spec import SamplingSpec
 from leapstep.models import checkpoint
+from leapstep.views import tables
 
 FAST = ("--k", 2, "--resamples", 4, "--batch-size", 10, "--steps", 3, "--split", "all")
 MERGING = ("frechet", "precision", "density", "coverage")
@@ -94,6 +95,10 @@ def test_more_samples_than_are_kept_are_merged_without_being_asked(points, data,
     few = evaluate.evaluate(points, data, spec, Measure(k=2, resamples=4), split="all", tell=lambda text: None)
     assert found["metrics"]["recall"]["value"] == few.metrics["recall"].value
     assert found["memorisation"] == few.to_json()["memorisation"]
+    assert (found["metrics"]["recall"]["first"], found["memorisation"]["samples"]) == (25, 25)
+    said = tables.summary(found)
+    assert "(first 25)" in said
+    assert "of the first 25 samples are as near" in said
     monkeypatch.setattr(tally, "KEPT", 75)
     assert measured(points, data, tmp_path / "fewer.json") == one[0]
 

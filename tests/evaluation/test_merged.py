@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 
 from leapstep.evaluation import tally
-from leapstep.evaluation.distances import difference, kernel_distance, measure
+from leapstep.evaluation.distances import difference, frechet_distance, kernel_distance, measure
 from leapstep.evaluation.distances import merged as merging
 from leapstep.evaluation.distances.intervals import student
 from leapstep.evaluation.distances.merged import Blocks, Node, Tree, against, merged, without
@@ -52,14 +52,50 @@ def test_merged_metrics_are_those_of_the_same_samples(rule):
     assert found["precision"][:3] == plain["precision"][:3]
 
 
-def test_the_kernel_distance_of_one_block_is_the_plain_one_and_of_several_leaves_out_their_pairs(rule):
+def kernel_by_hand(blocks, reference):
+    """Of pairs from two quarters of a block, of which each has a quarter of the samples."""
+
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    within = []
+    for x in blocks:
+        quarter = torch.arange(len(x)) * 4 // len(x)
+        within.append(kernel(x, x)[quarter[:, None] != quarter])
+    own = kernel(reference, reference).fill_diagonal_(0).sum() / (len(reference) * (len(reference) - 1))
+    return float(torch.cat(within).mean() + own - 2 * kernel(torch.cat(list(blocks)), reference).mean())
+
+
+def test_the_kernel_distance_is_of_pairs_from_two_quarters_of_a_block(rule):
     x = gaussian(120)
-    whole = rule._values(rule.block(x, probabilities(x)))
-    assert whole["kernel"] == pytest.approx(kernel_distance(x, rule.reference).value, rel=1e-10)
     found = rule.estimates(statistics(rule, x, 40).groups())["kernel"]
-    # blocks of one size: the mean of the distances of the blocks
-    expected = np.mean([kernel_distance(part, rule.reference).value for part in x.split(40)])
-    assert found.value == pytest.approx(expected, rel=1e-10)
+    assert found.value == pytest.approx(kernel_by_hand(x.split(40), rule.reference), rel=1e-10)
+    plain = kernel_distance(x, rule.reference)  # of all pairs
+    assert abs(found.value - plain.value) < (plain.high - plain.low) / 2
+
+
+def test_a_kernel_distance_of_classes_in_turn_is_that_of_their_mixture():
+    """Its mean over draws has the closed form. By all pairs of a block it is too small by over 5 standard errors."""
+    size, spread, centres = 40, 0.1, torch.tensor([2.0, -2.0]).double()
+    reference = torch.linspace(-3, 3, 25, dtype=torch.float64)[:, None]
+    rule = against(reference, metrics=["kernel"])
+    noise = torch.randn(50, 5 * size, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * spread
+    found = []
+    for x in noise + centres.repeat(5 * size // 2)[:, None]:
+        blocks = statistics(rule, x, size).groups()
+        found.append(rule.estimates(blocks)["kernel"].value)
+    found = torch.tensor(found, dtype=torch.float64)
+    first, second = centres.mean(), centres.square().mean() + spread**2
+    third = (centres**3 + 3 * centres * spread**2).mean()
+    between = (1 + 3 * first * reference + 3 * second * reference**2 + third * reference**3).mean()
+    mixed = 1 + 3 * first**2 + 3 * second**2 + third**2
+    gram = (reference @ reference.T + 1) ** 3
+    own = (gram.sum() - gram.trace()) / (25 * 24)
+    error = found.std() / 50**0.5
+    assert abs(found.mean() - (mixed + own - 2 * between)) < 4 * error
+    thirds = centres**3 + 3 * centres * spread**2
+    same = (1 + 3 * centres**2 + 3 * (centres**2 + spread**2) ** 2 + thirds**2).mean()  # of two samples of a class
+    assert (same - mixed) / (size - 1) > 5 * error
 
 
 def test_a_kernel_distance_takes_an_even_part_of_a_large_reference(monkeypatch):
@@ -67,8 +103,7 @@ def test_a_kernel_distance_takes_an_even_part_of_a_large_reference(monkeypatch):
     x, reference = gaussian(60), gaussian(90, seed=1)
     rule = against(reference, metrics=["kernel"])
     assert rule.part.tolist() == list(range(0, 90, 3))
-    value = rule._values(rule.block(x))["kernel"]
-    assert value == pytest.approx(kernel_distance(x, reference[::3]).value, rel=1e-10)
+    assert rule._values(rule.block(x))["kernel"] == pytest.approx(kernel_by_hand([x], reference[::3]), rel=1e-10)
 
 
 def test_the_distance_of_gaussians_with_given_moments_has_the_closed_form():
@@ -126,7 +161,7 @@ def test_blocks_are_whole_batches_and_groups_are_few_enough_for_the_memory():
         assert blocks.size % batch_size == 0
         groups = math.ceil(math.ceil(n / blocks.size) / 2**blocks.level)
         assert 10 <= groups <= 64
-        assert groups <= 20 or groups * 8 * features**2 <= 2**30
+        assert groups <= 20 or groups * 4 * features * (features + 1) <= 2**29
     assert Blocks.of(1000, 64, 10).size == 50  # few samples still make 20 groups
 
 
@@ -146,6 +181,33 @@ def test_the_interval_of_a_mean_is_students_for_the_groups():
     error = float(means.std()) / math.sqrt(10) * scipy.stats.t.ppf(0.975, 9)
     assert float(apart.std()) * 1.959964 == pytest.approx(error, rel=1e-4)
     assert float(apart.mean()) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_traces_without_a_group_are_those_of_the_direct_formula_to_first_order(shift):
+    """Whose spread is that of the interval; the trace is concave, so that the first order is never below it."""
+    reference, x = gaussian(400, 32, seed=1), gaussian(1600, 32, shift)
+    rule = against(reference, metrics=["frechet"])
+    overlap = rule._overlap(rule.block(x))
+    left = [torch.cat([x[: 80 * i], x[80 * (i + 1) :]]).T.cov() for i in range(20)]
+    near = torch.tensor([overlap.near(covariance) for covariance in left])
+    own = reference.T.cov()
+    exact = torch.tensor([float(torch.linalg.eigvals(covariance @ own).real.sqrt().sum()) for covariance in left])
+    assert bool((near >= exact).all())
+    assert float(near.std()) == pytest.approx(float(exact.std()), rel=0.02)
+    whole = torch.linalg.eigvals(x.T.cov() @ own).real.sqrt().sum()
+    assert overlap.value == pytest.approx(overlap.near(x.T.cov())) == pytest.approx(float(whole))
+
+
+def test_singular_covariances_have_a_first_order_too():
+    """Of 20 samples with 64 features in 5 groups: no NaN, and what no sample has counts for nothing."""
+    x = gaussian(20, 64)
+    x[:, 30:] = 1.0
+    rule = against(gaussian(40, 64, seed=1), metrics=["frechet"])
+    with pytest.warns(UserWarning, match="20 and 40 samples"):
+        found = rule.estimates(statistics(rule, x, 4).groups())["frechet"]
+    assert math.isfinite(found.low)
+    assert found.low < found.value == pytest.approx(frechet_distance(x, rule.reference), rel=1e-6)
 
 
 @pytest.mark.parametrize("freedom", [2, 5, 9, 19, 63])
@@ -180,7 +242,7 @@ def test_mistakes(rule, call, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shift", "k", "groups"), [(0.2, 4, 20), (0.0, 4, 50), (0.5, 32, 32)])
+@pytest.mark.parametrize(("shift", "k", "groups"), [(0.2, 4, 20), (0.0, 4, 50), (0.5, 32, 32), (0.0, 64, 20)])
 def test_intervals_hold_the_mean_over_other_samples(shift, k, groups):
     """400 draws; a share of 95 % has a standard error of 1.1 %. The jackknife is never too small in the mean."""
     reference = gaussian(400, k, seed=10**6)

@@ -44,12 +44,17 @@ def estimate(cell: Cell, metric: str) -> Estimate | None:
     if measured is None or measured["value"] is None:
         return None
     replicates = cell.get("replicates", {}).get(metric, ())
-    return Estimate(measured["value"], measured.get("low"), measured.get("high"), tuple(replicates))
+    ends = measured.get("low"), measured.get("high")
+    return Estimate(measured["value"], *ends, tuple(replicates), measured.get("first"))
 
 
 def as_json(metrics: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
     """Estimates as a result file keeps them, without their replicates."""
-    return {name: {"value": found.value, "low": found.low, "high": found.high} for name, found in metrics.items()}
+    return {
+        name: {"value": found.value, "low": found.low, "high": found.high}
+        | ({} if found.first is None else {"first": found.first})
+        for name, found in metrics.items()
+    }
 
 
 def value_of(cell: Cell, metric: str) -> float:

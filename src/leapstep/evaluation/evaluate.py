@@ -58,6 +58,7 @@ class Copies(NamedTuple):
         """As a result file keeps it, with the closest pairs as [sample, training sample, ratio]."""
         found = self.memorisation
         return {
+            "samples": len(found.ratio),
             "training": len(self.training),
             "known": self.known,
             **as_json({"relative": found.relative, "share": found.share, "expected": found.expected}),

@@ -18,6 +18,7 @@ class Value(Schema):
     value: float | None
     low: float | None
     high: float | None
+    first: Count | None = None
 
 
 class Cell(Schema):

@@ -156,8 +156,10 @@ class Tally:
             warnings.simplefilter("always")
             estimates = rule.against.estimates(self.tree.groups())
             if rule.metrics is None or "recall" in rule.metrics:
-                recall = measure(part.seen, rule.reference, k=rule.k, resamples=rule.resamples, metrics=["recall"])
-                estimates = {name: both[name] for name in METRICS if name in (both := estimates | recall)}
+                found = measure(part.seen, rule.reference, k=rule.k, resamples=rule.resamples, metrics=["recall"])
+                kept = len(part.seen)
+                estimates["recall"] = found["recall"]._replace(first=kept if kept < self.blocks.n else None)
+                estimates = {name: estimates[name] for name in METRICS if name in estimates}
         return estimates, [str(warning.message) for warning in caught]
 
 

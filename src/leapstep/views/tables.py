@@ -131,12 +131,15 @@ def terminal(cells: Sequence[Cell], metric: str, planned: Sequence[SamplingSpec]
 def spreadsheet(cells: Sequence[Cell]) -> str:
     """All cells as CSV, a line each, with every metric and its interval."""
     metrics = [name for name in NAMES if any(name in cell["metrics"] for cell in cells)]
+    parts = ["value", "low", "high"]
+    if any("first" in measured for cell in cells for measured in cell["metrics"].values()):
+        parts.append("first")
     plain = ("method", "label", "steps", "spacing", "calls", "seconds", "seconds_low", "seconds_high", "n")
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    writer.writerow([*plain, *(f"{name}{part}" for name in metrics for part in ("", "_low", "_high"))])
+    writer.writerow([*plain, *(name if part == "value" else f"{name}_{part}" for name in metrics for part in parts)])
     for cell in cells:
-        numbers = [cell["metrics"].get(name, {}).get(part) for name in metrics for part in ("value", "low", "high")]
+        numbers = [cell["metrics"].get(name, {}).get(part) for name in metrics for part in parts]
         writer.writerow([*(_inert(cell.get(name)) for name in plain), *numbers])
     return written.getvalue()
 
@@ -210,15 +213,17 @@ def summary(result: Mapping[str, Any]) -> str:
         "± is half of a 95 % interval. Distances: less is better; all else: more is better.",
     ]
     if "memorisation" in result:
-        lines += copies(result["memorisation"])
+        lines += copies(result["memorisation"], under["n"])
     return "\n".join([*lines, *(f"warning: {warning}" for warning in result["warnings"])])
 
 
-def copies(search: Mapping[str, Any]) -> list[str]:
-    """What the search for copies found, as JSON, in sentences."""
+def copies(search: Mapping[str, Any], n: int) -> list[str]:
+    """What the search for copies among n samples found, as JSON, in sentences."""
     share, expected, known = search["share"], search["expected"], search["known"]
+    searched = search.get("samples", n)
+    among = "the samples" if searched == n else f"the first {searched:,} samples"
     text = (
-        f"Copies: {percent(share['value'])} of the samples are as near to a training sample as the nearest 1 % of "
+        f"Copies: {percent(share['value'])} of {among} are as near to a training sample as the nearest 1 % of "
         f"{known}; luck alone gives {percent(expected['low'])} to {percent(expected['high'])}"
     )
     more = share["value"] > expected["high"]

@@ -22,16 +22,19 @@ class Estimate(NamedTuple):
         value: the number.
         low, high: the ends of its interval.
         replicates: the values that other samples may have given, for `difference`; empty where that is not known.
+        first: of how many of the samples it is, where it is of the first ones alone.
     """
 
     value: float
     low: float | None = None
     high: float | None = None
     replicates: tuple[float, ...] = ()
+    first: int | None = None
 
     def __str__(self) -> str:
-        """The value and half its interval."""
-        return with_error(self.value, None if self.low is None or self.high is None else (self.high - self.low) / 2)
+        """The value and half its interval, and of which samples it is if not of all."""
+        text = with_error(self.value, None if self.low is None or self.high is None else (self.high - self.low) / 2)
+        return text if self.first is None else f"{text} (first {self.first:,})"
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate | None:

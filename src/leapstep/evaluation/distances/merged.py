@@ -4,7 +4,7 @@ Samples are seen once, in blocks of consecutive ones. Of a block remain its numb
 products of its features about their mean, and sums over its samples of what the other metrics are made of (`Against`):
 
     frechet          mean m and products M merge by d = m_b - m_a: m = m_a + d n_b / n, M = M_a + M_b + d d' n_a n_b / n
-    kernel           pairs of samples within the same block alone, against the whole reference (or PART of it)
+    kernel           pairs of samples from two quarters of the same block, against the whole reference (or PART of it)
     precision, density, coverage    the numbers of balls and of samples in them, against the whole reference
     inception_score  the sums of the probabilities and of their negative entropies
     recall           does not merge: the balls of samples reach to neighbours among all of them
@@ -15,15 +15,22 @@ order, and into how many shards they were cut. The error of such sums grows with
 The nodes at the level of the tree, at most `MOST` and at least half as many where there are as many blocks, are the
 groups from which intervals come.
 
-Memory: the outer products of k features take 8 k^2 bytes, 32 MiB for 2048. There are one for each group, and one for
-each level below while the groups grow: together no more than 1 GiB and the logarithm of the number of samples.
+Memory: the outer products of k features are symmetric, and one half of them is kept: 4 k^2 bytes, 16 MiB for 2048.
+There are one for each group, and one for each level below while the groups grow: together no more than `BYTES` and the
+logarithm of the number of samples.
+
+Time: a group is left out in O(k^2), the Fréchet distance's trace to first order: the intervals of all groups take one
+singular value decomposition. A quarter of a block has the labels of samples in the proportions of the whole, where they
+are drawn in these. So two of them are independent, and the kernel distance is that of a mixture, which it would not be
+by pairs from one quarter: these are too seldom of the same class.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,12 +46,7 @@ from leapstep.evaluation.distances.arrival import (
     with_neighbours,
 )
 from leapstep.evaluation.distances.balls import reaches, within
-from leapstep.evaluation.distances.gaussian import (
-    factor_of,
-    frechet_by_eigenvalues,
-    frechet_of_moments,
-    moments,
-)
+from leapstep.evaluation.distances.gaussian import Overlap, factor_of, moments
 from leapstep.evaluation.distances.intervals import (
     NORMAL,
     Estimate,
@@ -58,11 +60,14 @@ from leapstep.evaluation.distances.scores import kernel_sums
 MERGED = tuple(name for name in METRICS if name != "recall")
 """The metrics that merge."""
 
-MOST, LEAST, BYTES = 64, 20, 2**30
+MOST, LEAST, BYTES = 64, 20, 2**29
 """How many groups there may be: as many as have products of so many bytes in all, but at most 64; 20 always."""
 
 BLOCK = 1000
 """Samples of a block, at least: as many as are usual for a kernel distance."""
+
+QUARTERS = 4
+"""Into how many runs of samples a block is cut, for pairs that are independent."""
 
 PART = 10_000
 """How many of the reference the kernel distance takes, evenly chosen where there are more."""
@@ -100,7 +105,7 @@ class Blocks(NamedTuple):
                 f"{n} samples in blocks of {size}: an interval of merged statistics needs 3 blocks, so take more "
                 "samples, or smaller batches"
             )
-        most = min(MOST, max(LEAST, BYTES // (8 * features**2)))
+        most = min(MOST, max(LEAST, BYTES // (4 * features * (features + 1))))
         level = 0
         while -(-math.ceil(n / size) // 2**level) > most:
             level += 1
@@ -152,14 +157,12 @@ class Tree:
         return list(found.values())
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """As a file holds it; of the outer products, which are symmetric, one half."""
+        """As a file holds it."""
         arrays: dict[str, npt.NDArray[Any]] = {
             "nodes": np.array([(node.level, node.position) for node in self.nodes], np.int64).reshape(-1, 2)
         }
         for index, node in enumerate(self.nodes):
-            for name, value in node.sums.items():
-                half = value[_upper(len(value))] if name == "products" else value
-                arrays[f"{index}.{name}"] = half.numpy()
+            arrays |= {f"{index}.{name}": value.numpy() for name, value in node.sums.items()}
         return arrays
 
     @staticmethod
@@ -174,23 +177,28 @@ class Tree:
                     if name.startswith(prefix)
                 }
                 if "products" in sums:
-                    k = len(sums["mean"])
-                    half, whole = sums["products"], torch.zeros(k, k, dtype=torch.float64)
-                    whole[_upper(k)] = half
-                    sums["products"] = _symmetric(whole)
+                    unpacked(sums["products"], len(sums["mean"]))
                 yield Node(level, position, sums)
         except (KeyError, TypeError, IndexError, RuntimeError) as error:
             raise ValueError(f"these are no merged statistics ({error}): remove the file") from error
 
 
+@functools.lru_cache(maxsize=1)
 def _upper(k: int) -> tuple[Tensor, Tensor]:
     rows, columns = torch.triu_indices(k, k)
     return rows, columns
 
 
-def _symmetric(half: Tensor) -> Tensor:
-    """What an upper triangle is one half of."""
-    return half + half.triu(1).T
+def packed(symmetric: Tensor) -> Tensor:
+    """The upper triangle of a matrix [k, k], row by row [k (k + 1) / 2]."""
+    return symmetric[_upper(len(symmetric))]
+
+
+def unpacked(triangle: Tensor, k: int) -> Tensor:
+    """The symmetric matrix [k, k] with an upper triangle."""
+    whole = torch.zeros(k, k, dtype=torch.float64)
+    whole[_upper(k)] = triangle
+    return whole + whole.triu(1).T
 
 
 def merged(a: Sums, b: Sums) -> Sums:
@@ -205,7 +213,7 @@ def merged(a: Sums, b: Sums) -> Sums:
         apart = b["mean"] - a["mean"]
         both["mean"] = a["mean"] + apart * (m / (n + m))
         root = apart * math.sqrt(n * m / (n + m))
-        both["products"] = (a["products"] + b["products"]).addr_(root, root)
+        both["products"] = (a["products"] + b["products"]).add_(packed(root.outer(root)))
     return both
 
 
@@ -217,7 +225,7 @@ def without(whole: Sums, part: Sums) -> Sums:
         apart = (part["mean"] - whole["mean"]) * ((n + m) / n)  # of the part from the rest
         rest["mean"] = part["mean"] - apart
         root = apart * math.sqrt(n * m / (n + m))
-        rest["products"] = (whole["products"] - part["products"]).addr_(root, root, alpha=-1)
+        rest["products"] = (whole["products"] - part["products"]).sub_(packed(root.outer(root)))
     return rest
 
 
@@ -264,10 +272,9 @@ class Against:
         if "frechet" in self.metrics:
             sums["mean"] = x.mean(0)
             centred = x - sums["mean"]
-            sums["products"] = _symmetric((centred.T @ centred).triu())
+            sums["products"] = packed(centred.T @ centred)
         if "kernel" in self.metrics:
-            sums["within"] = kernel_sums(x, x, others=True)[0].sum()
-            sums["pairs"] = torch.tensor(len(x) * (len(x) - 1))
+            sums["within"], sums["pairs"] = _between_quarters(x)
             sums["between"] = kernel_sums(x, self.reference[self.part])[1]
         if not BALLS.isdisjoint(self.metrics):
             balls, sums["held"] = within(self.reference, self.reach, x)
@@ -280,9 +287,10 @@ class Against:
     def estimates(self, groups: Sequence[Sums]) -> dict[str, Estimate]:
         """The metrics of all samples, each with a 95 % interval from the differences between groups of them.
 
-        Each group is left out in turn. The variance is that of the jackknife for groups of any sizes, the interval
-        Student's for one less than their number; the kernel distance's includes what depends on the choice of the
-        reference, and precision has Wilson's, as by `measure`. `difference` takes these estimates too.
+        Each group is left out in turn, from the Fréchet distance's trace to first order (`Overlap.near`). The variance
+        is that of the jackknife for groups of any sizes, the interval Student's for one less than their number; the
+        kernel distance's includes what depends on the choice of the reference, and precision has Wilson's, as by
+        `measure`. `difference` takes these estimates too.
 
         Arguments:
             groups: the statistics of consecutive samples, see `Tree.groups`.
@@ -298,17 +306,21 @@ class Against:
         """
         if len(groups) < 3:
             raise ValueError(f"{len(groups)} blocks of samples: an interval needs 3, so pass more samples")
-        whole = groups[0]
-        for group in groups[1:]:
-            whole = merged(whole, group)
+        whole = functools.reduce(merged, groups)
         n = int(whole["n"])
         shares = torch.tensor([int(group["n"]) / n for group in groups], dtype=torch.float64)
-        values, left = self._values(whole), [self._values(without(whole, group)) for group in groups]
+        overlap = self._overlap(whole) if "frechet" in self.metrics else None
+        values, left = self._values(whole), []
+        if overlap is not None:
+            values["frechet"] = max(0.0, self._distance(whole, lambda covariance: overlap.value))
+        for group in groups:
+            left.append(self._values(rest := without(whole, group)))
+            if overlap is not None:
+                left[-1]["frechet"] = self._distance(rest, overlap.near)
         found: dict[str, Estimate] = {}
         for name in self.metrics:
-            apart = deviations(values[name], torch.tensor([each[name] for each in left], dtype=torch.float64), shares)
-            value = self._frechet(whole) if name == "frechet" else values[name]
-            replicates = value + apart
+            value, each = values[name], torch.tensor([rest[name] for rest in left], dtype=torch.float64)
+            replicates = value + deviations(value, each, shares)
             if name == "precision":
                 estimate = wilson_interval(int(whole["inside"]), n)
             elif name == "kernel":
@@ -320,10 +332,8 @@ class Against:
         return found
 
     def _values(self, sums: Sums) -> dict[str, float]:
-        """The metrics of a set of samples; the Fréchet distance precise enough for a standard error."""
+        """The metrics of a set of samples, but for the Fréchet distance."""
         n, values = int(sums["n"]), {}
-        if "frechet" in self.metrics:
-            values["frechet"] = frechet_by_eigenvalues(sums["mean"], sums["products"] / (n - 1), self.moments)
         if "kernel" in self.metrics:
             m = len(self.part)
             within_samples, within_reference = sums["within"] / sums["pairs"], self.own.sum() / (m * (m - 1))
@@ -338,17 +348,37 @@ class Against:
             )
         return values
 
-    def _frechet(self, sums: Sums) -> float:
-        """The Fréchet distance as `frechet_distance` takes it: from factors of covariances."""
-        n = int(sums["n"])
-        warn_of_few(n, len(self.reference), self.reference.shape[1])
-        return frechet_of_moments((sums["mean"], factor_of(sums["products"] / (n - 1))), self.moments)
+    def _overlap(self, sums: Sums) -> Overlap:
+        """How the covariances of samples and reference overlap."""
+        warn_of_few(int(sums["n"]), len(self.reference), self.reference.shape[1])
+        return Overlap.of(factor_of(covariance_of(sums)), self.moments[1])
+
+    def _distance(self, sums: Sums, overlap: Callable[[Tensor], float]) -> float:
+        """The Fréchet distance of a set of samples, by what says how their covariance overlaps with the reference's."""
+        (mean, factor), covariance = self.moments, covariance_of(sums)
+        variances = covariance.trace() + factor.square().sum()
+        return float((sums["mean"] - mean).square().sum() + variances) - 2 * overlap(covariance)
 
     def _kernel_error(self, sums: Sums) -> float:
         """The standard error of the kernel distance by the choice of the reference: as of `kernel_distance`."""
         n, m, between = int(sums["n"]), len(self.part), sums["between"]
         left = (self.own.sum() - 2 * self.own) / ((m - 1) * (m - 2)) - 2 * (between.sum() - between) / ((m - 1) * n)
         return math.sqrt((m - 1) * float(left.var(correction=0)))
+
+
+def covariance_of(sums: Sums) -> Tensor:
+    """The covariance [k, k] of a set of samples."""
+    return unpacked(sums["products"] / (int(sums["n"]) - 1), len(sums["mean"]))
+
+
+def _between_quarters(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the kernel over pairs of samples from two quarters of a block, and the number of such pairs."""
+    total, before, pairs = torch.zeros(()).double(), 0, 0
+    for quarter in x.tensor_split(QUARTERS):
+        if before and len(quarter):
+            total += kernel_sums(quarter, x[:before])[0].sum()
+        pairs, before = pairs + before * len(quarter), before + len(quarter)
+    return total, torch.tensor(pairs)
 
 
 BALLS = frozenset({"precision", "density", "coverage"})
