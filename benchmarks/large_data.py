@@ -1,6 +1,7 @@
 """A set of the size of ImageNet, generated: memory, the way to the first batch, and how long training waits for data.
 
     python benchmarks/large_data.py [--kinds tar,parquet,files] [--scale 1.0] [--steps 200] [--folder FOLDER]
+    python benchmarks/large_data.py --features 256 [--scale 1.0]
 
 1.3 million JPEGs of 64x64 (of a few hundred different ones) of 1,000 classes, in tars of 10,000, in parquet of 1,000
 rows a group, or in files, beside a tenth of them. Each is read in a process of its own, twice: the second time with
@@ -9,6 +10,9 @@ batch.
 Memory is the largest resident set, and its anonymous part (what is mapped from files is not in it). What waits is a
 loop whose network is a pause, as on a card, as long as a batch takes one thread: without threads it waits half of the
 time. The files take 4.5 GB at most at a time, and are removed.
+
+With `--features K`, of as many pictures of 8x8 K features are made by a random matrix, for the first time and from the
+cache, and 64 samples are looked for among them, as `leapstep evaluate` does it to find copies.
 """
 
 import argparse
@@ -79,6 +83,35 @@ print(json.dumps(found | {"waits": waits}))
 """
 
 
+SEARCHING = """
+import json, sys, time
+import torch
+from leapstep.data import read
+from leapstep.evaluation import features
+from leapstep.evaluation.distances import memorisation
+
+path, k = sys.argv[1], int(sys.argv[2])
+matrix = torch.randn(64, k, generator=torch.Generator().manual_seed(0))
+
+def extract(values):
+    return torch.from_numpy(values.reshape(-1, 64) / 255.0).float() @ matrix
+
+
+def memory():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+    return {name: int(status[name].split()[0]) / 2**10 for name in ("VmHWM", "RssAnon")}
+
+data = read(path, progress=False)
+before, used = memory(), time.process_time()
+found = features.reference(features.Features("random", str(k), extract), data)
+made = memory()
+random = torch.randn(264, k, generator=torch.Generator().manual_seed(1))
+ratio = memorisation(random[:64], found, random[64:]).relative.value
+cpu = time.process_time() - used
+print(json.dumps({"before": before, "made": made, "found": memory(), "cpu": cpu, "ratio": ratio}))
+"""
+
+
 def encoded():
     """Different pictures as JPEG, about 1 kB each."""
     random = np.random.default_rng(0)
@@ -143,10 +176,32 @@ def write_files(folder, n, pictures):
 KINDS = {"tar": write_tar, "parquet": write_parquet, "files": write_files}
 
 
-def measured(folder, steps, cache):
-    """What a process of its own tells of a folder."""
+def search(n, k, folder):
+    """Make the features of n pictures, and look for samples among them."""
+    root = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        pixels = np.lib.format.open_memmap(root / "data.npy", "w+", np.uint8, (n, 8, 8))
+        for start in range(0, n, 10_000):
+            pixels[start : start + 10_000] = np.random.default_rng(start).integers(
+                0, 256, pixels[start : start + 10_000].shape, np.uint8
+            )
+        pixels.flush()
+        for when in ("at first", "again   "):
+            found = measured(SEARCHING, root / "data.npy", k, root / "cache")
+            told = "; ".join(
+                f"{name} {found[name]['VmHWM']:,.0f} MiB, {found[name]['RssAnon']:,.0f} anonymous"
+                for name in ("before", "made", "found")
+            )
+            print(f"{n:>10,} x {k} features, {n * k * 4 / 2**20:,.0f} MiB, {when}: {told}", flush=True)
+            print(f"{'':10} {found['cpu']:.1f} s of CPU, median ratio {found['ratio']:.6f}", flush=True)
+    finally:
+        shutil.rmtree(root)
+
+
+def measured(script, path, number, cache):
+    """What a process of its own tells of data."""
     environment = {**os.environ, "LEAPSTEP_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", READING, str(folder), str(steps)]
+    command = [sys.executable, "-c", script, str(path), str(number)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(result.stderr)
@@ -171,18 +226,26 @@ def main():
     parser.add_argument("--kinds", default="tar,parquet")
     parser.add_argument("--scale", type=float, default=1.0, help=f"times {IMAGENET:,} pictures")
     parser.add_argument("--steps", type=int, default=200, help="batches that are read")
+    parser.add_argument("--features", type=int, help="how many of each picture are made, in place of all else")
     parser.add_argument("--folder", help="where the files are written, in a folder of their own")
     arguments = parser.parse_args()
+    sizes = (round(arguments.scale * IMAGENET / 10), round(arguments.scale * IMAGENET))
+    if arguments.features:
+        for n in sizes:
+            search(n, arguments.features, arguments.folder)
+        return
     pictures = list(encoded())
     print(f"{DIFFERENT} pictures of {np.mean([len(picture) for picture in pictures]):.0f} bytes")
     for kind in arguments.kinds.split(","):
-        for n in (round(arguments.scale * IMAGENET / 10), round(arguments.scale * IMAGENET)):
+        for n in sizes:
             root = Path(tempfile.mkdtemp(dir=arguments.folder))
             try:
                 (root / "data").mkdir()
                 KINDS[kind](root / "data", n, pictures)
                 for when in ("at first", "again   "):
-                    print(line(kind, when, measured(root / "data", arguments.steps, root / "cache")), flush=True)
+                    print(
+                        line(kind, when, measured(READING, root / "data", arguments.steps, root / "cache")), flush=True
+                    )
             finally:
                 shutil.rmtree(root)
 

@@ -17,8 +17,8 @@ LARGEST = 1e25
 PAIRS = 2**22
 """Entries of a block: 32 MiB in float64."""
 
-PART = 2**24
-"""Entries of a part of a large set, which may be mapped from a file: 128 MiB in float64."""
+PART = 2**22
+"""Entries of a part of a large set, which may be mapped from a file: 32 MiB in float64."""
 
 
 def features_of(samples: Samples, least: int, what: str) -> Tensor:
