@@ -128,6 +128,19 @@ def test_few_data_and_processes_of_torchrun_need_no_job(cache, model, real, spac
     assert made == [None, None]
 
 
+def test_it_is_said_where_all_pairs_of_many_real_samples_are_compared(cache, tmp_path, model, real, space, monkeypatch):
+    said = []
+    for many in (N, N - 1):
+        monkeypatch.setattr("leapstep.evaluation.evaluate.MANY", many)
+        for metrics in (["frechet"], ["kernel", "frechet"]):
+            measure = Measure(f"{tmp_path / 'own.py'}:features", resamples=2, metrics=metrics)
+            evaluate(model, real.source, SPEC, measure, split="all", tell=said.append)
+    assert said == [
+        f"{real.source} (all) holds {N:,} samples, all pairs of which are compared for kernel: that takes long, leave "
+        "these metrics out or name a smaller part"
+    ]
+
+
 def test_evaluate_and_sweep_let_workers_make_them(cache, tmp_path, model, real, space, made, monkeypatch):
     measure, given = Measure(f"{tmp_path / 'own.py'}:features", k=2, resamples=4, metrics=["frechet"]), {"split": "all"}
     plain = evaluate(model, real.source, SPEC, measure, **given)

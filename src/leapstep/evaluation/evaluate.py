@@ -16,7 +16,7 @@ from leapstep.data.dataset import Data, NoSplit
 from leapstep.data.readers import read
 from leapstep.data.values import Values
 from leapstep.evaluation.cells import as_json
-from leapstep.evaluation.distances import Blocks, Estimate, Memorisation, memorisation
+from leapstep.evaluation.distances import METRICS, Blocks, Estimate, Memorisation, memorisation
 from leapstep.evaluation.drawing import Batch, batches
 from leapstep.evaluation.extraction import extraction
 from leapstep.evaluation.sharding import Tallying
@@ -36,6 +36,9 @@ from leapstep.workers import Workers
 
 PAIRS = 12
 """How many of the pairs of a sample and its nearest training sample a result names."""
+
+PAIRWISE, MANY = ("kernel", "precision", "recall", "density", "coverage"), 200_000
+"""Metrics that compare all pairs of real samples, and of how many of these a line says so."""
 
 USUAL = SamplingSpec(n=1000, batch_size=250)
 """What is drawn where nothing else is asked for."""
@@ -182,6 +185,12 @@ def evaluate(
     if pairs and trained is None:
         raise ValueError(f"pairs need the data that the model was trained on: name its part of {origin} by train_split")
     measure = measure or Measure()
+    slow = [name for name in PAIRWISE if name in (measure.metrics or METRICS)]
+    if slow and len(real.data) > MANY:
+        tell(
+            f"{origin} ({real.split}) holds {len(real.data):,} samples, all pairs of which are compared for "
+            f"{', '.join(slow)}: that takes long, leave these metrics out or name a smaller part"
+        )
     yardstick = measure.against(real, made.device if device is None else device, made.extract)
     tally, conditions = made.tally(yardstick, real, measure.merged)
     metrics, doubts = tally.measured()
