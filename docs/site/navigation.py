@@ -124,7 +124,7 @@ THEMES = {
     "fitting": Theme(
         "Fitted solvers and calibration",
         "Methods whose times and coefficients are fitted to a network, and what the optimal variance needs.",
-        ("tune", "fit", "refer", "Fitted", "Reference", "Distance", "calibrate", "Calibration"),
+        ("tune", "fit", "Teacher", "refer", "Fitted", "Reference", "Distance", "calibrate", "Calibration"),
     ),
     "likelihood": Theme(
         "Likelihood",

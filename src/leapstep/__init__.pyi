@@ -27,7 +27,7 @@ from .core.denoiser import Denoiser, Diffusion, Estimate, clipped, dynamic_thres
 from .core.editing import blended, edit
 from .core.exact import GaussianMixture, empirical
 from .core.finite import NotFinite
-from .core.fitting import Distance, Fitted, Reference, fit, refer, tune
+from .core.fitting import Distance, Fitted, Reference, Teacher, fit, refer, tune
 from .core.gaussian import Gaussian, Moments
 from .core.interpolation import interpolation_grid, slerp, spherical
 from .core.inverse import given, restore
@@ -132,6 +132,7 @@ __all__ = [
     "State",
     "Step",
     "Sweep",
+    "Teacher",
     "Transition",
     "accelerated",
     "bits_per_dim",

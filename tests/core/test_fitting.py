@@ -15,7 +15,7 @@ LINEAR = ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "deis"]
 
 
 def referred(process="linear", noises=64, **settings):
-    return leapstep.refer(MIXTURE.diffusion(process), (2,), noises=noises, dtype=F64, **settings)
+    return leapstep.refer(leapstep.Teacher(MIXTURE.diffusion(process), (2,), noises=noises, dtype=F64, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_only_the_noises_that_judge_are_measured():
 def test_samples_that_are_not_finite_teach_nothing():
     diffusion = leapstep.Diffusion(leapstep.linear(), lambda x, t: x / 0)
     with pytest.warns(leapstep.NotFinite), pytest.raises(FloatingPointError, match="not finite"):
-        leapstep.refer(diffusion, (2,), noises=16, steps=3)
+        leapstep.refer(leapstep.Teacher(diffusion, (2,), noises=16, steps=3))
 
 
 # --- the search ----------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_the_error_on_a_students_own_path_is_that_of_its_samples():
 def test_one_call_is_exact_on_a_round_gaussian():
     """There x at any time is a multiple of x at the start, up to the mean, and so is the estimate."""
     data = leapstep.GaussianMixture(torch.tensor([[1.0, -2.0]], dtype=F64), torch.tensor([0.25], dtype=F64))
-    reference = leapstep.refer(data.diffusion("linear"), (2,), noises=64, steps=20, dtype=F64)
+    reference = leapstep.refer(leapstep.Teacher(data.diffusion("linear"), (2,), noises=64, steps=20, dtype=F64))
     solver = leapstep.fit(reference, 1)
     assert solver.distance.rms < 1e-3 * 0.5  # of the data's standard deviation; the ridge is what is left
 
@@ -224,7 +224,7 @@ def test_a_start_from_the_gaussian_marginal_is_part_of_the_fit():
     """On Gaussian data it is all that is needed; from pure noise, one call cannot tell three directions apart."""
     covariance = torch.diag(torch.tensor([4.0, 0.5, 0.01], dtype=F64))
     data = leapstep.GaussianMixture(torch.zeros(1, 3, dtype=F64), covariance[None])
-    reference = leapstep.refer(data.diffusion("linear"), (3,), noises=64, dtype=F64)
+    reference = leapstep.refer(leapstep.Teacher(data.diffusion("linear"), (3,), noises=64, dtype=F64))
     law = leapstep.Gaussian.of(data.sample(10_000))
     solver = leapstep.fit(reference, 1, origin=law)
     assert solver.origin is law

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from leapstep.core.denoiser import Diffusion
-from leapstep.core.fitting import Reference, fit
+from leapstep.core.fitting import Reference, Teacher, fit, refer
 from leapstep.core.fitting.linear import coefficients
-from leapstep.core.fitting.reference import Teacher, teacher
 from leapstep.core.gaussian import Gaussian, Moments
 from leapstep.core.noise import Noise
 from leapstep.core.spacing import times
@@ -217,9 +216,7 @@ class Run:
         if not self.missing:
             return
         began = time.monotonic()
-        teacher = self.teacher(on_call)
-        paths = [teacher.followed(number) for number in range(len(teacher.parts()))]
-        reference = teacher.reference([part for part, _ in paths], sum(evaluations for _, evaluations in paths))
+        reference = refer(self.teacher(on_call))
         seconds = time.monotonic() - began
         self.begin(reference, seconds, self.curve(reference))
         law = self.law_of(reference)
@@ -283,7 +280,7 @@ class Run:
             on_call: called with the number of samples of each call of the network, by students too.
         """
         method, options = TEACHER
-        return teacher(
+        return Teacher(
             self.diffusion,
             self.model.shape,
             noises=self.plan.noises,

@@ -6,7 +6,7 @@ from; `search`, where the calls are best made; `refine`, the coefficients; `tune
 
 from __future__ import annotations
 
-from leapstep.core.fitting.reference import Distance, Reference, refer
+from leapstep.core.fitting.reference import Distance, Reference, Teacher, refer
 from leapstep.core.fitting.tune import Fitted, fit, tune
 
-__all__ = ["Distance", "Fitted", "Reference", "fit", "refer", "tune"]
+__all__ = ["Distance", "Fitted", "Reference", "Teacher", "fit", "refer", "tune"]

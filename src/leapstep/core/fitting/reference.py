@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -119,9 +121,6 @@ class Reference(NamedTuple):
         return _distance(torch.cat(squares))
 
 
-_OnCall = Callable[[int], object] | None
-
-
 def _distance(squares: Tensor) -> Distance:
     """Of the mean squares of samples, `[b]`."""
     rms = squares.mean().sqrt().item()
@@ -129,26 +128,49 @@ def _distance(squares: Tensor) -> Distance:
     return Distance(rms, error / (2 * rms) if rms else 0.0)  # d sqrt(m) = dm / (2 sqrt(m))
 
 
-class Teacher(NamedTuple):
-    """Whoever is followed, part by part: parts are independent, and the same wherever they are made.
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """Whoever is followed from some noises, never those of samples; part by part: parts are independent.
 
-    Attributes:
-        models: from rows of noises to the model, conditioned for them.
-        path: of its steps, `[K + 1]`.
-        transition: its method.
-        noises, shape, seed, batch_size, dtype, device, on_call: as of `refer`.
+    Arguments:
+        diffusion: as of `leapstep.sample`: a model, or a function from rows of noises to it, conditioned for them.
+        shape: of one sample, `d`.
+        noises: their number, 16 or more.
+        steps: of the teacher, whose times those of a fitted solver are chosen from.
+        transition: the teacher's method, deterministic; default `unipc(order=3)`.
+        seed: of the noises.
+        batch_size: how many to work on at a time.
+        dtype, device: as of `leapstep.sample`.
+        on_call: called with the number of samples of each call of the network, before it; by students too.
+    Raises:
+        ValueError: too few noises, and what `times` raises.
     """
 
-    models: Callable[[range], Diffusion]
-    path: Tensor
-    transition: Transition
-    noises: int
-    shape: tuple[int, ...]
-    seed: int
-    batch_size: int
-    dtype: torch.dtype
-    device: torch.device | str | None
-    on_call: _OnCall
+    diffusion: Diffusion | Diffusible | Callable[[range], Diffusion]
+    shape: Sequence[int]
+    _: dataclasses.KW_ONLY
+    noises: int = 256
+    steps: int = 40
+    transition: Transition | str | None = None
+    seed: int = 0
+    batch_size: int = 64
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str | None = None
+    on_call: Callable[[int], object] | None = None
+
+    def __post_init__(self) -> None:
+        if self.noises < 16 or self.batch_size < 1:
+            raise ValueError(f"noises={self.noises}, batch_size={self.batch_size}: give 16 or more, and 1 or more")
+        assert len(self.path) == self.steps + 1
+
+    @functools.cached_property
+    def path(self) -> Tensor:
+        """The times of its steps, `[K + 1]`."""
+        return times(self._models(range(1)).process, self.steps)
+
+    @functools.cached_property
+    def _models(self) -> Callable[[range], Diffusion]:
+        return as_diffusions(self.diffusion)
 
     def parts(self) -> list[tuple[str, range]]:
         """What each part is for, see `SHARES`, and its rows, in order."""
@@ -168,7 +190,7 @@ class Teacher(NamedTuple):
         part, counted = self._begun(rows)
         x = beginning(part.diffusion, self.path[0], part.eps)
         xs, x0s = [x], []
-        for state in trajectory(part.diffusion, x, self.path, self.transition):
+        for state in trajectory(part.diffusion, x, self.path, as_transition(self.transition or unipc(order=3))):
             xs = [*xs, state.x] if name == "fit" else [state.x]
             if number == 0:
                 x0s.append(state.x0)
@@ -182,11 +204,11 @@ class Teacher(NamedTuple):
 
     def _begun(self, rows: range) -> tuple[Part, Counted]:
         """A part without paths, and what counts its calls."""
-        model = self.models(rows)
+        model = self._models(rows)
         counted = Counted(model.denoise, self.on_call)
         model = model._replace(denoise=counted)
         place = network_device(model) if self.device is None else self.device
-        eps = Noise(self.seed, rows, self.shape, self.dtype, place)(0, DRAW)
+        eps = Noise(self.seed, rows, tuple(self.shape), self.dtype, place)(0, DRAW)
         return Part(rows, model, eps, eps[None], None), counted
 
     def reference(self, parts: Sequence[Part], evaluations: int) -> Reference:
@@ -205,69 +227,13 @@ class Teacher(NamedTuple):
         return result
 
 
-def teacher(
-    diffusion: Diffusion | Diffusible | Callable[[range], Diffusion],
-    shape: Sequence[int],
-    *,
-    noises: int = 256,
-    steps: int = 40,
-    transition: Transition | str | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-    on_call: _OnCall = None,
-) -> Teacher:
-    """The teacher that `refer` follows, also for the arguments and what is raised."""
-    if noises < 16 or batch_size < 1:
-        raise ValueError(f"noises={noises}, batch_size={batch_size}: give 16 or more, and 1 or more")
-    models, method = as_diffusions(diffusion), as_transition(transition or unipc(order=3))
-    path = times(models(range(1)).process, steps)
-    return Teacher(models, path, method, noises, tuple(shape), seed, batch_size, dtype, device, on_call)
+def refer(teacher: Teacher) -> Reference:
+    """Follow a teacher from all of its noises.
 
-
-def refer(
-    diffusion: Diffusion | Diffusible | Callable[[range], Diffusion],
-    shape: Sequence[int],
-    *,
-    noises: int = 256,
-    steps: int = 40,
-    transition: Transition | str | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-    on_call: _OnCall = None,
-) -> Reference:
-    """Follow the teacher from some noises, never those of samples.
-
-    Arguments:
-        diffusion: as of `leapstep.sample`: a model, or a function from rows of noises to it, conditioned for them.
-        shape: of one sample, `d`.
-        noises: their number, 16 or more.
-        steps: of the teacher, whose times those of a fitted solver are chosen from.
-        transition: the teacher's method, deterministic; default `unipc(order=3)`.
-        seed: of the noises.
-        batch_size: how many to work on at a time.
-        dtype, device: as of `leapstep.sample`.
-        on_call: called with the number of samples of each call of the network, before it; by students too.
     Returns:
         the Reference, which `fit` learns from. It holds the paths of the noises for fitting, 4 `steps` D bytes each.
     Raises:
-        ValueError: too few noises, and what `times` raises.
         FloatingPointError: the teacher's samples are not finite.
     """
-    followed = teacher(
-        diffusion,
-        shape,
-        noises=noises,
-        steps=steps,
-        transition=transition,
-        seed=seed,
-        batch_size=batch_size,
-        dtype=dtype,
-        device=device,
-        on_call=on_call,
-    )
-    parts, evaluations = zip(*map(followed.followed, range(len(followed.parts()))), strict=True)
-    return followed.reference(parts, sum(evaluations))
+    parts, evaluations = zip(*map(teacher.followed, range(len(teacher.parts()))), strict=True)
+    return teacher.reference(parts, sum(evaluations))

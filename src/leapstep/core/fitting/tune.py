@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leapstep.core.denoiser import Diffusible, Diffusion
 from leapstep.core.fitting.linear import coefficients, follow
-from leapstep.core.fitting.reference import Distance, Part, Reference, refer
+from leapstep.core.fitting.reference import Distance, Part, Reference, Teacher, refer
 from leapstep.core.fitting.refine import bends, least_squares, together
 from leapstep.core.fitting.search import Choice, OwnPath, choices, descend
 from leapstep.core.gaussian import Gaussian
@@ -228,18 +228,18 @@ def tune(
         calls: numbers of them, a solver for each.
         origin: the law of the data that solvers start from: a Gaussian, a function from rows of noises to that of
             theirs; "samples": that of the teacher's samples; "noise": solvers start from pure noise.
-        noises, steps, transition, seed, batch_size, dtype, device, on_call: the teacher, as of `refer`.
+        noises, steps, transition, seed, batch_size, dtype, device, on_call: as of `Teacher`.
         effort: as of `fit`.
     Yields:
         a Fitted for each number of calls, as soon as it is ready.
     Raises:
-        ValueError: what `refer` and `fit` raise.
+        ValueError: what `Teacher` and `fit` raise.
     """
     if isinstance(origin, str) and origin not in ("samples", "noise"):
         raise ValueError(f"origin={origin!r}: pass samples, noise, or a leapstep.Gaussian")
     for count in calls:
         _check(count, steps)
-    reference = refer(
+    followed = Teacher(
         diffusion,
         shape,
         noises=noises,
@@ -251,6 +251,7 @@ def tune(
         device=device,
         on_call=on_call,
     )
+    reference = refer(followed)
     law = None if origin == "noise" else Gaussian.of(reference.samples) if origin == "samples" else origin
     assert not isinstance(law, str)
     for count in calls:
