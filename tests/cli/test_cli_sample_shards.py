@@ -14,6 +14,7 @@ from commands import done, invoke, refused, tree, values
 from leapstep.data import read, shards
 from leapstep.inference import engine, sharding
 from leapstep.inference.writing import first_samples
+from leapstep.workers import devices
 from leapstep.workers.job import sha256_of
 
 DIGITS = "--n 11 --steps 3 --batch-size 2 --label 3 7 1 --seed 5 --device cpu".split()  # noqa: SIM905
@@ -56,6 +57,7 @@ def test_shards_hold_the_samples_of_one_process(whole, cut, form):
     assert paths == shards.of_folder(cut / form).paths
     assert [(shard["first"], shard["n"]) for shard in manifest["shards"]] == [(0, 4), (4, 4), (8, 3)]
     assert [shard["sha256"] for shard in manifest["shards"]] == [sha256_of(path) for path in paths]
+    assert {shard["device"] for shard in manifest["shards"]} == {devices.described("cpu")}
 
 
 def test_arrays_are_cut_too_and_may_begin_anywhere(point_model, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from leapstep import files, stopping, workers
 from leapstep.files import folders
+from leapstep.workers import devices
 from leapstep.workers.job import Shards
 
 KEY = {"model": "squares", "spec": {"seed": 3}}
@@ -106,6 +107,34 @@ def test_hashes_that_no_log_has_or_on_which_logs_differ_are_computed_again(tmp_p
     after = run(tmp_path)
     assert [record["sha256"] for record in after.records] == [record["sha256"] for record in before.records]
     assert [record.get("largest") for record in after.records] == [9, 49, 121, None, 361, None]
+
+
+def test_several_kinds_of_devices_go_on_and_are_told(tmp_path, monkeypatch, capsys):
+    before = run(tmp_path, settle=lambda device: {}, device="cpu")
+    (first,) = {record["device"] for record in before.records}
+    assert first == devices.described("cpu")
+    before.paths[2].unlink()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "made up")
+    other = devices.described("cpu")
+    assert other != first
+    assert "ONEDNN_MAX_CPU_ISA=made up" in other
+    assert not capsys.readouterr().err
+    after = run(tmp_path, device="cpu")
+    assert [record["device"] for record in after.records] == [first, first, other, first, first, first]
+    assert capsys.readouterr().err.splitlines() == [
+        f"leapstep: this job was begun on {first}, and goes on here on {other}",
+        "leapstep: shards were made on several kinds of devices, and agree with one another only within rounding: "
+        f"5 shards on {first}; 1 shard on {other}",
+    ]
+
+
+def test_processors_differ_in_what_pytorch_has_chosen(monkeypatch):
+    before = devices.described("cpu")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "SVE256")
+    assert devices.described("cpu") != before
+    monkeypatch.setattr(devices, "kinds", lambda: ["cpu"])
+    with pytest.raises(ValueError, match=r"device cuda:0: this machine has cpu"):
+        devices.described("cuda:0")
 
 
 def test_a_failure_keeps_whole_shards_and_leaves_no_part(tmp_path):

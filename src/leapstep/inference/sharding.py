@@ -67,11 +67,6 @@ class OfModel:
         return {"dtype": execution.dtype, "execution": execution.to_json(), "device": torch.device(device).type}
 
     def open(self, device: str, settled: Mapping[str, Any]) -> Batches:  # noqa: D102
-        if settled["device"] != torch.device(device).type:
-            began = settled["device"]
-            raise ValueError(
-                f"these samples were begun on {began}, and {device} would give others: pass device {began}"
-            )
         execution = Execution.stated(settled["dtype"], settled["execution"])
         model = execution.of(_on(self.model, device))
         spec, as_it_is = dataclasses.replace(self.spec, dtype=execution.dtype), Execution(execution.dtype)
@@ -207,7 +202,7 @@ def _close(out: Path, manifest: Mapping[str, Any], finished: Finished) -> dict[s
         "seconds": round(sum(record.get("seconds", 0.0) for record in records), 3),
         "shards": [
             {"file": path.name, "first": first + rows.start, "n": len(rows)}
-            | {name: record[name] for name in ("bytes", "sha256")}
+            | {name: record[name] for name in ("bytes", "sha256", "device")}
             for path, rows, record in zip(finished.paths, finished.shards, records, strict=True)
         ],
     }

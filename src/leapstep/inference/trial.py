@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from leapstep.core.calling import as_tensor
 from leapstep.files import reading
 from leapstep.files.cache import cache_folder
 from leapstep.text import reason
+from leapstep.workers import devices
 
 TIMES = (1.0, 0.7, 0.35, 0.05)
 """Times of the path at which forms are compared, as shares of the first; the first of the calls is not timed."""
@@ -252,17 +252,5 @@ def _path(job: Job) -> Path:
 
 def _machine(device: torch.device) -> dict[str, str]:
     """What the pace of a network depends on beside it."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"device": kind, "torch": str(torch.__version__), "threads": str(torch.get_num_threads())}
-
-
-@functools.cache
-def _processor() -> str:
-    """The processor: its name, and a hash of the units that it has, which its name may not tell."""
-    lines: list[str] = []
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    known = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in known.items()}
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    return f"{name} {hashlib.sha256(fields.get('flags', '').encode()).hexdigest()[:8]}"
+    kind, threads = devices.described(str(device)), devices.threads()
+    return {"device": kind, "torch": str(torch.__version__), "threads": str(threads)}

@@ -2,7 +2,7 @@
 
     job.json                   the job: its key, number of indices, batch size, shard size, what was settled
     00000.npz, 00001.npz, ...  its shards, each whole: made under a temporary name, flushed to the disk, then renamed
-    log-HOST-PID-....jsonl     of each writer: a line for each shard, with its size, its SHA-256 and its record
+    log-HOST-PID-....jsonl     of each writer: a line for each shard: its size, SHA-256, record, and kind of device
 
 Shard i holds the indices from i times the shard size on. What is missing is what the folder does not list, so a restart
 needs nothing else, and it does not matter who made what is there. Nothing that a file says becomes a path: names of
@@ -108,6 +108,7 @@ class Job:
         threads: in how many a worker computes on the processor: the last bits of sums depend on it.
         settled: what was settled on a worker before the first shard.
         what, unit: of the work, see `Work`; for people.
+        device: the kind of device that it was begun on, see `devices.described`; "": nobody knows.
     """
 
     folder: Path
@@ -120,6 +121,7 @@ class Job:
     settled: Mapping[str, Any]
     what: str = ""
     unit: str = "sample"
+    device: str = ""
 
     @property
     def shards(self) -> Shards:
@@ -175,16 +177,19 @@ class Job:
             return False
         return True
 
-    def make(self, make: Make, i: int) -> None:
+    def make(self, make: Make, i: int, device: str = "") -> None:
         """Make shard i: under a temporary name, flushed, noted in this process's log, renamed.
 
         Where another worker makes it at the same time, the later one changes nothing but the names.
+
+        Arguments:
+            device: the kind of device that makes it.
         """
         temporary = _attempt(self.path(i))
         try:
             record = dict(make(self.shards[i], temporary))
             sha256 = sealed(temporary)
-            entry = {"shard": i, "bytes": size_of(temporary), "sha256": sha256, "record": record}
+            entry = {"shard": i, "bytes": size_of(temporary), "sha256": sha256, "record": record, "device": device}
             _append(self.folder / _log(os.getpid()), json.dumps(entry, allow_nan=False))
             try:
                 os.replace(temporary, self.path(i))
@@ -223,7 +228,7 @@ class Job:
         return None in sizes or size_of(self.path(i)) in sizes
 
     def records(self) -> list[dict[str, Any]]:
-        """What was noted of each shard, in order, with `bytes` and `sha256`; all must be there.
+        """What was noted of each shard, in order, with `bytes`, `sha256` and the kind of `device`; all must be there.
 
         Shards that no log tells of, or of which logs tell different things, are read once more for their SHA-256.
         """
@@ -233,7 +238,8 @@ class Job:
             sha256 = next(iter(told)) if len(told) == 1 else sha256_of(self.path(i))
             entry = told.get(sha256)
             size = entry.bytes if entry is not None and entry.bytes is not None else size_of(self.path(i))
-            found.append({**({} if entry is None else entry.record), "bytes": size, "sha256": sha256})
+            known = {"device": ""} if entry is None else {**entry.record, "device": entry.device}
+            found.append({**known, "bytes": size, "sha256": sha256})
         return found
 
     def write(self) -> None:

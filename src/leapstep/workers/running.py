@@ -7,7 +7,9 @@ import dataclasses
 import importlib.util
 import json
 import re
+import sys
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 from leapstep import files, launch
 from leapstep.files import folders
 from leapstep.progress import progress_bar
-from leapstep.text import allowed, one_line
+from leapstep.text import allowed, counted, one_line
 from leapstep.workers import job as jobs
 from leapstep.workers.engine import Engine
 from leapstep.workers.here import Here
@@ -41,7 +43,8 @@ class Finished:
     Attributes:
         job: the job in its folder.
         complete: whether this process has the results. False: another one has them, of those that share the job.
-        records: what was noted of each shard, in order, with `sha256`; empty where it is not complete.
+        records: what was noted of each shard, in order, with `sha256` and the kind of its `device`; empty where it is
+            not complete.
     """
 
     job: Job
@@ -160,7 +163,8 @@ def run(
             pilot = _pilot(engine, folder, n, batch_size, threads, size, settle is not None)
             size = _cut(n, batch_size, engine.count(), pilot.seconds) if size is None else size
             settled = json.loads(json.dumps(pilot.settled, allow_nan=False))
-            job = Job(folder, key, n, batch_size, size, work.suffix, threads, settled, work.what, work.unit)
+            how = {"what": work.what, "unit": work.unit, "device": pilot.device}
+            job = Job(folder, key, n, batch_size, size, work.suffix, threads, settled, **how)
             job.write()
         elif job is None:
             job = waited(begun)
@@ -174,7 +178,19 @@ def run(
             complete = not job.missing() and (not engine.shared or job.claim())
         if complete:
             job.sweep()
-        return Finished(job, complete, job.records() if complete else [])
+        records = job.records() if complete else []
+        if to == ONE or engine.leads:
+            _tell_kinds(records)
+        return Finished(job, complete, records)
+
+
+def _tell_kinds(records: Sequence[Mapping[str, Any]]) -> None:
+    """Say that shards were made on several kinds of devices, where that is so."""
+    made = Counter(record["device"] for record in records if record["device"])
+    if len(made) > 1:
+        each = "; ".join(f"{counted(number, 'shard')} on {kind}" for kind, number in made.most_common())
+        said = "shards were made on several kinds of devices, and agree with one another only within rounding"
+        print(f"leapstep: {said}: {each}", file=sys.stderr)
 
 
 def _warn_of(job: Job | None, shard: int | None, batch_size: int) -> None:
@@ -206,7 +222,7 @@ def _pilot(
     """What must be known before the job is cut."""
     measure = size is None and n >= 2 * EACH * engine.count() * batch_size  # else a shard is a batch, however long
     if not settles and not measure:
-        return Pilot({}, None)
+        return Pilot({}, None, "")
     return engine.pilot(folder, range(min(n, batch_size)), threads, measure)
 
 

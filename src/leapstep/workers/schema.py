@@ -24,6 +24,7 @@ class Job(Schema):
     settled: dict[str, Any]
     what: Word = ""
     unit: Word = "sample"
+    device: Word = ""
 
 
 class Entry(Schema):
@@ -33,6 +34,7 @@ class Entry(Schema):
     bytes: Count | None = None
     sha256: Sha256
     record: dict[str, Any]
+    device: Word = ""
 
 
 class Listed(Schema):

@@ -129,4 +129,4 @@ def _own(device: str) -> str:
     import torch
 
     local = os.environ.get("LOCAL_RANK", "")
-    return f"cuda:{int(local) % torch.cuda.device_count()}" if local.isdecimal() else device
+    return f"cuda:{int(local) % max(1, torch.cuda.device_count())}" if local.isdecimal() else device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,10 +26,12 @@ class Pilot(NamedTuple):
     Attributes:
         settled: what was settled.
         seconds: what a batch takes; None: not measured.
+        device: the kind of device that was asked, see `devices.described`; "": none was.
     """
 
     settled: Mapping[str, Any]
     seconds: float | None
+    device: str
 
 
 class Worker:
@@ -44,6 +47,7 @@ class Worker:
     def __init__(self, work: Work, device: str, threads: int, settle: Settle | None = None) -> None:
         devices.set_threads(threads)
         self.work, self.device, self.settle = work, device, settle
+        self.kind = devices.described(device)
         self.begun: Make | None = None
 
     def begin(self, settled: Mapping[str, Any]) -> Make:
@@ -56,10 +60,10 @@ class Worker:
         """Settle what is to be settled, and measure a batch if need be."""
         settled = {} if self.settle is None else dict(self.settle(self.device))
         if not measure:
-            return Pilot(settled, None)
+            return Pilot(settled, None, self.kind)
         make = self.begin(settled)
         seconds = self._timed(make, folder, batch)
-        return Pilot(settled, self._timed(make, folder, batch) if seconds < WARM else seconds)
+        return Pilot(settled, self._timed(make, folder, batch) if seconds < WARM else seconds, self.kind)
 
     def _timed(self, make: Make, folder: Path, batch: range) -> float:
         path = folder / f"{files.PREFIX}pilot-{secrets.token_hex(8)}{self.work.suffix}"
@@ -71,5 +75,7 @@ class Worker:
         return time.perf_counter() - began
 
     def make(self, job: Job, i: int) -> None:
-        """Make shard i of a job; see `Job.make`."""
-        job.make(self.begin(job.settled), i)
+        """Make shard i of a job; see `Job.make`. One that was begun on another kind of device goes on, with a line."""
+        if self.begun is None and job.device not in ("", self.kind):
+            print(f"leapstep: this job was begun on {job.device}, and goes on here on {self.kind}", file=sys.stderr)
+        job.make(self.begin(job.settled), i, self.kind)
