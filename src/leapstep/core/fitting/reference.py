@@ -230,6 +230,8 @@ class Teacher:
 def refer(teacher: Teacher) -> Reference:
     """Follow a teacher from all of its noises.
 
+    Arguments:
+        teacher: whom to follow, such as `Teacher(diffusion, (3, 32, 32))`.
     Returns:
         the Reference, which `fit` learns from. It holds the paths of the noises for fitting, 4 `steps` D bytes each.
     Raises:
