@@ -32,6 +32,7 @@ from PIL import Image
 
 from leapstep import files
 from leapstep.views import plots
+from leapstep.workers import running
 
 SAMPLES, GPUS, A_NODE = 10_000_000, (8, 64, 1024), 8
 DAY, MINUTE = 86_400.0, 60.0
@@ -141,15 +142,15 @@ class Layout(NamedTuple):
         tree: whether each sample is a file; otherwise each shard.
     """
 
-    seconds: float = MINUTE
-    fewest: int = 4
+    seconds: float = running.SECONDS
+    fewest: int = running.EACH
     model: str = "store"
     tree: bool = False
 
     def shard(self, costs: Costs, samples: int, workers: int) -> int:
         """Samples in a shard, in whole batches."""
-        most = min(round(self.seconds / (costs.batch * costs.sample)), samples // (costs.batch * self.fewest * workers))
-        return costs.batch * max(1, most)
+        batch = costs.batch * costs.sample
+        return running.shard_size(samples, costs.batch, workers, batch, self.seconds, self.fewest)
 
 
 # --- what is waited for ---------------------------------------------------------------------------------------------

@@ -10,8 +10,6 @@ from types import SimpleNamespace
 import pytest
 import simpy
 
-from leapstep.workers import running
-
 scale = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "scale.py")))
 
 FREE = 1e15
@@ -163,13 +161,6 @@ def test_whoever_dies_every_shard_is_finished_once_and_every_second_is_accounted
     assert min(outcome.spent[cause] for cause in scale.CAUSES if cause != "slow") >= 0
     assert outcome.spent["work"] == pytest.approx(20_003 * 0.1)
     assert run(**job) == outcome
-
-
-@pytest.mark.parametrize("workers", [1, 64, 1024, 10**6])
-def test_jobs_are_cut_as_leapstep_cuts_them(workers):
-    for costs in (scale.USUAL, scale.SLOWER, EXACT):
-        cut = running._cut(10**7, costs.batch, workers, costs.batch * costs.sample)
-        assert scale.Layout().shard(costs, 10**7, workers) == cut
 
 
 def test_every_cost_has_a_source():

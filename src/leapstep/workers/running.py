@@ -161,7 +161,7 @@ def run(
         if job is None and engine.leads:
             threads = engine.threads()
             pilot = _pilot(engine, folder, n, batch_size, threads, size, settle is not None)
-            size = _cut(n, batch_size, engine.count(), pilot.seconds) if size is None else size
+            size = shard_size(n, batch_size, engine.count(), pilot.seconds) if size is None else size
             settled = json.loads(json.dumps(pilot.settled, allow_nan=False))
             how = {"what": work.what, "unit": work.unit, "device": pilot.device}
             job = Job(folder, key, n, batch_size, size, work.suffix, threads, settled, **how)
@@ -226,16 +226,23 @@ def _pilot(
     return engine.pilot(folder, range(min(n, batch_size)), threads, measure)
 
 
-def _cut(n: int, batch_size: int, workers: int, seconds: float | None) -> int:
+def shard_size(
+    n: int, batch_size: int, workers: int, seconds: float | None, usual: float = SECONDS, fewest: int = EACH
+) -> int:
     """The size of a shard, whole batches.
 
     Arguments:
+        n: how many indices there are.
         seconds: what a batch takes; None where a shard has but one in any case.
+        usual: seconds that a shard shall take.
+        fewest: shards that a worker gets at least.
+    Returns:
+        how many indices a shard has.
     """
     if seconds is None:
         return batch_size
-    most = n // (batch_size * EACH * workers)
-    return batch_size * max(1, min(most, round(SECONDS / max(seconds, 1e-9))))
+    most = n // (batch_size * fewest * workers)
+    return batch_size * max(1, min(most, round(usual / max(seconds, 1e-9))))
 
 
 def _whole(shard: int, batch_size: int) -> int:
