@@ -3,6 +3,7 @@ GitHub renders, and what the theory says holds where no test of a single method 
 """
 
 import ast
+import json
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,8 @@ PROCESSES = {"linear": leapstep.linear(), "cosine": leapstep.cosine(), "ve": lea
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COURSE = sorted((ROOT / "docs" / "course").glob("*.md"))
-HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+HEADING = re.compile(r"^(#+) (.*)$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 NAME = re.compile(r"`(\w+(?:\.\w+)?)(?:\([^)]*\))?`")
 TEST = re.compile(r"\b(test_\w+\.py)::(\w+)")
@@ -50,7 +52,21 @@ def names(path):
 
 def anchors(path):
     """The anchors that GitHub gives to the headings of a page: lower case, hyphens for spaces, no punctuation."""
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(prose(path))}
+    return {re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-") for _, words in HEADING.findall(prose(path))}
+
+
+def jumps(path):
+    """The headings of a page, or of a notebook's text, that leave out a level below the heading before them."""
+    if path.suffix == ".ipynb":
+        cells = json.loads(path.read_text())["cells"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    else:
+        text = prose(path)
+    level = 0
+    for marks, words in HEADING.findall(text):
+        if len(marks) > level + 1:
+            yield words
+        level = len(marks)
 
 
 def missing(path):
@@ -73,6 +89,24 @@ def missing(path):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_what_a_document_points_to_exists(path):
     assert list(missing(path)) == []
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *NOTEBOOKS], ids=lambda path: path.name)
+def test_no_heading_leaves_out_a_level(path):
+    """The site, which is made of these pages, takes it for a mistake."""
+    assert list(jumps(path)) == []
+
+
+def test_a_heading_that_leaves_out_a_level_is_found(tmp_path):
+    page, notebook = tmp_path / "page.md", tmp_path / "notebook.ipynb"
+    lines = ["# One", "### Three", "## Two", "```sh", "#### a comment", "```", "### Below", "## Two again", "#### Four"]
+    page.write_text("\n".join(lines) + "\n")
+    assert list(jumps(page)) == ["Three", "Four"]
+    page.write_text("## Without a title\n")
+    assert list(jumps(page)) == ["Without a title"]
+    code, words = ({"cell_type": kind, "source": [text]} for kind, text in (("code", "# it"), ("markdown", "## Two")))
+    notebook.write_text(json.dumps({"cells": [code, words]}))
+    assert list(jumps(notebook)) == ["Two"]
 
 
 def test_the_theory_lists_its_chapters_in_their_order():
