@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/leapstep demo --out demo --overwrite
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow

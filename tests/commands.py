@@ -47,7 +47,7 @@ def refused(result, *words):
 def without_seconds(value):
     """What a JSON file says, but for how long it took."""
     if isinstance(value, dict):
-        return {name: without_seconds(item) for name, item in value.items() if name != "seconds"}
+        return {name: without_seconds(item) for name, item in value.items() if not name.startswith("seconds")}
     return [without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
@@ -88,7 +88,7 @@ def start(*args, cwd=None, **environment):
 def process(*args, cwd=None, **environment):
     """Run to the end: exit code, stdout, stderr."""
     running = start(*args, cwd=cwd, **environment)
-    out, err = running.communicate(timeout=120)
+    out, err = running.communicate(timeout=600)
     return running.returncode, out, err
 
 
@@ -106,7 +106,7 @@ def alike(a, b):
     return a.shape == b.shape and abs(a - b).max() <= 1 and (a != b).mean() < 0.01
 
 
-def wait_for(condition, running, seconds=90):
+def wait_for(condition, running, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert running.poll() is None, running.communicate()

@@ -19,6 +19,7 @@ from expected_pictures import write_insects
 from leapstep.core.scaling import Scaling
 from leapstep.networks import MLP, UNet
 from random_models import CLASSES, saved
+from side_by_side import RAY, Scheduling, group, once
 
 SETTINGS = """
 channels: 8,8
@@ -33,6 +34,17 @@ warmup: 0
 ema_decay: 0
 precision: float32
 """
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "cluster" in item.fixturenames and group(item.nodeid) != RAY:
+            raise pytest.UsageError(f"{item.nodeid} would start another Ray: put it into a file named {RAY}...")
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +75,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """The address of a small cluster of Ray with two workers, to which this process is connected: one for all tests.
-
-    Tests that use it are marked with `pytest.mark.xdist_group("ray")`, so that one process has them all.
-    """
+    """The address of a small cluster of Ray with two workers, to which this process is connected: one for all tests."""
     pytest.importorskip("ray")
     from leapstep.workers.ray import connected
 
@@ -89,10 +98,14 @@ def settings(place):
 
 
 @pytest.fixture(scope="session")
-def trained(place, settings):
+def trained(tmp_path_factory, settings):
     """What a real process said, and the run that it left."""
-    said = process("train", "digits", "--out", place / "digits", "--config", settings)
-    return said, place / "digits"
+
+    def train(folder):
+        return process("train", "digits", "--out", folder / "digits", "--config", settings)
+
+    said, folder = once(tmp_path_factory, "trained", train)
+    return said, folder / "digits"
 
 
 @pytest.fixture(scope="session")
@@ -119,12 +132,15 @@ def signals(place):
 
 
 @pytest.fixture(scope="session")
-def point_model(place, signals):
+def point_model(tmp_path_factory, signals):
     """An MLP that has learned the array, without labels."""
     settings = "--steps 400 --width 32 --depth 1 --batch-size 256 --learning-rate 5e-3 --warmup 0 --ema-decay 0.95"
     fixed = "--precision float32 --device cpu --schedule cosine --predicts v"
-    done("train", signals, "--out", place / "points", *settings.split(), *fixed.split())
-    return place / "points"
+
+    def train(folder):
+        done("train", signals, "--out", folder / "points", *settings.split(), *fixed.split())
+
+    return once(tmp_path_factory, "point-model", train)[1] / "points"
 
 
 @pytest.fixture

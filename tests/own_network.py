@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-SHIFT, SCALE, LENGTH = 100.0, 30.0, 16
+SHIFT, SCALE, LENGTH = 100.0, 30.0, 64
 TIMES = torch.linspace(0, 1, LENGTH, dtype=torch.float64)
 COVARIANCE = torch.exp(-((TIMES[:, None] - TIMES) ** 2) / 0.1) + 1e-3 * torch.eye(LENGTH)
 """Of smooth Gaussian signals, in the network's own range."""
@@ -17,12 +17,12 @@ PROCESS = leapstep.linear()
 
 
 class Network(torch.nn.Module):
-    '''The exact noise estimate of Gaussian signals [1, 16] of any height, or of the height that is given.'''
+    '''The exact noise estimate of Gaussian signals [1, 64] of any height, or of the height that is given.'''
 
     def __init__(self, given=False):
         super().__init__()
-        times = torch.linspace(0, 1, 16, dtype=torch.float64)
-        covariance = torch.exp(-((times[:, None] - times) ** 2) / 0.1) + 1e-3 * torch.eye(16)
+        times = torch.linspace(0, 1, 64, dtype=torch.float64)
+        covariance = torch.exp(-((times[:, None] - times) ** 2) / 0.1) + 1e-3 * torch.eye(64)
         values, vectors = torch.linalg.eigh(covariance)
         self.register_buffer("values", values)
         self.register_buffer("vectors", vectors)
@@ -52,7 +52,7 @@ def a_number():
 
 
 def write_signals(folder, n=400):
-    """Write `signals.py` with the networks, and `signals.npy` with n signals [1, 16]."""
+    """Write `signals.py` with the networks, and `signals.npy` with n signals [1, 64]."""
     (folder / "signals.py").write_text(SIGNALS)
     normal = torch.randn(n, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     signals = SHIFT + SCALE * normal @ torch.linalg.cholesky(COVARIANCE).T

@@ -40,12 +40,12 @@ EXAMPLES = [
 
 SMALLER = {
     "train": "--size 8 --timesteps 100 --channels 8,8 --attention 0,0 --groups 8 --blocks 1 --steps 2 --batch-size 8",
-    "distill": "--steps 2",
+    "distill": "--calls 1 2 --steps 2",
     "tune": "--calls 3 --noises 16 --teacher-steps 6 --batch-size 16 --overwrite",
     "sample": "--n 2",
     "evaluate": "--n 8 --resamples 3",
     "sweep": "--n 8 --resamples 3 --steps 2",
-    "report": "--n 4 --budget 1s",
+    "report": "--n 4 --steps 4 --budget 0.01s",
     "features": "--epochs 1",
     "likelihood": "--n 4",
     "reconstruct": "--n 4",
@@ -54,7 +54,7 @@ SMALLER = {
     "doctor": "--n 20",
     "calibrate": "--per-level 2",
 }
-"""Options that stand behind those of a document, so that each command takes a moment."""
+"""Options in place of those of a document, so that each command takes a moment."""
 
 ELSEWHERE = (
     "google/ddpm-cifar10-32",
@@ -230,7 +230,18 @@ def run(words):
         at = args.index("--minutes")
         args = args[:at] + args[at + 2 :]
     kept = name == "train" and not {"--init-from", "--resume"}.isdisjoint(args)  # the network that is there
-    done(name, *args, *("--steps 3 --batch-size 8" if kept else SMALLER.get(name, "")).split())
+    done(name, *([*args, "--steps", "3", "--batch-size", "8"] if kept else smaller(name, args)))
+
+
+def smaller(name, args):
+    """A command with the options of `SMALLER`, without what the document has for them."""
+    options = SMALLER.get(name, "").split()
+    kept, at = [], None
+    for word in args:
+        at = word if word.startswith("--") else at
+        if at not in options:
+            kept.append(word)
+    return [*kept, *options]
 
 
 LONG = (

@@ -73,16 +73,6 @@ def test_likelihoods_in_shards(model, insects, tmp_path, method):
         assert arrays["likelihoods"].mean() == pytest.approx(results(tmp_path / "a")["likelihood"]["mean"])
 
 
-@pytest.mark.xdist_group("ray")
-def test_workers_of_ray_find_the_likelihoods_of_one_process(points, array, tmp_path, cluster):
-    line = ["likelihood", points, array, "--split", "all", "--steps", 3, "--batch-size", 2]
-    for name, more in (("a", []), ("b", ["--on", "ray", "--shard", 2, "--workers", 2])):
-        done(*line, "--out", tmp_path / name, *more)
-    assert set(tree(tmp_path / "b")) == {"results.json", "likelihoods.npz"}
-    assert results(tmp_path / "a") == results(tmp_path / "b")
-    same_arrays(tmp_path / "a" / "likelihoods.npz", tmp_path / "b" / "likelihoods.npz")
-
-
 def test_likelihoods_without_a_folder(points, array):
     line = ["likelihood", points, array, "--split", "all", "--steps", 3, "--batch-size", 2, "--json"]
     plain, shards = (json.loads(done(*line, *more).stdout) for more in ([], SHARDS))

@@ -55,7 +55,7 @@ def test_ctrl_c_keeps_the_samples_that_are_finished(digits_model, tmp_path):
     running = start("sample", digits_model, "--out", out, "--n", 20_000, "--batch-size", 2, "--steps", 10)
     wait_for(lambda: (out / "00003.png").exists(), running)
     running.send_signal(signal.SIGINT)
-    said, err = running.communicate(timeout=60)
+    said, err = running.communicate(timeout=300)
     assert running.returncode == 130, err
     assert "Traceback" not in err
     assert said == ""
@@ -76,7 +76,7 @@ def test_ctrl_c_while_training_leaves_a_checkpoint_to_resume_from(settings, tmp_
     running = start("train", "digits", "--out", run, *given)
     wait_for(lambda: (run / "samples" / "step-00000003.png").exists(), running)
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=300)
     assert running.returncode == 130, err
     step = json.loads(done("info", run, "--json").stdout)["trained_steps"]
     assert 3 <= step < 100_000

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from commands import done, invoke, refused
+from commands import done, invoke, refused, without_seconds
 from leapstep.evaluation import evaluate, sharding, tally
 from leapstep.evaluation import sweep as sweeping
 from leapstep.evaluation.yardstick import Measure
@@ -30,11 +30,7 @@ real_batches = sharding.batches
 
 def read(path):
     """A result, but for how long it took."""
-    found = json.loads(path.read_text())
-    for cell in found.get("cells", [found.get("evaluation")]):
-        for name in ("seconds", "seconds_low", "seconds_high"):
-            cell.pop(name)
-    return found
+    return without_seconds(json.loads(path.read_text()))
 
 
 def measured(model, data, out, *options):
@@ -67,12 +63,6 @@ def test_a_folder_that_is_named_as_that_of_shards_is_left_alone(points, data, tm
     else:
         done(*line)
     assert [path.name for path in (tmp_path / "out-shards").iterdir()] == ["mine.txt"]
-
-
-@pytest.mark.xdist_group("ray")
-def test_workers_of_ray_measure_what_one_process_does(points, data, one, tmp_path, cluster):
-    assert measured(points, data, tmp_path / "ray.json", "--on", "ray", "--shard", 20) == one[0]
-    assert measured(points, data, tmp_path / "both.json", "--on", "ray", "--shard", 40, "--merged") == one[1]
 
 
 def test_merged_statistics_measure_what_kept_features_do(one):

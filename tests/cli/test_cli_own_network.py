@@ -70,7 +70,7 @@ def test_the_shape_may_stand_beside_a_convention_without_one(tmp_path):
         (["likelihood", "signals.npy", "--split", "all", "--steps", 5, "--n", 4], None),
         (["evaluate", "signals.npy", "--split", "all", "--n", 20, "--steps", 3, "--resamples", 3], None),
         (["sweep", "signals.npy", "--split", "all", "--n", 20, "--steps", 2, "--resamples", 3], "table.md"),
-        (["report", "--data", "signals.npy", "--n", 4, "--budget", "1s"], "page.html"),
+        (["report", "--data", "signals.npy", "--n", 4, "--steps", 4, "--budget", "0.01s"], "page.html"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -137,7 +137,7 @@ def test_conditions_come_from_a_file_a_row_a_sample_in_turn(tmp_path):
         (["signals.py", *OWN], ["name the function"]),
         (["signals.py:a_number", *OWN], ["returned int"]),
         (["signals.py:network", "--convention", "signals.npy"], ["signals.npy"]),
-        (["signals.py:network", *OWN, "--shape", "3"], [r"shape \[3\]: convention.json says \[1, 16\]"]),
+        (["signals.py:network", *OWN, "--shape", "3"], [rf"shape \[3\]: convention.json says \[1, {LENGTH}\]"]),
         (["signals.py:network", "--convention", "shapeless.json", "--shape", "0"], ["shape", "at least 1"]),
         (["signals.py:network", "--convention", "shapeless.json", "--shape", "1,7"], [r"shape \[1, 7\]", "signals.py"]),
         (["runs/nothing", *OWN], ["convention is for file.py:function"]),

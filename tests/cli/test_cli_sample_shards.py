@@ -174,41 +174,6 @@ def test_a_dtype_is_chosen_once_for_all_workers(digits_model, tmp_path, monkeypa
     assert {k: v for k, v in tree(tmp_path / "s").items() if k.endswith("0.npz")}.items() <= before.items()
 
 
-OWN = """
-import torch
-
-
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = torch.nn.Linear(3, 3)
-
-    def forward(self, x, timestep):
-        return self.inner(x)
-
-
-def network():
-    torch.manual_seed(0)
-    return Net()
-"""
-
-
-@pytest.mark.xdist_group("ray")
-def test_ray_draws_the_samples_of_one_process(cluster, digits_model, cut, tmp_path):
-    """Also by a network in a user's own file, which no worker can import by its name."""
-    done("sample", digits_model, "--out", tmp_path / "digits", *CUT, "--on", "ray", "--format", "webdataset")
-    ours, theirs = (
-        json.loads((folder / "manifest.json").read_text()) for folder in (tmp_path / "digits", cut / "webdataset")
-    )
-    assert ours["shards"] == theirs["shards"]
-    (tmp_path / "own.py").write_text(OWN)
-    leapstep.Convention(leapstep.cosine(), "eps", shape=(3,)).save(tmp_path / "own.json")
-    given = ["sample", f"{tmp_path / 'own.py'}:network", "--convention", tmp_path / "own.json", "--n", 5, "--steps", 2]
-    done(*given, "--out", tmp_path / "whole")
-    done(*given, "--out", tmp_path / "own", "--on", "ray", "--shard", 2)
-    np.testing.assert_array_equal(read(tmp_path / "own").values, values(tmp_path / "whole"))
-
-
 def test_shards_are_measured_as_the_same_samples(whole, cut, tmp_path):
     results = []
     for samples in (whole, *(cut / form for form in shards.FORMS)):

@@ -10,7 +10,7 @@ import torch
 
 import leapstep
 from leapstep.doctor.conventions import SHIFTS, conventions, level_of
-from leapstep.doctor.curve import Profile, Recovered, counts, named_levels, recover, straight_levels
+from leapstep.doctor.curve import Profile, Recovered, counts, isotonic, named_levels, recover, straight_levels
 from leapstep.doctor.evidence import Finding
 from leapstep.doctor.findings import complete, judged, scaled
 from leapstep.doctor.fits import fit, usual
@@ -42,6 +42,19 @@ def test_the_linear_denoiser_is_the_best_one():
     assert linear.error(process.log_snr(t[:1])).item() == pytest.approx(
         (estimate - values).square().mean().item(), rel=0.01
     )
+
+
+def test_the_covariance_of_few_samples_is_shrunk_as_ledoit_and_wolf_say():
+    """By b^2 / d^2, from the outer product of each sample."""
+    values = torch.randn(9, 6, dtype=F64, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
+    centered = values - values.mean(0)
+    outer = torch.einsum("ni,nj->nij", centered, centered)
+    covariance = outer.mean(0)
+    size = covariance.trace() / 6
+    d2 = (covariance - size * torch.eye(6, dtype=F64)).square().sum()
+    b2 = (outer - covariance).square().sum((1, 2)).mean() / 9
+    assert 0.1 < b2 / d2 < 0.9
+    assert Linear(values).floor == pytest.approx((b2 / d2 * size).item(), rel=1e-9)
 
 
 def test_a_sigma_data_is_found_on_a_line():
@@ -97,6 +110,19 @@ def test_ranges_are_named_once():
 )
 def test_ranges_are_written_as_one_would(shift, scale, words):
     assert scaled(shift, scale) == words
+
+
+def test_the_nearest_values_that_do_not_fall():
+    """Nearest since the sums of what is left are not negative, and zero wherever the values rise (Kuhn and Tucker)."""
+    generator = torch.Generator().manual_seed(0)
+    values, weights = torch.randn(50, dtype=F64, generator=generator).cumsum(0), torch.rand(50, generator=generator)
+    nearest = isotonic(values, weights)
+    left = (weights * (values - nearest)).cumsum(0)
+    rises = torch.cat([nearest.diff() > 0, torch.ones(1, dtype=torch.bool)])
+    assert 1 < rises.sum() < 50
+    assert nearest.diff().min() >= 0
+    assert left.min() > -1e-9
+    assert left[rises].abs().max() < 1e-9
 
 
 def test_recovered_curves_fall_and_say_where_they_do_not_know():

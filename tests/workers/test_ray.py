@@ -14,7 +14,7 @@ from commands import ENVIRONMENT, needs_signals
 from leapstep import workers
 from numbers_work import KEY, Numbers
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def run(folder, work, n=24, **options):

@@ -397,7 +397,7 @@ def checked(process: Process) -> Process:
     return process
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 @torch.inference_mode(False)
 def _check(process: Process) -> None:
     if process.timesteps is not None and (not isinstance(process.timesteps, SupportsIndex) or process.timesteps < 1):

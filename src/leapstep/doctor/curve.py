@@ -62,11 +62,13 @@ class Profile:
         return Profile(self.timesteps[which], self.log_snr, *(column[which] for column in columns))
 
     def at(self, log_snr: Tensor, column: Tensor) -> Tensor:
-        """A column `[m, l]` at one level for each timestep `[m]`."""
+        """A column `[m, l]` at one level for each timestep `[m]`, or at k levels for each `[m, k]`."""
         place = (log_snr - self.log_snr[0]) / (self.log_snr[1] - self.log_snr[0])
         place = place.nan_to_num(0.0, 1e9, -1e9).clamp(0, len(self.log_snr) - 1.001)
-        left = place.floor().long()[:, None]
-        return torch.lerp(column.gather(1, left)[:, 0], column.gather(1, left + 1)[:, 0], place - left[:, 0])
+        below = place.floor()
+        left = below.long().reshape(len(column), -1)
+        values = torch.lerp(column.gather(1, left), column.gather(1, left + 1), (place - below).reshape(left.shape))
+        return values.reshape(log_snr.shape)
 
 
 def scales(kind: str, log_snr: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +192,7 @@ def recover(profile: Profile, share: float, increasing: bool, near: Tensor | Non
     m = len(profile.timesteps)
 
     def refine(column: Tensor) -> Tensor:
-        return torch.stack([profile.at(level.expand(m), column) for level in fine], 1)
+        return profile.at(fine.expand(m, -1), column)
 
     product, error = refine(profile.product) - share, refine(profile.error)
     width = (refine(profile.noise) ** 2 + TOLERANCE**2).sqrt()
@@ -279,14 +281,32 @@ def _power_law(near: tuple[float, float], far: tuple[float, float]) -> Callable[
 
 def _monotone(log_snr: Tensor, weight: Tensor, readable: Tensor, increasing: bool) -> Tensor:
     """The nearest monotone curve through what is readable, linear in between and beyond."""
-    from sklearn.isotonic import isotonic_regression
-
     if readable.sum() < 3:
         return log_snr
     place = readable.nonzero()[:, 0].to(F64)
-    values, weights = log_snr[readable].numpy(), weight[readable].numpy()
-    known = torch.from_numpy(isotonic_regression(values, sample_weight=weights, increasing=not increasing).copy())
+    sign = -1 if increasing else 1
+    known = sign * isotonic(sign * log_snr[readable], weight[readable])
     everywhere = torch.arange(len(log_snr), dtype=F64)
     right = torch.searchsorted(place, everywhere).clamp(1, len(place) - 1)
     left = right - 1
     return known[left] + (known[right] - known[left]) * (everywhere - place[left]) / (place[right] - place[left])
+
+
+def isotonic(values: Tensor, weights: Tensor) -> Tensor:
+    """The values that do not fall and are nearest to these, in weighted squares, `[n]`.
+
+    Wherever values fall, they and the blocks next to them are pooled to their mean.
+
+    References:
+        Ayer et al. 1955, An empirical distribution function for sampling with incomplete information.
+    """
+    blocks: list[tuple[float, float, int]] = []  # the mean, the weight and the number of values of each
+    for block in zip(values.tolist(), weights.tolist(), [1] * len(values), strict=True):
+        mean, total, number = block
+        while blocks and blocks[-1][0] >= mean:
+            before, heavy, many = blocks.pop()
+            mean = (before * heavy + mean * total) / (heavy + total)
+            total, number = total + heavy, number + many
+        blocks.append((mean, total, number))
+    means, _, numbers = (torch.tensor(column, dtype=F64) for column in zip(*blocks, strict=True))
+    return means.repeat_interleave(numbers.long())

@@ -25,15 +25,13 @@ class Linear:
     """
 
     def __init__(self, values: Tensor, counts: Tensor | None = None) -> None:
-        from sklearn.covariance import ledoit_wolf_shrinkage
-
         flat = values.flatten(1).to(F64)
         self.mean = flat.mean(0)
         centered = flat - self.mean
         n, self.size = centered.shape
-        shrinkage = ledoit_wolf_shrinkage(centered.numpy(), assume_centered=True) if self.size > 1 else 0.0
         _, singular, self.basis = torch.linalg.svd(centered, full_matrices=False)
         spread = singular**2 / n
+        shrinkage = _shrinkage(centered, spread)
         self.floor = shrinkage * spread.sum().item() / self.size
         self.spectrum = (1 - shrinkage) * spread + self.floor
         weights = (torch.ones_like(flat) if counts is None else counts.flatten(1)).to(F64)
@@ -66,6 +64,22 @@ class Linear:
         x0 = self.mean + (along_basis * (gain - floor)) @ self.basis + floor * offset
         estimate: Tensor = x0.reshape(x.shape).to(x.dtype)
         return estimate
+
+
+def _shrinkage(centered: Tensor, spread: Tensor) -> float:
+    """The share of the multiple of the identity with which the covariance of data `[n, D]` has the least error.
+
+    It is b^2 / d^2 of Ledoit and Wolf's lemmas 3.2 to 3.4: d^2 is how far the covariance of the samples is from that
+    multiple, and b^2 how far it is from the true one, as far as the samples tell.
+
+    Arguments:
+        spread: the eigenvalues of the covariance but for zeros, `[k]`.
+    """
+    n, size = centered.shape
+    power = spread.square().sum().item()
+    apart = power - spread.sum().item() ** 2 / size
+    error = (centered.square().sum(1).square().mean().item() - power) / n
+    return min(max(error, 0.0) / apart, 1.0) if size > 1 and apart > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -65,11 +66,17 @@ Pair = tuple[Range, Convention]
 
 def times_of(convention: Convention, variance: float, levels: Sequence[float] = LEVELS) -> Tensor:
     """The times at which the signal-to-noise ratio of data of this variance has these logarithms; those in reach."""
+    return _times_of(convention.process, convention.levels, variance, tuple(levels))
+
+
+@lru_cache(maxsize=4096)
+def _times_of(process: Process, count: int | None, variance: float, levels: tuple[float, ...]) -> Tensor:
+    """The same by what it depends on, which many conventions share."""
     target = torch.tensor(levels, dtype=F64) - math.log(variance)
-    t = convention.process.time(target).clamp(1 / (convention.levels or 1000), 0.999)
-    if convention.levels is not None:
-        t = (t * convention.levels).round().clamp(min=1) / convention.levels
-    near = (convention.process.log_snr(t) - target).abs() < 1
+    t = process.time(target).clamp(1 / (count or 1000), 0.999)
+    if count is not None:
+        t = (t * count).round().clamp(min=1) / count
+    near = (process.log_snr(t) - target).abs() < 1
     return t[near] if near.any() else t[:1]
 
 
