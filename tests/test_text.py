@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from leapstep.text import acting, clean, cleaned_output, duration, near, one_line, reason, seconds, unknown
+from leapstep.text import acting, clean, cleaned_output, duration, memory, near, one_line, reason, seconds, unknown
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,13 @@ def test_a_terminal_that_lacks_a_character_shows_its_escape(monkeypatch):
 )
 def test_durations_are_written_as_people_do(time, words):
     assert duration(time) == words
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1_250_000, "1.192 MiB"), (17 << 30, "17 GiB")]
+)
+def test_memory_for_people(size, words):
+    assert memory(size) == words
 
 
 @pytest.mark.parametrize("time", [0.5, 3.2, 90, 121, 1500, 9000])

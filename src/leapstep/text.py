@@ -194,6 +194,12 @@ def duration(seconds: float) -> str:
     return f"{minutes / 60 / 24:.0f} days"
 
 
+def memory(size: int) -> str:
+    """Format a number of bytes for people: `336 B`, `1.192 MiB`, `16 GiB`."""
+    power = min(max(size.bit_length() - 1, 0) // 10, 3)
+    return f"{size / 1024**power:.4g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+
+
 def seconds(text: str) -> float:
     """Parse a duration such as `30s`, `2m`, `1h`, `1h30m`, `1 h 30 min` or `90`, to seconds.
 

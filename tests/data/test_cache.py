@@ -62,7 +62,7 @@ def test_images_beyond_the_limit_are_decoded_once_for_all_commands(photos, cache
     here = read(photos)
     assert entries(cache) == []
     first = read(photos, memory_limit=0)
-    assert capsys.readouterr().err.startswith(f"7 decoded images (3.13e-07 GiB) are kept in {cache / 'images'}")
+    assert capsys.readouterr().err.startswith(f"7 decoded images (336 B) are kept in {cache / 'images'}")
     assert entries(cache) == [".pixels", ".safetensors"]
     no_decoding()
     again = read(photos)

@@ -39,6 +39,7 @@ from leapstep.data.dataset import Data
 from leapstep.files import folders, reading
 from leapstep.files.cache import cache_folder
 from leapstep.launch import processes
+from leapstep.text import memory
 
 VERSION = 1
 """Of the entries and of how images are decoded: others are not read."""
@@ -227,7 +228,7 @@ class ImageStack(contextlib.AbstractContextManager["ImageStack"]):
         with self._explained():
             files.write_bytes(self.key.record, safetensors.numpy.save(tensors, {"data": json.dumps(details)}))
         self._tell(
-            f"{self.count:,} decoded images ({data.values.nbytes / 2**30:.3g} GiB) are kept in {_folder()}, where the "
+            f"{self.count:,} decoded images ({memory(data.values.nbytes)}) are kept in {_folder()}, where the "
             "next command finds them (LEAPSTEP_CACHE names another folder)"
         )
         return data
