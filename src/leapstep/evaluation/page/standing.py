@@ -7,6 +7,7 @@ reference, again and again, and a model that draws nothing but the mean of the d
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from leapstep.data.dataset import Data
 from leapstep.evaluation import features
@@ -44,8 +45,7 @@ def standing(samples: Array, data: Splits) -> Standing | None:
         return None
     space = features.load("pixels", reference)
     against, known = (
-        space.extract(np.asarray(reference.values)).double(),
-        space.extract(np.asarray(real.values)).double(),
+        torch.cat([*features.extracted(space, each, range(len(each)))]).double() for each in (reference, real)
     )
     drawn = [frechet_distance(known[random.permutation(len(known))[:n]], against) for _ in range(DRAWS)]
     return Standing(
