@@ -1,6 +1,7 @@
 """Measuring in shards and by merged statistics: the same numbers, whoever draws and however much is kept."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -116,9 +117,12 @@ def table(points, data, place):
     return read(place / "table" / "results.json")
 
 
-def test_a_sweep_of_workers_is_that_of_one_process(points, data, table, tmp_path):
-    done("sweep", points, data, *SWEEP, "--on", "here", "--shard", 30, "--out", tmp_path / "here")
+def test_a_sweep_of_workers_is_that_of_one_process_and_tells_of_cells_as_they_are_done(points, data, table, tmp_path):
+    said = done("sweep", points, data, *SWEEP, "--on", "here", "--shard", 30, "--out", tmp_path / "here").stderr
     assert read(tmp_path / "here" / "results.json") == table
+    told = [line for line in said.splitlines() if re.match(r".*, [24] steps, ", line)]
+    assert len(told) == 4
+    assert [line.endswith(" left") for line in told] == [True, True, True, False]  # the last one when all is drawn
     assert not list((tmp_path / "here").glob("shards-*"))
     done("sweep", points, data, *SWEEP, "--merged", "--out", tmp_path / "merged")
     merged = read(tmp_path / "merged" / "results.json")
@@ -148,7 +152,7 @@ def test_a_sweep_of_workers_goes_on_where_it_was_stopped(points, data, table, tm
         patch.setattr(sharding, "batches", lambda *args, **given: drawn.append(args) or real_batches(*args, **given))
         done(*args)
     assert read(tmp_path / "again" / "results.json") == table
-    assert (len(drawn) < 8) if where == "drawing" else not drawn
+    assert len(drawn) < 8 if where == "drawing" else len(drawn) == 2  # a cell is measured when its samples are there
 
 
 def test_shards_are_cut_by_a_cell_of_about_the_mean_number_of_calls(points, data):

@@ -112,8 +112,8 @@ def show(run: Run, out: Path, overwrite: bool = False) -> dict[str, Any]:
     if begins:
         options.hold(out)
     run.begin(out, overwrite, begins)
-    with showing(run) as (on_cell, on_calls):
-        sweep = run.finish(on_cell, on_calls)
+    with showing(run) as (on_cell, on_calls, progress):
+        sweep = run.finish(on_cell, on_calls, progress)
     tables.write(sweep, measuring.tell)
     Console(file=acting(sys.stdout)).print(tables.terminal(sweep.cells, sweep.metric, run.specs))
     for warning in sweep.warnings:

@@ -14,13 +14,18 @@ from leapstep.cli import measuring
 from leapstep.text import acting, counted, duration
 
 if TYPE_CHECKING:
-    from leapstep.evaluation.sweep import Run, Sweep
+    from leapstep.evaluation.sweep import OnCalls, Run, Sweep
     from leapstep.inference.spec import SamplingSpec
+
+    OnCell = Callable[[Sweep], object]
 
 
 @contextmanager
-def showing(run: Run) -> Iterator[tuple[Callable[[Sweep], None], Callable[[SamplingSpec, int, bool], None]]]:
-    """A table that fills while the sweep runs, with the time left; a line for each cell where there is no terminal."""
+def showing(run: Run) -> Iterator[tuple[OnCell, OnCalls, bool]]:
+    """A table that fills while the sweep runs, with the time left; a line for each cell where there is no terminal.
+
+    Yields: `on_cell`, `on_calls` and `progress` of `Run.finish`.
+    """
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text
@@ -33,7 +38,7 @@ def showing(run: Run) -> Iterator[tuple[Callable[[Sweep], None], Callable[[Sampl
     grid = tables.terminal(cells, metric, run.specs)
 
     def left() -> str:
-        if run.workers is not None:
+        if done + earlier >= total:
             return "all samples are drawn"
         return f"about {duration((total - done - earlier) * (time.perf_counter() - began) / max(done, 1))} left"
 
@@ -45,15 +50,15 @@ def showing(run: Run) -> Iterator[tuple[Callable[[Sweep], None], Callable[[Sampl
             name = ", ".join(filter(None, (cell["label"], f"{cell['steps']} steps", cell["spacing"])))
             typer.echo(f"{name}: {shown(cell, metric)}, {tables.effort(cell)}; {left()}", err=True)
 
-    def on_calls(spec: SamplingSpec, calls: int, before: bool) -> None:
+    def on_calls(spec: SamplingSpec | None, calls: int, before: bool) -> None:
         nonlocal done, earlier
         done, earlier = done + (0 if before else calls), earlier + (calls if before else 0)
         share = (done + earlier) / max(total, 1)
-        line = f"{spec.label}, {counted(spec.steps or 1)}, {spec.spacing}: {share:.0%} of all"
+        work = "samples" if spec is None else f"{spec.label}, {counted(spec.steps or 1)}, {spec.spacing}"
+        line = f"{work}: {share:.0%} of all"
         if live is not None:
             live.update(Group(grid, Text(f"{line}, {left()}" if done else line)))
 
-    shown_live = console.is_terminal and run.workers is None  # who show a bar of their own
-    live = Live(console=console, refresh_per_second=2, transient=True) if shown_live else None
+    live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
     with live or nullcontext():
-        yield on_cell, on_calls
+        yield on_cell, on_calls, live is None

@@ -111,6 +111,11 @@ def rows_of(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[int, Cell]]:
     return rows
 
 
+def sort(cells: list[Cell], planned: Sequence[Mapping[str, Any]]) -> None:
+    """Put cells into the order in which they were planned, by what tells them apart; others stay before them."""
+    cells.sort(key=lambda cell: sum(i for i, own in enumerate(planned, 1) if own.items() <= cell.items()))
+
+
 def row_name(row: tuple[str, str], rows: Mapping[tuple[str, str], Any]) -> str:
     """The label of a row, with its spacing where rows differ in it; a fitted solver has none."""
     several = len({spacing for _, spacing in rows if spacing}) > 1

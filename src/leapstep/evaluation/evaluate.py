@@ -255,7 +255,7 @@ class _Drawn:
         work = Tallying(self.model, (spec,), yardstick, blocks, with_values=True)
         with workers.place() as folder:
             finished = work.run(workers, folder, self.name or "the model", self.bar)
-            return work.collected(finished, 0), Execution(**finished.settled)
+            return work.collected(finished.job, 0), Execution(**finished.settled)
 
 
 class _Kept:

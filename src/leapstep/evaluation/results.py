@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,24 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not a result of leapstep evaluate or sweep: {error}") from error
     return content
+
+
+def check_conditions(folder: Path, earlier: Mapping[str, Any], conditions: Mapping[str, Any]) -> None:
+    """Make sure that cells may be added to those of a folder, if it has any.
+
+    Arguments:
+        earlier: the conditions of those that are there; {}: none are.
+        conditions: of those that come.
+    Raises:
+        ValueError: they differ.
+    """
+    now = json.loads(json.dumps(conditions))
+    for name in {**earlier, **now} if earlier else {}:
+        if name != "features_source" and earlier.get(name) != now.get(name):  # the hash tells features apart
+            raise ValueError(
+                f"{folder} holds cells with {name} {earlier.get(name)}, not {now.get(name)}: they do not belong in one "
+                "table; --overwrite them, or name another folder"
+            )
 
 
 class Comparison(NamedTuple):

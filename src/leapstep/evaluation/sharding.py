@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from leapstep.inference.spec import SamplingSpec
 from leapstep.models.checkpoint import fingerprint
 from leapstep.models.model import Model
 from leapstep.workers import Finished, Make, Workers, run
-from leapstep.workers.job import JOB
+from leapstep.workers.job import JOB, Job
+from leapstep.workers.running import Watch
 
 
 class Elsewhere(SystemExit):
@@ -106,11 +107,14 @@ class Tallying:
 
         return make
 
-    def run(self, workers: Workers, folder: Path, source: str, progress: bool = True) -> Finished:
+    def run(
+        self, workers: Workers, folder: Path, source: str, progress: bool = True, watch: Watch | None = None
+    ) -> Finished:
         """Make what is missing of the job in a folder.
 
         Arguments:
             source: how the model is called.
+            progress, watch: as of `leapstep.workers.run`.
         Raises:
             Elsewhere: under torchrun, where other processes are still at work.
         """
@@ -133,25 +137,51 @@ class Tallying:
             **workers.options,
             settle=self.settle,
             progress=progress,
+            watch=watch,
         )
         if not finished.complete:
             raise Elsewhere(0)
         return finished
 
-    def collected(self, finished: Finished, cell: int) -> Tally:
-        """The tally of all samples of a cell, of a job that is complete; one file is in memory at a time."""
-        tally = Tally(self.yardstick, self.blocks, with_values=self.with_values)
+    def files_of(self, job: Job, cell: int) -> Iterator[Path]:
+        """The shards with samples of a cell, in order."""
         first, last = cell * self.stride, (cell + 1) * self.stride - 1
-        size = finished.job.shard
-        for shard in range(first // size, last // size + 1):
+        return map(job.path, range(first // job.shard, last // job.shard + 1))
+
+    def collected(self, job: Job, cell: int) -> Tally:
+        """The tally of all samples of a cell, all of whose shards are there; one file is in memory at a time."""
+        tally = Tally(self.yardstick, self.blocks, with_values=self.with_values)
+        for path in self.files_of(job, cell):
             own = {
                 name.partition("/")[2]: value
-                for name, value in reading.read_npz(finished.job.path(shard)).items()
+                for name, value in reading.read_npz(path).items()
                 if name.partition("/")[0] == str(cell)
             }
             if own:
                 tally.take(own)
         return tally
+
+
+class Arriving:
+    """Cells of a job, each as soon as all of its shards are there.
+
+    Arguments:
+        work: of the job.
+        cells: their numbers.
+    """
+
+    def __init__(self, work: Tallying, cells: Iterable[int]) -> None:
+        self.work, self.waiting = work, dict.fromkeys(cells, 0)
+
+    def new(self, job: Job) -> Iterator[tuple[int, Tally]]:
+        """Those that were not there when this was called last, and what their samples tally to."""
+        for cell in list(self.waiting):
+            paths = [*self.work.files_of(job, cell)]
+            while self.waiting[cell] < len(paths) and paths[self.waiting[cell]].exists():
+                self.waiting[cell] += 1
+            if self.waiting[cell] == len(paths):
+                del self.waiting[cell]
+                yield cell, self.work.collected(job, cell)
 
 
 def specs_of_job(folder: Path) -> list[SamplingSpec] | None:

@@ -19,12 +19,12 @@ import torch
 from leapstep import files
 from leapstep.core.finite import NotFinite
 from leapstep.evaluation import results
-from leapstep.evaluation.cells import Cell, advice, as_json
+from leapstep.evaluation.cells import Cell, advice, as_json, sort
 from leapstep.evaluation.distances import METRICS
 from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
 from leapstep.evaluation.extraction import extraction
 from leapstep.evaluation.planning import USUAL, left_out, plan
-from leapstep.evaluation.sharding import Tallying, order, specs_of_job
+from leapstep.evaluation.sharding import Arriving, Tallying, order, specs_of_job
 from leapstep.evaluation.tally import Tally, blocks_for, condition
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
 from leapstep.files import folders
@@ -39,12 +39,16 @@ from leapstep.models.data import parts_of, warn
 from leapstep.models.model import Model
 from leapstep.progress import progress_bar
 from leapstep.text import allowed
-from leapstep.workers import Workers, leads
+from leapstep.workers import TORCHRUN, Workers, leads
+from leapstep.workers.job import Job
 
 RESULTS = folders.Kind(
     "results.json", "cells", r"results\.json|table\.(md|csv)|quality\.png|part\.npz|shards-[0-9a-f]{8}"
 )
 """A folder of a sweep."""
+
+OnCalls = Callable[[SamplingSpec | None, int, bool], object]
+"""Is told of calls of the network, see `Run.finish`."""
 
 APART = ("method", "options", "steps", "spacing")
 """The fields of specifications that tell cells apart."""
@@ -193,7 +197,7 @@ class Run:
         sweep, earlier = self.sweep, None if overwrite else _earlier(folder)
         if earlier is not None:
             self._go_on(earlier)
-            _check_conditions(folder, earlier, sweep.conditions)
+            results.check_conditions(folder, earlier.conditions if earlier.cells else {}, sweep.conditions)
             sweep.cells, sweep.warnings = earlier.cells, earlier.warnings
         elif leads:
             folders.begin(folder, overwrite, RESULTS, sweep.to_json())
@@ -220,22 +224,22 @@ class Run:
     def finish(
         self,
         on_cell: Callable[[Sweep], object] = lambda sweep: None,
-        on_calls: Callable[[SamplingSpec, int, bool], object] = lambda spec, calls, before: None,
+        on_calls: OnCalls = lambda spec, calls, before: None,
         progress: bool = True,
     ) -> Sweep:
         """Measure what is missing.
 
         Arguments:
             on_cell: called after each cell, when it is in the folder.
-            on_calls: called with the specification in work, the number of single samples for which the network was
-                called since the last time, and whether that was in an earlier run; not where workers draw samples.
-            progress: whether those show a bar.
+            on_calls: called with the specification in work (None: workers draw those of several), the number of single
+                samples for which the network was called since the last time, and whether that was in an earlier run.
+            progress: whether workers show a bar.
 
         Raises:
             ValueError: samples that are not finite.
         """
         if self.workers is not None:
-            return self._finish_elsewhere(self.workers, on_cell, progress)
+            return self._finish_elsewhere(self.workers, on_cell, on_calls, progress)
         sweep, missing = self.sweep, self.missing
         key = digest_of(sweep.conditions)
         path = None if sweep.folder is None else sweep.folder / "part.npz"
@@ -257,9 +261,7 @@ class Run:
         self._record()
         return sweep
 
-    def _drawn(
-        self, spec: SamplingSpec, path: Path | None, key: str, on_calls: Callable[[SamplingSpec, int, bool], object]
-    ) -> Part:
+    def _drawn(self, spec: SamplingSpec, path: Path | None, key: str, on_calls: OnCalls) -> Part:
         """All samples of a cell, those that a stopped sweep has drawn among them."""
         part = None if path is None else load_part(path, key)
         done = 0 if part is None else len(part.seen)
@@ -276,23 +278,34 @@ class Run:
         assert part is not None
         return part
 
-    def _finish_elsewhere(self, workers: Workers, on_cell: Callable[[Sweep], object], progress: bool) -> Sweep:
-        """As `finish`: workers draw the samples of all that is missing, and then all cells are measured here."""
+    def _finish_elsewhere(
+        self, workers: Workers, on_cell: Callable[[Sweep], object], on_calls: OnCalls, progress: bool
+    ) -> Sweep:
+        """As `finish`: workers draw the samples of all that is missing, and cells are measured here as they arrive."""
         sweep, missing = self.sweep, self.missing
         place = contextlib.nullcontext(self._shards(missing)) if sweep.folder else workers.place()
         with place as folder:
             if missing:
-                specs = specs_of_job(folder) or order(missing)
-                work = Tallying(self.model, tuple(specs), self.yardstick, self.blocks)
-                finished = work.run(workers, folder, sweep.model, progress)
-                self._compute_in(Execution(**finished.settled))
-            for spec in missing:
-                cell = next(i for i, drawn in enumerate(specs) if _apart(drawn) == _apart(spec))
-                self._measure(spec, work.collected(finished, cell))
-                on_cell(sweep)
+                drawn, total, seen = specs_of_job(folder) or order(missing), sum(map(self.work, missing)), -1
+                cells = {[*map(_apart, drawn)].index(_apart(spec)): spec for spec in missing}
+                work = Tallying(self.model, tuple(drawn), self.yardstick, self.blocks)
+                arriving = Arriving(work, cells)
+
+                def watch(job: Job, there: int) -> None:
+                    nonlocal seen
+                    self._compute_in(Execution(**job.settled))
+                    before, seen = seen, total * there // job.n
+                    on_calls(None, seen - max(0, before), before < 0)
+                    for cell, tally in arriving.new(job):
+                        self._measure(cells[cell], tally)
+                        on_cell(sweep)
+
+                finished = work.run(workers, folder, sweep.model, progress, None if workers.on == TORCHRUN else watch)
+                watch(finished.job, finished.job.n)
+            sort(sweep.cells, [_apart(spec) for spec in self.specs])
             sweep.finished = True
             self._record()
-        if sweep.folder is not None and workers.on != "torchrun":
+        if sweep.folder is not None and workers.on != TORCHRUN:
             shutil.rmtree(folder, ignore_errors=True)
         return sweep
 
@@ -336,18 +349,6 @@ def _earlier(folder: Path) -> Sweep | None:
     with contextlib.suppress(OSError, ValueError, KeyError):
         return Sweep.read(folder)
     return None
-
-
-def _check_conditions(folder: Path, earlier: Sweep, conditions: dict[str, Any]) -> None:
-    """Raise ValueError where cells were measured under other conditions."""
-    now = json.loads(json.dumps(conditions))
-    for name in {**earlier.conditions, **now} if earlier.cells else {}:
-        before = earlier.conditions.get(name)
-        if name != "features_source" and before != now.get(name):  # the hash tells features apart
-            raise ValueError(
-                f"{folder} holds cells with {name} {before}, not {now.get(name)}: they do not belong in one table; "
-                "--overwrite them, or name another folder"
-            )
 
 
 def sweep(

@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ ENGINES = (HERE, RAY, CLUSTER, f"{CLIENT}HOST:PORT", TORCHRUN)
 
 ONE, FIRST, ALL = "one", "first", "all"
 """Which of several processes that make the shards of a job get its results."""
+
+Watch = Callable[[Job, int], object]
+"""Is told of a job, and how many of its indices are there."""
 
 SECONDS, EACH = 60.0, 4
 """How long a shard takes where nobody says how large it is, and how many of them a worker has at least."""
@@ -113,6 +116,7 @@ def run(
     settle: Settle | None = None,
     to: str = ONE,
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> Finished:
     """Make what is missing of a job that is cut into shards.
 
@@ -134,6 +138,8 @@ def run(
         to: which of the processes of torchrun get the results: `ONE` that finds all shards there, or rank 0 where
             nothing was missing; rank 0, the `FIRST`; `ALL`.
         progress: show a bar on stderr.
+        watch: called by the process that directs workers, before the first shard and after each; no worker is given the
+            next one meanwhile. Under torchrun the first rank alone calls it, now and then.
     Returns:
         the files of all shards and what was noted of them.
     Raises:
@@ -172,7 +178,7 @@ def run(
         if missing:
             if engine.shared and engine.leads:
                 job.offer()
-            _make(engine, job, missing, work, progress and engine.leads)
+            _make(engine, job, missing, work, progress and engine.leads, watch)
         complete = to == ALL or engine.leads
         if to == ONE and missing:
             complete = not job.missing() and (not engine.shared or job.claim())
@@ -250,16 +256,22 @@ def _whole(shard: int, batch_size: int) -> int:
     return -(-shard // batch_size) * batch_size
 
 
-def _make(engine: Engine, job: Job, missing: Sequence[int], work: Work, progress: bool) -> None:
+def _make(engine: Engine, job: Job, missing: Sequence[int], work: Work, progress: bool, watch: Watch | None) -> None:
     """Make shards under a bar."""
     there = job.n - sum(len(job.shards[i]) for i in missing)
     bar = progress_bar(job.n, work.what, work.unit, done=there, show=progress)
 
     def note(more: int, said: str) -> None:
+        nonlocal there
+        there += more
         bar.set_postfix_str(said, refresh=False)
         bar.update(more)
+        if watch is not None and more:
+            watch(job, there)
 
     try:
+        if watch is not None:
+            watch(job, there)
         engine.make(job, missing, note)
     except KeyboardInterrupt as request:
         engine.close()
