@@ -33,10 +33,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync""".split()  # noqa: SIM905
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium, chromium-browser or google-chrome"),
-    pytest.mark.xdist_group("browser"),  # one process makes the pages and starts the browser, once
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium, chromium-browser or google-chrome")
 
 HOSTILE = '"><script>document.title = "broken"</script><img src=x onerror="document.title = 1">'
 
