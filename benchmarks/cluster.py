@@ -1,6 +1,6 @@
 """What many workers cost beside one process: start, bookkeeping of shards, the driver's memory, listing.
 
-    python benchmarks/cluster.py [--only listing]
+    python benchmarks/cluster.py [--only listing] [--shards 100000]
 
 Workers are processes of Ray on this machine. Work that does nothing but touch a file stands for sampling where the
 rest is measured. `benchmarks/scale.py` computes with what is measured here.
@@ -145,9 +145,9 @@ def driven(on, n):
         return json.loads(Path(folder, "report.json").read_text())
 
 
-def driver(bench):
+def driver(bench, driven_by=DRIVEN):
     """The driver's memory with many shards and with few; with Ray also the seconds of its processor for a shard."""
-    for on, counts in DRIVEN.items():
+    for on, counts in driven_by.items():
         many, few = bench.least(counts, (20, 4))
         large, small = driven(on, many), driven(on, few)
         ratio = timing.Quartiles.of([large["MiB"] / small["MiB"]])
@@ -177,5 +177,12 @@ CASES = {
 }
 
 
+def named(arguments):
+    """The driver alone, of so many shards on Ray."""
+    few = DRIVEN["ray"][1]
+    return {"driver": partial(driver, driven_by={"ray": (int(arguments.shards), few)})} if arguments.shards else {}
+
+
 if __name__ == "__main__":
-    timing.main(CASES, __doc__)
+    options = {"--shards": "measure the driver alone, with so many shards on Ray; 100000 take half an hour"}
+    timing.main(CASES, __doc__, options, named)

@@ -18,6 +18,7 @@ class Numbers:
     Attributes:
         seconds: how long a shard takes.
         dies_at: the index whose worker is killed, until the file `once` is there.
+        hangs_at: the index whose worker hangs, until that file is there.
         fails_at: the index that fails; each try is noted in the file `tries`.
         begins: whether the work begins at all.
     """
@@ -28,6 +29,7 @@ class Numbers:
 
     seconds: float = 0.0
     dies_at: int = -1
+    hangs_at: int = -1
     once: str = ""
     fails_at: int = -1
     tries: str = ""
@@ -43,9 +45,10 @@ class Numbers:
         def make(rows, path):
             path.write_bytes(b"a part")
             time.sleep(self.seconds)
-            if self.dies_at in rows and not Path(self.once).exists():
-                Path(self.once).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+            for index, number in ((self.dies_at, signal.SIGKILL), (self.hangs_at, signal.SIGSTOP)):
+                if index in rows and not Path(self.once).exists():
+                    Path(self.once).touch()
+                    os.kill(os.getpid(), number)
             if self.fails_at in rows:
                 with open(self.tries, "a") as file:
                     file.write(f"{os.getpid()} ")

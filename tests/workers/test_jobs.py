@@ -13,8 +13,9 @@ import pytest
 
 from leapstep import files, stopping, workers
 from leapstep.files import folders
-from leapstep.workers import devices
+from leapstep.workers import asked, devices
 from leapstep.workers.job import Shards
+from leapstep.workers.merging import merging
 
 KEY = {"model": "squares", "spec": {"seed": 3}}
 
@@ -160,6 +161,16 @@ def test_a_stop_says_what_is_kept(tmp_path):
         run(tmp_path, work=Squares(stops_at=9))
     assert stopping.message(caught.value) == f"leapstep: stopped; 2 of 6 shards are kept in {tmp_path}: go on there"
     assert names(tmp_path) == ["00000.npy", "00001.npy", "job.json"]
+
+
+def test_a_stop_while_results_are_merged_says_what_is_kept(tmp_path):
+    kind = folders.Kind("squares.json", None, r"squares\.json|shards")
+    merged = merging(Squares(), asked.Workers(shard=4, folder=tmp_path), kind, {"squared": True}, KEY, 22, 2)
+    with pytest.raises(stopping.Stopped) as stopped, merged:
+        stopping.stop(signal.SIGTERM)
+    expected = f"leapstep: stopped; 6 of 6 shards are kept in {tmp_path / 'shards'}: go on there"
+    assert stopping.message(stopped.value) == expected
+    assert names(tmp_path / "shards") == ALL
 
 
 def test_shards_may_be_folders(tmp_path):

@@ -37,6 +37,20 @@ def test_shards_are_as_of_one_process_though_a_worker_dies(tmp_path, capfd):
     assert not [*(tmp_path / "ray").glob(".leapstep-*")]
 
 
+def test_a_shard_of_a_worker_that_hangs_is_made_by_another(tmp_path, monkeypatch, capfd):
+    """Once it has taken far longer than others; so is one that is slow, as may happen on a machine that is busy."""
+    from leapstep.workers import ray
+
+    monkeypatch.setattr(ray, "SECONDS", 0.1)
+    monkeypatch.setattr(ray, "LOOK", 0.1)
+    done = run(tmp_path / "ray", Numbers(hangs_at=9, once=str(tmp_path / "hung")))
+    assert (tmp_path / "hung").exists()
+    assert contents(done) == contents(run(tmp_path / "here", Numbers(), on="here"))
+    assert "leapstep: shard 4 (8 to 9) has taken 1 s, 10 times what others do: another worker makes it as well" in (
+        capfd.readouterr().err.splitlines()
+    )
+
+
 def test_a_worker_that_waits_for_a_machine_is_waited_for(tmp_path, monkeypatch):
     """However often it is not there yet: a machine that is lost may be replaced after minutes."""
     from leapstep.workers import ray

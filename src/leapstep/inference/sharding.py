@@ -170,7 +170,8 @@ def write_shards(
         settle=work.settle,
         progress=progress,
     )
-    return manifest | _close(out, manifest, finished) if finished.complete else manifest
+    with finished.job.noting():
+        return manifest | _close(out, manifest, finished) if finished.complete else manifest
 
 
 def as_begun(spec: SamplingSpec, out: Path) -> SamplingSpec:

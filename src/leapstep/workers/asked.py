@@ -59,6 +59,10 @@ class Workers:
             yield self.folder
         elif self.on in (HERE, RAY):
             with tempfile.TemporaryDirectory(prefix="leapstep-") as folder:
-                yield Path(folder)
+                try:
+                    yield Path(folder)
+                except KeyboardInterrupt as request:
+                    vars(request).pop("__notes__", None)  # of shards that are kept: they go
+                    raise
         else:
             raise ValueError(f"the workers of {self.on} need a folder that all of them see: name one by --out")

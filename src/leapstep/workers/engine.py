@@ -9,6 +9,9 @@ from pathlib import Path
 from leapstep.workers.job import Job
 from leapstep.workers.worker import Pilot
 
+SECONDS = 60.0
+"""How long a shard takes where nobody says how large it is."""
+
 Note = Callable[[int, str], None]
 """Called with how many more indices are there, and with what is to be said beside the progress bar."""
 

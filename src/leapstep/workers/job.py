@@ -165,6 +165,17 @@ class Job:
                         here[int(match[1])] = True
         return [i for i in range(count) if not here[i]], attempts
 
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Add to a request to stop what is kept of the job, and that it goes on from there."""
+        try:
+            yield
+        except KeyboardInterrupt as request:
+            if not getattr(request, "__notes__", ()):
+                count, left = len(self.shards), len(self.missing())
+                request.add_note(f"{count - left} of {count} shards are kept in {self.folder}: go on there")
+            raise
+
     def offer(self) -> None:
         """Let several processes claim the results."""
         os.close(os.open(self.folder / UNCLAIMED, os.O_WRONLY | os.O_CREAT | files.NO_LINK))

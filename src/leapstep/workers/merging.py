@@ -86,6 +86,7 @@ def merging(
                     raise
                 merges = False  # another rank, which ended at the same moment, does
         merges = merges and (shards / JOB).exists()
-        yield finished if merges else None
+        with finished.job.noting():
+            yield finished if merges else None
         if merges:  # at once, so that ranks that are late find all of it or nothing
             shutil.rmtree(shards.rename(out / f"{files.PREFIX}{secrets.token_hex(8)}"))

@@ -13,17 +13,17 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import logging
 import math
 import os
 import secrets
 import signal
-import socket
+import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+import warnings
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +34,12 @@ import ray
 from ray import exceptions
 
 from leapstep import files, plugin
-from leapstep.stopping import REQUESTS
-from leapstep.text import counted, duration, one_line, reason
-from leapstep.workers.engine import Engine, Note
+from leapstep.stopping import REQUESTS, Stopped
+from leapstep.text import counted, duration, reason
+from leapstep.workers.actor import Actor, Failure, Parcel, packed
+from leapstep.workers.engine import SECONDS, Engine, Note
 from leapstep.workers.job import Job, Work
-from leapstep.workers.worker import Pilot, Settle, Worker
+from leapstep.workers.worker import Pilot, Settle
 
 TRIES = 3
 """How often a shard may fail, and how often the first batch may."""
@@ -47,23 +48,16 @@ DEATHS = 10
 """How often workers may die over one shard, and how often a worker may die without a shard in between. Machines that
 are taken away come to far fewer; a shard that kills whoever makes it, or a model that is too large, to any number."""
 
+LATE = 10.0
+"""How many times as long as others, and as the minute that a shard is meant to take, a shard may take until another
+worker makes it as well: a worker may hang without dying. GPUs of one kind differ by up to 1.5 times (Sinha et al. 2022,
+arXiv:2208.11035), and a shard that is made twice for nothing costs a worker one shard of its time."""
+
 PATIENCE = 60.0
 """Seconds without any worker that is ready, after which that is said."""
 
 TICK, LOOK = 1.0, 5.0
 """Seconds between looks at requests to stop, and between looks for machines that have joined."""
-
-
-class Failure(NamedTuple):
-    """What went wrong on a worker, in one line: errors of other libraries may be such as cannot be sent.
-
-    Attributes:
-        text: the error, and on which machine.
-        unseen: whether it is that the machine does not see the folder.
-    """
-
-    text: str
-    unseen: bool = False
 
 
 class Death(NamedTuple):
@@ -78,75 +72,6 @@ class Death(NamedTuple):
     text: str
     final: bool
     away: bool
-
-
-class Parcel(NamedTuple):
-    """What every worker is given; it is small, and what is large is fetched from the object store.
-
-    Attributes:
-        work: a reference to the work and what settles, in a list, since Ray resolves others before the call.
-        device, threads: of the worker.
-        token: a file in the folder of the job, by which a worker knows that it sees that folder.
-        search: where modules are found, such as that of a class of the work.
-    """
-
-    work: list[Any]
-    device: str
-    threads: int
-    token: Path
-    search: Sequence[str]
-
-
-class _Unseen(ValueError):
-    """A machine does not see the folder of the job."""
-
-
-def _told(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that returns its error, as a `Failure`."""
-
-    @functools.wraps(method)
-    def run(*args: Any) -> Any:
-        try:
-            return method(*args)
-        except Exception as error:
-            kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-            text = one_line(f"{kind}{reason(error)} (on {socket.gethostname()})", 1000)
-            return Failure(text, isinstance(error, _Unseen))
-
-    return run
-
-
-class Actor:
-    """A `Worker` in a process of Ray's."""
-
-    worker: Worker | None = None
-    job: Job
-
-    def _open(self, parcel: Parcel) -> Worker:
-        if not parcel.token.is_file():
-            raise _Unseen(f"{parcel.token.parent} is not the same folder here: name one that all machines share")
-        if self.worker is None:
-            sys.path.extend(path for path in parcel.search if path not in sys.path)
-            work, settle = ray.get(parcel.work[0])
-            self.worker = Worker(work, parcel.device, parcel.threads, settle)
-        return self.worker
-
-    @_told
-    def pilot(self, parcel: Parcel, folder: Path, batch: range, measure: bool) -> Pilot:
-        """See `Worker.pilot`."""
-        return self._open(parcel).pilot(folder, batch, measure)
-
-    @_told
-    def join(self, parcel: Parcel, job: Job) -> None:
-        """Make ready for a job."""
-        self.job = job
-        self._open(parcel).begin(job.settled)
-
-    @_told
-    def make(self, i: int) -> None:
-        """Make a shard."""
-        assert self.worker is not None
-        self.worker.make(self.job, i)
 
 
 @dataclasses.dataclass(eq=False)
@@ -164,8 +89,22 @@ class Member:
     deaths: int = 0
 
 
+class Call(NamedTuple):
+    """What a worker does.
+
+    Attributes:
+        member: the worker.
+        shard: the number of the shard that it makes; None: it joins.
+        began: when it was asked.
+    """
+
+    member: Member
+    shard: int | None
+    began: float
+
+
 class Queue:
-    """The shards that nobody is making.
+    """The shards that nobody is making, or that another worker shall make as well.
 
     Arguments:
         shards: their numbers, in the order in which they are handed out.
@@ -213,7 +152,9 @@ class Ray(Engine):
         self.idle: list[Member] = []
         self.away: list[Member] = []
         self.left_out = self.failed = 0
-        self.calls: dict[Any, tuple[Member, int | None]] = {}  # what is under way: a shard, or None: joining
+        self.calls: dict[Any, Call] = {}  # what is under way
+        self.took: collections.deque[float] = collections.deque(maxlen=100)  # seconds of the last shards
+        self.late: set[int] = set()
         self.open = contextlib.ExitStack()
 
     # --- workers -----------------------------------------------------------------------------------------------------
@@ -244,7 +185,7 @@ class Ray(Engine):
                 raise ValueError("device cuda: no machine of this cluster has a GPU")
             for module in plugin.executed():  # a network of the user's own travels with its class
                 ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
-            self.sent = ray.put(self.content)
+            self.sent = ray.put(packed(self.content))
 
     def _staff(self, folder: Path, threads: int) -> None:
         """Have as many workers as are to be."""
@@ -261,7 +202,10 @@ class Ray(Engine):
         return ray.remote(Actor).options(**needs, max_restarts=-1).remote()
 
     def _join(self, member: Member, job: Any) -> None:
-        self.calls[member.actor.join.remote(self.parcel, job)] = member, None
+        self._call(member, None, member.actor.join.remote(self.parcel, job))
+
+    def _call(self, member: Member, shard: int | None, call: Any) -> None:
+        self.calls[call] = Call(member, shard, time.monotonic())
 
     def _leave_out(self, member: Member, why: str) -> None:
         """Go on without a worker.
@@ -282,7 +226,7 @@ class Ray(Engine):
     def pilot(self, folder: Path, batch: range, threads: int, measure: bool) -> Pilot:
         """See `Worker.pilot`; where its worker dies, another takes its place."""
         self._staff(folder, threads)
-        begun = {member.actor.__ray_ready__.remote(): member for member in self.members}
+        begun = {member.actor.ready.remote(): member for member in self.members}
         for _ in range(TRIES):
             while not (first := ray.wait([*begun], timeout=TICK)[0]):
                 self._look(False)
@@ -301,7 +245,7 @@ class Ray(Engine):
     def make(self, job: Job, missing: Sequence[int], note: Note) -> None:
         """Make the shards of these numbers, each on the next worker that is ready."""
         self._staff(job.folder, job.threads)
-        sent, queue, left = ray.put(job), Queue(missing), len(missing)
+        sent, queue, left = ray.put(job), Queue(missing), set(missing)
         looked = asked = time.monotonic()
         self._look(True)
         for member in self.members:
@@ -309,6 +253,7 @@ class Ray(Engine):
         while left:
             if time.monotonic() > looked + LOOK:
                 self._grow(sent)
+                self._look_for_late(job, queue)
                 looked = time.monotonic()
             if time.monotonic() > asked + TICK:
                 away, self.away = self.away, []
@@ -320,13 +265,15 @@ class Ray(Engine):
             if not self.calls:
                 time.sleep(TICK)  # all workers are away
             for call in ray.wait([*self.calls], timeout=TICK)[0]:
-                member, i = self.calls.pop(call)
+                member, i, began = self.calls.pop(call)
                 outcome = _outcome(call)
-                made = i is not None and (outcome is None or (isinstance(outcome, Death) and job.path(i).exists()))
-                if i is not None and made:
-                    left -= 1
+                if i in left and (outcome is None or (isinstance(outcome, Death) and job.path(i).exists())):
+                    left.remove(i)
+                    self.took.append(time.monotonic() - began)
+                    queue.again = [other for other in queue.again if other != i]
+                    self._end_others(i)
                     note(len(job.shards[i]), self._said())
-                elif i is not None:
+                elif i in left:
                     self._count_failure(queue, job, i, member, outcome)
                     note(0, self._said())
                 self._go_on(member, i, outcome, sent)
@@ -343,6 +290,26 @@ class Ray(Engine):
                 f"{needs} to spare",
                 file=sys.stderr,
             )
+
+    def _look_for_late(self, job: Job, queue: Queue) -> None:
+        """Have shards that take far longer than others made by others as well, each once."""
+        limit = LATE * max(SECONDS, statistics.median(self.took)) if self.took else math.inf
+        for member, i, began in self.calls.values():
+            if i is not None and i not in self.late and time.monotonic() > began + limit:
+                self.late.add(i)
+                queue.again.append(i)
+                alone = "no other worker is ready; if it hangs, stop the job, and go on"
+                then = "another worker makes it as well" if self.ready - {member} else alone
+                print(
+                    f"leapstep: {_named(job, i)} has taken {duration(limit)}, {LATE:.0f} times what others do: {then}",
+                    file=sys.stderr,
+                )
+
+    def _end_others(self, i: int) -> None:
+        """Start workers again that are still at a shard that is there."""
+        for member, shard, _ in self.calls.values():
+            if shard == i:
+                ray.kill(member.actor, no_restart=False)
 
     def _said(self) -> str:
         """What stands beside the bar."""
@@ -363,7 +330,7 @@ class Ray(Engine):
             if i is None:
                 self.idle.append(member)
             else:
-                self.calls[member.actor.make.remote(i)] = member, i
+                self._call(member, i, member.actor.make.remote(i))
 
     def _count_failure(self, queue: Queue, job: Job, i: int, member: Member, outcome: Failure | Death) -> None:
         """Have a shard made once more.
@@ -379,10 +346,7 @@ class Ray(Engine):
             queue.deaths[i] += 1
             times, most, what = queue.deaths[i], DEATHS, "lost its worker"
         if times >= most:
-            rows = job.shards[i]
-            raise ValueError(
-                f"shard {i} ({rows.start} to {rows.stop - 1}) {what} {times} times: {outcome.text}; the others are kept"
-            )
+            raise ValueError(f"{_named(job, i)} {what} {times} times: {outcome.text}; the others are kept")
         queue.again.append(i)
 
     def _go_on(self, member: Member, i: int | None, outcome: Failure | Death | None, job: Any) -> None:
@@ -418,6 +382,11 @@ class Ray(Engine):
         self.open.close()
 
 
+def _named(job: Job, i: int) -> str:
+    """A shard in words."""
+    return f"shard {i} ({job.shards[i].start} to {job.shards[i].stop - 1})"
+
+
 def _outcome(call: Any) -> Any:
     """What a call returned, or that its worker died."""
     try:
@@ -448,7 +417,8 @@ def connected(on: str, **options: Any) -> Iterator[None]:
         return
     address = {"ray": "local", "ray:auto": "auto"}.get(on, on)
     options |= {"include_dashboard": False} if on == "ray" else {}
-    with _handlers_kept():
+    with _handlers_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a Ray Client that finds nobody warns before it raises
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
@@ -472,6 +442,8 @@ def _handlers_kept() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in REQUESTS}
     try:
         yield
+    except SystemExit as request:  # which is what Ray makes of it while it starts
+        raise Stopped(signal.SIGTERM) from request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
