@@ -23,7 +23,7 @@ from leapstep.evaluation import features as spaces
 from leapstep.evaluation.features import Features
 from leapstep.evaluation.yardstick import Reference, features_of
 from leapstep.files import reading
-from leapstep.files.cache import digest_of
+from leapstep.files.cache import hash_of
 from leapstep.inference.provenance import versions
 from leapstep.models.data import Chosen, Selection
 from leapstep.models.model import Model
@@ -91,7 +91,7 @@ def extraction(model: Model, workers: Workers | None, progress: bool = True) -> 
             def compute(sha256: str) -> Iterator[Tensor]:
                 chosen = Selection(data, real.labels, len(data)).named(real.source, real.split)
                 key = {"features": features.name, "reference_sha256": sha256, "versions": versions()}
-                folder = stack.enter_context(_place(workers, digest_of(key)))
+                folder = stack.enter_context(_place(workers, hash_of(key)))
                 work = Extracting(model, chosen, features)
                 return merged(run(work, folder, key, len(data), batch_size=rows, progress=progress, **workers.options))
 

@@ -28,7 +28,7 @@ from leapstep.evaluation.sharding import Arriving, Tallying, order, specs_of_job
 from leapstep.evaluation.tally import Tally, blocks_for, condition
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
 from leapstep.files import folders
-from leapstep.files.cache import digest_of
+from leapstep.files.cache import hash_of
 from leapstep.inference.execution import Execution, choose
 from leapstep.inference.fields import AUTO
 from leapstep.inference.provenance import versions
@@ -241,7 +241,7 @@ class Run:
         if self.workers is not None:
             return self._finish_elsewhere(self.workers, on_cell, on_calls, progress)
         sweep, missing = self.sweep, self.missing
-        key = digest_of(sweep.conditions)
+        key = hash_of(sweep.conditions)
         path = None if sweep.folder is None else sweep.folder / "part.npz"
         if missing:
             warm_up(self.model, missing[0])
@@ -316,7 +316,7 @@ class Run:
         for path in sorted(self.sweep.folder.glob("shards-*")):
             if all(cell in map(_apart, specs_of_job(path) or ()) for cell in wanted):
                 return path
-        return self.sweep.folder / f"shards-{digest_of([spec.to_json() for spec in missing])[:8]}"
+        return self.sweep.folder / f"shards-{hash_of([spec.to_json() for spec in missing])[:8]}"
 
     def _measure(self, spec: SamplingSpec, tally: Tally) -> None:
         """Make a cell of the samples of a specification."""

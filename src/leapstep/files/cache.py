@@ -16,6 +16,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "leapstep")
 
 
-def digest_of(*parts: Any) -> str:
+def hash_of(*parts: Any) -> str:
     """SHA-256 of some values that JSON can hold, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -20,7 +20,7 @@ from leapstep import files
 from leapstep.core.fitting import Reference
 from leapstep.core.gaussian import Gaussian
 from leapstep.files import reading
-from leapstep.files.cache import digest_of
+from leapstep.files.cache import hash_of
 from leapstep.inference.provenance import provenance
 from leapstep.inference.store import depends
 from leapstep.inference.tuning import Run
@@ -63,7 +63,7 @@ def results(tuning: Run, place: Path, **how: Any) -> Iterator[tuple[Solver, list
 def _made(work: Work, place: Path, name: str, record: Mapping[str, Any], n: int, how: Mapping[str, Any]) -> Finished:
     """A job in a folder of its own for all that it depends on."""
     key = depends(record)
-    return run(work, place / f"{name}-{digest_of(key)[:12]}", key, n, batch_size=1, shard=1, **how)
+    return run(work, place / f"{name}-{hash_of(key)[:12]}", key, n, batch_size=1, shard=1, **how)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ from leapstep.evaluation.features.space import (
     rows_of_block,
 )
 from leapstep.evaluation.features.training import Recipe, is_labelled, train
-from leapstep.files.cache import digest_of
+from leapstep.files.cache import hash_of
 from leapstep.text import near
 
 __all__ = [
@@ -124,7 +124,7 @@ def reference(
     Raises:
         ValueError: data that the features do not fit.
     """
-    key = digest_of("reference", fingerprint(data), features.hash)
+    key = hash_of("reference", fingerprint(data), features.hash)
     make = (lambda: extracted(features, data)) if compute is None else (lambda: compute(key))
     return remembered_rows(key if cache else None, len(data), make)
 

@@ -18,7 +18,7 @@ from leapstep.evaluation.features.space import (
     batched,
     digest_of_weights,
 )
-from leapstep.files.cache import digest_of
+from leapstep.files.cache import hash_of
 
 
 def foreign_features(name: str, path: Path, function: str, device: torch.device) -> Features:
@@ -58,4 +58,4 @@ def _map_of(name: str, path: Path, function: str, device: torch.device) -> Featu
     def prepare(values: Array) -> Tensor:  # a copy in the machine's own byte order: arrays may be read-only
         return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="))).to(device)
 
-    return Features(name, digest_of(function, content, weights), batched(call, prepare, 256))
+    return Features(name, hash_of(function, content, weights), batched(call, prepare, 256))

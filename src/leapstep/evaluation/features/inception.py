@@ -20,7 +20,7 @@ from leapstep.evaluation.features.space import (
     batched,
     digest_of_weights,
 )
-from leapstep.files.cache import digest_of
+from leapstep.files.cache import hash_of
 from leapstep.text import reason
 
 
@@ -48,7 +48,7 @@ def inception_features(data: Data, weights: Path | None, device: torch.device) -
         raise ValueError(
             f"{weights or URL_INCEPTION_V3} holds the weights of another network: use {URL_INCEPTION_V3}"
         ) from error
-    digest = digest_of("inception", str(torch_fidelity.__version__), digest_of_weights(state))
+    digest = hash_of("inception", str(torch_fidelity.__version__), digest_of_weights(state))
     return Features.made(functools.partial(_map_of, digest, network), device)
 
 

@@ -24,7 +24,7 @@ from leapstep.evaluation.features.space import (
     check_shape,
 )
 from leapstep.files import folders, reading
-from leapstep.files.cache import digest_of
+from leapstep.files.cache import hash_of
 from leapstep.networks.weights import check_finite, compare
 from leapstep.text import reason
 
@@ -91,7 +91,7 @@ def learned_features(folder: Path, data: Data, device: torch.device) -> Features
             f"{data.source} holds samples of shape {list(data.shape)}: the features in {folder} were learned from "
             f"{kind} of shape {list(shape)}"
         )
-    digest = digest_of("learned", record["weights_sha256"], list(shape), list(scaling))
+    digest = hash_of("learned", record["weights_sha256"], list(shape), list(scaling))
     classified = record.get("task") != "rotations"  # whose probabilities are of no class of the data
     return Features.made(functools.partial(_map_of, digest, network, shape, scaling, classified), device)
 

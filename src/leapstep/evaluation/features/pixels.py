@@ -22,7 +22,7 @@ from leapstep.evaluation.features.space import (
     fingerprint,
     in_blocks,
 )
-from leapstep.files.cache import digest_of
+from leapstep.files.cache import hash_of
 
 COMPONENTS = 64
 """How many principal components `pixels` keeps at most."""
@@ -43,7 +43,7 @@ def pixels_features(data: Data, cache: bool) -> Features:
     size = math.prod(data.shape)
     whole = size <= min(COMPONENTS, len(data) - 1)
     count = size if whole else max(1, min(COMPONENTS, size, len(data) // 4))
-    digest = digest_of("pixels", fingerprint(data), [float(number) for number in data.scaling], count, whole)
+    digest = hash_of("pixels", fingerprint(data), [float(number) for number in data.scaling], count, whole)
 
     def compute() -> dict[str, Tensor]:
         return dict(zip(("mean", "axes"), principal_axes(data, count), strict=True))
@@ -51,7 +51,7 @@ def pixels_features(data: Data, cache: bool) -> Features:
     def fits(tensors: Mapping[str, Tensor]) -> bool:
         return {name: list(each.shape) for name, each in tensors.items()} == {"mean": [size], "axes": [size, count]}
 
-    fitted = remembered(digest_of("axes", digest) if cache else None, compute, fits)
+    fitted = remembered(hash_of("axes", digest) if cache else None, compute, fits)
     rows = block_size(data.values, 2**22)
     make = functools.partial(_projection, digest, fitted, data.shape, data.scaling, whole, rows)
     return Features.made(make, torch.device("cpu"))

@@ -17,7 +17,7 @@ from leapstep.data.ahead import Ahead
 from leapstep.data.dataset import Data
 from leapstep.data.values import Elsewhere, Values, threads_of
 from leapstep.evaluation.features.cache import remembered
-from leapstep.files.cache import digest_of
+from leapstep.files.cache import hash_of
 from leapstep.progress import progress_bar
 
 Array = npt.NDArray[Any]
@@ -86,7 +86,7 @@ def _remembered(values: Elsewhere) -> str:
     Beside it lies the SHA-256 of both names, which tells a damaged entry.
     """
     state = values.state
-    key = "" if state is None else digest_of("values", state)
+    key = "" if state is None else hash_of("values", state)
 
     def compute() -> dict[str, Tensor]:
         found = _sha256(values)
