@@ -48,6 +48,7 @@ def test_a_network_in_a_users_own_file(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     leapstep.Convention(leapstep.cosine(), "eps", shape=(3,)).save(tmp_path / "own.json")
     given = ["sample", f"{tmp_path / 'own.py'}:network", "--convention", tmp_path / "own.json", "--n", 5, "--steps", 2]
+    given += ["--batch-size", 2]
     done(*given, "--out", tmp_path / "whole")
     done(*given, "--out", tmp_path / "own", "--on", "ray", "--shard", 2, "--workers", 1)
     np.testing.assert_array_equal(read(tmp_path / "own").values, values(tmp_path / "whole"))
