@@ -106,7 +106,7 @@ def test_as_many_workers_as_are_asked_for(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
     monkeypatch.setattr(ray, "PATIENCE", 0.0)
     done = run(tmp_path / "three", work, workers=3, settle=work.settle)
-    assert len(pids(done)) == 2
+    assert len(pids(done)) <= 2  # the second may begin when all is done
     assert contents(done) == contents(run(tmp_path / "here", work, on="here"))
     said = (
         r"(leapstep: no worker has been ready for 0 s: they begin, or wait for a machine with 1 processor to spare\n)"
