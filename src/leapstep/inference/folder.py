@@ -194,10 +194,9 @@ class Folder:
 
     def _devices(self) -> list[str]:
         """The kinds of devices on which it was made, as far as that was noted."""
+        kinds = {entry.device for told in self.noted.values() for entry in told.values()} - {""}
         settled = (self.manifest or {}) if self.job is None else self.job.settled
-        records = [entry.record for told in self.noted.values() for entry in told.values()]
-        named = [said.get("device") for said in (settled, *records)]
-        return sorted({name.partition(":")[0] for name in named if isinstance(name, str)})
+        return sorted(kinds) or [kind for kind in [settled.get("device")] if isinstance(kind, str)]
 
     def command(self) -> str:
         """What goes on with it."""
