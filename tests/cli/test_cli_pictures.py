@@ -223,7 +223,7 @@ def test_samples_are_shown_in_a_terminal_and_named_in_all(model, tmp_path, monke
     ):
         assert str(out / "grid.png") in plain
         assert "\x1b" not in plain
-        assert re.sub(r"[\d.]+ m?s,", "", plain) == re.sub(r"[\d.]+ m?s,", "", rest)
+        assert re.sub(r" in [^,]+,", "", plain) == re.sub(r" in [^,]+,", "", rest)
 
 
 def test_kitty_shows_samples_as_they_are(model, tmp_path, monkeypatch):
