@@ -1,5 +1,6 @@
 """Statistics that merge against the metrics of the same samples, closed forms and the laws of merging."""
 
+import dataclasses
 import itertools
 import math
 
@@ -14,8 +15,10 @@ from leapstep.evaluation.distances import merged as merging
 from leapstep.evaluation.distances.intervals import student
 from leapstep.evaluation.distances.merged import Blocks, Node, Tree, against, merged, without
 from leapstep.evaluation.drawing import Batch
+from leapstep.evaluation.evaluate import evaluate
 from leapstep.evaluation.features import Features
-from leapstep.evaluation.yardstick import Yardstick
+from leapstep.evaluation.yardstick import Measure, Yardstick
+from leapstep.inference.spec import SamplingSpec
 
 
 def gaussian(n, k=6, shift=0.0, seed=0):
@@ -282,3 +285,36 @@ def test_seconds_are_those_of_all_samples(monkeypatch):
     for start in (0, 30):
         shards.take(tally.Tally(rule, blocks, start).add(drawn[start // 10 : start // 10 + 3]).to_arrays())
     assert shards.seconds == whole.seconds
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_samples_that_lie_sorted_by_class_are_measured_as_their_mixture(labelled, tmp_path, monkeypatch):
+    """Of an exact mixture of three classes; in the order in which they lie, the kernel distance is that of one class.
+
+    In turn, or at random, each block and the first samples have all of them; the tolerance is an interval.
+    """
+    monkeypatch.setattr(tally, "FIRST", 150)
+    centres = np.array([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0]])
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [600, 300, 300])
+    samples, real = (centres[labels] + random.normal(size=(1200, 2)) for _ in range(2))
+    np.savez(tmp_path / "real.npz", x=real)
+    np.savez(tmp_path / "sorted.npz", x=samples, **({"labels": labels} if labelled else {}))
+    spec, given = SamplingSpec(n=1200, batch_size=250), {"metrics": ["kernel", "recall"], "resamples": 2}
+
+    def found(n=1200, **measured):
+        asked = Measure(**given, **measured)
+        path, data = str(tmp_path / "sorted.npz"), str(tmp_path / "real.npz")
+        return evaluate(path, data, dataclasses.replace(spec, n=n), asked, split="all", progress=False).metrics
+
+    plain, merged_ = found(), found(merged=True)
+    near = merged_["kernel"].high - merged_["kernel"].low
+    assert abs(merged_["kernel"].value - plain["kernel"].value) < near
+    x, y = (torch.from_numpy(values) for values in (samples, real))
+    rule = against(y, metrics=["kernel"])
+    lying = rule.estimates([rule.block(block) for block in x.split(60)])["kernel"].value
+    assert lying - plain["kernel"].value > 10 * near
+    assert merged_["recall"].first == 150
+    assert merged_["recall"].value > 0.8  # a class alone reaches half of the data
+    if labelled:
+        assert found(n=150)["recall"].value > 0.8

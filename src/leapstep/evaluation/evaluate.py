@@ -14,14 +14,23 @@ from torch import Tensor
 
 from leapstep.data.dataset import Data, NoSplit
 from leapstep.data.readers import read
-from leapstep.data.values import Values
+from leapstep.data.values import Rows, Values
 from leapstep.evaluation.cells import as_json
 from leapstep.evaluation.distances import METRICS, Blocks, Estimate, Memorisation, memorisation
 from leapstep.evaluation.drawing import Batch, batches
 from leapstep.evaluation.extraction import extraction
 from leapstep.evaluation.sharding import Tallying
-from leapstep.evaluation.tally import Tally, blocks_for, condition
-from leapstep.evaluation.yardstick import Measure, Reference, Yardstick, comparable, features_of, reference, trained_on
+from leapstep.evaluation.tally import FIRST, Tally, blocks_for, condition
+from leapstep.evaluation.yardstick import (
+    Measure,
+    Reference,
+    Yardstick,
+    comparable,
+    features_of,
+    reference,
+    taken,
+    trained_on,
+)
 from leapstep.files import reading
 from leapstep.inference.engine import Array
 from leapstep.inference.execution import Execution, choose
@@ -51,15 +60,17 @@ class Copies(NamedTuple):
         memorisation: what it found, see `distances.memorisation`.
         training: the data that the model was trained on.
         known: what the distances are compared with, in words.
+        order: which ones of a folder the samples are [n]; None: the first, or those that a model draws.
     """
 
     memorisation: Memorisation
     training: Data
     known: str
+    order: Rows | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a result file keeps it, with the closest pairs as [sample, training sample, ratio]."""
-        found = self.memorisation
+        found, numbers = self.memorisation, range(len(self.memorisation.ratio)) if self.order is None else self.order
         return {
             "samples": len(found.ratio),
             "training": len(self.training),
@@ -67,7 +78,9 @@ class Copies(NamedTuple):
             **as_json({"relative": found.relative, "share": found.share, "expected": found.expected}),
             "threshold": found.threshold,
             "median_ratio": found.ratio.median().item(),
-            "nearest": [[int(i), int(found.index[i]), float(found.ratio[i])] for i in found.ratio.argsort()[:PAIRS]],
+            "nearest": [
+                [int(numbers[i]), int(found.index[i]), float(found.ratio[i])] for i in found.ratio.argsort()[:PAIRS]
+            ],
         }
 
 
@@ -139,7 +152,7 @@ def evaluate(
             npy or npz file.
         data: real data, see `leapstep.data.read`; None: what the model was trained on.
         spec: how a model's samples are drawn, by default 1000. Without labels, a model of classes draws them as often
-            as they are in the reference. Of samples in a folder, the first `spec.n` are taken.
+            as they are in the reference. Of samples in a folder `spec.n` are taken, see `yardstick.taken`.
         measure: the features and metrics.
         split: the part of the data that is the reference; None: "test", or all where nothing is held out.
         train_split: the part that the model was trained on; None: "train", where there is one.
@@ -168,7 +181,7 @@ def evaluate(
     if isinstance(samples, str | Path) and Path(samples).exists() and not checkpoint.is_model(samples):
         if on is not None:
             raise SpecError("on", on, f"{samples} holds samples, which are drawn already: leave it out")
-        made = _Kept(str(samples), spec, size, progress)
+        made = _Kept(str(samples), spec, size, tell, progress)
     elif size is not None:
         raise SpecError("size", size, f"{name} is a model, whose samples have a size; leave it out")
     else:
@@ -197,7 +210,8 @@ def evaluate(
     conditions = {**yardstick.conditions, **conditions, "versions": versions()}
     copies = None
     if trained is not None:
-        copies = _copies(yardstick, tally.part.seen, real, trained.data, made.extract(yardstick.features, trained))
+        among = made.extract(yardstick.features, trained)
+        copies = _copies(yardstick, tally.part.seen, real, trained.data, among)._replace(order=made.order)
     return Evaluation(metrics, conditions, made.origin, real.relation, doubts, copies, np.concatenate(tally.values))
 
 
@@ -225,6 +239,7 @@ class _Drawn:
         self.model, self.spec, self.name, self.workers, self.bar = model, spec, name, workers, bar
         self.details, self.device = model.details, model.device
         self.origin: dict[str, Any] = {}
+        self.order: Rows | None = None
         self.extract = extraction(model, workers, bar)
 
     def parts(self, source: str) -> Parts:
@@ -264,12 +279,15 @@ class _Kept:
     device = torch.device("cpu")
     extract = staticmethod(features_of)
 
-    def __init__(self, source: str, spec: SamplingSpec, size: int | None, bar: bool) -> None:
+    def __init__(
+        self, source: str, spec: SamplingSpec, size: int | None, tell: Callable[[str], object], bar: bool
+    ) -> None:
         for field in dataclasses.fields(spec):
             value = getattr(spec, field.name)
             if field.name not in ("n", "batch_size") and value != getattr(USUAL, field.name):
                 raise SpecError(field.name, value, f"{source} holds samples, which are drawn already: name a model")
-        self.source, self.n, self.size, self.bar = source, spec.n, size, bar
+        self.source, self.n, self.size, self.tell, self.bar = source, spec.n, size, tell, bar
+        self.order: Rows | None = None
         manifest, kept = self.manifest, ("spec", "model", "trained_steps", "trained_on", "weights_sha256", "calls")
         self.details = {"data": manifest.get("trained_on", {})}
         self.origin = {"samples": source} | {name: manifest[name] for name in kept if name in manifest}
@@ -289,11 +307,15 @@ class _Kept:
             return {}
         return manifest
 
-    @functools.cached_property
+    @property
     def values(self) -> Values:
+        return self.data.values
+
+    @functools.cached_property
+    def data(self) -> Data:
         arrays = [Path(self.source, name) for name in (FINAL, PART)]  # of `leapstep sample`, if it drew no pictures
         path = next((path for path in arrays if path.is_file()), self.source)
-        return read(str(path), split="all", size=self.size).values
+        return read(str(path), split="all", size=self.size)
 
     def parts(self, source: str) -> Parts:
         """Data in the size and the channels of the samples."""
@@ -318,10 +340,19 @@ class _Kept:
         conditions = {name: spec[name] for name in ("seed", "guidance") if name in spec}
         blocks, none = blocks_for(yardstick, n, 1, merged), torch.zeros(0, 2, dtype=torch.float64)
         size = n if blocks is None else blocks.size
+        self.order, labels = taken(self.data, n, blocks is not None), self.data.labels
+        if blocks is not None and labels is not None and self.order is not None:
+            first, classes = len(np.unique(labels[self.order[:FIRST]])), len(np.unique(labels))
+            if first < classes:
+                self.tell(
+                    f"{self.source} is read in blocks that hold few classes, {first} of {classes} in the first "
+                    f"{FIRST:,} samples: the kernel distance, recall and copies are of these; write it in another order"
+                )
         with progress_bar(n, "measuring", "sample", show=self.bar) as bar:
             tally = Tally(yardstick, blocks, with_values=True)
             for start in range(0, n, size):
-                values = np.asarray(self.values[start : min(n, start + size)])
+                rows = slice(start, min(n, start + size))
+                values = np.asarray(self.values[rows if self.order is None else self.order[rows]])
                 tally.add([Batch(values, 0, none)])
                 bar.update(len(values))
         return tally, {"n": n} | conditions | condition(blocks)

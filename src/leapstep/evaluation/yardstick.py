@@ -20,6 +20,8 @@ from torch import Tensor
 
 from leapstep.data import holdout
 from leapstep.data.dataset import Data, resizing
+from leapstep.data.ordering import order
+from leapstep.data.values import Rows, blocks_of
 from leapstep.evaluation import features as spaces
 from leapstep.evaluation.distances import METRICS, Against, Estimate, against, measure
 from leapstep.evaluation.features import Features
@@ -217,6 +219,21 @@ def interleaved(labels: Array) -> npt.NDArray[np.intp]:
         where = labels == label
         rank[where], count[where] = np.arange(where.sum()), where.sum()
     return np.lexsort((labels, (rank + 0.5) / count))
+
+
+def taken(data: Data, n: int, merged: bool) -> Rows | None:
+    """Which n of some data are measured, and in which order: indices [n]; None: the first, as they lie.
+
+    They are in the proportions of their classes, and where statistics of blocks are merged (`merged`), so is every
+    block: data often lie sorted by class. Where nobody knows their classes, or samples are read in blocks that are too
+    many for memory, these blocks are in a random order, always the same (`leapstep.data.ordering`).
+    """
+    if not merged and (n == len(data) or data.labels is None):
+        return None
+    blocks = blocks_of(data.values)
+    if data.labels is None or (blocks is not None and len(blocks.starts) - 1 > blocks.window):
+        return order(0, 0, len(data), blocks)[:n]
+    return interleaved(data.labels)[:n]
 
 
 def comparable(
