@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from commands import TINY_MLP, alike, done, full_disk, invoke, needs_signals, pictures, refused, start, wait_for
+from leapstep import stopping
 
 # --- a full disk ---------------------------------------------------------------------------------------------------
 
@@ -67,6 +68,12 @@ def test_ctrl_c_keeps_the_samples_that_are_finished(digits_model, tmp_path):
     assert not list(out.glob(".*"))
     done("sample", digits_model, "--out", tmp_path / "first", "--n", 4, "--steps", 10)
     assert alike(there[:4], pictures(tmp_path / "first"))
+
+
+def test_a_command_that_is_stopped_while_it_is_imported_says_so(monkeypatch):
+    monkeypatch.setattr("leapstep.cli.module", lambda _: stopping.stop(signal.SIGTERM))
+    result = invoke("sample", "model")
+    assert (result.exit_code, result.stderr) == (143, "leapstep: stopped\n")
 
 
 @needs_signals

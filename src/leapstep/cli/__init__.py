@@ -36,7 +36,7 @@ MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "out
 
 
 def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
-    """End a user's mistake with one line and exit code 2, a request to stop with one line and its code.
+    """End a user's mistake with one line and exit code 2.
 
     Samples that are not finite, of which the library warns, are as a mistake; other warnings are a line each.
     LEAPSTEP_TRACEBACK=1 shows the traceback of a mistake.
@@ -67,9 +67,6 @@ def _one_line(name: str, command: Callable[..., None]) -> Callable[..., None]:
                 raise
             typer.echo(f"leapstep: not enough memory: {_smaller(given)}", err=True)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt as request:
-            typer.echo(stopping.message(request), err=True)
-            raise typer.Exit(stopping.exit_code(request)) from None
 
     return run
 
@@ -157,6 +154,15 @@ class Group(TyperGroup):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.commands = Commands()  # type: ignore[assignment]  # nobody adds to them
+
+    def invoke(self, ctx: Any) -> Any:
+        """Import a command and run it; a request to stop, wherever it comes, ends it with one line and its code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as request:
+            with cleaned_output():
+                typer.echo(stopping.message(request), err=True)
+            raise typer.Exit(stopping.exit_code(request)) from None
 
 
 LOOK: dict[str, Any] = {"rich_markup_mode": "markdown", "pretty_exceptions_enable": False}
