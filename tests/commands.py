@@ -19,6 +19,7 @@ from leapstep import files
 from leapstep.cli import app
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT["PYTHONUNBUFFERED"] = ""  # if it is set, Python drops what a full pipe has not taken when a signal comes
 TINY_MLP = "--width 16 --depth 1 --batch-size 8 --precision float32 --device cpu".split()  # noqa: SIM905
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 
