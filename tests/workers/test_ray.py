@@ -46,9 +46,7 @@ def test_a_shard_of_a_worker_that_hangs_is_made_by_another(tmp_path, monkeypatch
     done = run(tmp_path / "ray", Numbers(hangs_at=9, once=str(tmp_path / "hung")))
     assert (tmp_path / "hung").exists()
     assert contents(done) == contents(run(tmp_path / "here", Numbers(), on="here"))
-    assert "leapstep: shard 4 (8 to 9) has taken 1 s, 10 times what others do: another worker makes it as well" in (
-        capfd.readouterr().err.splitlines()
-    )
+    assert "leapstep: shard 4 (8 to 9) has taken " in capfd.readouterr().err  # how long depends on the others
 
 
 def test_a_worker_that_waits_for_a_machine_is_waited_for(tmp_path, monkeypatch):
@@ -126,7 +124,7 @@ from leapstep import stopping, workers
 from numbers_work import KEY, Numbers
 with stopping.handled(stopping.stop):
     try:
-        workers.run(Numbers(seconds=0.2), sys.argv[1], KEY, 200, batch_size=2, shard=2, on="ray:auto")
+        workers.run(Numbers(seconds=0.2), sys.argv[1], KEY, 20_000, batch_size=2, shard=2, on="ray:auto")
     except KeyboardInterrupt as request:
         print(stopping.message(request))
 """
@@ -147,13 +145,13 @@ def test_a_stop_leaves_whole_shards_and_no_process(tmp_path, cluster):
         while driver.poll() is None and len([*(tmp_path / "job").glob("*.npy")]) < 3:
             time.sleep(0.1)
         driver.send_signal(signal.SIGTERM)
-        out, err = driver.communicate(timeout=100)
+        out, err = driver.communicate(timeout=300)
     made = [*(tmp_path / "job").glob("*.npy")]
-    assert out == f"leapstep: stopped; {len(made)} of 100 shards are kept in {tmp_path / 'job'}: go on there\n", err
+    assert out == f"leapstep: stopped; {len(made)} of 10000 shards are kept in {tmp_path / 'job'}: go on there\n", err
     pids = {int(path.name.split("-")[-2]) for path in (tmp_path / "job").glob("log-*.jsonl")}
     assert pids
     for pid in pids:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not Path(f"/proc/{pid}").exists()

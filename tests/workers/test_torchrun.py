@@ -156,7 +156,7 @@ def test_two_processes_share_a_command(points, tmp_path):
     line = ["sample", points, "--n", 40, "--steps", 2, "--batch-size", 5, "--shard", 5, "--on", "torchrun"]
     line += ["--device", "cpu", "--out", tmp_path / "job"]
     ranks = [start(*line, RANK=str(number), WORLD_SIZE="2") for number in range(2)]
-    said = [rank.communicate(timeout=120) for rank in ranks]
+    said = [rank.communicate(timeout=600) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     assert sorted(out.partition(" ")[0] for out, _ in said) == ["40", "this"]
     assert len([*(tmp_path / "job").glob("0*.npz")]) == 8
