@@ -80,6 +80,14 @@ def check_on_demand(found, data):
     assert len(set(found.names.tolist())) == 10
 
 
+@pytest.mark.parametrize("labels", [LABELS[:3], [str(label) for label in LABELS[:6]]], ids=["fewer", "texts"])
+def test_an_archive_whose_labels_are_not_those_of_its_samples_is_refused(tmp_path, labels):
+    folder = folder_of(tmp_path / "s", "npz", SAMPLES["colour"], LABELS)
+    np.savez(folder / "00000.npz", samples=SAMPLES["colour"][:6], labels=labels)
+    with pytest.raises(ValueError, match=r"00000.npz holds 6 samples and .* labels \[.\]: remove it"):
+        read(folder, split="all", on_demand=True)
+
+
 WRITER = """
 import sys
 from pathlib import Path

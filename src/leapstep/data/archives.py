@@ -50,12 +50,17 @@ class Archives(Elsewhere):
             if not shape or (shape[1:], dtype) != first:
                 raise ValueError(f"{path} holds {dtype} {list(shape[1:])} and {paths[0]} {first[1]} {list(first[0])}")
             counts.append(shape[0])
-            labels.append(reading.read_npz(path, ["labels"]).get("labels", np.full(shape[0], -1)))
+            known = reading.read_npz(path, ["labels"]).get("labels", np.full(shape[0], -1))
+            if known.shape != shape[:1] or known.dtype.kind not in "iu":
+                raise ValueError(
+                    f"{path} holds {shape[0]} samples and {known.dtype} labels {list(known.shape)}: remove it"
+                )
+            labels.append(known)
         assert first is not None, "there are archives"
         starts = np.cumsum([0, *counts])
         super().__init__((int(starts[-1]), *first[0]), first[1])
-        known = np.concatenate(labels)
-        self.labels: Rows | None = known.astype(np.int64) if len(known) and known.min() >= 0 else None
+        numbers = np.concatenate(labels)
+        self.labels: Rows | None = numbers.astype(np.int64) if len(numbers) and numbers.min() >= 0 else None
         self.names = np.concatenate(
             [numbered(within(str(path), source), np.arange(n)) for path, n in zip(paths, counts, strict=True)]
         )
