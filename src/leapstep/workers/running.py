@@ -180,7 +180,7 @@ def run(
         if missing:
             if engine.shared and engine.leads:
                 job.offer()
-            _make(engine, job, missing, work, progress and engine.leads, watch)
+            _make(engine, job, missing, work, progress and engine.leads, watch if engine.leads else None)
         complete = to == ALL or engine.leads
         if to == ONE and missing:
             complete = not job.missing() and (not engine.shared or job.claim())
