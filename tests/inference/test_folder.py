@@ -39,3 +39,9 @@ def test_another_folder_is_none(tmp_path):
     for text in ("[]", "{}", '{"spec": {"n": "many"}, "weights_sha256": "", "finished": 4}', latents):
         (tmp_path / "manifest.json").write_text(text)
         assert folder.opened(tmp_path) is None
+
+
+def test_what_a_specification_leaves_out_is_as_usual(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"spec": {"steps": 3}, "weights_sha256": "0", "finished": 0}')
+    said = folder.opened(tmp_path).described()
+    assert (said["spec"]["method"], said["spec"]["steps"], said["there"]) == ("ddim", 3, "0 of 1 sample")

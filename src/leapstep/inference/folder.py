@@ -55,7 +55,7 @@ class Shard(NamedTuple):
             hashes: whether it is read for its SHA-256.
         """
         if self.made and None not in self.made.values() and size not in self.made.values():
-            return f"{size} bytes, and made with {' or '.join(map(str, self.made.values()))}"
+            return f"{size} bytes, and made with {' or '.join(map(str, dict.fromkeys(self.made.values())))}"
         if hashes and self.made and jobs.sha256_of(self.path) not in self.made:
             return "another SHA-256 than when it was made"
         return ""
@@ -218,7 +218,7 @@ SHOWN = ("method", "steps", "seed", "n", "batch_size")
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What samples are."""
     stated, usual = manifest["spec"], fields.usual()
-    spec = {name: stated[name] for name in usual if stated.get(name, usual[name]) != usual[name] or name in SHOWN}
+    spec = {name: stated[name] for name in usual if stated[name] != usual[name] or name in SHOWN}
     spec.pop("times", None)
     if len(labels := spec.get("labels") or ()) > 20:
         spec["labels"] = f"{len(labels)} in turn"
@@ -258,4 +258,5 @@ def _manifest(path: Path) -> dict[str, Any] | None:
         checked(Manifest, manifest)
     except (OSError, ValueError):
         return None
+    manifest["spec"] = fields.usual() | manifest["spec"]  # the schema lets fields be left out
     return manifest if RESULTS.key in manifest and type(manifest.get("finished")) is int else None
