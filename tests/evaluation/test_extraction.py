@@ -107,6 +107,20 @@ def test_what_was_stopped_goes_on(cache, tmp_path, model, real, space, made, mon
     assert not list(tmp_path.glob("shards*"))
 
 
+def test_shards_that_a_killed_process_left_are_removed_once_the_cache_has_them(
+    cache, tmp_path, model, real, space, monkeypatch
+):
+    make = extraction.extraction(model, Workers(folder=tmp_path / "shards"))
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction.shutil, "rmtree", lambda path, **options: None)
+        expected = make(space, real)
+    other = tmp_path / "shards-features-00000000"  # of other features, which may go on
+    other.mkdir()
+    assert len(list(tmp_path.glob("shards-features-*"))) == 2
+    assert torch.equal(make(space, real), expected)
+    assert list(tmp_path.glob("shards-features-*")) == [other]
+
+
 def test_it_travels_to_workers_by_name(tmp_path, model, real, space):
     chosen = Selection(real.data, None, N).named(real.source, real.split)
     work = extraction.Extracting(model, chosen, space)

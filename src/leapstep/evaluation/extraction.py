@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from leapstep import files
+from leapstep.data.dataset import Data
 from leapstep.evaluation import features as spaces
 from leapstep.evaluation.features import Features
 from leapstep.evaluation.yardstick import Reference, features_of
-from leapstep.files import reading
+from leapstep.files import folders, reading
 from leapstep.files.cache import hash_of
 from leapstep.inference.provenance import versions
 from leapstep.models.data import Chosen, Selection
@@ -90,14 +91,37 @@ def extraction(model: Model, workers: Workers | None, progress: bool = True) -> 
 
             def compute(sha256: str) -> Iterator[Tensor]:
                 chosen = Selection(data, real.labels, len(data)).named(real.source, real.split)
-                key = {"features": features.name, "reference_sha256": sha256, "versions": versions()}
+                key = _key(features, sha256)
                 folder = stack.enter_context(_place(workers, hash_of(key)))
                 work = Extracting(model, chosen, features)
                 return merged(run(work, folder, key, len(data), batch_size=rows, progress=progress, **workers.options))
 
-            return spaces.reference(features, data, compute=compute)
+            found = spaces.reference(features, data, compute=compute)
+        _sweep(workers, features, data)
+        return found
 
     return extract
+
+
+def _key(features: Features, sha256: str) -> dict[str, Any]:
+    """What shards depend on; the SHA-256 is that of data and features."""
+    return {"features": features.name, "reference_sha256": sha256, "versions": versions()}
+
+
+def _sweep(workers: Workers, features: Features, data: Data) -> None:
+    """Remove the shards of features that the cache has, which a process left that was killed before it did."""
+    if workers.folder is None or not list(_beside(workers.folder, "").parent.glob("*-features-????????")):
+        return  # without a look at all of the data
+    folder = _beside(workers.folder, hash_of(_key(features, spaces.reference_key(features, data))))
+    if folder.is_dir():
+        with contextlib.suppress(ValueError), folders.locked(folder):  # where another process is at work, it removes it
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _beside(folder: Path, digest: str) -> Path:
+    """The folder of the features beside that of the samples."""
+    folder = folder.absolute()
+    return folder.with_name(f"{folder.name}-features-{digest[:8]}")
 
 
 @contextlib.contextmanager
@@ -107,7 +131,6 @@ def _place(workers: Workers, digest: str) -> Iterator[Path]:
         with workers.place() as folder:
             yield folder
     else:
-        beside = workers.folder.absolute()
-        folder = beside.with_name(f"{beside.name}-features-{digest[:8]}")
+        folder = _beside(workers.folder, digest)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)

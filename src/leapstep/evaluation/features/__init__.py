@@ -48,6 +48,7 @@ __all__ = [
     "is_labelled",
     "load",
     "reference",
+    "reference_key",
     "rows_of_block",
     "save",
     "train",
@@ -124,9 +125,14 @@ def reference(
     Raises:
         ValueError: data that the features do not fit.
     """
-    key = hash_of("reference", fingerprint(data), features.hash)
+    key = reference_key(features, data)
     make = (lambda: extracted(features, data)) if compute is None else (lambda: compute(key))
     return remembered_rows(key if cache else None, len(data), make)
+
+
+def reference_key(features: Features, data: Data) -> str:
+    """SHA-256 of data and features, under which the cache has the features of the data."""
+    return hash_of("reference", fingerprint(data), features.hash)
 
 
 def extracted(features: Features, data: Data, rows: range | None = None) -> Iterator[Tensor]:
