@@ -103,7 +103,7 @@ def test_a_stopped_job_goes_on_to_the_same_bytes(digits_model, cut, tmp_path, mo
     assert (said["there"], said["problems"]) == ("4 of 11 samples", [f"00001{suffix} to 00002{suffix}: missing"])
     monkeypatch.setattr(sharding, "draw", counted)
     refused(invoke("sample", digits_model, "--out", out, *CUT, "--format", form), "not empty: --resume it")
-    done("sample", digits_model, "--out", out, *DIGITS, "--format", form, "--resume")  # the folder knows of its shards
+    done("sample", digits_model, "--out", out, *DIGITS, "--resume")  # the folder knows of its shards and their format
     assert drawn == [range(4, 8), range(8, 11)]
     for _ in range(2):
         ours, theirs = ({k: v for k, v in tree(folder).items() if "json" not in k} for folder in (out, cut / form))

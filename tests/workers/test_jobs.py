@@ -215,6 +215,14 @@ def test_another_key_is_refused_by_its_first_difference(tmp_path):
         workers.run(Squares(), tmp_path, key, 22, batch_size=2, progress=False)
 
 
+@pytest.mark.parametrize("name", ["weights_sha256", "model_sha256"])
+def test_other_weights_are_called_so(tmp_path, name):
+    keys = ({"model": "m", name: digit * 64} for digit in "01")
+    workers.run(Squares(), tmp_path, next(keys), 22, batch_size=2, progress=False)
+    with pytest.raises(ValueError, match=r"^the weights have changed since .* was begun: go on with those of then"):
+        workers.run(Squares(), tmp_path, next(keys), 22, batch_size=2, progress=False)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

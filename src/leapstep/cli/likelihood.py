@@ -11,6 +11,7 @@ from leapstep import files
 from leapstep.cli import options, sharding
 from leapstep.files import folders
 from leapstep.progress import progress_bar
+from leapstep.text import counted
 from leapstep.workers.merging import SHARDS, merging
 
 if TYPE_CHECKING:
@@ -140,4 +141,5 @@ def _print(record: dict[str, Any], settings: dict[str, Any]) -> None:
     typer.echo(f"{'':<24}{record['unit']:>12}{'+-':>10}")
     for name, row in rows.items():
         typer.echo(f"{name:<24}{row['mean']:>12.4f}{row['standard_error']:>10.4f}")
-    typer.echo(f"\n+-: standard error over the samples. {record['calls']} network calls each, {record['seconds']} s.")
+    calls = counted(record["calls"], "network call")
+    typer.echo(f"\n+-: standard error over the samples. {calls} each, {record['seconds']} s.")

@@ -13,7 +13,7 @@ from leapstep.data.shards import Batch
 from leapstep.diffusers.drawing import Asked, Drawing, manifest_of, values_of
 from leapstep.diffusers.folder import open_pipeline, usual_dtype
 from leapstep.inference.fields import AUTO
-from leapstep.inference.sharding import Batches, write_shards
+from leapstep.inference.sharding import Batches, form_begun, write_shards
 from leapstep.inference.spec import SamplingSpec
 
 
@@ -72,7 +72,7 @@ def write_drawn_shards(
 
     Arguments:
         source, stated, asked, tuned: see `OfPipeline`.
-        format: one of `leapstep.data.shards.FORMS`; None: "npz".
+        format: one of `leapstep.data.shards.FORMS`; None: that of shards that are gone on with, or "npz".
         how: as of `leapstep.inference.sharding.write_shards`.
     Returns:
         what the manifest says.
@@ -80,7 +80,8 @@ def write_drawn_shards(
         ValueError: the folder is not to be had, or the pipeline refuses the call.
     """
     drawing, manifest = _looked_at(source, stated, asked, tuned)
-    return write_shards(drawing, Path(folder), manifest | {"format": format or "npz"}, **how)
+    begun = form_begun(Path(folder)) if how.get("resume") else None
+    return write_shards(drawing, Path(folder), manifest | {"format": format or begun or "npz"}, **how)
 
 
 def _looked_at(

@@ -184,6 +184,14 @@ def as_begun(spec: SamplingSpec, out: Path) -> SamplingSpec:
     return dataclasses.replace(spec, dtype=before) if spec.dtype in (AUTO, settled) else spec
 
 
+def form_begun(out: Path) -> str | None:
+    """The form of the shards in a folder; None where nobody can tell."""
+    try:
+        return str(reading.read_json(out / JOB)["key"]["format"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _begin(out: Path, manifest: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
     """Mark a new folder; in one that is gone on with, `run` looks whether it is that of the same job."""
     if not resume or not (out / MANIFEST).exists():

@@ -23,7 +23,7 @@ from leapstep.inference.engine import Array, draw, values
 from leapstep.inference.execution import Execution, choose
 from leapstep.inference.fields import AUTO
 from leapstep.inference.provenance import provenance
-from leapstep.inference.sharding import OfModel, as_begun, write_shards
+from leapstep.inference.sharding import OfModel, as_begun, form_begun, write_shards
 from leapstep.inference.spec import SamplingSpec, SpecError
 from leapstep.inference.store import (
     ELSEWHERE,
@@ -70,7 +70,7 @@ def write_samples(
     Arguments:
         folder: it is made, or must be empty.
         format: "png" (pictures only, their default) or "npz" (the default of shards); or "parquet" or "webdataset",
-            which are shards.
+            which are shards. Shards that are gone on with have theirs.
         on: whose workers draw shards, see `leapstep.workers.run`; None: one process does.
         shard: samples in each, rounded up to whole batches; None: about a minute's work.
         workers: how many Ray is asked for; None: as there is room for.
@@ -88,7 +88,7 @@ def write_samples(
     """
     spec, out = spec.checked(model), Path(folder)
     cut = in_shards(out, format, on, shard, resume)
-    form = _form(format, model, cut)
+    form = _form(format or (form_begun(out) if cut and resume else None), model, cut)
     if cut:
         drawing = OfModel(model, as_begun(spec, out) if resume else spec)
         at = model.device if device is None and on in (None, HERE) else device

@@ -39,6 +39,9 @@ UNCLAIMED = f"{files.PREFIX}unclaimed"
 KIND = folders.Kind(JOB, "key", r"job\.json|log-[\w.-]+\.jsonl|\d{5,7}(\.[a-z0-9]+)*", resumable=True)
 """Job folders, and what they are known by. A name of eight digits is left alone: it is a date, and a user's."""
 
+WEIGHTS = ("weights_sha256", "model_sha256")
+"""What a key calls the hash of the weights of a model."""
+
 Make = Callable[[range, Path], Mapping[str, Any]]
 """Makes a shard: writes the file (the folder, where the suffix is "") of these indices at this path, and returns a
 record of it, small and fit for JSON. The path is a temporary name, and nothing is there yet."""
@@ -298,6 +301,10 @@ def read(folder: Path, suffix: str, key: Mapping[str, Any], n: int, batch_size: 
     for name, before, now in differences(
         {**said.key, "n": said.n, "batch size": said.batch_size}, {**key, "n": n, "batch size": batch_size}
     ):
+        if name in WEIGHTS:
+            raise ValueError(
+                f"the weights have changed since {folder} was begun: go on with those of then, or name another folder"
+            )
         before, now = (one_line(json.dumps(value), 60) for value in (before, now))
         raise ValueError(f"{folder} holds a job with {name} {before}, not {now}: go on with what it was begun with")
     if shard not in (None, said.shard):
