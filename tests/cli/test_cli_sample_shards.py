@@ -220,7 +220,9 @@ def test_what_is_damaged_is_found_and_made_anew(digits_model, cut, tmp_path, for
     assert not second.exists()
     refused(invoke("evaluate", out, "digits"), first.name, "missing")
     (out / f"00004{suffix}").rename(tmp_path / "away")
-    done(*shlex.split(json.loads(done("info", out, "--json").stdout)["go_on"])[1:], "--device", "cpu")
+    go_on = json.loads(done("info", out, "--json").stdout)["go_on"]
+    assert f"what is missing is made by: {go_on}\n" in invoke("info", out, "--verify").stdout
+    done(*shlex.split(go_on)[1:], "--device", "cpu")
     done("info", out, "--verify")
     ours, theirs = ({k: v for k, v in tree(folder).items() if "json" not in k} for folder in (out, cut / form))
     assert ours == theirs

@@ -360,7 +360,7 @@ def test_the_table_of_a_sweep(page, read, html):
     said = [tag["aria-label"] for tag in read.all("svg") if "Fréchet" in tag["aria-label"]]
     assert said == [
         "Plot of the Fréchet distance over network calls a sample, a line with error bars for each of 3 methods.",
-        "Plot of the Fréchet distance over seconds for 500 samples, at each row's median pace, a line with error bars "
+        "Plot of the Fréchet distance over seconds for 500 samples, at median pace, a line with error bars "
         "for each of 3 methods.",
     ]
 

@@ -80,6 +80,8 @@ def _verified(found: Folder, discard: bool) -> Verdict:
         typer.echo(f"removed: {len(damaged)}; made anew by: {found.command()}")
     elif damaged:
         typer.echo(f"--discard removes the {len(damaged)} that are damaged, for --resume to make anew")
+    elif count < len(found.shards):
+        typer.echo(f"what is missing is made by: {found.command()}")
     return Verdict({"folder": found.path, "problems": [str(problem) for problem in problems]}, int(bool(problems)))
 
 

@@ -13,7 +13,7 @@ from leapstep.views import plots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-AXES = {"calls": "network calls a sample", "seconds": "seconds for {n} samples, at each row's median pace"}
+AXES = {"calls": "network calls a sample", "seconds": "seconds for {n} samples, at median pace"}
 """What quality is plotted over."""
 
 
