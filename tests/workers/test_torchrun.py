@@ -73,6 +73,17 @@ def test_what_others_do_not_make_in_some_time_is_made(rank, tmp_path, monkeypatc
     assert not hidden(tmp_path / "job")
 
 
+def test_a_rank_begins_once_for_all_of_its_shards(rank, tmp_path, monkeypatch):
+    """The model is made ready, and data are read, then."""
+    rank(0, 1)
+    for i in (4, 6, 9):
+        (tmp_path / "job" / f"{i:05d}.npy").unlink()
+    begun, start = [], Numbers.start
+    monkeypatch.setattr(Numbers, "start", lambda *given: begun.append(given) or start(*given))
+    assert rank(0, 1).complete
+    assert len(begun) == 1
+
+
 def test_another_number_of_ranks_goes_on(rank, tmp_path):
     stopped(rank, 0, 3)
     for i in (5, 7, 9):

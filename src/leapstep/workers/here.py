@@ -40,9 +40,9 @@ class Here(Engine):
 
     def make(self, job: Job, missing: Sequence[int], note: Note) -> None:
         """Make the shards of these numbers, in this order. An error ends it, as it was raised."""
-        worker = self.worker or Worker(self.work, self.device, job.threads)
+        self.worker = self.worker or Worker(self.work, self.device, job.threads)
         for i in missing:
-            worker.make(job, i)
+            self.worker.make(job, i)
             note(len(job.shards[i]), "")
 
     def close(self) -> None:
