@@ -183,19 +183,19 @@ def compare(run, data, features, n, measured, bench):
         assert all((before[name] == array).all() for name, array in again.items()), "the same kind gave other bits"
         for kind in others:
             found[kind.name] = drawn(kind, run, same, folder)
-    print(f"Kinds: {first.name} is {before['device']}, which drew the same bits twice")
-    for name, arrays in found.items():
-        print(f"- {name}: {arrays['device']}")
-    if not found:
-        sys.exit("there is one kind of device here, and nothing to compare")
-    print(f"\n{n} samples in {USUAL} steps, differences from {first.name}, the worst of {', '.join(METHODS)}:\n")
-    print(markdown(["dtype", "kind", "largest difference", "RMS", "equal pixels"], apart(found, before)))
-    steps = sorted({spec.steps for name, spec in cells.items() if "measured" not in name})
-    print("RMS of differences by the number of steps, the worst of the kinds:\n")
-    print(markdown(["dtype", "method", *map(str, steps)], growth(found, before, steps)))
-    print(f"Fréchet distance of {measured} samples, {MEASURED['method']} in {MEASURED['steps']} steps:\n")
-    head = ["dtype", first.name, "off by another kind, at most", "off by another seed"]
-    print(markdown(head, distances(found, before, data, features)))
+        print(f"Kinds: {first.name} is {before['device']}, which drew the same bits twice")
+        for name, arrays in found.items():
+            print(f"- {name}: {arrays['device']}")
+        if not found:
+            sys.exit("there is one kind of device here, and nothing to compare")
+        print(f"\n{n} samples in {USUAL} steps, differences from {first.name}, the worst of {', '.join(METHODS)}:\n")
+        print(markdown(["dtype", "kind", "largest difference", "RMS", "equal pixels"], apart(found, before)))
+        steps = sorted({spec.steps for name, spec in cells.items() if "measured" not in name})
+        print("RMS of differences by the number of steps, the worst of the kinds:\n")
+        print(markdown(["dtype", "method", *map(str, steps)], growth(found, before, steps)))
+        print(f"Fréchet distance of {measured} samples, {MEASURED['method']} in {MEASURED['steps']} steps:\n")
+        head = ["dtype", first.name, "off by another kind, at most", "off by another seed"]
+        print(markdown(head, distances(found, before, data, features)))
 
 
 def main():
