@@ -149,7 +149,7 @@ def test_a_window_holds_few_bytes_and_at_least_some_row_groups(sources, monkeypa
     assert window() == 6
     monkeypatch.setattr(values, "WINDOW", 1)
     assert window() == values.FEWEST
-    monkeypatch.setattr(tables, "MOST", 1)
+    monkeypatch.setattr(tables, "LARGEST", 1)
     with pytest.raises(ValueError, match=r"has a row group of .* GiB, which is read as a whole: write the table with"):
         read(sources / "parquet", on_demand=True)
     assert len(read(sources / "parquet")) == N  # and is decoded before
@@ -265,7 +265,7 @@ def test_a_value_that_stands_for_all_rows_of_a_group_is_not_unpacked_for_each(tm
     table = datasets.Dataset.from_dict({"image": content}, features=features).data.table
     parquet.write_table(table, tmp_path / "x.parquet")
     names = [str(tmp_path / "x.parquet")]
-    monkeypatch.setattr(tables, "MOST", 2**20)
+    monkeypatch.setattr(tables, "LARGEST", 2**20)
     found = tables.Tables(names, "x", tables.columns_of(names[0], "x"), str)
     assert found.groups[0].nbytes < 2**15
     with pytest.raises(ValueError, match=r"x.parquet: its row group 0 unpacks to more than 0.000976562 GiB$"):

@@ -21,9 +21,6 @@ from leapstep.data.values import Array, Blocks, Elsewhere, Rows, window_of
 from leapstep.files import reading
 from leapstep.progress import progress_bar
 
-MOST = 2**30
-"""Bytes of the largest archive of which several are held in memory."""
-
 
 class Archives(Elsewhere):
     """The samples of some archives, `samples` [b, *d] and `labels` [b] of each.

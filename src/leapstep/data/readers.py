@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leapstep.data import cache, on_demand, shards
-from leapstep.data.archives import MOST, Archives, Pictures
+from leapstep.data.archives import Archives, Pictures
 from leapstep.data.arrays import as_pixels, standardised
 from leapstep.data.cache import Key
 from leapstep.data.dataset import Data, NoSplit
@@ -30,7 +30,7 @@ from leapstep.data.from_tables import from_rows, large_tables, read_hub
 from leapstep.data.on_demand import Files, decoded_on_demand
 from leapstep.data.tables import datasets_library
 from leapstep.data.tars import Tars
-from leapstep.data.values import Array, Values
+from leapstep.data.values import LARGEST, Array, Values
 from leapstep.files.reading import CLASSES, read_npy, read_npz, regular
 from leapstep.text import reason
 
@@ -247,7 +247,7 @@ def _large_shards(source: str, found: shards.Shards, options: Options) -> Data |
 def _large_archives(found: shards.Shards, source: str, options: Options) -> Data | None:
     """Samples in archives that are unpacked one at a time; None where they are to be read before."""
     archives = Archives(found.paths, source, options.progress)
-    if archives.largest > MOST:
+    if archives.largest > LARGEST:
         return None
     if archives.dtype == np.uint8 and archives.ndim in (3, 4):
         pictures = archives.ndim == 4 and archives.shape[1] in (1, 3)

@@ -22,13 +22,9 @@ from leapstep.data import cache
 from leapstep.data.ahead import Recent
 from leapstep.data.decoding import Item
 from leapstep.data.on_demand import Encoded, numbered, within
-from leapstep.data.values import Blocks, Rows, window_of
+from leapstep.data.values import LARGEST, Blocks, Rows, window_of
 from leapstep.progress import progress_bar
 from leapstep.text import one_line, reason
-
-MOST = 2**30
-"""Bytes of the largest row group that is read."""
-
 
 COMMIT = re.compile("^hf://.*@[0-9a-f]{40}/")
 """What names a file on the Hub whose content never changes."""
@@ -149,10 +145,10 @@ class Tables(Encoded):
                 f"{self.source}, row {row} has the label {self.labels[row]}, but {len(self.classes)} classes have names"
             )
         largest = max(self.groups, key=lambda group: group.nbytes)
-        if largest.nbytes > MOST and not self.files[0].endswith(".arrow"):
+        if largest.nbytes > LARGEST and not self.files[0].endswith(".arrow"):
             raise ValueError(
                 f"{self.files[largest.file]} has a row group of {largest.nbytes / 2**30:.3g} GiB, which is read as a "
-                f"whole: write the table with row groups of at most {MOST / 2**30:g} GiB"
+                f"whole: write the table with row groups of at most {LARGEST / 2**30:g} GiB"
             )
 
     def _batches(self, file: int) -> list[Any]:
@@ -177,12 +173,12 @@ def _column(file: Any, group: Group, picture: str) -> Any:
     import pyarrow
 
     batches, nbytes = [], 0
-    rows = max(1, min(group.rows, MOST // max(1, group.nbytes)))
+    rows = max(1, min(group.rows, LARGEST // max(1, group.nbytes)))
     for batch in file.iter_batches(rows, row_groups=[group.number], columns=[picture], use_threads=False):
         batches.append(batch.column(0))
         nbytes += batch.nbytes
-        if nbytes > MOST:
-            raise ValueError(f"its row group {group.number} unpacks to more than {MOST / 2**30:g} GiB")
+        if nbytes > LARGEST:
+            raise ValueError(f"its row group {group.number} unpacks to more than {LARGEST / 2**30:g} GiB")
     return pyarrow.chunked_array(batches)
 
 

@@ -19,6 +19,9 @@ Rows = npt.NDArray[np.int64]
 WINDOW = 2**26
 """Bytes of blocks within which samples are shuffled."""
 
+LARGEST = 2**30
+"""Bytes of the largest block that is read as a whole."""
+
 FEWEST = 4
 """At least so many blocks are shuffled together."""
 

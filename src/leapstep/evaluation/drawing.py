@@ -21,6 +21,9 @@ from leapstep.inference.execution import Execution
 from leapstep.inference.spec import SamplingSpec
 from leapstep.models.model import Model
 
+USUAL = SamplingSpec(n=1000, batch_size=250)
+"""What is drawn where nothing else is asked for."""
+
 
 class Batch(NamedTuple):
     """Some samples of a specification, as they were drawn.

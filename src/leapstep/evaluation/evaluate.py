@@ -17,7 +17,7 @@ from leapstep.data.readers import read
 from leapstep.data.values import Rows, Values
 from leapstep.evaluation.cells import as_json
 from leapstep.evaluation.distances import METRICS, Blocks, Estimate, Memorisation, memorisation
-from leapstep.evaluation.drawing import Batch, batches
+from leapstep.evaluation.drawing import USUAL, Batch, batches
 from leapstep.evaluation.extraction import extraction
 from leapstep.evaluation.sharding import Tallying
 from leapstep.evaluation.tally import FIRST, Tally, blocks_for, condition
@@ -48,9 +48,6 @@ PAIRS = 12
 
 PAIRWISE, MANY = ("kernel", "precision", "recall", "density", "coverage"), 200_000
 """Metrics that compare all pairs of real samples, and of how many of these a line says so."""
-
-USUAL = SamplingSpec(n=1000, batch_size=250)
-"""What is drawn where nothing else is asked for."""
 
 
 class Copies(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leapstep.core.transitions import ours
+from leapstep.evaluation.drawing import USUAL
 from leapstep.inference import fields
 from leapstep.inference.methods import METHODS as KNOWN
 from leapstep.inference.spec import SamplingSpec, SpecError
@@ -14,9 +15,6 @@ from leapstep.models.model import Model
 
 METHODS, ETAS, STEPS = ("ddim", "dpmpp_2m", "unipc"), ("0", "1"), (5, 10, 20, 50, 100)
 """Rows, rows of ddim, and columns where nothing else is asked for."""
-
-USUAL = SamplingSpec(n=1000, batch_size=250)
-"""What all cells share where nothing else is asked for."""
 
 
 def plan(

@@ -21,9 +21,9 @@ from leapstep.core.finite import NotFinite
 from leapstep.evaluation import results
 from leapstep.evaluation.cells import Cell, advice, as_json, sort
 from leapstep.evaluation.distances import METRICS
-from leapstep.evaluation.drawing import Part, batches, gather, load_part, save_part, warm_up
+from leapstep.evaluation.drawing import USUAL, Part, batches, gather, load_part, save_part, warm_up
 from leapstep.evaluation.extraction import extraction
-from leapstep.evaluation.planning import USUAL, left_out, plan
+from leapstep.evaluation.planning import left_out, plan
 from leapstep.evaluation.sharding import Arriving, Tallying, order, specs_of_job
 from leapstep.evaluation.tally import Tally, blocks_for, condition
 from leapstep.evaluation.yardstick import Measure, comparable, reference, trained_on
